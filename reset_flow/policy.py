@@ -1,0 +1,100 @@
+"""How long, how often, how strict."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import attrs
+
+from reset_flow.errors import ConfigurationError
+
+__all__ = ["PasswordRules", "Policy"]
+
+NO_TIME = timedelta(0)
+
+
+def _positive(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and (not isinstance(value, timedelta) or value <= NO_TIME):
+        raise ConfigurationError(f"{field.name} must be a timedelta longer than zero")
+
+
+def _not_negative(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, timedelta) or value < NO_TIME:
+        raise ConfigurationError(f"{field.name} must be a timedelta of zero or more")
+
+
+def _count(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(f"{field.name} must be a whole number of at least 1")
+
+
+@attrs.frozen(kw_only=True)
+class PasswordRules:
+    """
+    What a new password must be before the broker is asked. Lengths are in code points, and no composition is asked for.
+
+    Attributes:
+        min_length: NIST SP 800-63B-4 asks for 8 where the password is one of two factors, 15 where it is the only one.
+    """
+
+    min_length: int = attrs.field(default=8, validator=_count)
+    max_length: int = attrs.field(default=128, validator=_count)
+
+    def __attrs_post_init__(self) -> None:
+        if self.min_length > self.max_length:
+            raise ConfigurationError("min_length is greater than max_length: no password could be set")
+
+    def complaints(self, password: str) -> tuple[str, ...]:
+        """What is wrong with it; empty when nothing is."""
+        if len(password) < self.min_length:
+            return (f"it must have at least {self.min_length} characters",)
+        if len(password) > self.max_length:
+            return (f"it must have at most {self.max_length} characters",)
+        return ()
+
+
+@attrs.frozen(kw_only=True)
+class Policy:
+    """
+    The limits of every flow of a service.
+
+    Attributes:
+        flow_lifetime: From the start to the end, whatever happens in between (Ory Kratos: 1 h).
+
+        code_lifetime: How long a code may be typed after it was asked for; `None` leaves that to the broker.
+
+        token_lifetime: How long a new password may be set after the code was verified; `None` likewise.
+
+        answer_attempts: Wrong answers of a flow, after which it ends (django-allauth: 3).
+
+        code_attempts: Wrong codes of a flow, over all the codes that it had sent (Ory Kratos: 5).
+
+        password_attempts: Passwords that the broker refused, after which the flow ends.
+
+        resend_cooldown: Between two codes (Supabase: 60 s).
+
+        resends: Further codes of a flow.
+
+        lease: How long a call may be under way before another worker takes it for lost. Must be longer than the
+            transport's deadline.
+
+        probe_by_login: Whether one log-in may tell if a password whose setting is in doubt is the new one.
+    """
+
+    flow_lifetime: timedelta = attrs.field(default=timedelta(minutes=60), validator=_positive)
+    code_lifetime: timedelta | None = attrs.field(default=None, validator=_positive)
+    token_lifetime: timedelta | None = attrs.field(default=None, validator=_positive)
+    answer_attempts: int = attrs.field(default=3, validator=_count)
+    code_attempts: int = attrs.field(default=5, validator=_count)
+    password_attempts: int = attrs.field(default=10, validator=_count)
+    resend_cooldown: timedelta = attrs.field(default=timedelta(seconds=60), validator=_not_negative)
+    resends: int = attrs.field(default=3)
+    lease: timedelta = attrs.field(default=timedelta(seconds=30), validator=_positive)
+    probe_by_login: bool = True
+    password: PasswordRules = attrs.field(factory=PasswordRules)
+
+    @resends.validator
+    def _check_resends(self, _: Any, value: Any) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ConfigurationError("resends must be a whole number of zero or more")

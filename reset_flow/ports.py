@@ -1,0 +1,209 @@
+"""What the library needs of the world: a store, a transport, a clock, and what the embedder may add."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+from reset_flow.models import Credential, Flow, Outcome, State, Transition
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from datetime import datetime, timedelta
+
+    from reset_flow.models import NewCredential, Secret
+
+__all__ = ["Case", "Charge", "Clock", "Guard", "Listener", "Query", "Record", "Store", "Transport"]
+
+
+@attrs.frozen(kw_only=True)
+class Case:
+    """
+    What a broker may need of a flow.
+
+    Attributes:
+        continuation: Whatever the transport returned with its last `Accepted`; kept sealed.
+    """
+
+    user: str = attrs.field(repr=False)
+    credential: Credential = Credential.PASSWORD
+    continuation: bytes | None = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class Record:
+    """
+    What a store keeps of a flow. Times have whole microseconds.
+
+    Attributes:
+        version: 1 for the first save, one more for each that follows.
+
+        due_at: When the sweeper has something to do with it, unless a lease says otherwise; `None`: never.
+
+        ended_at: `None` while the flow runs.
+
+        lease: How long whoever saved this may be busy with a call; the store stamps its end, by its own clock.
+
+        lookups: Keyed hashes, 16 bytes each, under which a scan finds the flow; the same in every version.
+
+        stamp: 8 random bytes that tell this save from every other.
+
+        body: Sealed; opaque to the store.
+
+        lease_left: Set by the store when it loads: what is left of the lease by its clock, zero or less when it
+            has run out; `None` where there is no lease.
+    """
+
+    realm: str
+    id: str
+    version: int
+    state: State
+    due_at: datetime | None = None
+    ended_at: datetime | None = None
+    lease: timedelta | None = None
+    lookups: tuple[bytes, ...] = ()
+    stamp: bytes = attrs.field(repr=False)
+    body: bytes = attrs.field(repr=False)
+    lease_left: timedelta | None = attrs.field(default=None, eq=False)
+
+
+@attrs.frozen(kw_only=True)
+class Charge:
+    """
+    One use of a budget: not more than `limit` in any `window` that ends now, by the store's clock.
+
+    Attributes:
+        key: A keyed hash, 16 bytes.
+
+        amount: +1 counts one use. -1 takes back the newest one that the same flow made of the same key, and never
+            fails.
+    """
+
+    key: bytes
+    amount: int
+    limit: int
+    window: timedelta
+
+
+@attrs.frozen(kw_only=True)
+class Query:
+    """
+    Which records of a realm to go through.
+
+    Attributes:
+        due: Only those whose lease has run out or, without one, whose `due_at` has come, by the store's clock;
+            the longest due first.
+
+        lookup: Only those that carry this keyed hash, the newest flow first.
+
+        after: Only those with a greater id, for going through all of a realm piece by piece; with neither of the
+            two above, records come in the order of their ids.
+    """
+
+    realm: str
+    due: bool = False
+    lookup: bytes | None = None
+    after: str = ""
+
+
+class Store(Protocol):
+    """
+    Keeps records. Opens itself at its first call; every call may come from many tasks at once.
+
+    Every method raises `StoreUnavailable` when the store can't be reached or can't write, and nothing of its driver's.
+    """
+
+    durable: bool
+    """Whether what was saved outlives the process."""
+
+    async def save(self, record: Record, *, charges: Sequence[Charge] = ()) -> None:
+        """
+        Write the record and apply the charges, both or neither, and return once that is on disk.
+
+        A record whose stamp is stored already is a success: an earlier try got through, and its charges with it.
+
+        Raises:
+            StaleRecord: The stored version is not exactly one behind (0: nothing is stored).
+            LimitReached: A charge is over its limit; `retry_after` says when it will not be.
+        """
+
+    async def load(self, flow_id: str) -> Record:
+        """
+        The newest version of one record.
+
+        Raises:
+            FlowNotFound: There is none.
+        """
+
+    def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:
+        """At most `limit` records. Others may save while it runs."""
+
+    async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
+        """Return once a version newer than this one is stored, or when the time is up."""
+
+    async def purge(self, realm: str, before: datetime, limit: int) -> int:
+        """Delete at most `limit` records that ended before then, and uses of budgets that count no more. -> records"""
+
+    async def aclose(self) -> None:
+        """Let go of everything. Idempotent."""
+
+
+class Transport(Protocol):
+    """
+    Talks to a broker. Every method returns within `deadline`, raises nothing of its driver's, and repeats nothing.
+
+    Attributes:
+        name: Sealed into each flow; a flow refuses a transport of another name.
+    """
+
+    name: str
+    deadline: timedelta
+    credentials: frozenset[Credential]
+
+    def canonical_user(self, user: str) -> str:
+        """The one spelling of all that the broker takes for the same user; for lookup and budget keys only."""
+
+    async def challenge(self, case: Case) -> Outcome:
+        """Ask for the secret question; changes nothing at the broker."""
+
+    async def request(self, case: Case, answer: Secret | None) -> Outcome:
+        """Have a code sent to the person."""
+
+    async def exchange(self, case: Case, code: Secret) -> Outcome:
+        """Spend the code; accepted with the token."""
+
+    async def update(self, case: Case, token: Secret, new: NewCredential) -> Outcome:
+        """Spend the token on a new password or PIN."""
+
+    async def log_in(self, case: Case, password: Secret) -> Outcome:
+        """Accepted: the password is right. Whatever else comes says nothing about it."""
+
+    async def aclose(self) -> None:
+        """Let go of what it opened itself. Idempotent."""
+
+
+class Clock(Protocol):
+    """Tells the time."""
+
+    def __call__(self) -> datetime:
+        """Now, aware."""
+
+
+class Guard(Protocol):
+    """Asked before a command writes its intent; may look things up, must not change them."""
+
+    async def __call__(self, flow: Flow, command: str) -> None:
+        """
+        Return to let the command through.
+
+        Raises:
+            CommandVetoed: To stop it.
+        """
+
+
+class Listener(Protocol):
+    """Told of what a flow durably did."""
+
+    async def __call__(self, flow: Flow, transition: Transition) -> None:
+        """Act on it. What it raises is logged and disturbs nobody."""
