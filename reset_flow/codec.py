@@ -1,0 +1,153 @@
+"""
+A dossier as bytes, and back.
+
+The bytes are a JSON array whose places have fixed meanings: a fifth of the size of an object with names, and three times
+as fast as a converter that walks the classes. What a record has in the clear (id, version, state, the time of the end,
+lookups) is not repeated. Times are whole microseconds: since the epoch for `created_at`, since that for all others.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from reset_flow.dossier import Dossier, Intent
+from reset_flow.models import Credential, Failure, Secret, State, Step, Transition
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from reset_flow.ports import Record
+
+__all__ = ["SCHEMA", "decode", "encode"]
+
+SCHEMA = 1
+UPGRADES: dict[int, Callable[[list[Any]], list[Any]]] = {}
+"""For each older schema, what makes of its array one of the next."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+_STATES = {state: letter for letter, state in zip("rqctpf", State, strict=True)}
+_LETTERS = {letter: state for state, letter in _STATES.items()}
+
+_dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
+
+
+def _since(start: datetime, time: datetime | None) -> int | None:
+    return None if time is None else (time - start) // MICROSECOND
+
+
+def _after(start: datetime, microseconds: int | None) -> datetime | None:
+    return None if microseconds is None else start + timedelta(microseconds=microseconds)
+
+
+def _text(secret: Secret | None) -> str | None:
+    return None if secret is None else secret.reveal()
+
+
+def _secret(text: str | None) -> Secret | None:
+    return None if text is None else Secret(text)
+
+
+def encode(dossier: Dossier) -> bytes:
+    """The bytes to seal. Whoever calls must have checked that every text can be written as UTF-8."""
+    start, intent = dossier.created_at, dossier.intent
+    return _dump(
+        [
+            SCHEMA,
+            dossier.user,
+            dossier.credential,
+            dossier.transport,
+            (start - EPOCH) // MICROSECOND,
+            _since(start, dossier.expires_at),
+            dossier.question,
+            None if dossier.continuation is None else b64encode(dossier.continuation).decode(),
+            _text(dossier.answer),
+            _text(dossier.token),
+            intent and [intent.command, _since(start, intent.at), intent.sendings, _text(intent.secret)],
+            dossier.in_doubt,
+            dossier.failure,
+            _since(start, dossier.sent_at),
+            _since(start, dossier.granted_at),
+            [dossier.answers, dossier.codes, dossier.passwords, dossier.resends],
+            int(dossier.compensated),
+            [[t.trigger, _STATES[t.source] + _STATES[t.target], _since(start, t.at)] for t in dossier.history],
+        ]
+    ).encode()
+
+
+def decode(body: bytes, record: Record) -> Dossier:
+    """
+    The dossier that was written into this record.
+
+    Raises:
+        ValueError: It was written by a newer version, or by something else.
+    """
+    try:
+        return _decode(json.loads(body), record)
+    except (TypeError, KeyError, IndexError, AttributeError, OverflowError, ValueError) as error:
+        # `from None`: the frames below hold what was opened.
+        reason = str(error) if isinstance(error, _NewerSchemaError) else f"not a dossier ({type(error).__name__})"
+    raise ValueError(reason)
+
+
+class _NewerSchemaError(ValueError):
+    pass
+
+
+def _upgraded(row: list[Any]) -> list[Any]:
+    while (schema := row[0]) != SCHEMA:
+        if schema > SCHEMA:
+            raise _NewerSchemaError(f"schema {schema} is of a newer version of the library: upgrade this one")
+        row = UPGRADES[schema](row)
+    return row
+
+
+def _decode(row: list[Any], record: Record) -> Dossier:
+    (
+        _, user, credential, transport, created, expires, question, continuation, answer, token, intent, in_doubt,
+        failure, sent, granted, (answers, codes, passwords, resends), compensated, history,
+    ) = _upgraded(row)  # fmt: skip
+    start = EPOCH + timedelta(microseconds=created)
+    return Dossier(
+        id=record.id,
+        version=record.version,
+        state=record.state,
+        ended_at=record.ended_at,
+        lookups=record.lookups,
+        user=user,
+        credential=Credential(credential),
+        transport=transport,
+        created_at=start,
+        expires_at=start + timedelta(microseconds=expires),
+        question=question,
+        continuation=None if continuation is None else b64decode(continuation),
+        answer=_secret(answer),
+        token=_secret(token),
+        intent=None if intent is None else _intent(start, *intent),
+        in_doubt=None if in_doubt is None else Step(in_doubt),
+        failure=None if failure is None else Failure(failure),
+        sent_at=_after(start, sent),
+        granted_at=_after(start, granted),
+        answers=answers,
+        codes=codes,
+        passwords=passwords,
+        resends=resends,
+        compensated=bool(compensated),
+        history=tuple(
+            Transition(
+                trigger=trigger,
+                source=_LETTERS[edge[0]],
+                target=_LETTERS[edge[1]],
+                at=start + timedelta(microseconds=at),
+            )
+            for trigger, edge, at in history
+        ),
+    )
+
+
+def _intent(start: datetime, command: str, at: int, sendings: int, secret: str | None) -> Intent:
+    return Intent(command=command, at=start + timedelta(microseconds=at), sendings=sendings, secret=_secret(secret))

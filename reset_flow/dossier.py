@@ -1,0 +1,85 @@
+"""All that is known of one reset, secrets included: what the rules work on and the codec writes, never shown to anybody."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from reset_flow.models import State
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from reset_flow.models import Credential, Failure, Secret, Step, Transition
+
+__all__ = ["Dossier", "Intent"]
+
+
+@attrs.frozen(kw_only=True)
+class Intent:
+    """
+    The durable note that a call is about to be sent.
+
+    Attributes:
+        at: When it was first meant to be sent, UTC.
+
+        sendings: How many of the same call were announced, this one included.
+
+        secret: The answer or the code that goes with it. A password is never kept.
+    """
+
+    command: str
+    at: datetime
+    sendings: int = 1
+    secret: Secret | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Dossier:
+    """
+    One reset, as its record holds it.
+
+    Attributes:
+        version: Of the stored record; 0 while there is none.
+
+        question: `""`: the broker asks none; `None`: it does not say whether it does.
+
+        answer: Kept until the code is verified, for asking for another one.
+
+        token: Kept until the end.
+
+        sent_at: When a code was last asked for.
+
+        granted_at: When the token came.
+
+        answers, codes, passwords, resends: How many of the attempts are used up.
+
+        compensated: Whether an attempt was given back for a code that was lost to doubt.
+    """
+
+    id: str
+    version: int = 0
+    user: str = attrs.field(repr=False)
+    credential: Credential
+    transport: str
+    state: State = State.REQUESTED
+    created_at: datetime
+    expires_at: datetime
+    ended_at: datetime | None = None
+    lookups: tuple[bytes, ...] = attrs.field(default=(), repr=False)
+    question: str | None = attrs.field(default=None, repr=False)
+    continuation: bytes | None = attrs.field(default=None, repr=False)
+    answer: Secret | None = None
+    token: Secret | None = None
+    intent: Intent | None = None
+    in_doubt: Step | None = None
+    failure: Failure | None = None
+    sent_at: datetime | None = None
+    granted_at: datetime | None = None
+    answers: int = 0
+    codes: int = 0
+    passwords: int = 0
+    resends: int = 0
+    compensated: bool = False
+    history: tuple[Transition, ...] = attrs.field(default=(), repr=False)
