@@ -1,4 +1,4 @@
-"""All that is known of one reset, secrets included: what the rules work on and the codec writes, never shown to anybody."""
+"""All that is known of one reset, secrets included: the rules work on it, the codec writes it, nobody is shown it."""
 
 from __future__ import annotations
 

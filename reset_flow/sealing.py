@@ -1,8 +1,8 @@
 """
 What makes a stored flow unreadable, unalterable and findable only with the keys.
 
-A sealed body is the id of the key (4 bytes), a random nonce (12), and AES-256-GCM of the bytes (16 more). Each flow has a
-key of its own, by HKDF-Expand (RFC 5869) from the ring's, so no key sees more than the few saves of one flow.
+A sealed body is the id of the key (4 bytes), a random nonce (12), and AES-256-GCM of the bytes (16 more). Each flow has
+a key of its own, by HKDF-Expand (RFC 5869) from the ring's, so no key sees more than the few saves of one flow.
 """
 
 from __future__ import annotations
@@ -265,8 +265,7 @@ def _parse(document: bytes) -> tuple[tuple[Key, ...], tuple[Key, ...]] | None:
 
 
 def _parse_key(row: dict[str, str]) -> Key:
-    return Key(
-        id=row["id"],
-        created_at=datetime.fromisoformat(row["created_at"]),
-        secret=b64decode(row["key"], validate=True),
-    )
+    created_at = datetime.fromisoformat(row["created_at"])
+    if created_at.tzinfo is None:
+        raise ValueError("a time without its zone")
+    return Key(id=row["id"], created_at=created_at, secret=b64decode(row["key"], validate=True))

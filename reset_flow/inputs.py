@@ -1,0 +1,115 @@
+"""What people and embedders type, made fit to use, or refused before anything is sent."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+from reset_flow.errors import AnswerRejected, CodeRejected, InvalidInput, PasswordRejected
+from reset_flow.models import Secret
+
+if TYPE_CHECKING:
+    from reset_flow.policy import PasswordRules
+
+__all__ = ["answer", "code", "name", "password", "pin"]
+
+CODE_DIGITS = 6
+CODE_LENGTH = 64
+"""Of a code as typed, with all its spaces and dashes."""
+ANSWER_LENGTH = 1_000
+NAME_LENGTH = 320
+"""The longest local part, an @ and the longest domain (RFC 5321, 4.5.3.1)."""
+PIN_LENGTH = 64
+
+
+def _trouble(text: Any, longest: int) -> str | None:
+    """Why no broker and no store could take this text."""
+    if not isinstance(text, str):
+        return f"it must be text, not {type(text).__name__}"
+    if len(text) > longest:
+        return f"it must have at most {longest} characters"
+    if any(unicodedata.category(char) in ("Cc", "Cs") for char in text):
+        return "it must be free of control characters and broken ones"
+    return None
+
+
+def _plain(given: Any) -> Any:
+    return given.reveal() if isinstance(given, Secret) else given
+
+
+def name(text: Any, what: str) -> str:
+    """
+    A user, ref, tag: exactly as given.
+
+    Raises:
+        InvalidInput: It is empty, too long, or binary.
+    """
+    trouble = _trouble(text, NAME_LENGTH) or (None if text.strip() else "it must not be empty")
+    if trouble:
+        raise InvalidInput(f"{what}: {trouble}")
+    checked: str = text
+    return checked
+
+
+def answer(given: Any) -> Secret:
+    """
+    An answer: exactly as given.
+
+    Raises:
+        AnswerRejected: It is empty, too long, or binary.
+    """
+    trouble = _trouble(_plain(given), ANSWER_LENGTH) or (None if _plain(given).strip() else "it must not be empty")
+    if trouble:
+        raise AnswerRejected(trouble, sent=False)
+    return Secret(given)
+
+
+def code(given: Any) -> Secret:
+    """
+    The six digits of a code, however they were typed: with spaces, dashes, in full width or another script. It stays
+    text: it may start with 0.
+
+    Raises:
+        CodeRejected: There is no way to read it as six digits.
+    """
+    trouble = _trouble(_plain(given), CODE_LENGTH)
+    if trouble:
+        raise CodeRejected(trouble, sent=False)
+    digits = Secret("".join(_digit(char) for char in _plain(given)))
+    if len(digits.reveal()) != CODE_DIGITS or "?" in digits.reveal():
+        raise CodeRejected(f"it must have {CODE_DIGITS} digits", sent=False)
+    return digits
+
+
+def _digit(char: str) -> str:
+    """0 to 9 for a decimal digit of any script, nothing for what people put between them, `?` for all else."""
+    if (value := unicodedata.decimal(char, None)) is not None:
+        return str(value)
+    return "" if unicodedata.category(char) in ("Zs", "Pd", "Cf") else "?"
+
+
+def password(given: Any, rules: PasswordRules) -> Secret:
+    """
+    A new password: exactly as given.
+
+    Raises:
+        PasswordRejected: It is binary, or the rules are against it.
+    """
+    trouble = _trouble(_plain(given), max(rules.max_length, ANSWER_LENGTH))
+    complaints = (trouble,) if trouble else rules.complaints(_plain(given))
+    if complaints:
+        raise PasswordRejected(*complaints, sent=False)
+    return Secret(given)
+
+
+def pin(given: Any) -> Secret:
+    """
+    A new PIN: exactly as given; what it may look like is the broker's to say.
+
+    Raises:
+        PasswordRejected: It is empty, too long, or binary.
+    """
+    trouble = _trouble(_plain(given), PIN_LENGTH) or (None if _plain(given).strip() else "it must not be empty")
+    if trouble:
+        raise PasswordRejected(trouble, sent=False)
+    return Secret(given)

@@ -1,0 +1,301 @@
+"""What may come in a flow, and what an outcome means for it. Pure: a time comes in, a new dossier goes out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from reset_flow.dossier import Intent
+from reset_flow.errors import AnswerRejected, CodeRejected, FlowEnded, IllegalCommand, InputRejected, LimitReached
+from reset_flow.machine import COMMANDS, allowed, expected, move
+from reset_flow.models import (
+    Accepted,
+    Credential,
+    Failure,
+    Flow,
+    NotActed,
+    Outcome,
+    Rejected,
+    State,
+    Step,
+    Transition,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from reset_flow.dossier import Dossier
+    from reset_flow.models import Secret
+    from reset_flow.policy import Policy
+
+__all__ = [
+    "admit",
+    "adopt",
+    "announce",
+    "attempts_left",
+    "cancel",
+    "expire",
+    "expired",
+    "repeatable",
+    "resolve",
+    "view",
+]
+
+SENDINGS = 2
+"""How often one command may be sent: once, and once more when nobody knows what came of it."""
+
+
+# --- looking
+
+
+def attempts_left(dossier: Dossier, policy: Policy) -> int | None:
+    """How often the step that is expected may still be tried."""
+    used, limit = {
+        State.REQUESTED: (dossier.answers, policy.answer_attempts),
+        State.QUESTION_ANSWERED: (dossier.codes, policy.code_attempts),
+        State.CODE_VERIFIED: (dossier.codes, policy.code_attempts),
+        State.TOKEN_ISSUED: (dossier.passwords, policy.password_attempts),
+    }.get(dossier.state, (None, 0))
+    return None if used is None else max(0, limit - used)
+
+
+def _deadline(dossier: Dossier, policy: Policy) -> datetime:
+    """When the flow ends by itself, as it stands."""
+    if dossier.state is State.TOKEN_ISSUED and dossier.granted_at and policy.token_lifetime:
+        return min(dossier.expires_at, dossier.granted_at + policy.token_lifetime)
+    return dossier.expires_at
+
+
+def _resend_at(dossier: Dossier, policy: Policy) -> datetime | None:
+    if dossier.state not in COMMANDS["resend"].legal_in or dossier.resends >= policy.resends:
+        return None
+    return (dossier.sent_at or dossier.created_at) + policy.resend_cooldown
+
+
+def view(dossier: Dossier, policy: Policy) -> Flow:
+    """What the embedder sees of it. An intent that is still open shows as doubt."""
+    intended = COMMANDS[dossier.intent.command] if dossier.intent else None
+    return Flow(
+        id=dossier.id,
+        user=dossier.user,
+        credential=dossier.credential,
+        state=dossier.state,
+        expects=expected(dossier.state, dossier.credential),
+        allowed=allowed(dossier.state, dossier.credential),
+        question=dossier.question or None,
+        attempts_left=attempts_left(dossier, policy),
+        in_doubt=_doubt(intended.name, dossier.credential) if intended else dossier.in_doubt,
+        failure=dossier.failure,
+        created_at=dossier.created_at,
+        expires_at=_deadline(dossier, policy),
+        resend_at=_resend_at(dossier, policy),
+        history=dossier.history,
+        version=dossier.version,
+    )
+
+
+def expired(dossier: Dossier, policy: Policy, now: datetime) -> bool:
+    """Whether the time of a flow that still runs is up."""
+    return dossier.ended_at is None and now >= _deadline(dossier, policy)
+
+
+# --- before a call
+
+
+def admit(dossier: Dossier, command: str, policy: Policy, now: datetime) -> None:
+    """
+    Return if the command may come now; nothing is counted.
+
+    Raises:
+        FlowEnded, IllegalCommand, LimitReached, CodeRejected: It may not.
+    """
+    if dossier.state.ended:
+        raise FlowEnded(dossier.id, dossier.failure or dossier.state)
+    legal = allowed(dossier.state, dossier.credential)
+    if command not in legal:
+        raise IllegalCommand(dossier.id, command, dossier.state, legal)
+    if command == "resend":
+        at = _resend_at(dossier, policy)
+        if at is None:
+            raise LimitReached("codes for one flow")
+        if now < at:
+            raise LimitReached("one code at a time", at - now)
+    too_old = policy.code_lifetime and dossier.sent_at and now >= dossier.sent_at + policy.code_lifetime
+    if command == "verify" and too_old:
+        raise CodeRejected("it is too old by now, ask for another one", sent=False)
+
+
+def check_input(dossier: Dossier, command: str, given: object) -> None:
+    """
+    Return if what came with the command may be sent.
+
+    Raises:
+        InputRejected: It may not; no attempt is counted.
+    """
+    if isinstance(given, InputRejected):
+        raise given
+    if command == "answer" and given is None and dossier.question:
+        raise AnswerRejected("it must not be empty", sent=False)
+
+
+def announce(dossier: Dossier, command: str, now: datetime, secret: Secret | None = None) -> Dossier:
+    """The dossier with the intent of sending, its attempt counted; a further sending of the same one costs no more."""
+    if dossier.intent:
+        return attrs.evolve(dossier, intent=attrs.evolve(dossier.intent, sendings=dossier.intent.sendings + 1))
+    return _count(attrs.evolve(dossier, intent=Intent(command=command, at=now, secret=secret)), command, 1)
+
+
+def repeatable(intent: Intent) -> bool:
+    """Whether the same may be sent once more, nobody knowing what came of the last sending."""
+    return COMMANDS[intent.command].repeatable and intent.sendings < SENDINGS
+
+
+def _count(dossier: Dossier, command: str, amount: int) -> Dossier:
+    match command:
+        case "answer":
+            return attrs.evolve(dossier, answers=dossier.answers + amount)
+        case "resend":
+            return attrs.evolve(dossier, resends=dossier.resends + amount)
+        case "verify":
+            return attrs.evolve(dossier, codes=dossier.codes + amount)
+        case "set_password" | "set_pin":
+            return attrs.evolve(dossier, passwords=dossier.passwords + amount)
+        case _:
+            return dossier
+
+
+# --- after it
+
+
+def resolve(dossier: Dossier, outcome: Outcome, policy: Policy, now: datetime) -> Dossier:
+    """What the outcome makes of a dossier with an intent. Attempts that are used up end the flow."""
+    intent = dossier.intent
+    assert intent is not None
+    done = attrs.evolve(dossier, intent=None)
+    match outcome:
+        case NotActed() if intent.sendings == 1:
+            return _count(done, intent.command, -1)
+        case Accepted():
+            done = _accepted(done, intent, outcome, now)
+        case Rejected():
+            done = _rejected(done, intent, now)
+        case _:
+            done = _unknown(done, intent, now)
+    if not isinstance(outcome, Accepted) and attempts_left(done, policy) == 0:
+        return _end(done, Failure.TOO_MANY_ATTEMPTS, now)
+    return done
+
+
+def _accepted(dossier: Dossier, intent: Intent, outcome: Accepted, now: datetime) -> Dossier:
+    """A guess that the broker accepts is given back; another code that was asked for is not."""
+    if outcome.continuation is not None:
+        dossier = attrs.evolve(dossier, continuation=outcome.continuation)
+    triggers = COMMANDS[intent.command].accepted
+    match intent.command:
+        case "start" | "answer":
+            known = attrs.evolve(dossier, answer=intent.secret, sent_at=intent.at, in_doubt=None)
+            return _fire(_count(known, intent.command, -1), triggers, now)
+        case "resend":
+            return _fire(attrs.evolve(dossier, sent_at=intent.at, in_doubt=None), triggers, now)
+        case "verify" if not outcome.value:
+            return _fire(attrs.evolve(_count(dossier, "verify", -1), in_doubt=Step.CODE), triggers[:1], now)
+        case "verify":
+            known = attrs.evolve(dossier, token=outcome.value, answer=None, granted_at=now, in_doubt=None)
+            return _fire(_count(known, "verify", -1), triggers, now)
+        case _:
+            return _close(_fire(attrs.evolve(dossier, in_doubt=None), triggers, now), now)
+
+
+def _rejected(dossier: Dossier, intent: Intent, now: datetime) -> Dossier:
+    triggers = COMMANDS[intent.command].rejected
+    match intent.command:
+        case "start" if dossier.question == "":
+            return _end(dossier, Failure.BROKER_REFUSED, now)  # no question, and yet a no: nothing is left to ask for
+        case "resend":
+            # The answer that the broker once took is wrong by now. The table has no way back from a verified code but
+            # over the code being spent, which a person who asks for another one has given up.
+            road = ("code_spent", *triggers) if dossier.state is State.CODE_VERIFIED else triggers
+            return _fire(attrs.evolve(dossier, answer=None, in_doubt=None), road, now)
+        case "verify" if intent.sendings > 1:
+            given_back = dossier if dossier.compensated else _count(dossier, "verify", -1)
+            return _fire(attrs.evolve(given_back, in_doubt=Step.CODE, compensated=True), ("code_spent",), now)
+        case "set_password" | "set_pin" if intent.sendings > 1 or _last_step_in_doubt(dossier):
+            # The broker may have refused the token that an earlier sending spent, or the password: nobody can know.
+            return _unknown(dossier, intent, now)
+        case _:
+            return _fire(dossier, triggers, now)
+
+
+def _unknown(dossier: Dossier, intent: Intent, now: datetime) -> Dossier:
+    in_doubt = attrs.evolve(dossier, in_doubt=_doubt(intent.command, dossier.credential))
+    if intent.command in ("start", "answer"):
+        in_doubt = attrs.evolve(in_doubt, answer=intent.secret)
+    if in_doubt.in_doubt is Step.ANSWER:
+        in_doubt = attrs.evolve(in_doubt, sent_at=intent.at)
+    return _fire(in_doubt, COMMANDS[intent.command].unknown, now)
+
+
+def _doubt(command: str, credential: Credential) -> Step:
+    """The step that an unknown outcome leaves in doubt: whatever asks for a code is the first one."""
+    return {"verify": Step.CODE, "set_password": credential.step, "set_pin": credential.step}.get(command, Step.ANSWER)
+
+
+def _last_step_in_doubt(dossier: Dossier) -> bool:
+    return dossier.in_doubt is dossier.credential.step
+
+
+def leaves_password_in_doubt(dossier: Dossier, outcome: Outcome) -> bool:
+    """Whether the outcome of this intent says neither that the new password is set nor that it is not."""
+    assert dossier.intent is not None
+    if dossier.intent.command not in ("set_password", "set_pin") or isinstance(outcome, Accepted):
+        return False
+    return dossier.intent.sendings > 1 or (_last_step_in_doubt(dossier) and not isinstance(outcome, NotActed))
+
+
+# --- ends, and ways around
+
+
+def cancel(dossier: Dossier, now: datetime) -> Dossier:
+    """The flow, ended because the person wants no more of it."""
+    return _end(dossier, Failure.CANCELLED, now)
+
+
+def expire(dossier: Dossier, now: datetime) -> Dossier:
+    """The flow, ended because its time is up."""
+    return _end(dossier, Failure.EXPIRED, now)
+
+
+def asked(dossier: Dossier, question: str | None) -> Dossier:
+    """A new flow that knows what the broker said of its question."""
+    return attrs.evolve(dossier, question=question)
+
+
+def unsent(dossier: Dossier) -> bool:
+    """Whether the flow still waits for a first step that needs nothing of the person."""
+    return dossier.state is State.REQUESTED and not dossier.question and not dossier.intent and not dossier.history
+
+
+def adopt(dossier: Dossier, token: Secret, now: datetime) -> Dossier:
+    """A new flow that has its token from elsewhere."""
+    return _fire(attrs.evolve(dossier, token=token, granted_at=now), COMMANDS["adopt"].accepted, now)
+
+
+def _end(dossier: Dossier, failure: Failure, now: datetime) -> Dossier:
+    """Ended in failure; but whoever may have set a password is not told that it was not set."""
+    known = Failure.OUTCOME_UNKNOWN if _last_step_in_doubt(dossier) else failure
+    return _close(_fire(attrs.evolve(dossier, failure=known), ("abandon",), now), now)
+
+
+def _close(dossier: Dossier, now: datetime) -> Dossier:
+    return attrs.evolve(dossier, answer=None, token=None, continuation=None, ended_at=now)
+
+
+def _fire(dossier: Dossier, triggers: Iterable[str], now: datetime) -> Dossier:
+    state, history = dossier.state, list(dossier.history)
+    for trigger in triggers:
+        target = move(state, trigger)
+        history.append(Transition(trigger=trigger, source=state, target=target, at=now))
+        state = target
+    return attrs.evolve(dossier, state=state, history=tuple(history))

@@ -1,0 +1,354 @@
+"""The commands, as an embedder calls them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import warnings
+from base64 import urlsafe_b64encode
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Self
+
+from reset_flow import inputs, rules
+from reset_flow.archive import Archive
+from reset_flow.cycle import Cycle
+from reset_flow.dossier import Dossier
+from reset_flow.errors import (
+    ConfigurationError,
+    FlowNotFound,
+    InputRejected,
+    InvalidInput,
+    KeyReused,
+    RecordUnreadable,
+    StaleRecord,
+    UnknownUser,
+)
+from reset_flow.models import Accepted, Credential, NewCredential, NotActed, Outcome, Rejected, Secret
+from reset_flow.policy import Policy
+from reset_flow.ports import Case
+from reset_flow.verdicts import not_acted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from reset_flow.models import Flow
+    from reset_flow.ports import Clock, Guard, Store, Transport
+    from reset_flow.sealing import Keyring
+
+__all__ = ["ResetService"]
+
+ID_BYTES = 16
+FOUND_AT_MOST = 100
+CHALLENGES = 3
+"""How often the question is asked for before the broker counts as unavailable: asking changes nothing there."""
+CHALLENGE_PAUSE = 0.2
+CLOSING_PATIENCE = timedelta(seconds=30)
+TAGS = 16
+
+
+def _system_clock() -> datetime:
+    return datetime.now(UTC)
+
+
+class ResetService:
+    """
+    Carries resets from request to working password.
+
+    Use it as an async context manager, one for as long as the process lives; it closes transport and store with itself.
+    Any number of tasks, processes and machines may work on the flows of one store and realm at once.
+
+    A command that moved its flow on returns it as it now stands; one that did not raises a `ResetFlowError`, with the
+    flow as `error.flow`. A caller who is cancelled leaves the command running to its end.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        store: Store,
+        keyring: Keyring,
+        *,
+        policy: Policy | None = None,
+        realm: str = "default",
+        guards: Sequence[Guard] = (),
+        clock: Clock = _system_clock,
+    ) -> None:
+        policy = policy or Policy()
+        if policy.lease <= transport.deadline:
+            raise ConfigurationError(
+                f"a lease of {policy.lease} is not longer than the transport's deadline of {transport.deadline}"
+            )
+        if store.durable and not keyring.saved:
+            warnings.warn(
+                "these keys are in no file: what the store keeps can't be read once this process is gone; "
+                "use Keyring.load_or_create(path)",
+                stacklevel=2,
+            )
+        self._realm = inputs.name(realm, "realm")
+        self._transport = transport
+        self._store = store
+        self._keyring = keyring
+        self._policy = policy
+        self._clock = clock
+        self._archive = Archive(store, keyring, self._realm, policy.lease)
+        self._cycle = Cycle(transport, self._archive, policy, self._now, guards)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self, patience: timedelta = CLOSING_PATIENCE) -> None:
+        """Wait for what is under way, not longer than this, and let go of transport and store."""
+        try:
+            await self._cycle.aclose(patience)
+        finally:
+            try:
+                await self._transport.aclose()
+            finally:
+                await self._store.aclose()
+
+    def _now(self) -> datetime:
+        now = self._clock()
+        if now.tzinfo is None:
+            raise ConfigurationError("the clock gives times without a zone: let it give aware ones")
+        return now.astimezone(UTC)
+
+    # --- making a flow
+
+    async def start(
+        self,
+        user: str,
+        *,
+        credential: Credential = Credential.PASSWORD,
+        ref: str | None = None,
+        tags: Iterable[str] = (),
+    ) -> Flow:
+        """
+        A new flow, which expects an answer; or a code, where the broker asks this user no question.
+
+        Args:
+            user: Login or e-mail address, as the broker takes it.
+
+            ref: The embedder's own name of this reset. Seen again, it gives the flow that it made, also one that has
+                ended.
+
+            tags: Names under which `find` gives the flow.
+
+        Raises:
+            UnknownUser: The broker will not reset this user.
+            KeyReused: The `ref` names the reset of another user or credential.
+        """
+        dossier = self._draft(user, credential, ref, tags)
+        if ref is not None and (flow := await self._known(dossier)):
+            return flow
+        question = await self._challenge(Cycle.case(dossier))
+        dossier = rules.asked(dossier, question)
+        try:
+            if dossier.question:
+                return await self._cycle.keep(dossier)
+            return await self._cycle.send(rules.announce(dossier, "start", self._now()))
+        except StaleRecord:
+            # Another worker made the flow of this `ref` at the same moment.
+            if flow := await self._known(dossier):
+                return flow
+            raise
+
+    async def adopt(
+        self,
+        user: str,
+        token: str | Secret,
+        *,
+        credential: Credential = Credential.PASSWORD,
+        ref: str | None = None,
+        tags: Iterable[str] = (),
+    ) -> Flow:
+        """
+        A new flow for a token that came from elsewhere, such as a log-in with an expired password: it expects the new
+        password at once. Takes and raises what `start` does.
+        """
+        token = Secret(token)
+        dossier = self._draft(user, credential, ref, tags)
+        if ref is not None and (flow := await self._known(dossier)):
+            return flow
+        if not isinstance(token.reveal(), str) or not token.reveal().strip():
+            raise InvalidInput("token: it must be a text that is not empty")
+        try:
+            return await self._cycle.keep(rules.adopt(dossier, token, self._now()))
+        except StaleRecord:
+            if flow := await self._known(dossier):
+                return flow
+            raise
+
+    def _draft(self, user: str, credential: Credential, ref: str | None, tags: Iterable[str]) -> Dossier:
+        user = inputs.name(user, "user")
+        tags = [tags] if isinstance(tags, str) else list(tags)
+        if len(tags) > TAGS:
+            raise InvalidInput(f"tags: there must be at most {TAGS}")
+        if credential not in self._transport.credentials:
+            raise InvalidInput(f"credential: {self._transport.name} can't reset a {credential}")
+        flow_id = secrets.token_bytes(ID_BYTES)
+        if ref is not None:
+            flow_id = self._keyring.lookup(self._realm, "ref", inputs.name(ref, "ref"))
+        now = self._now()
+        return Dossier(
+            id=urlsafe_b64encode(flow_id).decode().rstrip("="),
+            user=user,
+            credential=Credential(credential),
+            transport=self._transport.name,
+            created_at=now,
+            expires_at=now + self._policy.flow_lifetime,
+            lookups=tuple(
+                self._keyring.lookup(self._realm, "tag", inputs.name(tag, "tag")) for tag in dict.fromkeys(tags)
+            ),
+        )
+
+    async def _known(self, draft: Dossier) -> Flow | None:
+        """The flow that this `ref` has made already; taken up where nothing was sent for it yet."""
+        try:
+            known = await self._cycle.resume(draft.id)
+        except FlowNotFound:
+            return None
+        flow = self._cycle.view(known)
+        same = self._transport.canonical_user
+        if same(known.user) != same(draft.user) or known.credential is not draft.credential:
+            raise KeyReused("this ref names the reset of another user or credential: choose another one")
+        if rules.unsent(known):
+            return await self._cycle.run(known.id, "answer")
+        return flow
+
+    async def _challenge(self, case: Case) -> str | None:
+        outcome: Outcome = NotActed()
+        for attempt in range(CHALLENGES):
+            outcome = await self._transport.challenge(case)
+            if not isinstance(outcome, NotActed) or outcome.retry_after or attempt + 1 == CHALLENGES:
+                break
+            await asyncio.sleep(CHALLENGE_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+        match outcome:
+            case Accepted(value=value):
+                return None if value is None else value.reveal()
+            case Rejected(reasons=reasons):
+                raise UnknownUser(*reasons)
+            case NotActed():
+                raise not_acted(outcome)
+            case _:
+                raise not_acted(NotActed(detail=outcome.detail))
+
+    # --- moving it on
+
+    async def answer(self, flow_id: str, text: str | Secret = "") -> Flow:
+        """
+        The flow, once the answer was taken and a code is on its way; `in_doubt` says that it may be.
+
+        Args:
+            text: Sent exactly as given. Empty only where no question is known.
+
+        Raises:
+            AnswerRejected: It is wrong.
+        """
+        text = Secret(text)
+        given = self._checked(inputs.answer, text) if text else None
+        return await self._cycle.run(flow_id, "answer", given)
+
+    async def resend(self, flow_id: str) -> Flow:
+        """
+        The flow, once another code is on its way; `in_doubt` says that it may be.
+
+        Raises:
+            LimitReached: Too soon, or too often for one flow.
+            AnswerRejected: The answer that was once taken no longer is; the flow expects one again.
+        """
+        return await self._cycle.run(flow_id, "resend")
+
+    async def verify(self, flow_id: str, code: str | Secret) -> Flow:
+        """
+        The flow, once the code was taken: it expects the new password or PIN.
+
+        Args:
+            code: Six digits, however they are typed.
+
+        Raises:
+            CodeRejected: It is wrong, or can't be a code.
+            OutcomeInDoubt: Nobody knows; the person asks for another one.
+        """
+        code = Secret(code)
+        return await self._cycle.run(flow_id, "verify", self._checked(inputs.code, code))
+
+    async def set_password(self, flow_id: str, password: str | Secret) -> Flow:
+        """
+        The flow at its end: the password works.
+
+        Args:
+            password: Sent exactly as given.
+
+        Raises:
+            PasswordRejected: It is not good enough.
+            OutcomeInDoubt: Nobody knows; the person may try to log in, or set it again.
+        """
+        password = Secret(password)
+        checked = self._checked(lambda secret: inputs.password(secret, self._policy.password), password)
+        given = NewCredential(secret=checked) if isinstance(checked, Secret) else checked
+        return await self._cycle.run(flow_id, "set_password", given)
+
+    async def set_pin(
+        self,
+        flow_id: str,
+        pin: str | Secret,
+        *,
+        image_name: str | None = None,
+        personal_phrase: str | Secret | None = None,
+        authorization: str | Secret | None = None,
+    ) -> Flow:
+        """
+        The flow at its end: the PIN works. Provisional, as the broker's documents are unsure of it.
+
+        Args:
+            image_name: One of the broker's security images.
+
+            authorization: The bearer token of a log-in.
+
+        Raises:
+            PasswordRejected: It is not good enough.
+            OutcomeInDoubt: Nobody knows; the person may try it, or set it again.
+        """
+        pin = Secret(pin)
+        personal_phrase = None if personal_phrase is None else Secret(personal_phrase)
+        authorization = None if authorization is None else Secret(authorization)
+        checked = self._checked(inputs.pin, pin)
+        given = checked
+        if isinstance(checked, Secret):
+            given = NewCredential(
+                secret=checked,
+                image_name=image_name,
+                personal_phrase=personal_phrase,
+                authorization=authorization,
+            )
+        return await self._cycle.run(flow_id, "set_pin", given)
+
+    async def cancel(self, flow_id: str) -> Flow:
+        """The flow at its end, because nobody wants it any more."""
+        return await self._cycle.run(flow_id, "cancel")
+
+    @staticmethod
+    def _checked(check: Callable[[Secret], Secret], given: Secret) -> Any:
+        """What may be sent, or the error that says why it may not: it is raised once the flow is at hand."""
+        try:
+            return check(given)
+        except InputRejected as error:
+            return error
+
+    # --- looking
+
+    async def get(self, flow_id: str) -> Flow:
+        """The flow as it stands. One whose time is up is ended by being looked at."""
+        return await self._cycle.look(flow_id)
+
+    async def find(self, tag: str) -> list[Flow]:
+        """The flows that were started with this tag, the newest first, at most 100. Unreadable ones are left out."""
+        flows: dict[str, Flow] = {}
+        for lookup in self._keyring.lookups(self._realm, "tag", inputs.name(tag, "tag")):
+            async for found in self._archive.scan(lookup=lookup, limit=FOUND_AT_MOST - len(flows)):
+                if not isinstance(found, RecordUnreadable):
+                    flows[found.dossier.id] = self._cycle.view(found.dossier)
+        return sorted(flows.values(), key=lambda flow: flow.created_at, reverse=True)

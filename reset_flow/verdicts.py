@@ -1,0 +1,64 @@
+"""What the caller of a command is told of its outcome."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from reset_flow.errors import (
+    AnswerRejected,
+    AppKeyRejected,
+    BrokerProtocolError,
+    BrokerUnavailable,
+    CodeRejected,
+    OutcomeInDoubt,
+    PasswordRejected,
+    ResetFlowError,
+    UnknownUser,
+)
+from reset_flow.models import Cause, NotActed, Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from reset_flow.models import Outcome, Transition
+
+__all__ = ["not_acted", "verdict"]
+
+_REFUSALS = {
+    "answer_refused": AnswerRejected,
+    "code_refused": CodeRejected,
+    "password_refused": PasswordRejected,
+    "abandon": UnknownUser,
+}
+_DOUBTS = {
+    "code_accepted": "the broker took the code and gave no token that can be used: ask for another code",
+    "code_in_doubt": "nobody knows whether the code is spent: type it again, or ask for another one",
+    "code_spent": "the code may be spent, and its token is lost: ask for another one",
+    "password_in_doubt": "nobody knows whether the new password is set: try to log in with it, or set it again",
+}
+
+
+def not_acted(outcome: NotActed) -> ResetFlowError:
+    """The error for a call that surely did nothing."""
+    match outcome.cause:
+        case Cause.APP_KEY:
+            return AppKeyRejected("the broker does not know the app key, and nothing happened: check key and address")
+        case Cause.PROTOCOL:
+            return BrokerProtocolError(f"the broker's reply is none that is known of it: {outcome.detail}")
+        case _:
+            return BrokerUnavailable(outcome.detail, outcome.retry_after)
+
+
+def verdict(command: str, outcome: Outcome, fired: Sequence[Transition]) -> ResetFlowError | None:
+    """The error to raise for what was fired upon this outcome; `None` where the flow moved on."""
+    if not fired:
+        return not_acted(outcome) if isinstance(outcome, NotActed) else None
+    triggers = [transition.trigger for transition in fired]
+    if triggers[-1] == "abandon" and len(triggers) > 1:
+        triggers.pop()  # the attempts are used up; what was wrong with the last one is said all the same
+    last = triggers[-1]
+    if last in _DOUBTS:
+        return OutcomeInDoubt(_DOUBTS[last])
+    if isinstance(outcome, Rejected) and last in _REFUSALS and (command, last) != ("start", "answer_refused"):
+        return _REFUSALS[last](*outcome.reasons)
+    return None
