@@ -1,0 +1,31 @@
+# `make demo` shows the library at work, `make test` holds it to its promises. Both set themselves up in .venv.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+
+.PHONY: demo test check format clean
+
+demo: $(VENV)/.ready
+	@$(RUN)/reset-flow demo
+
+test: check
+	$(RUN)/python -m pytest
+
+# What needs no running code: style, types, the direction of imports.
+check: $(VENV)/.ready
+	$(RUN)/ruff format --check
+	$(RUN)/ruff check
+	$(RUN)/mypy
+	$(RUN)/lint-imports
+
+format: $(VENV)/.ready
+	$(RUN)/ruff format
+	$(RUN)/ruff check --fix
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cli,dev]'
+	@touch $@

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from reset_flow import inputs
+from reset_flow.errors import AnswerRejected, CodeRejected, InvalidInput, PasswordRejected
+from reset_flow.models import Secret
+from reset_flow.policy import PasswordRules
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "004158",
+        " 004 158 ",
+        "004-158",
+        "00–41–58",
+        "００４１５８",
+        "٠٠٤١٥٨",
+        "0\u200b04158",
+        "\u00a0004158\u3000",
+        "०0४158",
+    ],
+)
+def test_a_code_is_the_same_however_it_is_typed(typed: str) -> None:
+    assert inputs.code(Secret(typed)) == Secret("004158")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["", " ", "4158", "0041580", "00415a", "²04158", "004.158", "0x4158", "-", "½04158", "1" * 65, "00\x004158",
+     b"004158", None, 4158, "004158\n", "\ud800"],
+)  # fmt: skip
+def test_what_can_not_be_a_code_is_refused(typed: Any) -> None:
+    with pytest.raises(CodeRejected) as caught:
+        inputs.code(Secret(typed))
+    assert not caught.value.sent
+
+
+@given(st.text(max_size=80))
+def test_whatever_is_typed_is_six_digits_or_refused(typed: str) -> None:
+    try:
+        code = inputs.code(Secret(typed)).reveal()
+    except CodeRejected:
+        return
+    assert len(code) == 6
+    assert set(code) <= set("0123456789")
+
+
+@pytest.mark.parametrize("typed", ["Peterson", " Peterson ", "Größe 大", "👩‍👩‍👧", "x" * 1000])
+def test_an_answer_stays_exactly_as_it_was_typed(typed: str) -> None:
+    assert inputs.answer(Secret(typed)).reveal() == typed
+
+
+@pytest.mark.parametrize("typed", ["", "  ", "x" * 1001, "a\x00b", "a\nb", "\ud800", b"Peterson", 7])
+def test_an_answer_that_is_empty_huge_or_binary_is_refused(typed: Any) -> None:
+    with pytest.raises(AnswerRejected) as caught:
+        inputs.answer(Secret(typed))
+    assert not caught.value.sent
+
+
+@pytest.mark.parametrize("typed", ["violet tractor", " eight  ch", "pässwört", "🦊" * 8])
+def test_a_password_stays_exactly_as_it_was_typed(typed: str) -> None:
+    assert inputs.password(Secret(typed), PasswordRules()).reveal() == typed
+
+
+@pytest.mark.parametrize(
+    "typed", ["", "seven77", "🦊" * 7, "x" * 129, "x" * 10**6, "line\nbreak", "\x00" * 9, b"bytes bytes", None]
+)
+def test_a_password_against_the_rules_is_refused(typed: Any) -> None:
+    with pytest.raises(PasswordRejected) as caught:
+        inputs.password(Secret(typed), PasswordRules())
+    assert not caught.value.sent
+
+
+@pytest.mark.parametrize("typed", ["", "\t", "x" * 321, "a\x1bb", "\udfff", b"robert", None])
+def test_a_name_that_is_empty_huge_or_binary_is_refused(typed: Any) -> None:
+    with pytest.raises(InvalidInput, match="ref: it must"):
+        inputs.name(typed, "ref")
+    assert inputs.name(" robert.zak", "ref") == " robert.zak"
+
+
+def test_no_error_repeats_what_was_typed() -> None:
+    for check, secret in ((inputs.code, "sesame"), (inputs.answer, "sesame\n"), (inputs.pin, "sesame\x00")):
+        with pytest.raises((CodeRejected, AnswerRejected, PasswordRejected)) as caught:
+            check(Secret(secret))
+        assert "sesame" not in str(caught.value)
