@@ -1,0 +1,103 @@
+"""The sandbox as a process of its own."""
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import io
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from reset_flow.sandbox.broker import Mail
+from reset_flow.sandbox.server import Sandbox
+
+DEFAULT_PORT = 8000
+HIGHEST_PORT = 65_535
+
+
+def serve(
+    *,
+    port: int = DEFAULT_PORT,
+    app_key: str = "sandbox",
+    ready_file: Path | None = None,
+    quiet: bool = False,
+) -> int:
+    """
+    The exit status, after SIGINT or SIGTERM: 0, or 1 with one line on stderr when it could not listen.
+
+    Prints where it listens, then (unless quiet) every mail. The ready file holds ``apiURL`` while it listens.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    sandbox = Sandbox(port=port, app_key=app_key, on_mail=None if quiet else _say_mail)
+    try:
+        asyncio.run(_serve(sandbox, ready_file))
+    except OSError as error:
+        reason = "it is in use" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
+        where = f"write {ready_file}" if error.filename else f"listen on port {port}"
+        sys.stderr.write(f"cannot {where}: {reason}\n")
+        return 1
+    return 0
+
+
+async def _serve(sandbox: Sandbox, ready_file: Path | None) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with sandbox:
+        _say(f"listening on {sandbox.api_url} (inbox: {sandbox.url}/inbox)")
+        with _announced(ready_file, sandbox.api_url):
+            await stop.wait()
+
+
+@contextlib.contextmanager
+def _announced(ready_file: Path | None, text: str) -> Iterator[None]:
+    """Keep the file there meanwhile; it appears whole or not at all, for whoever waits for it."""
+    if ready_file is None:
+        yield
+        return
+    draft = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")
+    draft.write_text(f"{text}\n", encoding="utf-8")
+    draft.replace(ready_file)
+    try:
+        yield
+    finally:
+        ready_file.unlink(missing_ok=True)
+
+
+def _say_mail(mail: Mail) -> None:
+    _say(f"mail to {mail.email} ({mail.user}): code {mail.code}")
+
+
+def _say(line: str) -> None:
+    try:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads any more: go on serving, and let the interpreter's last flush succeed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= HIGHEST_PORT:
+        raise ValueError("no port")
+    return port
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``python -m reset_flow.sandbox``: the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reset_flow.sandbox",
+        description="A toy broker on loopback, with an inbox, a log of calls and faults on order.",
+    )
+    parser.add_argument("--port", type=_port, default=DEFAULT_PORT, help="0 picks a free one (default: %(default)s)")
+    parser.add_argument("--app-key", default="sandbox", help="what Et-App-Key must be (default: %(default)s)")
+    parser.add_argument("--ready-file", type=Path, help="gets apiURL once it listens")
+    parser.add_argument("--quiet", action="store_true", help="do not print mails")
+    given = parser.parse_args(arguments)
+    return serve(port=given.port, app_key=given.app_key, ready_file=given.ready_file, quiet=given.quiet)
