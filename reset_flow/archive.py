@@ -71,13 +71,12 @@ class Archive:
 
     def record(self, dossier: Dossier) -> Record:
         """The record that makes this dossier the next version. Saving the same one twice is saving it once."""
-        running = dossier.ended_at is None
         unsealed = Record(
             realm=self._realm,
             id=dossier.id,
             version=dossier.version + 1,
             state=dossier.state,
-            due_at=dossier.expires_at if running else None,
+            due_at=self._due_at(dossier),
             ended_at=dossier.ended_at,
             lease=self._lease if dossier.intent else None,
             lookups=dossier.lookups,
@@ -86,6 +85,12 @@ class Archive:
         )
         body = self._keyring.seal(self._realm, dossier.id, codec.encode(dossier), associated(unsealed))
         return attrs.evolve(unsealed, body=body)
+
+    def _due_at(self, dossier: Dossier) -> datetime | None:
+        if dossier.ended_at is None:
+            return dossier.expires_at
+        # Whoever ended it tells the listeners at once; others need to look only if that one can't.
+        return dossier.ended_at + self._lease if dossier.owed else None
 
     async def save(self, record: Record, charges: Sequence[Charge] = ()) -> None:
         """Keep it; the errors are the store's."""
@@ -115,6 +120,14 @@ class Archive:
                 yield self._open(record)
             except RecordUnreadable as error:
                 yield error
+
+    async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
+        """Return once a newer version is stored, or when the time is up."""
+        await self._store.changed(flow_id, version, timeout)
+
+    async def purge(self, before: datetime, limit: int) -> int:
+        """Delete flows of this realm that ended before then, at most so many. -> how many"""
+        return await self._store.purge(self._realm, before, limit)
 
     def _open(self, record: Record) -> Found:
         try:

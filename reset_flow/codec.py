@@ -14,7 +14,7 @@ from base64 import b64decode, b64encode
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from reset_flow.dossier import Dossier, Intent
+from reset_flow.dossier import Dossier, Intent, Result
 from reset_flow.models import Credential, Failure, Secret, State, Step, Transition
 
 if TYPE_CHECKING:
@@ -24,8 +24,16 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA", "decode", "encode"]
 
-SCHEMA = 1
-UPGRADES: dict[int, Callable[[list[Any]], list[Any]]] = {}
+SCHEMA = 2
+
+
+def _from_1(row: list[Any]) -> list[Any]:
+    """Idempotency keys and listeners came with schema 2."""
+    intent = row[10]
+    return [2, *row[1:10], intent and [*intent, None], *row[11:17], [], [], [], row[17]]
+
+
+UPGRADES: dict[int, Callable[[list[Any]], list[Any]]] = {1: _from_1}
 """For each older schema, what makes of its array one of the next."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -49,6 +57,14 @@ def _text(secret: Secret | None) -> str | None:
     return None if secret is None else secret.reveal()
 
 
+def _base64(value: bytes | None) -> str | None:
+    return None if value is None else b64encode(value).decode()
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else b64decode(text)
+
+
 def _secret(text: str | None) -> Secret | None:
     return None if text is None else Secret(text)
 
@@ -65,16 +81,20 @@ def encode(dossier: Dossier) -> bytes:
             (start - EPOCH) // MICROSECOND,
             _since(start, dossier.expires_at),
             dossier.question,
-            None if dossier.continuation is None else b64encode(dossier.continuation).decode(),
+            _base64(dossier.continuation),
             _text(dossier.answer),
             _text(dossier.token),
-            intent and [intent.command, _since(start, intent.at), intent.sendings, _text(intent.secret)],
+            intent
+            and [intent.command, _since(start, intent.at), intent.sendings, _text(intent.secret), _base64(intent.key)],
             dossier.in_doubt,
             dossier.failure,
             _since(start, dossier.sent_at),
             _since(start, dossier.granted_at),
             [dossier.answers, dossier.codes, dossier.passwords, dossier.resends],
             int(dossier.compensated),
+            [[_base64(result.key), result.command, result.code] for result in dossier.results],
+            dossier.listeners,
+            dossier.owed,
             [[t.trigger, _STATES[t.source] + _STATES[t.target], _since(start, t.at)] for t in dossier.history],
         ]
     ).encode()
@@ -110,7 +130,7 @@ def _upgraded(row: list[Any]) -> list[Any]:
 def _decode(row: list[Any], record: Record) -> Dossier:
     (
         _, user, credential, transport, created, expires, question, continuation, answer, token, intent, in_doubt,
-        failure, sent, granted, (answers, codes, passwords, resends), compensated, history,
+        failure, sent, granted, (answers, codes, passwords, resends), compensated, results, listeners, owed, history,
     ) = _upgraded(row)  # fmt: skip
     start = EPOCH + timedelta(microseconds=created)
     return Dossier(
@@ -125,10 +145,10 @@ def _decode(row: list[Any], record: Record) -> Dossier:
         created_at=start,
         expires_at=start + timedelta(microseconds=expires),
         question=question,
-        continuation=None if continuation is None else b64decode(continuation),
+        continuation=_bytes(continuation),
         answer=_secret(answer),
         token=_secret(token),
-        intent=None if intent is None else _intent(start, *intent),
+        intent=None if intent is None else _intent(start, intent),
         in_doubt=None if in_doubt is None else Step(in_doubt),
         failure=None if failure is None else Failure(failure),
         sent_at=_after(start, sent),
@@ -138,6 +158,9 @@ def _decode(row: list[Any], record: Record) -> Dossier:
         passwords=passwords,
         resends=resends,
         compensated=bool(compensated),
+        results=tuple(Result(key=b64decode(key), command=command, code=code) for key, command, code in results),
+        listeners=tuple(listeners),
+        owed=tuple(owed),
         history=tuple(
             Transition(
                 trigger=trigger,
@@ -150,5 +173,12 @@ def _decode(row: list[Any], record: Record) -> Dossier:
     )
 
 
-def _intent(start: datetime, command: str, at: int, sendings: int, secret: str | None) -> Intent:
-    return Intent(command=command, at=start + timedelta(microseconds=at), sendings=sendings, secret=_secret(secret))
+def _intent(start: datetime, row: list[Any]) -> Intent:
+    command, at, sendings, secret, key = row
+    return Intent(
+        command=command,
+        at=start + timedelta(microseconds=at),
+        sendings=sendings,
+        secret=_secret(secret),
+        key=_bytes(key),
+    )

@@ -1,8 +1,8 @@
 """
 One command, from the record as it is loaded to the record as it is saved.
 
-Load, ask the rules and the guards, save the intent, call, let the rules turn the outcome into transitions, save. What
-comes after the first save runs in a task of the cycle's own: a caller who goes away leaves no doubt behind.
+Load, ask the rules and the guards, save the intent, call, let the rules turn the outcome into transitions, save, tell
+the listeners. All from the first save on runs in a task of the cycle's own: a caller who goes away leaves no doubt.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import attrs
@@ -18,29 +19,32 @@ import attrs
 from reset_flow import rules
 from reset_flow.errors import (
     FlowBusy,
+    FlowNotFound,
     InputRejected,
+    KeyReused,
     OutcomeInDoubt,
     ResetFlowError,
     StaleRecord,
     StoreUnavailable,
     WrongBroker,
 )
-from reset_flow.machine import COMMANDS, Call
-from reset_flow.models import Accepted, Credential, NewCredential, NotActed, Outcome, Secret, Unknown
-from reset_flow.ports import Case
-from reset_flow.verdicts import verdict
+from reset_flow.machine import COMMANDS
+from reset_flow.models import NewCredential, NotActed, Outcome, Secret, Unknown
+from reset_flow.verdicts import recorded, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from datetime import datetime, timedelta
 
+    from reset_flow.announcer import Announcer
     from reset_flow.archive import Archive, Found
+    from reset_flow.calls import Caller
     from reset_flow.dossier import Dossier
     from reset_flow.models import Flow
     from reset_flow.policy import Policy
-    from reset_flow.ports import Charge, Guard, Record, Transport
+    from reset_flow.ports import Guard, Record
 
-__all__ = ["Cycle"]
+__all__ = ["Cycle", "Given", "Tended"]
 
 T = TypeVar("T")
 Given: TypeAlias = Secret | NewCredential | InputRejected | None
@@ -57,62 +61,63 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 """Seconds between two tries to save an outcome; doubled each time, and jittered."""
 
 
+@attrs.frozen(kw_only=True)
+class Tended:
+    """What the sweeper's look at a flow came to."""
+
+    settled: bool = False
+    expired: bool = False
+    delivered: int = 0
+
+
 class Cycle:
     """Carries out commands on the flows of one service."""
 
     def __init__(
         self,
-        transport: Transport,
+        caller: Caller,
         archive: Archive,
+        announcer: Announcer,
+        *,
         policy: Policy,
         now: Callable[[], datetime],
         guards: Sequence[Guard],
     ) -> None:
-        self._transport = transport
+        self._caller = caller
         self._archive = archive
+        self._announcer = announcer
         self._policy = policy
         self._now = now
         self._guards = tuple(guards)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
 
-    # --- the commands
+    # --- what the service asks for
 
-    async def run(self, flow_id: str, command: str, given: Given = None) -> Flow:
+    async def run(self, flow_id: str, command: str, given: Given = None, key: bytes | None = None) -> Flow:
         """
         Carry out a command that is not about making a flow.
+
+        Args:
+            key: The hash of its idempotency key.
 
         Raises:
             ResetFlowError: The flow did not move on; it is attached as it now stands.
         """
         for _ in range(RACES):
             try:
-                dossier, flow = await self._ready(flow_id, command, given)
+                dossier, flow = await self._ready(flow_id, command, given, key)
                 if flow:
                     return flow
                 if COMMANDS[command].call is None:
-                    return await self.keep(rules.cancel(dossier, self._now()))
+                    ended = rules.cancel(dossier, self._now())
+                    return await self.keep(rules.remember(ended, key, command, ""), len(dossier.history))
                 secret = given if isinstance(given, Secret) else None
                 new = given if isinstance(given, NewCredential) else None
-                return await self.send(rules.announce(dossier, command, self._now(), secret), new)
+                return await self.send(rules.announce(dossier, command, self._now(), secret, key), new)
             except StaleRecord as error:
                 stale = error
         raise stale.with_flow(self.view((await self._archive.load(flow_id)).dossier))
-
-    async def resume(self, flow_id: str) -> Dossier:
-        """The dossier, with nothing left open that can be settled now."""
-        for _ in range(RACES):
-            try:
-                found = await self._archive.load(flow_id)
-                dossier = await self._settled(found)
-                now = self._now()
-                if rules.expired(dossier, self._policy, now):
-                    dossier = await self._own(self._save(rules.expire(dossier, now)))
-            except StaleRecord as error:
-                stale = error
-            else:
-                return dossier
-        raise stale
 
     async def look(self, flow_id: str) -> Flow:
         """The flow as it stands. One whose time is up is ended first, unless a call of it may still be under way."""
@@ -120,6 +125,24 @@ class Cycle:
         if dossier.intent is None and rules.expired(dossier, self._policy, self._now()):
             dossier = await self.resume(flow_id)
         return self.view(dossier)
+
+    async def resume(self, flow_id: str) -> Dossier:
+        """The dossier, with nothing left open that can be settled now."""
+        for _ in range(RACES):
+            try:
+                return await self._expired(await self._settled(await self._archive.load(flow_id)))
+            except StaleRecord as error:
+                stale = error
+        raise stale
+
+    async def tend(self, found: Found) -> Tended:
+        """Do for a flow what is due by itself. Raises like a command."""
+        dossier = await self._settled(found)
+        ended = await self._expired(dossier)
+        delivered = 0
+        if found.dossier.owed:
+            delivered = await self._own(self._tell(ended, len(ended.history) - 1, ended.owed))
+        return Tended(settled=found.dossier.intent is not None, expired=ended is not dossier, delivered=delivered)
 
     async def send(self, intended: Dossier, new: NewCredential | None = None) -> Flow:
         """
@@ -130,9 +153,9 @@ class Cycle:
         """
         return await self._own(self._send(intended, new))
 
-    async def keep(self, dossier: Dossier) -> Flow:
-        """Save what needs no call."""
-        return self.view(await self._own(self._save(dossier)))
+    async def keep(self, dossier: Dossier, since: int = 0) -> Flow:
+        """Save what needs no call; its transitions after that many are new."""
+        return self.view(await self._own(self._keep(dossier, since)))
 
     def view(self, dossier: Dossier) -> Flow:
         """What the embedder sees of it."""
@@ -149,22 +172,26 @@ class Cycle:
 
     # --- before the intent
 
-    async def _ready(self, flow_id: str, command: str, given: Given) -> tuple[Dossier, Flow | None]:
-        """The dossier that the command may come for; with a flow where settling a doubt was all that it asked for."""
+    async def _ready(self, flow_id: str, command: str, given: Given, key: bytes | None) -> tuple[Dossier, Flow | None]:
+        """The dossier that the command may come for; with a flow where that is all that is to be returned."""
         found = await self._archive.load(flow_id)
         intent = found.dossier.intent
         self._check_broker(found.dossier)
         dossier = await self._settled(found)
         try:
+            if result := key and rules.recall(dossier, key):
+                if result.command != command:
+                    raise KeyReused(f"this key was given to {result.command} before: choose another one")
+                if result.code:
+                    raise recorded(result.code)
+                return dossier, self.view(dossier)
             if intent and intent.command == command and intent.secret == given and command in SETTLED_BY_ASKING:
                 fired = dossier.history[len(found.dossier.history) :]
                 if error := verdict(command, Unknown(), fired):
                     raise error
                 return dossier, self.view(dossier)
-            now = self._now()
-            if rules.expired(dossier, self._policy, now):
-                dossier = await self._own(self._save(rules.expire(dossier, now)))
-            rules.admit(dossier, command, self._policy, now)
+            dossier = await self._expired(dossier)
+            rules.admit(dossier, command, self._policy, self._now())
             rules.check_input(dossier, command, given)
             for guard in self._guards:
                 await guard(self.view(dossier), command)
@@ -176,8 +203,8 @@ class Cycle:
         return dossier, None
 
     def _check_broker(self, dossier: Dossier) -> None:
-        if dossier.transport != self._transport.name:
-            message = f"flow {dossier.id} belongs to {dossier.transport}, not to {self._transport.name}"
+        if dossier.transport != self._caller.name:
+            message = f"flow {dossier.id} belongs to {dossier.transport}, not to {self._caller.name}"
             raise WrongBroker(message).with_flow(self.view(dossier))
 
     async def _settled(self, found: Found) -> Dossier:
@@ -190,31 +217,44 @@ class Cycle:
         dossier, left = found.dossier, found.lease_left
         if dossier.intent is None:
             return dossier
+        self._check_broker(dossier)
         if left is not None and left.total_seconds() > 0:
             raise FlowBusy(dossier.id, dossier.intent.command).with_flow(self.view(dossier))
         return await self._own(self._settle(dossier))
 
+    async def _expired(self, dossier: Dossier) -> Dossier:
+        """The dossier, ended if its time is up."""
+        now = self._now()
+        if not rules.expired(dossier, self._policy, now):
+            return dossier
+        return await self._own(self._keep(rules.expire(dossier, now), len(dossier.history)))
+
     # --- in a task of its own, from the first save on
 
     async def _own(self, work: Coroutine[Any, Any, T]) -> T:
+        return await asyncio.shield(self._spawn(work))
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
-        return await asyncio.shield(task)
+        return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, ResetFlowError):
             logger.error("a command broke off: %s", type(error).__name__)
 
-    async def _save(self, dossier: Dossier, charges: Sequence[Charge] = ()) -> Dossier:
+    async def _keep(self, dossier: Dossier, since: int) -> Dossier:
         record = self._archive.record(dossier)
-        await self._archive.save(record, charges)
-        return attrs.evolve(dossier, version=record.version)
+        await self._archive.save(record)
+        saved = attrs.evolve(dossier, version=record.version)
+        self._announce(saved, since)
+        return saved
 
     async def _save_at_last(self, dossier: Dossier) -> Dossier:
         """Save what must not be lost: again and again until the store takes it or the service closes."""
-        record: Record = self._archive.record(dossier)
+        record = self._archive.record(dossier)
         pause = FIRST_PAUSE
         while True:
             try:
@@ -230,7 +270,13 @@ class Cycle:
 
     async def _send(self, intended: Dossier, new: NewCredential | None) -> Flow:
         began = time.monotonic()
-        dossier = await self._save(intended)
+        record = self._archive.record(intended)
+        try:
+            await self._archive.save(record)
+        except StoreUnavailable:
+            self._spawn(self._withdraw(intended, record))
+            raise
+        dossier = attrs.evolve(intended, version=record.version)
         try:
             dossier, error = await self._carry_out(dossier, new, began)
         except StaleRecord:
@@ -241,79 +287,70 @@ class Cycle:
             raise error.with_flow(self.view(dossier))
         return self.view(dossier)
 
+    async def _withdraw(self, intended: Dossier, record: Record) -> None:
+        """Take back an intent whose save was not acknowledged, in case it got through: nothing was sent."""
+        announced = attrs.evolve(intended, version=record.version)
+        pause = FIRST_PAUSE
+        while not self._closing:
+            with suppress(StoreUnavailable):
+                try:
+                    found = await self._archive.load(intended.id)
+                except FlowNotFound:
+                    return
+                if found.dossier == announced:
+                    with suppress(StaleRecord):
+                        await self._conclude(announced, NotActed())
+                return
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+            pause = min(2 * pause, LONGEST_PAUSE)
+
     async def _settle(self, dossier: Dossier) -> Dossier:
         """Find out, or say in doubt, what became of an intent whose lease has run out."""
         intent = dossier.intent
         assert intent is not None
         if rules.expired(dossier, self._policy, self._now()) or intent.secret is None or not rules.repeatable(intent):
-            gone = Unknown(detail="the process that sent it is gone")
-            return (await self._conclude(dossier, gone))[0]
+            return (await self._conclude(dossier, Unknown(detail="the process that sent it is gone")))[0]
         return (await self._repeat(dossier, None))[0]
 
     async def _carry_out(
         self, dossier: Dossier, new: NewCredential | None, began: float
     ) -> tuple[Dossier, ResetFlowError | None]:
         """Send an intent that is saved, once more if nobody knows what came of it, and save what did."""
-        outcome = await self._ask(dossier, new, began)
+        outcome = await self._caller.send(dossier, new, began)
         assert dossier.intent is not None
         if isinstance(outcome, Unknown) and rules.repeatable(dossier.intent):
             return await self._repeat(dossier, new)
-        return await self._conclude(dossier, await self._probed(dossier, outcome, new, began))
+        return await self._conclude(dossier, outcome)
 
     async def _repeat(self, dossier: Dossier, new: NewCredential | None) -> tuple[Dossier, ResetFlowError | None]:
         """Each sending is an intent of its own, with a lease of its own."""
         began = time.monotonic()
-        dossier = await self._save_at_last(rules.announce(dossier, "", self._now()))
+        dossier = await self._save_at_last(rules.announce_again(dossier))
         return await self._carry_out(dossier, new, began)
 
     async def _conclude(self, dossier: Dossier, outcome: Outcome) -> tuple[Dossier, ResetFlowError | None]:
-        assert dossier.intent is not None
-        resolved = rules.resolve(dossier, outcome, self._policy, self._now())
-        saved = await self._save_at_last(resolved)
-        return saved, verdict(dossier.intent.command, outcome, saved.history[len(dossier.history) :])
-
-    async def _ask(self, dossier: Dossier, new: NewCredential | None, began: float) -> Outcome:
-        """One sending. Whatever a transport does against its contract is an outcome too."""
-        if not self._in_time(began):
-            return NotActed(detail="the lease of the call ran out before it began")
-        try:
-            async with asyncio.timeout(2 * self._transport.deadline.total_seconds()):
-                return await self._call(dossier, new)
-        except Exception as error:  # noqa: BLE001 - a transport of somebody else's may raise anything
-            return Unknown(detail=type(error).__name__)
-
-    def _in_time(self, began: float) -> bool:
-        """Whether a whole deadline fits into what is left of a lease that was asked for then."""
-        left = self._policy.lease.total_seconds() - (time.monotonic() - began)
-        return left > self._transport.deadline.total_seconds()
-
-    async def _call(self, dossier: Dossier, new: NewCredential | None) -> Outcome:
-        intent, case = dossier.intent, self.case(dossier)
+        intent, since = dossier.intent, len(dossier.history)
         assert intent is not None
-        match COMMANDS[intent.command].call:
-            case Call.REQUEST:
-                answer = dossier.answer if intent.command == "resend" else intent.secret
-                return await self._transport.request(case, answer)
-            case Call.EXCHANGE:
-                assert intent.secret is not None
-                return await self._transport.exchange(case, intent.secret)
-            case _:
-                assert dossier.token is not None
-                assert new is not None
-                return await self._transport.update(case, dossier.token, new)
+        resolved = rules.resolve(dossier, outcome, self._policy, self._now())
+        error = verdict(intent.command, outcome, resolved.history[since:])
+        if len(resolved.history) > since:  # else nothing happened, and the same key may try again
+            resolved = rules.remember(resolved, intent.key, intent.command, error.code if error else "")
+        saved = await self._save_at_last(resolved)
+        self._announce(saved, since)
+        return saved, error
 
-    async def _probed(self, dossier: Dossier, outcome: Outcome, new: NewCredential | None, began: float) -> Outcome:
-        """The outcome; but a password whose setting would stay in doubt is tried by one log-in, which can prove it."""
-        may = self._policy.probe_by_login and dossier.credential is Credential.PASSWORD and self._in_time(began)
-        if new is None or not may or not rules.leaves_password_in_doubt(dossier, outcome):
-            return outcome
-        try:
-            proof = await self._transport.log_in(self.case(dossier), new.secret)
-        except Exception:  # noqa: BLE001 - see `_ask`
-            return outcome
-        return Accepted() if isinstance(proof, Accepted) else outcome
+    # --- telling the listeners
 
-    @staticmethod
-    def case(dossier: Dossier) -> Case:
-        """What the transport may know of the flow."""
-        return Case(user=dossier.user, credential=dossier.credential, continuation=dossier.continuation)
+    def _announce(self, saved: Dossier, since: int) -> None:
+        if self._announcer.names and len(saved.history) > since:
+            self._spawn(self._tell(saved, since, saved.listeners))
+
+    async def _tell(self, dossier: Dossier, since: int, names: Sequence[str]) -> int:
+        """Tell what came after that many transitions; of an end, note who has heard it. -> how many have"""
+        heard = await self._announcer.tell(self.view(dossier), since, names)
+        told = rules.heard(dossier, heard)
+        if told.owed != dossier.owed:
+            # Not noted is told again, which listeners are prepared for.
+            with suppress(StaleRecord, StoreUnavailable):
+                await self._archive.save(self._archive.record(told))
+        return len(heard)

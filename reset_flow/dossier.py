@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from reset_flow.models import Credential, Failure, Secret, Step, Transition
 
-__all__ = ["Dossier", "Intent"]
+__all__ = ["Dossier", "Intent", "Result"]
 
 
 @attrs.frozen(kw_only=True)
@@ -33,6 +33,23 @@ class Intent:
     at: datetime
     sendings: int = 1
     secret: Secret | None = None
+    key: bytes | None = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class Result:
+    """
+    What came of a command that had an idempotency key.
+
+    Attributes:
+        key: A keyed hash of it, 16 bytes.
+
+        code: Of the error that it raised; `""` where it returned the flow.
+    """
+
+    key: bytes = attrs.field(repr=False)
+    command: str
+    code: str = ""
 
 
 @attrs.frozen(kw_only=True)
@@ -56,6 +73,12 @@ class Dossier:
         answers, codes, passwords, resends: How many of the attempts are used up.
 
         compensated: Whether an attempt was given back for a code that was lost to doubt.
+
+        results: Of the last commands that had an idempotency key, oldest first.
+
+        listeners: The names of those that the flow was started with.
+
+        owed: The names of those that have yet to hear of the end.
     """
 
     id: str
@@ -82,4 +105,7 @@ class Dossier:
     passwords: int = 0
     resends: int = 0
     compensated: bool = False
+    results: tuple[Result, ...] = ()
+    listeners: tuple[str, ...] = ()
+    owed: tuple[str, ...] = ()
     history: tuple[Transition, ...] = attrs.field(default=(), repr=False)

@@ -16,6 +16,7 @@ __all__ = [
     "Accepted",
     "Cause",
     "Credential",
+    "Event",
     "Failure",
     "Flow",
     "NewCredential",
@@ -206,6 +207,22 @@ class Flow:
             "resend_at": self.resend_at and self.resend_at.isoformat(),
             "version": self.version,
         }
+
+
+@attrs.frozen(kw_only=True)
+class Event:
+    """
+    What a listener is told.
+
+    Attributes:
+        id: The same whenever the same transition is told again, so that repeats can be sorted out.
+
+        flow: As it stood after the transition, or later.
+    """
+
+    id: str
+    flow: Flow
+    transition: Transition
 
 
 @attrs.frozen(kw_only=True)

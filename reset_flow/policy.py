@@ -79,6 +79,8 @@ class Policy:
         lease: How long a call may be under way before another worker takes it for lost. Must be longer than the
             transport's deadline.
 
+        retention: How long a flow is kept after its end.
+
         probe_by_login: Whether one log-in may tell if a password whose setting is in doubt is the new one.
     """
 
@@ -91,6 +93,7 @@ class Policy:
     resend_cooldown: timedelta = attrs.field(default=timedelta(seconds=60), validator=_not_negative)
     resends: int = attrs.field(default=3)
     lease: timedelta = attrs.field(default=timedelta(seconds=30), validator=_positive)
+    retention: timedelta = attrs.field(default=timedelta(days=30), validator=_not_negative)
     probe_by_login: bool = True
     password: PasswordRules = attrs.field(factory=PasswordRules)
 

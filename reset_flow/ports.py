@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
-from reset_flow.models import Credential, Flow, Outcome, State, Transition
+from reset_flow.models import Credential, Event, Flow, Outcome, State
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -203,7 +203,10 @@ class Guard(Protocol):
 
 
 class Listener(Protocol):
-    """Told of what a flow durably did."""
+    """
+    Told of what a flow durably did: of the end at least once, even if the process dies in between; of all else at most
+    once.
+    """
 
-    async def __call__(self, flow: Flow, transition: Transition) -> None:
-        """Act on it. What it raises is logged and disturbs nobody."""
+    async def __call__(self, event: Event) -> None:
+        """Act on it. What it raises is logged, disturbs nobody, and has the end told again later."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from reset_flow.dossier import Intent
+from reset_flow.dossier import Intent, Result
 from reset_flow.errors import AnswerRejected, CodeRejected, FlowEnded, IllegalCommand, InputRejected, LimitReached
 from reset_flow.machine import COMMANDS, allowed, expected, move
 from reset_flow.models import (
@@ -34,14 +34,25 @@ __all__ = [
     "admit",
     "adopt",
     "announce",
+    "announce_again",
+    "asked",
     "attempts_left",
     "cancel",
+    "check_input",
     "expire",
     "expired",
+    "heard",
+    "leaves_password_in_doubt",
+    "recall",
+    "remember",
     "repeatable",
     "resolve",
+    "unsent",
     "view",
 ]
+
+RESULTS = 8
+"""How many results of commands with an idempotency key a flow remembers."""
 
 SENDINGS = 2
 """How often one command may be sent: once, and once more when nobody knows what came of it."""
@@ -140,11 +151,18 @@ def check_input(dossier: Dossier, command: str, given: object) -> None:
         raise AnswerRejected("it must not be empty", sent=False)
 
 
-def announce(dossier: Dossier, command: str, now: datetime, secret: Secret | None = None) -> Dossier:
-    """The dossier with the intent of sending, its attempt counted; a further sending of the same one costs no more."""
-    if dossier.intent:
-        return attrs.evolve(dossier, intent=attrs.evolve(dossier.intent, sendings=dossier.intent.sendings + 1))
-    return _count(attrs.evolve(dossier, intent=Intent(command=command, at=now, secret=secret)), command, 1)
+def announce(
+    dossier: Dossier, command: str, now: datetime, secret: Secret | None = None, key: bytes | None = None
+) -> Dossier:
+    """The dossier with the intent of sending, its attempt counted."""
+    intent = Intent(command=command, at=now, secret=secret, key=key)
+    return _count(attrs.evolve(dossier, intent=intent), command, 1)
+
+
+def announce_again(dossier: Dossier) -> Dossier:
+    """The dossier with the intent of sending the same once more, which costs no further attempt."""
+    assert dossier.intent is not None
+    return attrs.evolve(dossier, intent=attrs.evolve(dossier.intent, sendings=dossier.intent.sendings + 1))
 
 
 def repeatable(intent: Intent) -> bool:
@@ -254,6 +272,21 @@ def leaves_password_in_doubt(dossier: Dossier, outcome: Outcome) -> bool:
     return dossier.intent.sendings > 1 or (_last_step_in_doubt(dossier) and not isinstance(outcome, NotActed))
 
 
+# --- idempotency keys
+
+
+def recall(dossier: Dossier, key: bytes | None) -> Result | None:
+    """What came of the command that had this key, if it is one of the last."""
+    return next((result for result in dossier.results if result.key == key), None)
+
+
+def remember(dossier: Dossier, key: bytes | None, command: str, code: str) -> Dossier:
+    """The dossier that can recall what came of the command; only of the last eight that had a key."""
+    if key is None:
+        return dossier
+    return attrs.evolve(dossier, results=(*dossier.results, Result(key=key, command=command, code=code))[-RESULTS:])
+
+
 # --- ends, and ways around
 
 
@@ -289,7 +322,12 @@ def _end(dossier: Dossier, failure: Failure, now: datetime) -> Dossier:
 
 
 def _close(dossier: Dossier, now: datetime) -> Dossier:
-    return attrs.evolve(dossier, answer=None, token=None, continuation=None, ended_at=now)
+    return attrs.evolve(dossier, answer=None, token=None, continuation=None, ended_at=now, owed=dossier.listeners)
+
+
+def heard(dossier: Dossier, names: Iterable[str]) -> Dossier:
+    """The ended flow, of which these listeners know."""
+    return attrs.evolve(dossier, owed=tuple(name for name in dossier.owed if name not in set(names)))
 
 
 def _fire(dossier: Dossier, triggers: Iterable[str], now: datetime) -> Dossier:

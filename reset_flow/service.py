@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import time
 import warnings
 from base64 import urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from reset_flow import inputs, rules
+from reset_flow.announcer import Announcer
 from reset_flow.archive import Archive
+from reset_flow.calls import Caller, case_of
 from reset_flow.cycle import Cycle
 from reset_flow.dossier import Dossier
 from reset_flow.errors import (
@@ -26,14 +29,15 @@ from reset_flow.errors import (
 )
 from reset_flow.models import Accepted, Credential, NewCredential, NotActed, Outcome, Rejected, Secret
 from reset_flow.policy import Policy
-from reset_flow.ports import Case
+from reset_flow.recovery import Sweeper
 from reset_flow.verdicts import not_acted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from reset_flow.models import Flow
-    from reset_flow.ports import Clock, Guard, Store, Transport
+    from reset_flow.ports import Case, Clock, Guard, Listener, Store, Transport
+    from reset_flow.recovery import SweepReport
     from reset_flow.sealing import Keyring
 
 __all__ = ["ResetService"]
@@ -45,6 +49,7 @@ CHALLENGES = 3
 CHALLENGE_PAUSE = 0.2
 CLOSING_PATIENCE = timedelta(seconds=30)
 TAGS = 16
+SHORTEST_WAIT, LONGEST_WAIT = timedelta(milliseconds=50), timedelta(minutes=1)
 
 
 def _system_clock() -> datetime:
@@ -70,8 +75,10 @@ class ResetService:
         *,
         policy: Policy | None = None,
         realm: str = "default",
+        listeners: Mapping[str, Listener] | None = None,
         guards: Sequence[Guard] = (),
         clock: Clock = _system_clock,
+        sweep: bool = True,
     ) -> None:
         policy = policy or Policy()
         if policy.lease <= transport.deadline:
@@ -91,9 +98,17 @@ class ResetService:
         self._policy = policy
         self._clock = clock
         self._archive = Archive(store, keyring, self._realm, policy.lease)
-        self._cycle = Cycle(transport, self._archive, policy, self._now, guards)
+        self._announcer = Announcer({inputs.name(name, "listener"): each for name, each in (listeners or {}).items()})
+        self._cycle = Cycle(
+            Caller(transport, policy), self._archive, self._announcer, policy=policy, now=self._now, guards=guards
+        )
+        self._sweeper = Sweeper(self._cycle, self._archive, policy.retention, self._now)
+        self._sweeps = sweep
+        self._sweeping: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
+        if self._sweeps and self._sweeping is None:
+            self._sweeping = asyncio.create_task(self._sweeper.run())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -101,6 +116,10 @@ class ResetService:
 
     async def aclose(self, patience: timedelta = CLOSING_PATIENCE) -> None:
         """Wait for what is under way, not longer than this, and let go of transport and store."""
+        if self._sweeping:
+            self._sweeping.cancel()
+            await asyncio.gather(self._sweeping, return_exceptions=True)
+            self._sweeping = None
         try:
             await self._cycle.aclose(patience)
         finally:
@@ -143,7 +162,7 @@ class ResetService:
         dossier = self._draft(user, credential, ref, tags)
         if ref is not None and (flow := await self._known(dossier)):
             return flow
-        question = await self._challenge(Cycle.case(dossier))
+        question = await self._challenge(case_of(dossier))
         dossier = rules.asked(dossier, question)
         try:
             if dossier.question:
@@ -199,6 +218,7 @@ class ResetService:
             transport=self._transport.name,
             created_at=now,
             expires_at=now + self._policy.flow_lifetime,
+            listeners=self._announcer.names,
             lookups=tuple(
                 self._keyring.lookup(self._realm, "tag", inputs.name(tag, "tag")) for tag in dict.fromkeys(tags)
             ),
@@ -236,8 +256,11 @@ class ResetService:
                 raise not_acted(NotActed(detail=outcome.detail))
 
     # --- moving it on
+    #
+    # Each takes `key`, an idempotency key of the embedder's. Seen again for the same flow, it gives what came of the
+    # first, without a call; the last eight are remembered. A command of which nothing came may be tried again with it.
 
-    async def answer(self, flow_id: str, text: str | Secret = "") -> Flow:
+    async def answer(self, flow_id: str, text: str | Secret = "", *, key: str | None = None) -> Flow:
         """
         The flow, once the answer was taken and a code is on its way; `in_doubt` says that it may be.
 
@@ -249,9 +272,9 @@ class ResetService:
         """
         text = Secret(text)
         given = self._checked(inputs.answer, text) if text else None
-        return await self._cycle.run(flow_id, "answer", given)
+        return await self._cycle.run(flow_id, "answer", given, self._hashed(key))
 
-    async def resend(self, flow_id: str) -> Flow:
+    async def resend(self, flow_id: str, *, key: str | None = None) -> Flow:
         """
         The flow, once another code is on its way; `in_doubt` says that it may be.
 
@@ -259,9 +282,9 @@ class ResetService:
             LimitReached: Too soon, or too often for one flow.
             AnswerRejected: The answer that was once taken no longer is; the flow expects one again.
         """
-        return await self._cycle.run(flow_id, "resend")
+        return await self._cycle.run(flow_id, "resend", None, self._hashed(key))
 
-    async def verify(self, flow_id: str, code: str | Secret) -> Flow:
+    async def verify(self, flow_id: str, code: str | Secret, *, key: str | None = None) -> Flow:
         """
         The flow, once the code was taken: it expects the new password or PIN.
 
@@ -273,9 +296,9 @@ class ResetService:
             OutcomeInDoubt: Nobody knows; the person asks for another one.
         """
         code = Secret(code)
-        return await self._cycle.run(flow_id, "verify", self._checked(inputs.code, code))
+        return await self._cycle.run(flow_id, "verify", self._checked(inputs.code, code), self._hashed(key))
 
-    async def set_password(self, flow_id: str, password: str | Secret) -> Flow:
+    async def set_password(self, flow_id: str, password: str | Secret, *, key: str | None = None) -> Flow:
         """
         The flow at its end: the password works.
 
@@ -289,7 +312,7 @@ class ResetService:
         password = Secret(password)
         checked = self._checked(lambda secret: inputs.password(secret, self._policy.password), password)
         given = NewCredential(secret=checked) if isinstance(checked, Secret) else checked
-        return await self._cycle.run(flow_id, "set_password", given)
+        return await self._cycle.run(flow_id, "set_password", given, self._hashed(key))
 
     async def set_pin(
         self,
@@ -299,6 +322,7 @@ class ResetService:
         image_name: str | None = None,
         personal_phrase: str | Secret | None = None,
         authorization: str | Secret | None = None,
+        key: str | None = None,
     ) -> Flow:
         """
         The flow at its end: the PIN works. Provisional, as the broker's documents are unsure of it.
@@ -324,11 +348,14 @@ class ResetService:
                 personal_phrase=personal_phrase,
                 authorization=authorization,
             )
-        return await self._cycle.run(flow_id, "set_pin", given)
+        return await self._cycle.run(flow_id, "set_pin", given, self._hashed(key))
 
-    async def cancel(self, flow_id: str) -> Flow:
+    async def cancel(self, flow_id: str, *, key: str | None = None) -> Flow:
         """The flow at its end, because nobody wants it any more."""
-        return await self._cycle.run(flow_id, "cancel")
+        return await self._cycle.run(flow_id, "cancel", None, self._hashed(key))
+
+    def _hashed(self, key: str | None) -> bytes | None:
+        return None if key is None else self._keyring.lookup(self._realm, "key", inputs.name(key, "key"))
 
     @staticmethod
     def _checked(check: Callable[[Secret], Secret], given: Secret) -> Any:
@@ -352,3 +379,28 @@ class ResetService:
                 if not isinstance(found, RecordUnreadable):
                     flows[found.dossier.id] = self._cycle.view(found.dossier)
         return sorted(flows.values(), key=lambda flow: flow.created_at, reverse=True)
+
+    async def wait(self, flow_id: str, timeout: timedelta | float | None = None) -> Flow:
+        """
+        The flow, once it has ended, or as it stands when the time is up.
+
+        Args:
+            timeout: A `timedelta`, or seconds; `None` waits for the end, which `Policy.flow_lifetime` brings.
+        """
+        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        give_up_at = None if seconds is None else time.monotonic() + seconds
+        while True:
+            flow = await self.get(flow_id)
+            left = timedelta.max if give_up_at is None else timedelta(seconds=give_up_at - time.monotonic())
+            if flow.ended or left <= timedelta(0):
+                return flow
+            until_expiry = max(flow.expires_at - self._now(), SHORTEST_WAIT)
+            await self._archive.changed(flow_id, flow.version, min(left, until_expiry, LONGEST_WAIT))
+
+    async def sweep(self) -> SweepReport:
+        """
+        Do now what the background loop does from time to time: end what has expired, settle doubts that dead processes
+        left, tell listeners what they have not heard, delete what is past its `retention`. Safe in every worker at
+        once.
+        """
+        return await self._sweeper.sweep()

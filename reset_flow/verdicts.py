@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from reset_flow.models import Outcome, Transition
 
-__all__ = ["not_acted", "verdict"]
+__all__ = ["not_acted", "recorded", "verdict"]
 
 _REFUSALS = {
     "answer_refused": AnswerRejected,
@@ -47,6 +47,13 @@ def not_acted(outcome: NotActed) -> ResetFlowError:
             return BrokerProtocolError(f"the broker's reply is none that is known of it: {outcome.detail}")
         case _:
             return BrokerUnavailable(outcome.detail, outcome.retry_after)
+
+
+def recorded(code: str) -> ResetFlowError:
+    """The error that a command raised when it was carried out; what the broker said is not kept."""
+    doubt = OutcomeInDoubt("this command was carried out before, and left a doubt, as the flow shows")
+    refusals = {error.code: error for error in _REFUSALS.values()}
+    return refusals[code]("it did so when this command was carried out before") if code in refusals else doubt
 
 
 def verdict(command: str, outcome: Outcome, fired: Sequence[Transition]) -> ResetFlowError | None:

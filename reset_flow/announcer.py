@@ -1,0 +1,59 @@
+"""Tells listeners what flows durably did."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from reset_flow.models import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from reset_flow.models import Flow
+    from reset_flow.ports import Listener
+
+__all__ = ["Announcer"]
+
+logger = logging.getLogger("reset_flow")
+
+PATIENCE = timedelta(seconds=10)
+"""How long one listener may take for one event."""
+
+
+class Announcer:
+    """The listeners of one service, by name."""
+
+    def __init__(self, listeners: Mapping[str, Listener], patience: timedelta = PATIENCE) -> None:
+        self._listeners = dict(listeners)
+        self._patience = patience.total_seconds()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all listeners, sorted."""
+        return tuple(sorted(self._listeners))
+
+    async def tell(self, flow: Flow, since: int, names: Iterable[str]) -> set[str]:
+        """
+        Tell those of the names that are here what came after that many transitions, in order. -> who heard the last
+
+        A listener that raises or takes too long misses that event, and delays or disturbs no other.
+        """
+        present = [name for name in names if name in self._listeners]
+        heard = await asyncio.gather(*(self._tell(name, flow, since) for name in present))
+        return {name for name, last in zip(present, heard, strict=True) if last}
+
+    async def _tell(self, name: str, flow: Flow, since: int) -> bool:
+        heard = False
+        for index, transition in enumerate(flow.history[since:], since):
+            event = Event(id=f"{flow.id}.{index}", flow=flow, transition=transition)
+            heard = False
+            try:
+                async with asyncio.timeout(self._patience):
+                    await self._listeners[name](event)
+                heard = True
+            except Exception as error:  # noqa: BLE001 - a listener of the embedder's may raise anything
+                logger.warning("listener %s missed event %s: %s", name, event.id, type(error).__name__)
+        return heard

@@ -1,0 +1,121 @@
+"""The environment, made into a service: the composition root, and the only file that reads the environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from reset_flow.errors import ConfigurationError
+from reset_flow.sealing import Keyring
+from reset_flow.service import ResetService
+from reset_flow.transports.etna import EtnaTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from reset_flow.ports import Store
+
+__all__ = ["from_env", "open_store", "setting"]
+
+PREFIX = "RESET_FLOW_"
+
+
+def open_store(url: str) -> Store:
+    """
+    A store, by its address: `memory:`, `sqlite:///flows.db` (relative), `sqlite:////var/lib/flows.db` (absolute),
+    `postgresql://…` or `redis://…`.
+
+    It opens itself at its first use.
+
+    Raises:
+        ConfigurationError: No store has such an address.
+    """
+    scheme = urlsplit(url).scheme
+    if url == "memory:":
+        from reset_flow.stores.memory import MemoryStore
+
+        return MemoryStore()
+    if scheme == "sqlite":
+        from reset_flow.stores.sqlite import SQLiteStore
+
+        path = unquote(url.removeprefix("sqlite:///"))
+        if path == url or not path:
+            raise ConfigurationError("a SQLite address is sqlite:/// and a path, such as sqlite:///flows.db")
+        return SQLiteStore(path)
+    if scheme in ("postgres", "postgresql"):
+        from reset_flow.stores.postgres import PostgresStore
+
+        return PostgresStore(url)
+    if scheme in ("redis", "rediss"):
+        from reset_flow.stores.redis import RedisStore
+
+        return RedisStore(url)
+    raise ConfigurationError(
+        f"no store is addressed by {scheme or 'no scheme'}: use memory:, sqlite:///, postgresql:// or redis://"
+    )
+
+
+def setting(name: str, default: str | None = None, environment: Mapping[str, str] | None = None) -> str:
+    """
+    `RESET_FLOW_` and the name, from the environment, or the content of the file that `…_FILE` names, stripped.
+
+    Raises:
+        ConfigurationError: Both are set, neither is and there is no default, or the file can't be read or is open to
+            others.
+    """
+    environment = os.environ if environment is None else environment
+    variable = PREFIX + name
+    value, file = environment.get(variable), environment.get(f"{variable}_FILE")
+    if value and file:
+        raise ConfigurationError(f"{variable} and {variable}_FILE are both set: leave one of them")
+    if file:
+        return _content(file, f"{variable}_FILE")
+    if value or default is not None:
+        return value or default or ""
+    raise ConfigurationError(f"{variable} is not set, nor is {variable}_FILE")
+
+
+def _content(path: str, variable: str) -> str:
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            if os.fstat(file.fileno()).st_mode & 0o077:
+                raise ConfigurationError(f"{variable}: {path} is open to others: `chmod 600` it")
+            return file.read(1 << 20).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no text"
+    raise ConfigurationError(f"{variable}: {path} can't be read: {why}")
+
+
+def from_env(environment: Mapping[str, str] | None = None, **options: Any) -> ResetService:
+    """
+    A service, by the environment.
+
+    It reads `RESET_FLOW_BROKER_URL`, `RESET_FLOW_APP_KEY`, `RESET_FLOW_REVISION` (default: identifiers),
+    `RESET_FLOW_STORE` (sqlite:///reset-flow.db), `RESET_FLOW_KEYS` (the path of a key file, made if missing:
+    reset-flow.keys) and `RESET_FLOW_REALM` (default), each of which may be given as `…_FILE`, too.
+
+    Args:
+        environment: Instead of the process's own.
+
+        options: Passed on to `ResetService`.
+
+    Raises:
+        ConfigurationError: Something is missing or can't be; the message names the variable.
+    """
+    revision = setting("REVISION", "identifiers", environment)
+    if revision not in ("identifiers", "password"):
+        raise ConfigurationError(f"{PREFIX}REVISION is {revision!r}: it must be identifiers or password")
+    transport = EtnaTransport(
+        setting("BROKER_URL", environment=environment),
+        setting("APP_KEY", environment=environment),
+        revision="identifiers" if revision == "identifiers" else "password",
+    )
+    return ResetService(
+        transport,
+        open_store(setting("STORE", "sqlite:///reset-flow.db", environment)),
+        Keyring.load_or_create(setting("KEYS", "reset-flow.keys", environment)),
+        realm=setting("REALM", "default", environment),
+        **options,
+    )
