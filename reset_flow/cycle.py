@@ -90,7 +90,6 @@ class Cycle:
         self._now = now
         self._guards = tuple(guards)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._closing = False
 
     # --- what the service asks for
 
@@ -163,9 +162,9 @@ class Cycle:
 
     async def aclose(self, patience: timedelta) -> None:
         """Wait for what is under way. What is not done by then is left to whoever opens the store next."""
-        self._closing = True
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=patience.total_seconds())
+        give_up_at = time.monotonic() + patience.total_seconds()
+        while self._tasks and (left := give_up_at - time.monotonic()) > 0:
+            await asyncio.wait(self._tasks, timeout=left)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -232,7 +231,13 @@ class Cycle:
     # --- in a task of its own, from the first save on
 
     async def _own(self, work: Coroutine[Any, Any, T]) -> T:
-        return await asyncio.shield(self._spawn(work))
+        task = self._spawn(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():  # by `aclose`, not by the caller, who is to learn what that means
+                raise OutcomeInDoubt("the service was closed before this was done: look at the flow again") from None
+            raise
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.ensure_future(work)
@@ -253,15 +258,13 @@ class Cycle:
         return saved
 
     async def _save_at_last(self, dossier: Dossier) -> Dossier:
-        """Save what must not be lost: again and again until the store takes it or the service closes."""
+        """Save what must not be lost: again and again until the store takes it, or the service has closed."""
         record = self._archive.record(dossier)
         pause = FIRST_PAUSE
         while True:
             try:
                 await self._archive.save(record)
             except StoreUnavailable:
-                if self._closing:
-                    raise
                 logger.warning("flow %s: the store does not take an outcome, trying again", dossier.id)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
                 pause = min(2 * pause, LONGEST_PAUSE)
@@ -291,7 +294,7 @@ class Cycle:
         """Take back an intent whose save was not acknowledged, in case it got through: nothing was sent."""
         announced = attrs.evolve(intended, version=record.version)
         pause = FIRST_PAUSE
-        while not self._closing:
+        while True:
             with suppress(StoreUnavailable):
                 try:
                     found = await self._archive.load(intended.id)

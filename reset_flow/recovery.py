@@ -1,4 +1,4 @@
-"""What no command does: ending what has expired, settling what was left in doubt, telling who has not heard, purging."""
+"""What no command does: ending what has expired, settling what was left in doubt, telling listeners, purging."""
 
 from __future__ import annotations
 
