@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Archive", "Found", "associated"]
 
-STAMP_BYTES = 8
 MICROSECOND = timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -39,25 +37,19 @@ class Found:
     lease_left: timedelta | None
 
 
-def _micros(time: datetime | None) -> str:
-    return "" if time is None else str((time - EPOCH) // MICROSECOND)
+def _micros(time: datetime | None) -> int | str:
+    return "" if time is None else (time - EPOCH) // MICROSECOND
 
 
 def associated(record: Record) -> bytes:
     """Every clear column that the library sets, in one form: what a body is sealed beside."""
-    columns = (
-        record.realm,
-        record.id,
-        str(record.version),
-        record.state.value,
-        _micros(record.due_at),
-        _micros(record.ended_at),
-        "" if record.lease is None else str(record.lease // MICROSECOND),
-        b"".join(record.lookups).hex(),
-        record.stamp.hex(),
-    )
     # The realm alone is free text; its length in front keeps it from running into its neighbour.
-    return "\n".join((str(len(record.realm)), *columns)).encode()
+    return (
+        f"{len(record.realm)}\n{record.realm}\n{record.id}\n{record.version}\n{record.state.value}\n"
+        f"{_micros(record.due_at)}\n{_micros(record.ended_at)}\n"
+        f"{'' if record.lease is None else record.lease // MICROSECOND}\n"
+        f"{b''.join(record.lookups).hex()}\n{record.stamp.hex()}"
+    ).encode()
 
 
 class Archive:
@@ -71,7 +63,7 @@ class Archive:
 
     def record(self, dossier: Dossier) -> Record:
         """The record that makes this dossier the next version. Saving the same one twice is saving it once."""
-        unsealed = Record(
+        record = Record(
             realm=self._realm,
             id=dossier.id,
             version=dossier.version + 1,
@@ -80,11 +72,13 @@ class Archive:
             ended_at=dossier.ended_at,
             lease=self._lease if dossier.intent else None,
             lookups=dossier.lookups,
-            stamp=os.urandom(STAMP_BYTES),
+            stamp=self._keyring.stamp(),
             body=b"",
         )
-        body = self._keyring.seal(self._realm, dossier.id, codec.encode(dossier), associated(unsealed))
-        return attrs.evolve(unsealed, body=body)
+        body = self._keyring.seal(self._realm, dossier.id, codec.encode(dossier), associated(record))
+        # Nobody has seen the record yet: putting the body in costs a tenth of making another one.
+        object.__setattr__(record, "body", body)
+        return record
 
     def _due_at(self, dossier: Dossier) -> datetime | None:
         if dossier.ended_at is None:

@@ -235,7 +235,8 @@ class Cycle:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            if task.cancelled():  # by `aclose`, not by the caller, who is to learn what that means
+            caller = asyncio.current_task()
+            if task.cancelled() and not (caller and caller.cancelling()):  # by `aclose`, not by the caller
                 raise OutcomeInDoubt("the service was closed before this was done: look at the flow again") from None
             raise
 
@@ -253,7 +254,7 @@ class Cycle:
     async def _keep(self, dossier: Dossier, since: int) -> Dossier:
         record = self._archive.record(dossier)
         await self._archive.save(record)
-        saved = attrs.evolve(dossier, version=record.version)
+        saved = dossier.changed(version=record.version)
         self._announce(saved, since)
         return saved
 
@@ -269,7 +270,7 @@ class Cycle:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
-                return attrs.evolve(dossier, version=record.version)
+                return dossier.changed(version=record.version)
 
     async def _send(self, intended: Dossier, new: NewCredential | None) -> Flow:
         began = time.monotonic()
@@ -279,7 +280,7 @@ class Cycle:
         except StoreUnavailable:
             self._spawn(self._withdraw(intended, record))
             raise
-        dossier = attrs.evolve(intended, version=record.version)
+        dossier = intended.changed(version=record.version)
         try:
             dossier, error = await self._carry_out(dossier, new, began)
         except StaleRecord:
@@ -292,7 +293,7 @@ class Cycle:
 
     async def _withdraw(self, intended: Dossier, record: Record) -> None:
         """Take back an intent whose save was not acknowledged, in case it got through: nothing was sent."""
-        announced = attrs.evolve(intended, version=record.version)
+        announced = intended.changed(version=record.version)
         pause = FIRST_PAUSE
         while True:
             with suppress(StoreUnavailable):

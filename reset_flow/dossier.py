@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -52,7 +52,7 @@ class Result:
     code: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class Dossier:
     """
     One reset, as its record holds it.
@@ -109,3 +109,14 @@ class Dossier:
     listeners: tuple[str, ...] = ()
     owed: tuple[str, ...] = ()
     history: tuple[Transition, ...] = attrs.field(default=(), repr=False)
+
+    def changed(self, **changes: Any) -> Dossier:
+        """What `attrs.evolve` gives, in a tenth of the time: a command makes some forty of these."""
+        assert changes.keys() <= FIELDS
+        other = object.__new__(Dossier)
+        other.__dict__.update(self.__dict__)
+        other.__dict__.update(changes)
+        return other
+
+
+FIELDS = frozenset(attrs.fields_dict(Dossier))

@@ -156,13 +156,13 @@ def announce(
 ) -> Dossier:
     """The dossier with the intent of sending, its attempt counted."""
     intent = Intent(command=command, at=now, secret=secret, key=key)
-    return _count(attrs.evolve(dossier, intent=intent), command, 1)
+    return _count(dossier.changed(intent=intent), command, 1)
 
 
 def announce_again(dossier: Dossier) -> Dossier:
     """The dossier with the intent of sending the same once more, which costs no further attempt."""
     assert dossier.intent is not None
-    return attrs.evolve(dossier, intent=attrs.evolve(dossier.intent, sendings=dossier.intent.sendings + 1))
+    return dossier.changed(intent=attrs.evolve(dossier.intent, sendings=dossier.intent.sendings + 1))
 
 
 def repeatable(intent: Intent) -> bool:
@@ -173,13 +173,13 @@ def repeatable(intent: Intent) -> bool:
 def _count(dossier: Dossier, command: str, amount: int) -> Dossier:
     match command:
         case "answer":
-            return attrs.evolve(dossier, answers=dossier.answers + amount)
+            return dossier.changed(answers=dossier.answers + amount)
         case "resend":
-            return attrs.evolve(dossier, resends=dossier.resends + amount)
+            return dossier.changed(resends=dossier.resends + amount)
         case "verify":
-            return attrs.evolve(dossier, codes=dossier.codes + amount)
+            return dossier.changed(codes=dossier.codes + amount)
         case "set_password" | "set_pin":
-            return attrs.evolve(dossier, passwords=dossier.passwords + amount)
+            return dossier.changed(passwords=dossier.passwords + amount)
         case _:
             return dossier
 
@@ -191,7 +191,7 @@ def resolve(dossier: Dossier, outcome: Outcome, policy: Policy, now: datetime) -
     """What the outcome makes of a dossier with an intent. Attempts that are used up end the flow."""
     intent = dossier.intent
     assert intent is not None
-    done = attrs.evolve(dossier, intent=None)
+    done = dossier.changed(intent=None)
     match outcome:
         case NotActed() if intent.sendings == 1:
             return _count(done, intent.command, -1)
@@ -209,21 +209,21 @@ def resolve(dossier: Dossier, outcome: Outcome, policy: Policy, now: datetime) -
 def _accepted(dossier: Dossier, intent: Intent, outcome: Accepted, now: datetime) -> Dossier:
     """A guess that the broker accepts is given back; another code that was asked for is not."""
     if outcome.continuation is not None:
-        dossier = attrs.evolve(dossier, continuation=outcome.continuation)
+        dossier = dossier.changed(continuation=outcome.continuation)
     triggers = COMMANDS[intent.command].accepted
     match intent.command:
         case "start" | "answer":
-            known = attrs.evolve(dossier, answer=intent.secret, sent_at=intent.at, in_doubt=None)
+            known = dossier.changed(answer=intent.secret, sent_at=intent.at, in_doubt=None)
             return _fire(_count(known, intent.command, -1), triggers, now)
         case "resend":
-            return _fire(attrs.evolve(dossier, sent_at=intent.at, in_doubt=None), triggers, now)
+            return _fire(dossier.changed(sent_at=intent.at, in_doubt=None), triggers, now)
         case "verify" if not outcome.value:
-            return _fire(attrs.evolve(_count(dossier, "verify", -1), in_doubt=Step.CODE), triggers[:1], now)
+            return _fire(_count(dossier, "verify", -1).changed(in_doubt=Step.CODE), triggers[:1], now)
         case "verify":
-            known = attrs.evolve(dossier, token=outcome.value, answer=None, granted_at=now, in_doubt=None)
+            known = dossier.changed(token=outcome.value, answer=None, granted_at=now, in_doubt=None)
             return _fire(_count(known, "verify", -1), triggers, now)
         case _:
-            return _close(_fire(attrs.evolve(dossier, in_doubt=None), triggers, now), now)
+            return _close(_fire(dossier.changed(in_doubt=None), triggers, now), now)
 
 
 def _rejected(dossier: Dossier, intent: Intent, now: datetime) -> Dossier:
@@ -235,10 +235,10 @@ def _rejected(dossier: Dossier, intent: Intent, now: datetime) -> Dossier:
             # The answer that the broker once took is wrong by now. The table has no way back from a verified code but
             # over the code being spent, which a person who asks for another one has given up.
             road = ("code_spent", *triggers) if dossier.state is State.CODE_VERIFIED else triggers
-            return _fire(attrs.evolve(dossier, answer=None, in_doubt=None), road, now)
+            return _fire(dossier.changed(answer=None, in_doubt=None), road, now)
         case "verify" if intent.sendings > 1:
             given_back = dossier if dossier.compensated else _count(dossier, "verify", -1)
-            return _fire(attrs.evolve(given_back, in_doubt=Step.CODE, compensated=True), ("code_spent",), now)
+            return _fire(given_back.changed(in_doubt=Step.CODE, compensated=True), ("code_spent",), now)
         case "set_password" | "set_pin" if intent.sendings > 1 or _last_step_in_doubt(dossier):
             # The broker may have refused the token that an earlier sending spent, or the password: nobody can know.
             return _unknown(dossier, intent, now)
@@ -247,11 +247,11 @@ def _rejected(dossier: Dossier, intent: Intent, now: datetime) -> Dossier:
 
 
 def _unknown(dossier: Dossier, intent: Intent, now: datetime) -> Dossier:
-    in_doubt = attrs.evolve(dossier, in_doubt=_doubt(intent.command, dossier.credential))
+    in_doubt = dossier.changed(in_doubt=_doubt(intent.command, dossier.credential))
     if intent.command in ("start", "answer"):
-        in_doubt = attrs.evolve(in_doubt, answer=intent.secret)
+        in_doubt = in_doubt.changed(answer=intent.secret)
     if in_doubt.in_doubt is Step.ANSWER:
-        in_doubt = attrs.evolve(in_doubt, sent_at=intent.at)
+        in_doubt = in_doubt.changed(sent_at=intent.at)
     return _fire(in_doubt, COMMANDS[intent.command].unknown, now)
 
 
@@ -284,7 +284,7 @@ def remember(dossier: Dossier, key: bytes | None, command: str, code: str) -> Do
     """The dossier that can recall what came of the command; only of the last eight that had a key."""
     if key is None:
         return dossier
-    return attrs.evolve(dossier, results=(*dossier.results, Result(key=key, command=command, code=code))[-RESULTS:])
+    return dossier.changed(results=(*dossier.results, Result(key=key, command=command, code=code))[-RESULTS:])
 
 
 # --- ends, and ways around
@@ -302,7 +302,7 @@ def expire(dossier: Dossier, now: datetime) -> Dossier:
 
 def asked(dossier: Dossier, question: str | None) -> Dossier:
     """A new flow that knows what the broker said of its question."""
-    return attrs.evolve(dossier, question=question)
+    return dossier.changed(question=question)
 
 
 def unsent(dossier: Dossier) -> bool:
@@ -312,22 +312,22 @@ def unsent(dossier: Dossier) -> bool:
 
 def adopt(dossier: Dossier, token: Secret, now: datetime) -> Dossier:
     """A new flow that has its token from elsewhere."""
-    return _fire(attrs.evolve(dossier, token=token, granted_at=now), COMMANDS["adopt"].accepted, now)
+    return _fire(dossier.changed(token=token, granted_at=now), COMMANDS["adopt"].accepted, now)
 
 
 def _end(dossier: Dossier, failure: Failure, now: datetime) -> Dossier:
     """Ended in failure; but whoever may have set a password is not told that it was not set."""
     known = Failure.OUTCOME_UNKNOWN if _last_step_in_doubt(dossier) else failure
-    return _close(_fire(attrs.evolve(dossier, failure=known), ("abandon",), now), now)
+    return _close(_fire(dossier.changed(failure=known), ("abandon",), now), now)
 
 
 def _close(dossier: Dossier, now: datetime) -> Dossier:
-    return attrs.evolve(dossier, answer=None, token=None, continuation=None, ended_at=now, owed=dossier.listeners)
+    return dossier.changed(answer=None, token=None, continuation=None, ended_at=now, owed=dossier.listeners)
 
 
 def heard(dossier: Dossier, names: Iterable[str]) -> Dossier:
     """The ended flow, of which these listeners know."""
-    return attrs.evolve(dossier, owed=tuple(name for name in dossier.owed if name not in set(names)))
+    return dossier.changed(owed=tuple(name for name in dossier.owed if name not in set(names)))
 
 
 def _fire(dossier: Dossier, triggers: Iterable[str], now: datetime) -> Dossier:
@@ -336,4 +336,4 @@ def _fire(dossier: Dossier, triggers: Iterable[str], now: datetime) -> Dossier:
         target = move(state, trigger)
         history.append(Transition(trigger=trigger, source=state, target=target, at=now))
         state = target
-    return attrs.evolve(dossier, state=state, history=tuple(history))
+    return dossier.changed(state=state, history=tuple(history))

@@ -30,6 +30,7 @@ ID_BYTES = 4
 NONCE_BYTES = 12
 TAG_BYTES = 16
 LOOKUP_BYTES = 16
+STAMP_BYTES = 8
 NONCES_AT_ONCE = 256
 FORMAT = 1
 
@@ -205,6 +206,10 @@ class Keyring:
             return AESGCM(_flow_key(key, realm, flow_id)).decrypt(nonce, body, associated)
         except InvalidTag:
             raise ValueError(f"it was changed, or is another record's (key {key.id})") from None
+
+    def stamp(self) -> bytes:
+        """8 random bytes."""
+        return self._nonce()[:STAMP_BYTES]
 
     def _nonce(self) -> bytes:
         # Drawn in bulk: a system call for each would hand the interpreter to another thread every time. A child after
