@@ -1,0 +1,275 @@
+"""A person who goes on after a crash, and what must be true of all that the broker saw."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import warnings
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import attrs
+import pytest
+
+from reset_flow import (
+    AnswerRejected,
+    CodeRejected,
+    EtnaTransport,
+    Failure,
+    Flow,
+    FlowBusy,
+    FlowNotFound,
+    Keyring,
+    PasswordRejected,
+    Policy,
+    ResetFlowError,
+    ResetService,
+    StaleRecord,
+    State,
+    Step,
+    open_store,
+)
+from reset_flow.machine import EDGES
+from reset_flow.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+DEADLINE, LEASE = 0.4, 1.0
+DOOMED = Path(__file__).with_name("doomed.py")
+ANSWER = "Peterson"
+ROADS = {(edge.trigger, source): edge.target for edge in EDGES for source in edge.sources}
+REFUSALS = {
+    "answer": AnswerRejected,
+    "resend": AnswerRejected,
+    "verify": CodeRejected,
+    "set_password": PasswordRejected,
+}
+
+
+@attrs.define
+class Person:
+    """Somebody with a forgotten password, who goes on until it works, and writes down what was done and told."""
+
+    crash: Crash
+    user: str
+    question: bool
+    steady: bool = True
+    """Whether the same password is typed again when it is asked for again."""
+    passwords: int = 0
+    flow_id: str = ""
+    asked: Counter[str] = attrs.field(factory=Counter)
+    """How often each command was given; with a code or password, by that too."""
+    told: list[tuple[str, type[ResetFlowError] | None]] = attrs.field(factory=list)
+
+    @property
+    def service(self) -> ResetService:
+        return self.crash.service
+
+    def job(self, command: str) -> tuple[list[str], dict[str, Any]]:
+        """The arguments of the command, noted as given."""
+        self.asked[command] += 1
+        match command:
+            case "start":
+                return [self.user], {"ref": self.user}
+            case "answer":
+                return [self.flow_id, ANSWER], {}
+            case "verify":
+                code = self.crash.sandbox.newest_code(self.user)
+                self.asked[f"verify {code}"] += 1
+                return [self.flow_id, code], {}
+            case "set_password":
+                if not (self.steady and self.passwords):
+                    self.passwords += 1
+                password = f"violet tractor {self.passwords}"
+                self.asked[f"set_password {password}"] += 1
+                return [self.flow_id, password], {}
+            case "adopt":
+                return [self.user, self.crash.token_of(self.user)], {"ref": self.user}
+            case _:
+                return [self.flow_id], {}
+
+    async def do(self, command: str) -> Flow | None:
+        """Give a command to the living service; a refusal is noted and gives the flow as it then stands."""
+        args, options = self.job(command)
+        before = self.crash.sandbox.state_of(self.user)
+        try:
+            flow: Flow | None = await getattr(self.service, command)(*args, **options)
+        except (FlowBusy, StaleRecord):
+            self.asked[command] -= 1
+            if command in ("verify", "set_password"):
+                self.asked[f"{command} {args[1]}"] -= 1
+            return None
+        except ResetFlowError as error:
+            self.told.append((command, type(error)))
+            flow = error.flow
+            if type(error) is REFUSALS.get(command):
+                assert self.crash.sandbox.state_of(self.user) == before, f"{command}: told no, and yet it was done"
+        else:
+            self.told.append((command, None))
+            if flow and flow.state is State.PASSWORD_SET:
+                assert self.crash.sandbox.password_of(self.user) == f"violet tractor {self.passwords}"
+        return flow
+
+    async def reach(self, state: State) -> None:
+        """Bring the flow to a state, without a crash."""
+        flow = await self.do("start")
+        assert flow
+        self.flow_id = flow.id
+        for command, target in (
+            ("answer", State.QUESTION_ANSWERED), ("verify", State.TOKEN_ISSUED), ("set_password", State.PASSWORD_SET),
+        ):  # fmt: skip
+            if flow.state is state:
+                return
+            if flow.state is target:
+                continue
+            flow = await self.do(command)
+            assert flow
+        assert flow.state is state
+
+    async def finish(self) -> Flow:
+        """Go on as somebody would whose page was lost, until the password works."""
+        for _ in range(40):
+            flow = await self.look()
+            if flow is None or (flow.in_doubt and not self.flow_id):
+                command = "start"
+            elif flow.ended:
+                return flow
+            elif flow.expects is Step.ANSWER:
+                command = "answer" if flow.question else "start"
+            elif flow.expects is Step.CODE:
+                lost = flow.state is State.CODE_VERIFIED or flow.in_doubt is not None
+                command = "resend" if lost or self.told[-1:] == [("verify", CodeRejected)] else "verify"
+            else:
+                command = "set_password"
+            done = await self.do(command)
+            if done:
+                self.flow_id = done.id
+            else:
+                await asyncio.sleep(0.1)  # busy: somebody else, perhaps dead, is at it
+        pytest.fail(f"stuck: {await self.look()!r}, told {self.told}")
+
+    async def look(self) -> Flow | None:
+        if not self.flow_id:
+            return None
+        try:
+            return await self.service.get(self.flow_id)
+        except FlowNotFound:
+            return None
+
+
+@attrs.define
+class Crash:
+    """A broker, a store, and a service in this process that goes on where another one died."""
+
+    sandbox: Sandbox
+    store: str
+    keys: Path
+    service: ResetService
+    people: int = 0
+    tokens: dict[str, str] = attrs.field(factory=dict)
+    at_once: asyncio.Semaphore = attrs.field(factory=lambda: asyncio.Semaphore(4))
+
+    def person(self, *, question: bool = True) -> Person:
+        self.people += 1
+        user = f"person.{self.people}"
+        self.sandbox.add_user(user, question="Where?" if question else None, answer=ANSWER if question else None)
+        return Person(self, user, question)
+
+    def token_of(self, user: str) -> str:
+        return self.tokens[user]
+
+    async def expire_password(self, person: Person) -> None:
+        """Let the person's log-in give a token instead of a session."""
+        self.sandbox.user(person.user).password_expired = True
+        headers = {"Et-App-Key": "sandbox", "Username": person.user, "Password": "old-Passw0rd"}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{self.sandbox.api_url}/token", headers=headers) as reply,
+        ):
+            self.tokens[person.user] = (await reply.json())["Token"]
+
+    async def doom(self, person: Person, command: str, point: str | None) -> list[str]:
+        """Carry out a command in a process of its own that dies at this point; without one, the points it passed."""
+        args, options = person.job(command)
+        job = {
+            "broker": self.sandbox.api_url, "store": self.store, "keys": str(self.keys), "deadline": DEADLINE,
+            "lease": LEASE, "command": command, "args": args, "options": options, "point": point,
+        }  # fmt: skip
+        async with self.at_once:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, str(DOOMED),
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            out, errors = await process.communicate(json.dumps(job).encode())
+        if point is None:
+            assert process.returncode == 0, errors.decode()
+            passed: list[str] = json.loads(out)
+            return passed
+        assert process.returncode == -signal.SIGKILL, f"{command} did not come by {point!r}: {errors.decode()}"
+        return []
+
+    def check(self, person: Person, flow: Flow, failures: tuple[Failure, ...] = ()) -> None:
+        """Hold what the broker saw, and what the person was told, to the promises; these ends are allowed besides."""
+        self._check_calls(person)
+        if flow.state is State.PASSWORD_SET:
+            assert self.sandbox.password_of(person.user) == f"violet tractor {person.passwords}"
+        else:
+            assert flow.failure in failures, (flow, person.told)
+        at = State.REQUESTED
+        for transition in flow.history:
+            assert transition.source is at
+            at = ROADS[transition.trigger, at]
+            assert transition.target is at
+        assert at is flow.state
+
+    def _check_calls(self, person: Person) -> None:
+        sent: Counter[str] = Counter()
+        for call in self.sandbox.calls:
+            if call.user != person.user:
+                continue
+            body = json.loads(call.body) if call.body else {}
+            match call.route:
+                case "request":
+                    sent["request"] += 1
+                case "exchange":
+                    sent[f"verify {body['Code']}"] += 1
+                case "update":
+                    sent[f"set_password {body['Password']}"] += 1
+                case "log_in":
+                    sent["log_in"] += 1
+        asked = person.asked
+        requests = asked["answer"] + asked["resend"] + (0 if person.question else asked["start"])
+        assert sent.pop("request", 0) <= requests, (sent, asked)
+        assert sent.pop("log_in", 0) <= asked["set_password"], (sent, asked)
+        for what, times in sent.items():
+            assert times <= 2 * asked[what], f"{what} was sent {times} times for {asked[what]} commands"
+
+
+@pytest.fixture(params=["sqlite", "postgres", "redis"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/flows.db"
+    url: str = request.getfixturevalue({"postgres": "postgres_url", "redis": "redis_url"}[request.param])
+    return url
+
+
+@pytest.fixture
+async def crash(store_url: str, tmp_path: Path) -> AsyncIterator[Crash]:
+    keys = tmp_path / "keys"
+    async with Sandbox(port=0) as sandbox:
+        with warnings.catch_warnings(action="error"):
+            service = ResetService(
+                EtnaTransport(sandbox.api_url, "sandbox", deadline=timedelta(seconds=DEADLINE)),
+                open_store(store_url),
+                Keyring.load_or_create(keys),
+                policy=Policy(lease=timedelta(seconds=LEASE), resend_cooldown=timedelta(0), resends=20),
+                sweep=False,
+            )
+        async with service:
+            yield Crash(sandbox, store_url, keys, service)

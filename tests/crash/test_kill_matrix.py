@@ -1,0 +1,82 @@
+"""A process is killed at every point at which it waits for something; a living one goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pytest
+
+from reset_flow import Failure, State
+
+if TYPE_CHECKING:
+    from reset_flow import Flow
+
+
+@attrs.frozen(kw_only=True)
+class Scene:
+    """What is done by the process that dies, and what the broker does meanwhile."""
+
+    command: str
+    at: State | None
+    route: str = "*"
+    fault: str = ""
+    question: bool = True
+    steady: bool = True
+    failures: tuple[Failure, ...] = ()
+
+    def __str__(self) -> str:
+        parts = (self.command, "" if self.question else "unasked", self.fault, "" if self.steady else "another")
+        return "-".join(part for part in parts if part)
+
+
+UNKNOWN = (Failure.OUTCOME_UNKNOWN,)
+SCENES = [
+    Scene(command="start", at=None),
+    *(Scene(command="start", at=None, question=False, route="request", fault=fault) for fault in ("", "drop_after")),
+    *(Scene(command="answer", at=State.REQUESTED, route="request", fault=f) for f in ("", "drop_after", "drop_before")),
+    *(Scene(command="resend", at=State.QUESTION_ANSWERED, route="request", fault=f) for f in ("", "drop_after")),
+    *(
+        Scene(command="verify", at=State.QUESTION_ANSWERED, route="exchange", fault=fault)
+        for fault in ("", "drop_after", "drop_before")
+    ),
+    *(
+        Scene(command="set_password", at=State.TOKEN_ISSUED, route="update", fault=fault)
+        for fault in ("", "drop_after", "drop_before")
+    ),
+    Scene(command="set_password", at=State.TOKEN_ISSUED, steady=False, failures=UNKNOWN),
+    Scene(command="adopt", at=None),
+    Scene(command="cancel", at=State.QUESTION_ANSWERED, failures=(Failure.CANCELLED,)),
+]
+
+
+async def play(crash: Any, scene: Scene, point: str | None) -> tuple[list[str], Any, Flow]:
+    """One person, one death at this point, and the end of it."""
+    person = crash.person(question=scene.question)
+    if scene.command == "adopt":
+        await crash.expire_password(person)
+    if scene.at:
+        await person.reach(scene.at)
+    if scene.fault:
+        crash.sandbox.fault(scene.route, scene.fault, user=person.user)
+    person.steady = scene.steady
+    points = await crash.doom(person, scene.command, point)
+    if scene.command == "adopt" and not person.flow_id:
+        flow = await person.do("adopt")
+        while flow is None:
+            await asyncio.sleep(0.1)
+            flow = await person.do("adopt")
+        person.flow_id = flow.id
+    flow = await person.finish()
+    return points, person, flow
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=str)
+async def test_a_flow_goes_on_wherever_its_process_is_killed(crash: Any, scene: Scene) -> None:
+    points, person, flow = await play(crash, scene, None)
+    crash.check(person, flow, scene.failures)
+    assert points
+    assert len(set(points)) == len(points)
+    for _, each, end in await asyncio.gather(*(play(crash, scene, point) for point in points)):
+        crash.check(each, end, scene.failures)

@@ -1,0 +1,624 @@
+"""What happens to a request on real connections."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import TYPE_CHECKING, Any, NoReturn
+from unittest.mock import Mock
+
+import aiohttp
+import pytest
+from aiohttp.abc import AbstractStreamWriter
+from yarl import URL
+
+from reset_flow.errors import ConfigurationError
+from reset_flow.models import NotActed, Unknown
+from reset_flow.transports import http
+from reset_flow.transports.http import BODY_LIMIT, Reply, Sender
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Serve = Callable[..., Awaitable[Any]]
+MakeSender = Callable[..., Sender]
+
+SHORT = timedelta(seconds=0.3)
+HEADERS = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
+BODY = b'{"Code": "741175"}'
+
+
+@pytest.fixture
+async def sender() -> AsyncIterator[MakeSender]:
+    senders: list[Sender] = []
+
+    def made(**options: Any) -> Sender:
+        times = {"deadline": timedelta(seconds=5), "connect_deadline": timedelta(seconds=5)}
+        senders.append(Sender(**(times | options)))
+        return senders[-1]
+
+    yield made
+    for each in senders:
+        await each.aclose()
+
+
+async def posted(sender: Sender, url: str, method: str = "POST", body: bytes | None = BODY) -> http.Result:
+    return await sender.send(method, URL(url), HEADERS, body)
+
+
+async def forever() -> NoReturn:
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError
+
+
+async def answers(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A server as it should be."""
+    while True:
+        await server.request(reader)
+        writer.write(server.reply(b"{}"))
+        await writer.drain()
+
+
+async def test_a_reply_comes_back_as_a_value(serve: Serve, sender: MakeSender) -> None:
+    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        writer.write(server.reply(b'{"a": 1}', "418 Teapot", "Retry-After: 7"))
+
+    server = await serve(script)
+    got = await posted(sender(), server.url + "/a")
+    assert got == Reply(status=418, retry_after=timedelta(seconds=7), body=b'{"a": 1}')
+    assert '"a"' not in repr(got)
+    head, _, body = server.requests[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /a HTTP/1.1\r\n")
+    assert body == BODY
+
+
+async def test_calls_share_a_connection(serve: Serve, sender: MakeSender) -> None:
+    server = await serve(answers)
+    client = sender()
+    for _ in range(3):
+        assert await posted(client, server.url) == Reply(status=200, body=b"{}")
+    assert (server.connections, len(server.requests)) == (1, 3)
+
+
+async def test_a_body_in_pieces_comes_back_whole(serve: Serve, sender: MakeSender) -> None:
+    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for piece in (b"{", b"}"):
+            writer.write(b"1\r\n" + piece + b"\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.01)
+        writer.write(b"0\r\n\r\n")
+
+    server = await serve(script)
+    assert await posted(sender(), server.url) == Reply(status=200, body=b"{}")
+
+
+async def test_a_body_of_just_the_limit_comes_back(serve: Serve, sender: MakeSender) -> None:
+    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        writer.write(server.reply(b"x" * BODY_LIMIT))
+
+    server = await serve(script)
+    assert await posted(sender(), server.url) == Reply(status=200, body=b"x" * BODY_LIMIT)
+
+
+# Never sent.
+
+
+@pytest.mark.parametrize("body", [BODY, b"", None])
+async def test_refused_is_not_acted(serve: Serve, sender: MakeSender, body: bytes | None) -> None:
+    server = await serve(answers)
+    url = server.url
+    await server.aclose()
+    assert await posted(sender(), url, body=body) == NotActed(detail="ClientConnectorError")
+
+
+async def test_a_name_that_does_not_resolve_is_not_acted(sender: MakeSender, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unknown(*_: Any, **__: Any) -> NoReturn:
+        raise OSError("no such name")
+
+    monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", unknown)
+    assert await posted(sender(), "https://broker.test/a") == NotActed(detail="ClientConnectorDNSError")
+
+
+@pytest.mark.parametrize("times", [{"connect_deadline": SHORT}, {"deadline": SHORT}], ids=str)
+async def test_a_handshake_that_takes_too_long_is_not_acted(
+    serve: Serve, sender: MakeSender, times: dict[str, timedelta]
+) -> None:
+    async def script(_: Any, reader: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        await forever()
+
+    server = await serve(script)
+    began = time.monotonic()
+    got = await posted(sender(**times), server.url.replace("http", "https"))
+    assert isinstance(got, NotActed)
+    assert got.detail in ("ConnectionTimeoutError", "TimeoutError")
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("times", [{"connect_deadline": SHORT}, {"deadline": SHORT}], ids=str)
+async def test_no_free_connection_is_not_acted(serve: Serve, sender: MakeSender, times: dict[str, timedelta]) -> None:
+    async def script(server: Any, reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        await forever()
+
+    server = await serve(script)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
+        first = asyncio.create_task(posted(sender(session=session), server.url))
+        await server.asked.wait()
+        assert isinstance(await posted(sender(session=session, **times), server.url), NotActed)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("hook", "outcome"),
+    [("on_connection_create_end", NotActed), ("on_request_headers_sent", NotActed), ("on_request_chunk_sent", Unknown)],
+)
+async def test_a_deadline_counts_from_the_first_byte_that_may_be_sent(
+    serve: Serve, sender: MakeSender, hook: str, outcome: type
+) -> None:
+    async def stuck(*_: Any) -> None:
+        await forever()
+
+    server = await serve(answers)
+    config = aiohttp.TraceConfig()
+    getattr(config, hook).append(stuck)
+    async with aiohttp.ClientSession(trace_configs=[config]) as session:
+        got = await posted(sender(session=session, deadline=SHORT), server.url)
+    assert got == outcome(detail="TimeoutError")
+    assert server.requests == []
+
+
+async def test_a_body_is_not_begun_on_a_connection_that_is_closing() -> None:
+    body = http._Body(b"x")
+    for connection in (None, Mock(is_closing=lambda: True)):
+        await body.write_with_length(Mock(AbstractStreamWriter, transport=connection), None)
+        assert not body.begun
+    await body.write_with_length(Mock(AbstractStreamWriter, transport=Mock(is_closing=lambda: False)), None)
+    assert body.begun
+
+
+async def test_tls_is_verified(serve: Serve, sender: MakeSender, certificate: Any) -> None:
+    server = await serve(answers, certificate.server)
+    got = await posted(sender(), server.url)
+    assert got == NotActed(detail="ClientConnectorCertificateError")
+    assert server.requests == []
+    assert await posted(sender(ssl=certificate.client), server.url) == Reply(status=200, body=b"{}")
+
+
+# Sent, and then.
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+async def test_no_reply_in_time_is_unknown(serve: Serve, sender: MakeSender, method: str) -> None:
+    async def script(server: Any, reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        await forever()
+
+    server = await serve(script)
+    began = time.monotonic()
+    assert await posted(sender(deadline=SHORT), server.url, method) == Unknown(detail="TimeoutError")
+    assert time.monotonic() - began < 1
+    assert len(server.requests) == 1
+
+
+async def test_a_deadline_longer_than_five_seconds_is_not_rounded_up() -> None:
+    timeout = Sender(deadline=timedelta(seconds=9.5), connect_deadline=timedelta(seconds=7.5))._options["timeout"]
+    assert (timeout.total, timeout.connect, timeout.ceil_threshold) == (None, 7.5, float("inf"))
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize("when", ["before the request", "after the request"])
+async def test_a_dropped_connection_is_unknown(
+    serve: Serve, sender: MakeSender, method: str, how: str, when: str
+) -> None:
+    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if when == "after the request":
+            await server.request(reader)
+        if how == "reset":
+            server.reset(writer)
+
+    server = await serve(script)
+    got = await posted(sender(), server.url, method)
+    assert isinstance(got, Unknown)
+    assert got.detail in ("ServerDisconnectedError", "ClientOSError")
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 200 O", b"HTTP/1.1 200 OK\r\nContent-Le", b"SSH-2.0-server\r\n\r\n"])
+async def test_half_a_head_or_none_is_unknown(serve: Serve, sender: MakeSender, said: bytes) -> None:
+    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        writer.write(said)
+
+    server = await serve(script)
+    assert isinstance(await posted(sender(), server.url), Unknown)
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_a_body_that_breaks_off_keeps_its_status_and_is_none(serve: Serve, sender: MakeSender, how: str) -> None:
+    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        writer.write(server.reply(b'{"IsSucceed": true}', length=100))
+        await writer.drain()
+        if how == "reset":
+            await asyncio.sleep(0.05)
+            server.reset(writer)
+
+    server = await serve(script)
+    got = await posted(sender(), server.url)
+    assert isinstance(got, Reply)
+    assert (got.status, got.body) == (200, None)
+    assert got.flaw in ("ClientPayloadError", "ClientOSError")
+
+
+async def test_one_byte_at_a_time_ends_at_the_deadline(serve: Serve, sender: MakeSender) -> None:
+    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        writer.write(server.reply(length=1000))
+        while True:
+            writer.write(b" ")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    server = await serve(script)
+    began = time.monotonic()
+    assert await posted(sender(deadline=SHORT), server.url) == Reply(status=200, flaw="TimeoutError")
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_that_is_too_long_is_not_read_to_its_end(
+    serve: Serve, sender: MakeSender, *, chunked: bool
+) -> None:
+    size, sent = 64 * 1024 * 1024, 0
+
+    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await server.request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" if chunked else server.reply(length=size))
+        piece = b"x" * 0x8000
+        while sent < size:
+            writer.write(b"8000\r\n" + piece + b"\r\n" if chunked else piece)
+            await writer.drain()
+            sent += len(piece)
+
+    server = await serve(script)
+    assert await posted(sender(), server.url) == Reply(status=200, flaw="a body that is too long")
+    assert sent < size / 2
+
+
+async def test_a_compression_bomb_stays_packed(serve: Serve, sender: MakeSender) -> None:
+    bomb = gzip.compress(b" " * 64 * 1024 * 1024, compresslevel=1)
+
+    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        writer.write(server.reply(bomb, "200 OK", "Content-Encoding: gzip"))
+
+    server = await serve(script)
+    client = sender()
+    tracemalloc.start()
+    try:
+        assert await posted(client, server.url) == Reply(status=200, flaw="an encoded body")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * 1024 * 1024
+
+
+async def test_a_small_encoded_body_is_not_read_either(serve: Serve, sender: MakeSender) -> None:
+    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        writer.write(server.reply(gzip.compress(b"{}"), "200 OK", "Content-Encoding: GZIP"))
+
+    server = await serve(script)
+    assert await posted(sender(), server.url) == Reply(status=200, flaw="an encoded body")
+
+
+# Sent once.
+
+
+async def test_a_redirect_is_not_followed(serve: Serve, sender: MakeSender) -> None:
+    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await server.request(reader)
+            writer.write(server.reply(b"", "307 Temporary Redirect", "Location: /elsewhere"))
+
+    server = await serve(script)
+    assert await posted(sender(), server.url) == Reply(status=307, body=b"")
+    assert len(server.requests) == 1
+
+
+async def drops_the_second(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answers the first request of a connection, takes the second one and goes away."""
+    await server.request(reader)
+    writer.write(server.reply(b"{}"))
+    await server.request(reader)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+@pytest.mark.parametrize("foreign", [False, True])
+async def test_on_a_lost_connection_nothing_is_sent_twice(
+    serve: Serve, sender: MakeSender, method: str, *, foreign: bool
+) -> None:
+    server = await serve(drops_the_second)
+    body = None if method == "GET" else BODY
+    async with aiohttp.ClientSession() as session:
+        client = sender(session=session) if foreign else sender()
+        assert await posted(client, server.url, method, body) == Reply(status=200, body=b"{}")
+        assert await posted(client, server.url, method, body) == Unknown(detail="ServerDisconnectedError")
+    assert (len(server.requests), server.connections) == (2, 1)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+async def test_aiohttp_by_itself_does_send_twice(serve: Serve, method: str) -> None:
+    server = await serve(drops_the_second)
+    body = None if method == "GET" else BODY
+    async with aiohttp.ClientSession() as session:
+        for _ in range(2):
+            async with session.request(method, server.url, data=body) as response:
+                assert response.status == 200
+    assert len(server.requests) == 3
+
+
+async def test_middlewares_and_habits_of_a_foreign_session_do_not_count(serve: Serve, sender: MakeSender) -> None:
+    async def again(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+        (await handler(request)).close()
+        response: aiohttp.ClientResponse = await handler(request)
+        return response
+
+    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await server.request(reader)
+            writer.write(server.reply(b"{}", "409 Conflict"))
+
+    server = await serve(script)
+    async with aiohttp.ClientSession(middlewares=[again], raise_for_status=True) as session:
+        assert await posted(sender(session=session), server.url) == Reply(status=409, body=b"{}")
+    assert len(server.requests) == 1
+
+
+async def test_a_connection_that_the_server_closed_meanwhile_is_not_used(serve: Serve, sender: MakeSender) -> None:
+    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        writer.write(server.reply(b"{}"))
+
+    server = await serve(script)
+    client = sender()
+    for _ in range(2):
+        assert await posted(client, server.url) == Reply(status=200, body=b"{}")
+        await asyncio.sleep(0.05)
+    assert server.connections == 2
+
+
+async def test_what_a_server_says_unasked_is_no_reply_to_the_next_request(serve: Serve, sender: MakeSender) -> None:
+    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await server.request(reader)
+            writer.write(server.reply(b'{"mine": 1}'))
+            await writer.drain()
+            await asyncio.sleep(0.02)
+            writer.write(server.reply(b'{"unasked": 1}'))
+
+    server = await serve(script)
+    client = sender()
+    for _ in range(2):
+        assert await posted(client, server.url) == Reply(status=200, body=b'{"mine": 1}')
+        await asyncio.sleep(0.05)
+    assert server.connections == 2
+
+
+# Whose session it is.
+
+
+async def test_a_foreign_session_is_left_open(serve: Serve, sender: MakeSender) -> None:
+    server = await serve(answers)
+    async with aiohttp.ClientSession() as session:
+        client = sender(session=session)
+        assert isinstance(await posted(client, server.url), Reply)
+        await client.aclose()
+        assert not session.closed
+    assert isinstance(await posted(sender(session=session), server.url), NotActed)
+
+
+async def test_our_own_session_is_closed_once_and_not_opened_again(serve: Serve, sender: MakeSender) -> None:
+    server = await serve(answers)
+    client = sender()
+    assert isinstance(await posted(client, server.url), Reply)
+    session = client._own
+    assert session is not None
+    await client.aclose()
+    await client.aclose()
+    assert session.closed
+    assert await posted(client, server.url) == NotActed(
+        detail="the transport is closed, or belongs to another event loop"
+    )
+    assert len(server.requests) == 1
+
+
+async def test_closing_ends_what_is_under_way(serve: Serve, sender: MakeSender) -> None:
+    async def script(server: Any, reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        await forever()
+
+    server = await serve(script)
+    client = sender()
+    call = asyncio.create_task(posted(client, server.url))
+    await server.asked.wait()
+    await client.aclose()
+    assert isinstance(await call, Unknown)
+
+
+def test_a_sender_is_made_outside_a_loop_and_belongs_to_the_first() -> None:
+    client = Sender(deadline=SHORT, connect_deadline=SHORT)
+    url = URL("http://127.0.0.1:1")  # a port where nobody listens
+    assert asyncio.run(client.send("POST", url, HEADERS, BODY)) == NotActed(detail="ClientConnectorError")
+    got = asyncio.run(client.send("POST", url, HEADERS, BODY))
+    assert got == NotActed(detail="the transport is closed, or belongs to another event loop")
+    asyncio.run(client.aclose())
+
+
+async def test_cookies_are_not_kept(serve: Serve, sender: MakeSender) -> None:
+    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await server.request(reader)
+            writer.write(server.reply(b"{}", "200 OK", "Set-Cookie: session=of-somebody; Path=/"))
+
+    server = await serve(script)
+    client = sender()
+    for _ in range(2):
+        await posted(client, server.url.replace("127.0.0.1", "localhost"))
+    assert len(server.requests) == 2
+    assert b"cookie" not in server.requests[1].lower()
+
+
+@pytest.mark.parametrize("trust_env", [False, True])
+async def test_the_environment_counts_only_when_it_is_trusted(
+    serve: Serve, sender: MakeSender, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, trust_env: bool
+) -> None:
+    server, proxy = await serve(answers), await serve(answers)
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password secret\n")
+    netrc.chmod(0o600)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("http_proxy", proxy.url)
+    assert await posted(sender(trust_env=trust_env), server.url) == Reply(status=200, body=b"{}")
+    reached = proxy if trust_env else server
+    assert (len(server.requests), len(proxy.requests)) == ((0, 1) if trust_env else (1, 0))
+    assert (b"authorization" in reached.requests[0].lower()) is trust_env
+
+
+async def test_what_traces_all_sessions_does_not_trace_ours(
+    serve: Serve, sender: MakeSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    make = aiohttp.ClientSession.__init__
+
+    async def trace(_: Any, __: Any, params: aiohttp.TraceRequestStartParams) -> None:
+        seen.append(str(params.url))
+
+    def instrumented(self: aiohttp.ClientSession, *args: Any, **options: Any) -> None:
+        config = aiohttp.TraceConfig()
+        config.on_request_start.append(trace)
+        make(self, *args, **(options | {"trace_configs": [config]}))
+
+    monkeypatch.setattr(aiohttp.ClientSession, "__init__", instrumented)
+    server = await serve(answers)
+    assert isinstance(await posted(sender(), server.url + "/?username=robert.zak"), Reply)
+    assert seen == []
+
+
+async def test_cancelling_passes_through(serve: Serve, sender: MakeSender) -> None:
+    gone = asyncio.Event()
+
+    async def script(server: Any, reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        await reader.read()
+        gone.set()
+
+    server = await serve(script)
+    call = asyncio.create_task(posted(sender(), server.url))
+    await server.asked.wait()
+    call.cancel("by the caller")
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await call
+    assert caught.value.args == ("by the caller",)
+    await asyncio.wait_for(gone.wait(), 1)
+
+
+async def test_cancelling_in_the_middle_of_a_body_passes_through(serve: Serve, sender: MakeSender) -> None:
+    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        writer.write(server.reply(b"{", length=2))
+        await forever()
+
+    server = await serve(script)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await posted(sender(), server.url)
+    assert len(server.requests) == 1
+
+
+# What is said of it.
+
+
+@pytest.mark.parametrize(
+    ("text", "wait"),
+    [
+        ("0", 0),
+        ("7", 7),
+        (" 120 ", 120),
+        ("0000000000060", 60),
+        ("3601", 3600),
+        ("1000000000", 3600),
+        ("9" * 5000, 3600),
+        ("-5", None),
+        ("1.5", None),
+        ("soon", None),
+        ("", None),
+        ("\u0667", None),
+        ("Thu, 99 Foo 2099 99:99:99 GMT", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("Wed, 21 Oct 2015 07:28:00", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 3600),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", 3600),
+    ],
+)
+def test_retry_after_is_bounded_and_garbage_is_none(text: str, wait: int | None) -> None:
+    assert http._retry_after(text) == (None if wait is None else timedelta(seconds=wait))
+
+
+def test_retry_after_may_be_a_date() -> None:
+    at = datetime.now(UTC) + timedelta(minutes=2)
+    got = http._retry_after(format_datetime(at, usegmt=True))
+    assert got is not None
+    assert timedelta(seconds=110) < got <= timedelta(seconds=120)
+
+
+async def test_nothing_that_is_said_holds_the_url(serve: Serve, sender: MakeSender) -> None:
+    server = await serve(drops_the_second)
+    client = sender()
+    said = [await posted(client, f"{server.url}/?username=robert.zak", "GET", None) for _ in range(2)]
+    port = server.port
+    await server.aclose()
+    said.append(await posted(client, f"{server.url_of(port)}/?username=robert.zak", "GET", None))
+    assert [type(each) for each in said] == [Reply, Unknown, NotActed]
+    assert "robert" not in repr(said)
+    assert str(port) not in repr(said)
+
+
+# What it is made of.
+
+
+@pytest.mark.parametrize("wrong", [timedelta(0), timedelta(seconds=-1), 10, None])
+@pytest.mark.parametrize("which", ["deadline", "connect_deadline"])
+def test_a_deadline_is_a_positive_timedelta(which: str, wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match=which):
+        Sender(**({"deadline": SHORT, "connect_deadline": SHORT} | {which: wrong}))
+
+
+@pytest.mark.parametrize("which", ["careless", "no", "yes"])
+def test_tls_without_verification_is_refused(certificate: Any, which: str) -> None:
+    ssl: Any = {"careless": certificate.careless, "no": False, "yes": True}[which]
+    with pytest.raises(ConfigurationError, match="verifies"):
+        Sender(deadline=SHORT, connect_deadline=SHORT, ssl=ssl)
+
+
+async def test_trust_env_and_a_session_are_refused() -> None:
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(ConfigurationError, match="trust_env"):
+            Sender(deadline=SHORT, connect_deadline=SHORT, session=session, trust_env=True)
