@@ -194,12 +194,14 @@ class Crash:
         ):
             self.tokens[person.user] = (await reply.json())["Token"]
 
-    async def doom(self, person: Person, command: str, point: str | None) -> list[str]:
-        """Carry out a command in a process of its own that dies at this point; without one, the points it passed."""
+    async def doom(
+        self, person: Person, command: str, point: str | None, *, deadline: float = DEADLINE, lease: float = LEASE
+    ) -> dict[str, Any]:
+        """Carry out a command in a process of its own that dies at this point; without one, what came of it."""
         args, options = person.job(command)
         job = {
-            "broker": self.sandbox.api_url, "store": self.store, "keys": str(self.keys), "deadline": DEADLINE,
-            "lease": LEASE, "command": command, "args": args, "options": options, "point": point,
+            "broker": self.sandbox.api_url, "store": self.store, "keys": str(self.keys), "deadline": deadline,
+            "lease": lease, "command": command, "args": args, "options": options, "point": point,
         }  # fmt: skip
         async with self.at_once:
             process = await asyncio.create_subprocess_exec(
@@ -209,10 +211,10 @@ class Crash:
             out, errors = await process.communicate(json.dumps(job).encode())
         if point is None:
             assert process.returncode == 0, errors.decode()
-            passed: list[str] = json.loads(out)
-            return passed
+            lived: dict[str, Any] = json.loads(out)
+            return lived
         assert process.returncode == -signal.SIGKILL, f"{command} did not come by {point!r}: {errors.decode()}"
-        return []
+        return {"passed": [], "told": "killed"}
 
     def check(self, person: Person, flow: Flow, failures: tuple[Failure, ...] = ()) -> None:
         """Hold what the broker saw, and what the person was told, to the promises; these ends are allowed besides."""

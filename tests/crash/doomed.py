@@ -3,7 +3,7 @@ A process that carries out one command and dies by SIGKILL at one named point of
 
 Its job comes as JSON on standard input. The points are `before` and `after` each thing that is awaited: `load`, `save`
 and the transport's calls, numbered as they come, such as `after save 2` or `before exchange 1`. A job without a point
-prints the points that it passed, and lives.
+prints the points that it passed and the error that it was told, and lives.
 """
 
 from __future__ import annotations
@@ -68,13 +68,15 @@ async def main(job: dict[str, Any]) -> None:
         Doomed(transport, point), Doomed(open_store(job["store"]), point), Keyring.from_file(job["keys"]),
         policy=policy, sweep=False,
     )  # fmt: skip
+    told = ""
     async with service:
         try:
             await getattr(service, job["command"])(*job["args"], **job["options"])
-        except ResetFlowError:
+        except ResetFlowError as error:
             if point is not None:
                 raise
-    json.dump(PASSED, sys.stdout)
+            told = error.code
+    json.dump({"passed": PASSED, "told": told}, sys.stdout)
 
 
 if __name__ == "__main__":

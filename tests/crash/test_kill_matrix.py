@@ -61,7 +61,7 @@ async def play(crash: Any, scene: Scene, point: str | None) -> tuple[list[str], 
     if scene.fault:
         crash.sandbox.fault(scene.route, scene.fault, user=person.user)
     person.steady = scene.steady
-    points = await crash.doom(person, scene.command, point)
+    points = (await crash.doom(person, scene.command, point))["passed"]
     if scene.command == "adopt" and not person.flow_id:
         flow = await person.do("adopt")
         while flow is None:
