@@ -1,0 +1,1 @@
+"""The schemas of the stores that speak SQL, and what their rows hold."""

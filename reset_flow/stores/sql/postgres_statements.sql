@@ -1,0 +1,62 @@
+-- What PostgreSQL is asked. $1 is the time where one is given, and else NULL. The clock is read in a query of its own:
+-- a function that may say something else for each row keeps a condition from using an index.
+
+-- name: save
+SELECT {prefix}_save($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+
+-- name: load
+SELECT id, realm, version, state, due_at, ended_at, lease, lookups, stamp, body, leased_until,
+    (SELECT {prefix}_now($1)) AS present
+FROM {prefix}_flows WHERE id = ANY ($2::text[])
+
+-- Each scan goes by an index, in pages that end after so many rows, however few of them are wanted.
+
+-- name: scan_due
+SELECT id, realm, version, state, due_at, ended_at, lease, lookups, stamp, body, leased_until,
+    (SELECT {prefix}_now($1)) AS present, number, coalesce(leased_until, due_at) AS due
+FROM {prefix}_flows
+WHERE realm = $2 AND coalesce(leased_until, due_at) BETWEEN $3 AND (SELECT {prefix}_now($1))
+    AND (coalesce(leased_until, due_at), number) > ($3, $4)
+ORDER BY coalesce(leased_until, due_at), number LIMIT $5
+
+-- name: scan_lookup
+SELECT id, realm, version, state, due_at, ended_at, lease, flows.lookups, stamp, body, leased_until,
+    (SELECT {prefix}_now($1)) AS present, flows.number, 0::bigint AS due
+FROM {prefix}_lookups AS found JOIN {prefix}_flows AS flows ON flows.id = found.flow AND flows.number = found.number
+WHERE found.lookup = $2 AND found.number < $3
+ORDER BY found.number DESC LIMIT $4
+
+-- name: scan_ids
+SELECT id, realm, version, state, due_at, ended_at, lease, lookups, stamp, body, leased_until,
+    (SELECT {prefix}_now($1)) AS present, number, 0::bigint AS due
+FROM {prefix}_flows WHERE id > $2 ORDER BY id LIMIT $3
+
+-- What others are busy with is left for the next time.
+
+-- name: purge_flows
+WITH doomed AS (
+    SELECT id, number, lookups FROM {prefix}_flows WHERE realm = $1 AND ended_at < $2
+    ORDER BY ended_at, number LIMIT $3 FOR UPDATE SKIP LOCKED
+), forgotten AS (
+    DELETE FROM {prefix}_lookups AS gone
+    USING doomed, generate_series(1, length(doomed.lookups), 16) AS start
+    WHERE gone.lookup = substring(doomed.lookups FROM start FOR 16) AND gone.number = doomed.number
+)
+DELETE FROM {prefix}_flows AS gone USING doomed WHERE gone.id = doomed.id RETURNING gone.id
+
+-- name: purge_uses
+DELETE FROM {prefix}_uses WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM {prefix}_uses WHERE expires_at <= (SELECT {prefix}_now($1))
+    ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
+)) RETURNING 1
+
+-- name: find_schema
+SELECT to_regclass('{prefix}_schema') IS NOT NULL AS found, current_setting('server_encoding') AS encoding
+
+-- name: read_schema
+SELECT max(version) FROM {prefix}_schema
+
+-- name: prepare
+SELECT set_config('default_transaction_isolation', 'read committed', false),
+    set_config('statement_timeout', $1, false),
+    CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', false) END

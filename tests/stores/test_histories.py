@@ -1,0 +1,285 @@
+"""Random histories of each store, compared step by step with a plain model of what the port promises."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from hypothesis import settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from reset_flow.errors import FlowNotFound, LimitReached, StaleRecord
+from reset_flow.models import State
+from reset_flow.ports import Charge, Query, Record
+from reset_flow.stores.memory import MemoryStore
+from reset_flow.stores.sqlite import SQLiteStore
+from reset_flow.testing import FrozenClock
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from reset_flow.ports import Store
+
+START = datetime(2030, 1, 1, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+
+REALMS = st.sampled_from(["north", "south"])
+NAMES = st.sampled_from([f"flow {n}" for n in range(6)])
+LOOKUPS = [bytes([n]) * 16 for n in range(3)]
+KEYS = [bytes([9, n] * 8) for n in range(2)]
+TIMES = st.none() | st.integers(-20, 60).map(lambda seconds: START + seconds * SECOND)
+LEASES = st.none() | st.integers(0, 15).map(lambda seconds: seconds * SECOND)
+LIMITS = st.integers(1, 40)
+CHARGES = st.lists(
+    st.builds(
+        Charge,
+        key=st.sampled_from(KEYS),
+        amount=st.sampled_from([1, 1, 1, -1]),
+        limit=st.integers(0, 4),
+        window=st.sampled_from([7 * SECOND, 20 * SECOND]),
+    ),
+    max_size=4,
+)
+
+
+@attrs.define
+class Use:
+    flow: object
+    at: datetime
+    expires_at: datetime
+
+
+@attrs.define
+class Kept:
+    record: Record
+    leased_until: datetime | None
+    identity: object = attrs.field(factory=object)  # a purged flow and a later one of its name are two
+
+
+class Histories(RuleBasedStateMachine):
+    """A flow is kept in the order of creation, a use in the order of counting."""
+
+    store: Store
+
+    def make_store(self) -> Store:
+        raise NotImplementedError
+
+    def do(self, call: Coroutine[Any, Any, Any]) -> Any:
+        """What a call gave, or the error that it raised."""
+
+        async def tried() -> Any:
+            try:
+                return await call
+            except (FlowNotFound, LimitReached, StaleRecord) as error:
+                return error
+
+        return self.runner.run(tried())
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.clock = FrozenClock(START)
+        self.kept: dict[str, Kept] = {}
+        self.uses: dict[bytes, list[Use]] = {key: [] for key in KEYS}
+        self.saves = 0
+
+    @initialize()
+    def open(self) -> None:
+        self.store = self.make_store()
+
+    def teardown(self) -> None:
+        self.do(self.store.aclose())
+        self.runner.close()
+
+    # Saving
+
+    @rule(name=NAMES, realm=REALMS, lookups=st.lists(st.sampled_from(LOOKUPS), unique=True), data=st.data())
+    def start(self, name: str, realm: str, lookups: list[bytes], data: st.DataObject) -> None:
+        self.save(data, realm=realm, id=name, version=1, lookups=tuple(lookups))
+
+    @precondition(lambda self: self.kept)
+    @rule(data=st.data(), skipped=st.sampled_from([0, 0, 0, 0, -1, 1]))
+    def go_on(self, data: st.DataObject, skipped: int) -> None:
+        record = self.kept[data.draw(st.sampled_from(sorted(self.kept)))].record
+        version = record.version + 1 + skipped
+        self.save(data, realm=record.realm, id=record.id, version=version, lookups=record.lookups)
+
+    @precondition(lambda self: self.kept)
+    @rule(data=st.data(), charges=CHARGES)
+    def repeat(self, data: st.DataObject, charges: list[Charge]) -> None:
+        record = self.kept[data.draw(st.sampled_from(sorted(self.kept)))].record
+        assert self.do(self.store.save(record, charges=charges)) is None
+
+    def save(self, data: st.DataObject, **values: Any) -> None:
+        self.saves += 1
+        record = Record(
+            **values,
+            state=data.draw(st.sampled_from(State)),
+            due_at=data.draw(TIMES),
+            ended_at=data.draw(TIMES),
+            lease=data.draw(LEASES),
+            stamp=self.saves.to_bytes(8),
+            body=data.draw(st.binary(max_size=5)),
+        )
+        charges = data.draw(CHARGES)
+        result = self.do(self.store.save(record, charges=charges))
+        kept = self.kept.get(record.id)
+        if record.version != (kept.record.version + 1 if kept else 1):
+            assert isinstance(result, StaleRecord)
+            assert (result.flow_id, result.version) == (record.id, record.version)
+            return
+        now = self.clock()
+        new = Kept(record, None if record.lease is None else now + record.lease)
+        if kept:
+            new.identity = kept.identity
+        uses, waits = self.charged(new.identity, charges)
+        if waits:
+            assert isinstance(result, LimitReached)
+            assert result.retry_after == (None if None in waits else max(wait for wait in waits if wait))
+            return
+        assert result is None
+        self.uses = uses
+        self.kept[record.id] = new
+
+    def charged(self, flow: object, charges: list[Charge]) -> tuple[dict[bytes, list[Use]], list[timedelta | None]]:
+        now = self.clock()
+        uses = {key: list(each) for key, each in self.uses.items()}
+        new: list[Use] = []
+        waits: list[timedelta | None] = []
+        for charge in charges:
+            these = uses[charge.key]
+            if charge.amount == -1:
+                for at in range(len(these) - 1, -1, -1):
+                    if these[at].flow is flow:
+                        del these[at]
+                        break
+                continue
+            # Wait for one after the other to expire, until there is a place; what this save adds expires too late.
+            there = [use.at + charge.window - now for use in these if use.at + charge.window > now]
+            ours = sum(any(use is each for each in new) for use in these)
+            if charge.limit <= ours:
+                waits.append(None)
+            elif len(there) >= charge.limit:
+                waits.append(sorted(there)[len(there) - charge.limit])
+            new.append(Use(flow, now, now + charge.window))
+            these.append(new[-1])
+        for charge in charges:
+            if charge.amount == 1:
+                uses[charge.key] = [
+                    use for use in uses[charge.key] if use.at + charge.window > now or use.expires_at > now
+                ]
+        return uses, waits
+
+    # Time and ends
+
+    @rule(milliseconds=st.integers(0, 20_000))
+    def time_passes(self, milliseconds: int) -> None:
+        self.clock.advance(timedelta(milliseconds=milliseconds))
+
+    @rule(realm=REALMS, before=st.integers(-20, 60), limit=st.integers(0, 4))
+    def purge(self, realm: str, before: int, limit: int) -> None:
+        until = START + before * SECOND
+        ended = [
+            (kept.record.ended_at, record_id)
+            for record_id, kept in self.kept.items()
+            if kept.record.realm == realm and kept.record.ended_at is not None and kept.record.ended_at < until
+        ]
+        ended.sort(key=lambda each: each[0])
+        for _, record_id in ended[:limit]:
+            del self.kept[record_id]
+        for uses in self.uses.values():
+            uses[:] = [use for use in uses if use.expires_at > self.clock()]
+        assert self.do(self.store.purge(realm, until, limit)) == min(limit, len(ended))
+
+    # Looking
+
+    def scanned(self, query: Query, limit: int) -> list[Record]:
+        async def scan() -> list[Record]:
+            return [record async for record in self.store.scan(query, limit=limit)]
+
+        found: list[Record] = self.do(scan())
+        return found
+
+    @rule(realm=REALMS, limit=LIMITS)
+    def scan_what_is_due(self, realm: str, limit: int) -> None:
+        due = [
+            (kept.leased_until or kept.record.due_at or START, kept.record)
+            for kept in self.kept.values()
+            if kept.record.realm == realm and (kept.leased_until or kept.record.due_at)
+        ]
+        expected = [record for at, record in sorted(due, key=lambda each: each[0]) if at <= self.clock()]
+        assert self.scanned(Query(realm=realm, due=True), limit) == expected[:limit]
+
+    @rule(realm=REALMS, lookup=st.sampled_from(LOOKUPS), limit=LIMITS)
+    def scan_by_lookup(self, realm: str, lookup: bytes, limit: int) -> None:
+        expected = [
+            kept.record
+            for kept in reversed(self.kept.values())
+            if kept.record.realm == realm and lookup in kept.record.lookups
+        ]
+        assert self.scanned(Query(realm=realm, lookup=lookup), limit) == expected[:limit]
+
+    @rule(realm=REALMS, after=NAMES | st.just(""), limit=LIMITS)
+    def scan_all(self, realm: str, after: str, limit: int) -> None:
+        expected = [
+            self.kept[name].record
+            for name in sorted(self.kept)
+            if name > after and self.kept[name].record.realm == realm
+        ]
+        assert self.scanned(Query(realm=realm, after=after), limit) == expected[:limit]
+
+    @rule(name=NAMES)
+    def load(self, name: str) -> None:
+        result = self.do(self.store.load(name))
+        if name not in self.kept:
+            assert isinstance(result, FlowNotFound)
+            assert result.flow_id == name
+            return
+        kept = self.kept[name]
+        assert result == kept.record
+        assert result.lease_left == (kept.leased_until and kept.leased_until - self.clock())
+
+    @rule(name=NAMES, behind=st.integers(1, 2))
+    def wait_for_what_has_come(self, name: str, behind: int) -> None:
+        version = self.kept[name].record.version - behind if name in self.kept else 0
+        result = self.do(self.store.changed(name, version, timedelta(seconds=5)))
+        assert result is None if name in self.kept else isinstance(result, FlowNotFound)
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        if hasattr(self, "store"):
+            found = self.scanned(Query(realm="north"), 100) + self.scanned(Query(realm="south"), 100)
+            assert {record.id: record for record in found} == {name: kept.record for name, kept in self.kept.items()}
+
+
+class MemoryHistories(Histories):
+    def make_store(self) -> Store:
+        return MemoryStore(clock=self.clock)
+
+
+class SQLiteHistories(Histories):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+
+    def make_store(self) -> Store:
+        return SQLiteStore(Path(self.folder.name) / "flows.db", clock=self.clock)
+
+    @rule()
+    def reopen(self) -> None:
+        self.do(self.store.aclose())
+        self.store = self.make_store()
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.folder.cleanup()
+
+
+TestMemoryHistories = MemoryHistories.TestCase
+TestMemoryHistories.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestSQLiteHistories = SQLiteHistories.TestCase
+TestSQLiteHistories.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)

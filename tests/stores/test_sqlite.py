@@ -1,0 +1,461 @@
+"""What only a file can do: be shared, locked, full, damaged, killed over, and opened again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import stat
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from reset_flow.errors import (
+    ConfigurationError,
+    InvalidInput,
+    LimitReached,
+    RecordUnreadable,
+    StaleRecord,
+    StoreUnavailable,
+)
+from reset_flow.ports import Charge, Query
+from reset_flow.stores import sqlite
+from reset_flow.stores.sql import sqlite_statements as sql
+from reset_flow.stores.sqlite import SQLiteStore
+from reset_flow.testing import make_record, next_version, refused
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from reset_flow.ports import Record
+    from reset_flow.stores.sql.writer import Database
+
+EVERYTHING = Query(realm="default")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "flows.db"
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncIterator[SQLiteStore]:
+    store = SQLiteStore(path, busy_timeout=timedelta(milliseconds=100))
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture
+def other(path: Path, store: SQLiteStore) -> Iterator[sqlite3.Connection]:  # noqa: ARG001 - closed before the store
+    """Another user of the same file."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        yield other
+
+
+def connection(store: SQLiteStore) -> sqlite3.Connection:
+    """The one that writes; nothing may be under way."""
+    assert store._writer._database is not None
+    found = store._writer._database.writer
+    assert isinstance(found, sqlite3.Connection)
+    return found
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Of every file of a folder, by name."""
+    return {each.name: each.read_bytes() for each in path.iterdir()}
+
+
+async def ids(store: SQLiteStore) -> list[str]:
+    return [record.id async for record in store.scan(EVERYTHING, limit=10_000)]
+
+
+# What a save is worth
+
+
+async def test_a_save_that_returned_is_on_disk(store: SQLiteStore) -> None:
+    await store.save(make_record())
+    assert connection(store).execute("PRAGMA journal_mode").fetchall() == [(b"wal",)]
+    assert connection(store).execute("PRAGMA synchronous").fetchall() == [(2,)]  # FULL
+    assert not connection(store).in_transaction
+
+
+async def test_a_store_that_is_opened_again_has_everything(store: SQLiteStore, path: Path) -> None:
+    record = make_record(due_at=datetime(2030, 1, 1, tzinfo=UTC), lease=timedelta(seconds=9), lookups=(b"a" * 16,))
+    budget = Charge(key=b"k" * 16, amount=1, limit=1, window=timedelta(hours=1))
+    await store.save(record, charges=[budget])
+    await store.aclose()
+    assert not path.with_name("flows.db-wal").exists()
+    again = SQLiteStore(path)
+    assert await again.load(record.id) == record
+    left = (await again.load(record.id)).lease_left
+    assert left is not None
+    assert timedelta(seconds=5) < left <= timedelta(seconds=9)
+    await refused(again.save(make_record(), charges=[budget]), LimitReached)
+    assert [each async for each in again.scan(Query(realm="default", lookup=b"a" * 16), limit=1)] == [record]
+    await again.aclose()
+
+
+async def test_saves_that_wait_together_are_committed_together(store: SQLiteStore) -> None:
+    await store.save(make_record())
+    commits: list[str] = []
+    connection(store).set_trace_callback(lambda text: commits.append(text) if text == "COMMIT" else None)
+    await asyncio.gather(*(store.save(make_record()) for _ in range(200)))
+    assert 1 <= len(commits) <= 20
+    assert len(await ids(store)) == 201
+
+
+async def test_a_refusal_does_not_disturb_its_neighbours(store: SQLiteStore) -> None:
+    taken = make_record()
+    await store.save(taken)
+    budget = Charge(key=b"k" * 16, amount=1, limit=5, window=timedelta(hours=1))
+    records = [make_record() for _ in range(30)]
+    results = await asyncio.gather(
+        *(store.save(record, charges=[budget] if n % 2 else []) for n, record in enumerate(records)),
+        *(store.save(next_version(taken, version=version)) for version in (0, 1, 3)),
+        store.save(next_version(taken)),
+        return_exceptions=True,
+    )
+    kinds = [type(result) for result in results]
+    assert (kinds.count(LimitReached), kinds.count(StaleRecord), results.count(None)) == (10, 3, 21)
+    written = [record.id for record, result in zip(records, results, strict=False) if result is None]
+    assert await ids(store) == sorted([*written, taken.id])
+
+
+async def test_what_waits_when_the_store_is_closed_is_saved(store: SQLiteStore, path: Path) -> None:
+    records = [make_record() for _ in range(50)]
+    saving = [asyncio.create_task(store.save(record)) for record in records]
+    await asyncio.sleep(0)
+    await store.aclose()
+    await asyncio.gather(*saving)
+    again = SQLiteStore(path)
+    assert len(await ids(again)) == 50
+    await again.aclose()
+
+
+async def test_the_log_is_used_again(store: SQLiteStore, path: Path) -> None:
+    record = make_record()
+    await store.save(record)
+    connection(store).execute("PRAGMA wal_autocheckpoint = 20")
+    for _ in range(200):
+        record = next_version(record)
+        await store.save(record)
+        assert (await store.load(record.id)).version == record.version
+        assert await ids(store) == [record.id]
+    assert path.with_name("flows.db-wal").stat().st_size < 60 * 4200
+
+
+async def test_a_change_by_another_store_is_noticed(store: SQLiteStore, path: Path) -> None:
+    record = make_record()
+    await store.save(record)
+    waiting = asyncio.create_task(store.changed(record.id, 1, timedelta(seconds=30)))
+    await asyncio.sleep(0.01)
+    rival = SQLiteStore(path)
+    await rival.save(next_version(record))
+    async with asyncio.timeout(5):
+        await waiting
+    assert (await store.load(record.id)).version == 2
+    await refused(store.save(next_version(record)), StaleRecord)
+    await rival.aclose()
+
+
+def test_one_store_serves_one_loop_after_the_other(path: Path) -> None:
+    store = SQLiteStore(path)
+    record = make_record()
+    asyncio.run(store.save(record))
+    assert asyncio.run(store.load(record.id)) == record
+    asyncio.run(store.aclose())
+    asyncio.run(store.aclose())
+
+
+# What goes wrong outside
+
+
+async def test_a_locked_database_is_waited_for_no_longer_than_told(
+    store: SQLiteStore, other: sqlite3.Connection
+) -> None:
+    record = make_record()
+    await store.save(record)
+    other.execute("BEGIN IMMEDIATE")
+    async with asyncio.timeout(2):
+        results = await asyncio.gather(*(store.save(make_record()) for _ in range(10)), return_exceptions=True)
+    assert len({id(result) for result in results}) == 10
+    for result in results:
+        assert isinstance(result, StoreUnavailable)
+        assert isinstance(result.__cause__, sqlite3.OperationalError)
+        assert "locked" in str(result)
+    assert await store.load(record.id) == record
+    other.execute("ROLLBACK")
+    await store.save(next_version(record))
+    assert await ids(store) == [record.id]
+
+
+async def test_a_lock_that_is_let_go_in_time_is_waited_out(path: Path) -> None:
+    store = SQLiteStore(path)
+    await store.save(make_record())
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        saving = asyncio.create_task(store.save(make_record()))
+        await asyncio.sleep(0.05)
+        assert not saving.done()
+        other.execute("ROLLBACK")
+        await saving
+    await store.aclose()
+
+
+async def test_a_file_that_is_locked_at_the_opening_is_tried_again(
+    store: SQLiteStore, other: sqlite3.Connection
+) -> None:
+    other.execute("BEGIN EXCLUSIVE")
+    results = await asyncio.gather(*(store.load("nobody") for _ in range(5)), return_exceptions=True)
+    assert [type(result) for result in results] == [StoreUnavailable] * 5
+    other.execute("ROLLBACK")
+    await store.save(make_record())
+    assert len(await ids(store)) == 1
+
+
+async def test_a_full_disk_loses_nothing_that_was_saved(store: SQLiteStore) -> None:
+    records = [make_record() for _ in range(20)]
+    await asyncio.gather(*(store.save(record) for record in records))
+    connection(store).execute("PRAGMA max_page_count = 1")  # no more than there are
+    large = [make_record(body=bytes(5000)) for _ in range(5)]
+    budget = Charge(key=b"k" * 16, amount=1, limit=1, window=timedelta(hours=1))
+    results = await asyncio.gather(
+        *(store.save(record) for record in large), store.save(make_record(), charges=[budget]), return_exceptions=True
+    )
+    # All of a batch goes with the one that failed.
+    assert all(isinstance(result, StoreUnavailable) and "full" in str(result) for result in results)
+    assert await ids(store) == sorted(record.id for record in records)
+    connection(store).execute("PRAGMA max_page_count = 100000")
+    await asyncio.gather(*(store.save(record) for record in large))
+    await store.save(make_record(), charges=[budget])
+    assert len(await ids(store)) == 26
+
+
+async def test_a_clock_that_fails_is_no_end_of_the_writer(path: Path) -> None:
+    broken = True
+
+    def clock() -> datetime:
+        if broken:
+            raise ValueError("no time")
+        return datetime.now(UTC)
+
+    store = SQLiteStore(path, clock=clock)
+    record = make_record()
+    error = await refused(store.save(record), StoreUnavailable)
+    assert isinstance(error.__cause__, ValueError)
+    broken = False
+    await store.save(record)
+    assert await store.load(record.id) == record
+    await store.aclose()
+
+
+# The file
+
+
+async def test_the_file_is_its_owners_alone(store: SQLiteStore, path: Path) -> None:
+    before = os.umask(0)
+    try:
+        await store.save(make_record())
+    finally:
+        os.umask(before)
+    modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
+    assert modes == {"flows.db": 0o600, "flows.db-wal": 0o600, "flows.db-shm": 0o600}
+
+
+async def test_a_missing_folder_is_named_and_can_be_mended(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "folder" / "flows.db")
+    error = await refused(store.save(make_record()), StoreUnavailable)
+    assert "create it" in str(error)
+    assert isinstance(error.__cause__, FileNotFoundError)
+    (tmp_path / "folder").mkdir()
+    await store.save(make_record())
+    assert len(await ids(store)) == 1
+    await store.aclose()
+
+
+async def test_what_is_not_a_file_is_refused(tmp_path: Path) -> None:
+    for name in ("", ":memory:"):
+        with pytest.raises(ConfigurationError):
+            SQLiteStore(name)
+    store = SQLiteStore(tmp_path)
+    await refused(store.load("nobody"), StoreUnavailable)
+    await store.aclose()
+
+
+@pytest.mark.parametrize("content", [b"hello", b"no database at all" * 500], ids=["short", "long"])
+async def test_a_file_that_is_no_database_is_left_alone(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+    store = SQLiteStore(path)
+    error = await refused(store.save(make_record()), ConfigurationError)
+    assert "a file of its own" in str(error)
+    await store.aclose()
+    assert contents(path.parent) == {path.name: content}
+
+
+@pytest.mark.parametrize(
+    ("script", "advice"),
+    [
+        (f"PRAGMA application_id = {sqlite.APPLICATION_ID}; PRAGMA user_version = 99", "newer"),
+        ("CREATE TABLE flows (a); INSERT INTO flows VALUES (1)", "a file of its own"),
+        ("PRAGMA user_version = 1", "a file of its own"),
+    ],
+    ids=["newer", "tables of others", "version of others"],
+)
+async def test_a_database_of_others_is_left_alone(path: Path, script: str, advice: str) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(script)
+    before = contents(path.parent)
+    store = SQLiteStore(path)
+    results = await asyncio.gather(store.save(make_record()), store.load("nobody"), return_exceptions=True)
+    assert all(isinstance(result, ConfigurationError) and advice in str(result) for result in results)
+    await store.aclose()
+    assert contents(path.parent) == before
+
+
+async def test_concurrent_first_calls_open_it_once(store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    openings: list[Database] = []
+    really = store._writer._open_database
+
+    def counted() -> Database:
+        openings.append(really())
+        return openings[-1]
+
+    monkeypatch.setattr(store._writer, "_open_database", counted)
+    records = [make_record() for _ in range(20)]
+    await asyncio.gather(*(store.save(record) for record in records), ids(store), ids(store))
+    assert len(openings) == 1
+    assert len(await ids(store)) == 20
+
+
+async def test_an_older_sqlite_is_refused(store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "sqlite_version_info", (3, 36, 0))
+        assert "too old" in str(await refused(store.load("nobody"), ConfigurationError))
+    await store.save(make_record())
+
+
+# Rows
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "version = 0",
+        "version = -7",
+        "state = 'nonsense'",
+        "state = CAST(x'ff' AS TEXT)",
+        "due_at = 9000000000000000000",
+        "ended_at = -9000000000000000000",
+        "lease = -1",
+        "lease = NULL",
+        "leased_until = NULL",
+        "lookups = x'00'",
+        "realm = CAST(x'ff' AS TEXT)",
+    ],
+)
+async def test_a_damaged_row_is_told_from_a_missing_one(
+    store: SQLiteStore, other: sqlite3.Connection, damage: str
+) -> None:
+    now = datetime.now(UTC)
+    names = [f"flow {n:03}" for n in range(100)]
+    for name in names:
+        await store.save(make_record(id=name, due_at=now, lease=-timedelta(hours=1), lookups=(b"a" * 16,)))
+    other.execute("UPDATE flows SET lease = 1")
+    assert await ids(store) == names
+    # The last of the first page of a scan.
+    other.execute(f"UPDATE flows SET {damage} WHERE id = 'flow 049'")  # noqa: S608 - written above
+    error = await refused(store.load("flow 049"), RecordUnreadable)
+    assert error.flow_id == "flow 049"
+    names.remove("flow 049")
+    assert await ids(store) == names
+    due = [record.id async for record in store.scan(Query(realm="default", due=True), limit=1000)]
+    assert due == names
+    newest = [record.id async for record in store.scan(Query(realm="default", lookup=b"a" * 16), limit=1000)]
+    assert newest == names[::-1]
+
+
+async def test_a_name_that_is_no_text_names_no_row(store: SQLiteStore, other: sqlite3.Connection) -> None:
+    await store.save(make_record(id="good"))
+    await store.save(make_record(id="other"))
+    other.execute("UPDATE flows SET id = CAST(x'ff' AS TEXT) WHERE id = 'other'")
+    assert await ids(store) == ["good"]
+
+
+async def test_what_no_column_can_hold_is_refused_at_once(store: SQLiteStore) -> None:
+    odd: list[Record] = [make_record(lookups=(b"short",)), make_record(id="\ud800"), make_record(realm="\ud800")]
+    for record in odd:
+        await refused(store.save(record), InvalidInput)
+    forever = make_record(lease=timedelta.max)
+    budget = Charge(key=b"k" * 16, amount=1, limit=1, window=timedelta.max)
+    await store.save(forever, charges=[budget])
+    await refused(store.save(make_record(), charges=[budget]), LimitReached)
+
+
+async def test_a_purge_leaves_nothing_of_a_flow_behind(store: SQLiteStore) -> None:
+    now = datetime.now(UTC)
+    await store.save(make_record(id="running", lookups=(b"a" * 16,)))
+    for _ in range(600):  # more than a piece
+        await store.save(make_record(ended_at=now, lookups=(b"a" * 16, os.urandom(16))))
+    assert await store.purge("default", now + timedelta(seconds=1), 500) == 500
+    assert await store.purge("default", now + timedelta(seconds=1), 500) == 100
+    assert await ids(store) == ["running"]
+    assert connection(store).execute("SELECT lookup, flow FROM lookups").fetchall() == [(b"a" * 16, 1)]
+
+
+async def test_uses_that_count_no_more_are_purged_however_many(path: Path) -> None:
+    now = datetime(2030, 1, 1, tzinfo=UTC)
+    store = SQLiteStore(path, clock=lambda: now)
+    charges = [
+        Charge(key=n.to_bytes(16), amount=1, limit=1, window=timedelta(hours=1 if n % 10 else 9)) for n in range(1000)
+    ]
+    await store.save(make_record(), charges=charges)
+    now += timedelta(hours=1)
+    assert await store.purge("default", now, 1) == 0
+    assert connection(store).execute("SELECT count(*) FROM uses").fetchall() == [(100,)]
+    await store.aclose()
+
+
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [
+        (sql.STORED, "sqlite_autoindex_flows_1"),
+        (sql.LOAD, "sqlite_autoindex_flows_1"),
+        (sql.VERSION, "sqlite_autoindex_flows_1"),
+        (sql.SCAN_IDS, "sqlite_autoindex_flows_1"),
+        (sql.SCAN_DUE, "flows_due"),
+        (sql.SCAN_LOOKUP, "PRIMARY KEY (lookup=? AND flow<?)"),
+        (sql.ENDED, "flows_ended"),
+        (sql.BLOCKING, "PRIMARY KEY (key=? AND at>?)"),
+        (sql.NEWEST, "PRIMARY KEY (key=?"),
+        (sql.FORGET, "PRIMARY KEY (key=? AND at<?)"),
+    ],
+)
+async def test_every_statement_goes_by_an_index_and_sorts_nothing(
+    store: SQLiteStore, statement: str, index: str
+) -> None:
+    await store.save(make_record())
+    values: dict[str, Any] = dict.fromkeys(
+        (
+            "id",
+            "realm",
+            "due",
+            "now",
+            "number",
+            "size",
+            "lookup",
+            "before",
+            "key",
+            "start",
+            "flow",
+            "at",
+            "nth",
+            "offset",
+        )
+    )
+    plan = [row[3].decode() for row in connection(store).execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+    assert any(index in step for step in plan)
+    assert not any("SCAN" in step or "B-TREE" in step for step in plan)
