@@ -111,7 +111,8 @@ class Store(Protocol):
     """
     Keeps records. Opens itself at its first call; every call may come from many tasks at once.
 
-    Every method raises `StoreUnavailable` when the store can't be reached or can't write, and nothing of its driver's.
+    Every method raises `StoreUnavailable` when the store can't be reached or can't write, chained from the driver's
+    error; and `ConfigurationError` when it is none that this release can work with.
     """
 
     durable: bool
@@ -134,13 +135,19 @@ class Store(Protocol):
 
         Raises:
             FlowNotFound: There is none.
+            RecordUnreadable: What is there is no record.
         """
 
     def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:
-        """At most `limit` records. Others may save while it runs."""
+        """At most `limit` records. Others may save while it runs. What is there and is no record is passed over."""
 
     async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
-        """Return once a version newer than this one is stored, or when the time is up."""
+        """
+        Return once a version newer than this one is stored, or when the time is up.
+
+        Raises:
+            FlowNotFound: There is no such record (any more).
+        """
 
     async def purge(self, realm: str, before: datetime, limit: int) -> int:
         """Delete at most `limit` records that ended before then, and uses of budgets that count no more. -> records"""

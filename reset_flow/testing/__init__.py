@@ -1,0 +1,7 @@
+"""For people who embed the library: a clock that stands still, a broker that does as told, what every store must do."""
+
+from reset_flow.testing.clock import FrozenClock
+from reset_flow.testing.contract import StoreContract, make_record, next_version
+from reset_flow.testing.refusal import refused
+
+__all__ = ["FrozenClock", "StoreContract", "make_record", "next_version", "refused"]

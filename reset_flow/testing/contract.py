@@ -1,0 +1,437 @@
+"""What every store must do: for authors of stores."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from reset_flow.errors import FlowNotFound, LimitReached, StaleRecord, StoreUnavailable
+from reset_flow.models import State
+from reset_flow.ports import Charge, Query, Record
+
+if TYPE_CHECKING:
+    from reset_flow.ports import Store
+
+__all__ = ["StoreContract", "make_record", "next_version"]
+
+NOTHING = timedelta(0)
+
+
+def make_record(**values: Any) -> Record:
+    """The first version of a record, with an id and a stamp of its own, and whatever else is given."""
+    given: dict[str, Any] = {
+        "realm": "default",
+        "id": os.urandom(16).hex(),
+        "version": 1,
+        "state": State.REQUESTED,
+        "stamp": os.urandom(8),
+        "body": os.urandom(40),
+    }
+    return Record(**(given | values))
+
+
+def next_version(record: Record, **changes: Any) -> Record:
+    """What may be saved after it: one version up, with another stamp and body, and whatever else is given."""
+    given: dict[str, Any] = {
+        "version": record.version + 1,
+        "stamp": os.urandom(8),
+        "body": os.urandom(40),
+        "lease_left": None,
+    }
+    return attrs.evolve(record, **(given | changes))
+
+
+class StoreContract:
+    """
+    What every store must do, a promise a test. Needs pytest and pytest-asyncio in its auto mode.
+
+    A subclass gives a fixture `store`, an empty store that is judged by `self.clock`, closed when the test is over::
+
+        class TestMyStore(StoreContract):
+            @pytest.fixture
+            async def store(self):
+                store = MyStore(clock=self.clock)
+                yield store
+                await store.aclose()
+
+    A store whose clock can't be set overrides `elapse` (to wait), `unit` (to wait for less) and `tolerance`.
+
+    Attributes:
+        unit: The length of the leases and windows in these tests.
+
+        tolerance: How far a length of time may be off that depends on the store's clock.
+    """
+
+    unit = timedelta(seconds=10)
+    tolerance = timedelta(0)
+
+    @cached_property
+    def clock(self) -> FrozenClock:
+        """What the store is to take for its clock; one for each test."""
+        return FrozenClock()
+
+    async def elapse(self, time: timedelta) -> None:
+        """Let time pass for the store."""
+        self.clock.advance(time)
+
+    def near(self, length: timedelta | None, expected: timedelta) -> bool:
+        """Whether a length of time is what it should be."""
+        return length is not None and abs(length - expected) <= self.tolerance
+
+    def use(self, key: bytes = b"k" * 16, limit: int = 1, amount: int = 1) -> Charge:
+        """One use of a budget."""
+        return Charge(key=key, amount=amount, limit=limit, window=self.unit)
+
+    # Saving and loading
+
+    async def test_a_record_is_loaded_as_it_was_saved(self, store: Store) -> None:
+        time = datetime(2030, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+        record = make_record(
+            state=State.CODE_VERIFIED,
+            due_at=time,
+            ended_at=time + timedelta(microseconds=1),
+            lookups=(b"b" * 16, b"a" * 16),
+            body=bytes(range(256)),
+        )
+        await store.save(record)
+        assert await store.load(record.id) == record
+        bare = make_record(realm="Zażółć", body=b"")
+        await store.save(bare)
+        assert await store.load(bare.id) == bare
+        assert (await store.load(bare.id)).lease_left is None
+
+    async def test_what_is_not_there_is_not_found(self, store: Store) -> None:
+        await store.save(make_record())
+        for name in ("nobody", "", "a'b", "\ud800", "\0"):
+            assert (await refused(store.load(name), FlowNotFound)).flow_id == name
+        await refused(store.changed("nobody", 0, self.unit), FlowNotFound)
+
+    async def test_each_version_replaces_the_one_before(self, store: Store) -> None:
+        record = make_record(due_at=self.clock(), lookups=(b"a" * 16,))
+        await store.save(record)
+        for state in State:
+            record = next_version(record, state=state, due_at=None, ended_at=self.clock())
+            await store.save(record)
+            assert await store.load(record.id) == record
+
+    async def test_of_two_writers_the_second_is_refused(self, store: Store) -> None:
+        record = make_record()
+        await store.save(record)
+        first, second = next_version(record, state=State.FAILED), next_version(record, state=State.PASSWORD_SET)
+        await store.save(first)
+        error = await refused(store.save(second), StaleRecord)
+        assert (error.flow_id, error.version) == (record.id, 2)
+        assert await store.load(record.id) == first
+
+    async def test_of_many_writers_at_once_one_wins(self, store: Store) -> None:
+        record = make_record()
+        await store.save(record)
+        rivals = [next_version(record) for _ in range(20)]
+        results = await asyncio.gather(*(store.save(rival) for rival in rivals), return_exceptions=True)
+        winners = [rival for rival, result in zip(rivals, results, strict=True) if result is None]
+        assert [type(result) for result in results].count(StaleRecord) == 19
+        assert winners == [await store.load(record.id)]
+
+    async def test_many_flows_are_saved_at_once(self, store: Store) -> None:
+        records = [make_record() for _ in range(50)]
+        await asyncio.gather(*(store.save(record) for record in records))
+        assert await asyncio.gather(*(store.load(record.id) for record in records)) == records
+
+    async def test_only_the_next_version_can_be_saved(self, store: Store) -> None:
+        record = make_record()
+        for version in (0, 2, -1):
+            await refused(store.save(attrs.evolve(record, version=version)), StaleRecord)
+        await refused(store.load(record.id), FlowNotFound)
+        await store.save(record)
+        for version in (0, 1, 3):
+            await refused(store.save(next_version(record, version=version)), StaleRecord)
+        assert await store.load(record.id) == record
+        await store.save(next_version(record))
+
+    async def test_a_save_that_is_repeated_is_a_success_and_counts_once(self, store: Store) -> None:
+        record = make_record()
+        for _ in range(3):
+            await store.save(record, charges=[self.use(limit=2)])
+        await store.save(make_record(), charges=[self.use(limit=2)])
+        await refused(store.save(make_record(), charges=[self.use(limit=2)]), LimitReached)
+        # Repeated when its budget is used up and its version is the stored one.
+        await store.save(record, charges=[self.use(limit=2)])
+        later = next_version(record)
+        await store.save(later)
+        await store.save(later)
+        await refused(store.save(record), StaleRecord)
+        assert await store.load(record.id) == later
+
+    # Leases
+
+    async def test_a_lease_is_judged_by_the_stores_clock(self, store: Store) -> None:
+        record = make_record(lease=self.unit)
+        await store.save(record)
+        loaded = await store.load(record.id)
+        assert loaded == record
+        assert self.near(loaded.lease_left, self.unit)
+        await self.elapse(self.unit / 2)
+        assert self.near((await store.load(record.id)).lease_left, self.unit / 2)
+        await self.elapse(self.unit)
+        assert self.near((await store.load(record.id)).lease_left, -self.unit / 2)
+        record = next_version(record)
+        await store.save(record)
+        assert self.near((await store.load(record.id)).lease_left, self.unit)
+        await store.save(next_version(record, lease=None))
+        assert (await store.load(record.id)).lease_left is None
+
+    # Budgets
+
+    async def test_a_budget_lets_through_what_it_may_and_no_more(self, store: Store) -> None:
+        for _ in range(3):
+            await store.save(make_record(), charges=[self.use(limit=3)])
+            await self.elapse(self.unit / 10)
+        one_too_many = make_record()
+        error = await refused(store.save(one_too_many, charges=[self.use(limit=3)]), LimitReached)
+        assert self.near(error.retry_after, self.unit * 7 / 10)
+        await refused(store.load(one_too_many.id), FlowNotFound)
+        await store.save(one_too_many, charges=[self.use(b"o" * 16, limit=3)])
+
+    async def test_a_use_counts_until_its_window_is_over(self, store: Store) -> None:
+        await store.save(make_record(), charges=[self.use()])
+        await self.elapse(self.unit / 2)
+        error = await refused(store.save(make_record(), charges=[self.use()]), LimitReached)
+        assert self.near(error.retry_after, self.unit / 2)
+        assert error.retry_after is not None
+        await self.elapse(error.retry_after + self.tolerance - timedelta(microseconds=1))
+        if not self.tolerance:
+            error = await refused(store.save(make_record(), charges=[self.use()]), LimitReached)
+            assert error.retry_after == timedelta(microseconds=1)
+        await self.elapse(timedelta(microseconds=1))
+        await store.save(make_record(), charges=[self.use()])
+        await refused(store.save(make_record(), charges=[self.use()]), LimitReached)
+
+    async def test_a_lowered_limit_waits_until_enough_has_expired(self, store: Store) -> None:
+        for _ in range(4):
+            await store.save(make_record(), charges=[self.use(limit=4)])
+            await self.elapse(self.unit / 10)
+        error = await refused(store.save(make_record(), charges=[self.use(limit=2)]), LimitReached)
+        assert self.near(error.retry_after, self.unit * 8 / 10)
+        assert error.retry_after is not None
+        await self.elapse(error.retry_after + self.tolerance)
+        await store.save(make_record(), charges=[self.use(limit=2)])
+
+    async def test_a_use_is_given_back_to_the_flow_that_made_it(self, store: Store) -> None:
+        mine, other = make_record(), make_record()
+        await store.save(other, charges=[self.use(limit=2)])
+        await self.elapse(self.unit / 10)
+        await store.save(mine, charges=[self.use(limit=2)])
+        mine = next_version(mine)
+        await store.save(mine, charges=[self.use(limit=2, amount=-1)])
+        error = await refused(store.save(make_record(), charges=[self.use(limit=1)]), LimitReached)
+        assert self.near(error.retry_after, self.unit * 9 / 10)
+        # There is none of its own left: the other's stays.
+        await store.save(next_version(mine), charges=[self.use(amount=-1), self.use(b"o" * 16, amount=-1)])
+        await refused(store.save(make_record(), charges=[self.use(limit=1)]), LimitReached)
+        await store.save(make_record(), charges=[self.use(limit=2)])
+
+    async def test_a_use_is_given_back_though_others_came_after_it(self, store: Store) -> None:
+        mine, other = make_record(), make_record()
+        await store.save(mine, charges=[self.use(limit=2)])
+        await self.elapse(self.unit / 10)
+        await store.save(other, charges=[self.use(limit=2)])
+        await store.save(next_version(mine), charges=[self.use(amount=-1)])
+        error = await refused(store.save(make_record(), charges=[self.use()]), LimitReached)
+        assert self.near(error.retry_after, self.unit)
+        await store.save(make_record(), charges=[self.use(limit=2)])
+
+    async def test_the_newest_use_is_given_back(self, store: Store) -> None:
+        record = make_record()
+        await store.save(record, charges=[self.use(limit=2)])
+        await self.elapse(self.unit / 2)
+        record = next_version(record)
+        await store.save(record, charges=[self.use(limit=2)])
+        await store.save(next_version(record), charges=[self.use(limit=2, amount=-1)])
+        error = await refused(store.save(make_record(), charges=[self.use(limit=1)]), LimitReached)
+        assert self.near(error.retry_after, self.unit / 2)
+
+    async def test_a_use_outlasts_a_charge_with_a_shorter_window(self, store: Store) -> None:
+        short = attrs.evolve(self.use(), window=self.unit / 4)
+        await store.save(make_record(), charges=[self.use()])
+        await self.elapse(self.unit / 2)
+        await store.save(make_record(), charges=[short])
+        await refused(store.save(make_record(), charges=[short]), LimitReached)
+        error = await refused(store.save(make_record(), charges=[self.use(limit=2)]), LimitReached)
+        assert self.near(error.retry_after, self.unit / 2)
+
+    async def test_charges_are_counted_all_or_none(self, store: Store) -> None:
+        full, free = self.use(b"f" * 16), self.use(b"o" * 16)
+        record = make_record()
+        await store.save(record, charges=[full])
+        for charges in ([free, full], [full, free]):
+            await refused(store.save(make_record(), charges=charges), LimitReached)
+        taken_back = self.use(b"f" * 16, amount=-1)
+        await refused(store.save(next_version(record), charges=[taken_back, full, full]), LimitReached)
+        await refused(store.save(make_record(), charges=[full]), LimitReached)
+        await refused(store.save(next_version(record, version=3), charges=[free]), StaleRecord)
+        await store.save(make_record(), charges=[free])
+
+    async def test_one_key_may_be_charged_twice_in_one_save(self, store: Store) -> None:
+        twice = [self.use(limit=2), self.use(limit=2)]
+        error = await refused(store.save(make_record(), charges=[*twice, *twice]), LimitReached)
+        assert error.retry_after is None  # no waiting makes room for four
+        assert not error.retryable
+        record = make_record()
+        await store.save(record, charges=twice)
+        error = await refused(store.save(make_record(), charges=[self.use(limit=2)]), LimitReached)
+        assert self.near(error.retry_after, self.unit)
+        record = next_version(record)
+        await store.save(record, charges=[self.use(amount=-1), self.use(amount=-1), *twice])
+        await store.save(next_version(record), charges=[self.use(amount=-1), self.use(amount=-1)])
+        await store.save(make_record(), charges=twice)
+
+    async def test_the_longest_wait_of_all_charges_is_told(self, store: Store) -> None:
+        await store.save(make_record(), charges=[self.use(b"1" * 16)])
+        await self.elapse(self.unit / 2)
+        await store.save(make_record(), charges=[self.use(b"2" * 16)])
+        charges = [self.use(b"1" * 16), self.use(b"2" * 16)]
+        error = await refused(store.save(make_record(), charges=charges), LimitReached)
+        assert self.near(error.retry_after, self.unit)
+
+    async def test_of_many_at_once_no_more_than_the_limit_get_through(self, store: Store) -> None:
+        saves = [store.save(make_record(), charges=[self.use(limit=3)]) for _ in range(20)]
+        results = await asyncio.gather(*saves, return_exceptions=True)
+        assert [type(result) for result in results].count(LimitReached) == 17
+        assert results.count(None) == 3
+
+    # Scans
+
+    async def ids(self, store: Store, query: Query, limit: int = 1000) -> list[str]:
+        """What a scan finds."""
+        return [record.id async for record in store.scan(query, limit=limit)]
+
+    async def test_what_is_due_is_found_the_longest_due_first(self, store: Store) -> None:
+        now, unit = self.clock(), self.unit
+        await store.save(make_record(id="later", due_at=now - unit))
+        await store.save(make_record(id="first", due_at=now - 2 * unit))
+        await store.save(make_record(id="never"))
+        await store.save(make_record(id="future", due_at=now + 100 * unit))
+        await store.save(make_record(id="leased", due_at=now - 3 * unit, lease=unit))
+        await store.save(make_record(id="lease alone", lease=unit / 2))
+        await store.save(make_record(id="elsewhere", realm="other", due_at=now - unit))
+        due = Query(realm="default", due=True)
+        assert await self.ids(store, due) == ["first", "later"]
+        assert await self.ids(store, due, limit=1) == ["first"]
+        assert await self.ids(store, Query(realm="other", due=True)) == ["elsewhere"]
+        await self.elapse(unit + self.tolerance)
+        assert await self.ids(store, due) == ["first", "later", "lease alone", "leased"]
+
+    async def test_flows_are_found_by_their_lookups_the_newest_first(self, store: Store) -> None:
+        records = [make_record(lookups=(b"a" * 16, bytes([n % 2]) * 16)) for n in range(5)]
+        for record in records:
+            await store.save(record)
+        await store.save(next_version(records[0], lease=self.unit))
+        await store.save(make_record(realm="other", lookups=(b"a" * 16,)))
+        names = [record.id for record in reversed(records)]
+        assert await self.ids(store, Query(realm="default", lookup=b"a" * 16)) == names
+        assert await self.ids(store, Query(realm="default", lookup=b"a" * 16), limit=2) == names[:2]
+        assert await self.ids(store, Query(realm="default", lookup=b"\1" * 16)) == names[1::2]
+        assert await self.ids(store, Query(realm="default", lookup=b"b" * 16)) == []
+        (oldest,) = [each async for each in store.scan(Query(realm="default", lookup=b"a" * 16), limit=9)][-1:]
+        assert (oldest.version, self.near(oldest.lease_left, self.unit)) == (2, True)
+
+    async def test_a_realm_is_gone_through_in_the_order_of_its_ids(self, store: Store) -> None:
+        records = [make_record(realm=("default", "other")[n % 2]) for n in range(250)]
+        await asyncio.gather(*(store.save(record) for record in records))
+        names = sorted(record.id for record in records if record.realm == "default")
+        assert await self.ids(store, Query(realm="default")) == names
+        assert await self.ids(store, Query(realm="default"), limit=60) == names[:60]
+        assert await self.ids(store, Query(realm="default", after=names[59])) == names[60:]
+        assert await self.ids(store, Query(realm="default"), limit=0) == []
+        assert await self.ids(store, Query(realm="nobody's")) == []
+
+    async def test_others_may_save_while_a_scan_runs(self, store: Store) -> None:
+        records = {record.id: record for record in (make_record() for _ in range(120))}
+        await asyncio.gather(*(store.save(record) for record in records.values()))
+        seen = []
+        async for record in store.scan(Query(realm="default"), limit=1000):
+            seen.append(record.id)
+            await store.save(next_version(records[record.id]))
+        assert seen == sorted(records)
+        assert [record.version async for record in store.scan(Query(realm="default"), limit=1000)] == [2] * 120
+
+    # Waiting
+
+    async def test_a_change_wakes_who_waits_for_it(self, store: Store) -> None:
+        record = make_record()
+        await store.save(record)
+        waiting = [asyncio.create_task(store.changed(record.id, 1, timedelta(seconds=30))) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        assert not any(task.done() for task in waiting)
+        await store.save(next_version(record))
+        async with asyncio.timeout(5):
+            await asyncio.gather(*waiting)
+            await store.changed(record.id, 1, timedelta(seconds=30))
+
+    async def test_who_waits_in_vain_is_let_go_in_time(self, store: Store) -> None:
+        record = make_record()
+        await store.save(record)
+        async with asyncio.timeout(5):
+            await store.changed(record.id, 1, timedelta(milliseconds=20))
+            await store.changed(record.id, 1, NOTHING)
+        assert (await store.load(record.id)).version == 1
+
+    # Ends
+
+    async def test_what_ended_long_ago_is_purged(self, store: Store) -> None:
+        now = self.clock()
+        ends = {name: now - n * self.unit for n, name in enumerate(("new", "middle", "old", "oldest"))}
+        for name, ended_at in ends.items():
+            await store.save(make_record(id=name, ended_at=ended_at, lookups=(b"a" * 16,)))
+        await store.save(make_record(id="running", lookups=(b"a" * 16,)))
+        await store.save(make_record(id="elsewhere", realm="other", ended_at=ends["oldest"]))
+        assert await store.purge("default", ends["middle"], 0) == 0
+        assert await store.purge("default", ends["middle"], 1) == 1
+        await refused(store.load("oldest"), FlowNotFound)
+        assert await store.purge("default", ends["middle"], 100) == 1
+        assert await store.purge("default", ends["middle"], 100) == 0
+        left = await self.ids(store, Query(realm="default", lookup=b"a" * 16))
+        assert left == ["running", "middle", "new"]
+        assert (await store.load("elsewhere")).version == 1
+        await refused(store.save(next_version(make_record(id="old"))), StaleRecord)
+        await store.save(make_record(id="old"))
+
+    async def test_a_purge_leaves_the_uses_that_count(self, store: Store) -> None:
+        record = make_record(ended_at=self.clock())
+        await store.save(record, charges=[self.use()])
+        assert await store.purge("default", self.clock() + self.unit, 10) == 1
+        await refused(store.save(make_record(), charges=[self.use()]), LimitReached)
+        await self.elapse(self.unit + self.tolerance)
+        assert await store.purge("default", self.clock(), 10) == 0
+        await store.save(make_record(), charges=[self.use()])
+
+    async def test_a_closed_store_says_so(self, store: Store) -> None:
+        record = make_record()
+        await store.save(record)
+        waiting = asyncio.create_task(store.changed(record.id, 1, timedelta(seconds=30)))
+        await asyncio.sleep(0)
+        await asyncio.gather(store.aclose(), store.aclose())
+        await store.aclose()
+        async with asyncio.timeout(5):
+            await refused(waiting, StoreUnavailable)
+        await refused(store.load(record.id), StoreUnavailable)
+        await refused(store.save(next_version(record)), StoreUnavailable)
+        await refused(store.changed(record.id, 1, NOTHING), StoreUnavailable)
+        await refused(store.purge("default", self.clock(), 1), StoreUnavailable)
+        await refused(self.ids(store, Query(realm="default")), StoreUnavailable)
+
+    async def test_a_save_that_was_cancelled_leaves_a_store_that_works(self, store: Store) -> None:
+        records = [make_record() for _ in range(20)]
+        saving = [asyncio.create_task(store.save(record)) for record in records]
+        await asyncio.sleep(0)
+        for task in saving[::2]:
+            task.cancel()
+        await asyncio.gather(*saving, return_exceptions=True)
+        for record in records:
+            await store.save(record)  # written or not, the stamp makes it one
+            assert await store.load(record.id) == record
