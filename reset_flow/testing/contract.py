@@ -13,6 +13,8 @@ import attrs
 from reset_flow.errors import FlowNotFound, LimitReached, StaleRecord, StoreUnavailable
 from reset_flow.models import State
 from reset_flow.ports import Charge, Query, Record
+from reset_flow.testing.clock import FrozenClock
+from reset_flow.testing.refusal import refused
 
 if TYPE_CHECKING:
     from reset_flow.ports import Store
