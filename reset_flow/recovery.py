@@ -71,6 +71,7 @@ class Sweeper:
         self._retention = retention
         self._now = now
         self._began = (now(), time.monotonic())
+        self._held_back = False
 
     async def sweep(self) -> SweepReport:
         """
@@ -127,8 +128,9 @@ class Sweeper:
         now = self._now()
         passed = self._began[0] + timedelta(seconds=time.monotonic() - self._began[1])
         held_back = now > passed + JUMP
-        if held_back:
+        if held_back and not self._held_back:
             logger.error("the clock is %s ahead of the time that has passed: nothing is purged by it", now - passed)
+        self._held_back = held_back
         before = (passed if held_back else now) - self._retention
         purged = 0
         while purged < PURGED_AT_MOST:

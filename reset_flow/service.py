@@ -7,7 +7,7 @@ import random
 import secrets
 import time
 import warnings
-from base64 import urlsafe_b64encode
+from base64 import b32hexencode
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
@@ -212,7 +212,7 @@ class ResetService:
             flow_id = self._keyring.lookup(self._realm, "ref", inputs.name(ref, "ref"))
         now = self._now()
         return Dossier(
-            id=urlsafe_b64encode(flow_id).decode().rstrip("="),
+            id=b32hexencode(flow_id).decode().rstrip("=").lower(),
             user=user,
             credential=Credential(credential),
             transport=self._transport.name,

@@ -57,17 +57,21 @@ def open_store(url: str) -> Store:
     )
 
 
-def setting(name: str, default: str | None = None, environment: Mapping[str, str] | None = None) -> str:
+def setting(name: str, default: str | None = None, overrides: Mapping[str, str] | None = None) -> str:
     """
     `RESET_FLOW_` and the name, from the environment, or the content of the file that `…_FILE` names, stripped.
+
+    Args:
+        overrides: By the same names, what goes before the environment.
 
     Raises:
         ConfigurationError: Both are set, neither is and there is no default, or the file can't be read or is open to
             others.
     """
-    environment = os.environ if environment is None else environment
+    if overrides and name in overrides:
+        return overrides[name]
     variable = PREFIX + name
-    value, file = environment.get(variable), environment.get(f"{variable}_FILE")
+    value, file = os.environ.get(variable), os.environ.get(f"{variable}_FILE")
     if value and file:
         raise ConfigurationError(f"{variable} and {variable}_FILE are both set: leave one of them")
     if file:
@@ -88,34 +92,38 @@ def _content(path: str, variable: str) -> str:
     raise ConfigurationError(f"{variable}: {path} can't be read: {why}")
 
 
-def from_env(environment: Mapping[str, str] | None = None, **options: Any) -> ResetService:
+def from_env(overrides: Mapping[str, str] | None = None, *, create_keys: bool = True, **options: Any) -> ResetService:
     """
     A service, by the environment.
 
     It reads `RESET_FLOW_BROKER_URL`, `RESET_FLOW_APP_KEY`, `RESET_FLOW_REVISION` (default: identifiers),
-    `RESET_FLOW_STORE` (sqlite:///reset-flow.db), `RESET_FLOW_KEYS` (the path of a key file, made if missing:
-    reset-flow.keys) and `RESET_FLOW_REALM` (default), each of which may be given as `…_FILE`, too.
+    `RESET_FLOW_STORE` (sqlite:///reset-flow.db), `RESET_FLOW_KEYS` (the path of a key file: reset-flow.keys) and
+    `RESET_FLOW_REALM` (default), each of which may be given as `…_FILE`, too.
 
     Args:
-        environment: Instead of the process's own.
+        overrides: By their names without `RESET_FLOW_`, settings that go before the environment.
+
+        create_keys: Whether a key file that is missing is made.
 
         options: Passed on to `ResetService`.
 
     Raises:
         ConfigurationError: Something is missing or can't be; the message names the variable.
+        KeyringError: The key file can't be used.
     """
-    revision = setting("REVISION", "identifiers", environment)
+    revision = setting("REVISION", "identifiers", overrides)
     if revision not in ("identifiers", "password"):
         raise ConfigurationError(f"{PREFIX}REVISION is {revision!r}: it must be identifiers or password")
     transport = EtnaTransport(
-        setting("BROKER_URL", environment=environment),
-        setting("APP_KEY", environment=environment),
+        setting("BROKER_URL", overrides=overrides),
+        setting("APP_KEY", overrides=overrides),
         revision="identifiers" if revision == "identifiers" else "password",
     )
+    keys = setting("KEYS", "reset-flow.keys", overrides)
     return ResetService(
         transport,
-        open_store(setting("STORE", "sqlite:///reset-flow.db", environment)),
-        Keyring.load_or_create(setting("KEYS", "reset-flow.keys", environment)),
-        realm=setting("REALM", "default", environment),
+        open_store(setting("STORE", "sqlite:///reset-flow.db", overrides)),
+        Keyring.load_or_create(keys) if create_keys else Keyring.from_file(keys),
+        realm=setting("REALM", "default", overrides),
         **options,
     )

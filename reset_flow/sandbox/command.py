@@ -49,8 +49,8 @@ async def _serve(sandbox: Sandbox, ready_file: Path | None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with sandbox:
-        _say(f"listening on {sandbox.api_url} (inbox: {sandbox.url}/inbox)")
         with _announced(ready_file, sandbox.api_url):
+            _say(f"listening on {sandbox.api_url} (inbox: {sandbox.url}/inbox)")
             await stop.wait()
 
 

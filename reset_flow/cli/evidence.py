@@ -1,0 +1,96 @@
+"""What a store's file shows of a flow to whoever reads the disk: its clear columns, and whether words are in it."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from base64 import b64encode
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+__all__ = ["Row", "can_find", "files_of", "found_in", "row_of"]
+
+PLANTED = "marmalade-on-the-windowsill"
+"""A word that no flow has."""
+
+SHORTEST = 4
+"""Characters of base64 that can be told from chance."""
+
+
+@attrs.frozen
+class Row:
+    """
+    One flow, as its database has it.
+
+    Attributes:
+        clear: The columns that can be read, by name; bytes are not among them.
+
+        sealed: Bytes of the body.
+    """
+
+    clear: Mapping[str, Any]
+    sealed: int
+
+
+def files_of(database: Path) -> list[Path]:
+    """The database, and what SQLite keeps beside it."""
+    return sorted(database.parent.glob(f"{database.name}*"))
+
+
+def found_in(database: Path, words: Mapping[str, str]) -> list[str]:
+    """The names of the words that any of the files holds: as text, UTF-16, hexadecimal or base64, in any case."""
+    content = b"\n".join(path.read_bytes() for path in files_of(database)).lower()
+    return [name for name, word in words.items() if any(re.search(form, content) for form in _forms(word))]
+
+
+def _forms(word: str) -> Iterator[bytes]:
+    for encoded in (word.encode(), word.encode("utf-16-le"), word.encode("utf-16-be")):
+        yield _pattern(encoded)
+        yield _pattern(encoded.hex().encode())
+    for shift, mixed in enumerate((0, 2, 3)):  # the same bytes look different at each place in a group of three
+        text = b64encode(b"\0" * shift + word.encode()).rstrip(b"=")
+        inner = text[mixed:-1]  # without the characters that its neighbours have a part in
+        if len(inner) > SHORTEST:
+            yield _pattern(inner)
+
+
+def _pattern(form: bytes) -> bytes:
+    """Digits count only where they stand alone: a code is no part of a longer number."""
+    pattern = re.escape(form.lower())
+    return rb"(?<!\d)" + pattern + rb"(?!\d)" if form.isdigit() else pattern
+
+
+def can_find(database: Path, scratch: Path) -> bool:
+    """Whether the search finds a word that is planted in a copy of the database, and not in the database itself."""
+    with closing(_reading(database)) as original, closing(sqlite3.connect(scratch)) as copy:
+        original.backup(copy)
+        copy.execute("CREATE TABLE planted (word TEXT)")
+        copy.execute("INSERT INTO planted VALUES (?)", (PLANTED,))
+        copy.commit()
+    try:
+        words = {"planted": PLANTED}
+        return found_in(scratch, words) == ["planted"] and not found_in(database, words)
+    finally:
+        for path in files_of(scratch):
+            path.unlink()
+
+
+def row_of(database: Path, flow_id: str) -> Row | None:
+    """The row of a flow, `None` if there is none."""
+    with closing(_reading(database)) as connection:
+        connection.row_factory = sqlite3.Row
+        row = connection.execute("SELECT * FROM flows WHERE id = ?", (flow_id,)).fetchone()
+    if row is None:
+        return None
+    clear = {name: row[name] for name in row.keys() if not isinstance(row[name], bytes)}  # noqa: SIM118 - not a dict
+    return Row(clear, len(row["body"]))
+
+
+def _reading(database: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)

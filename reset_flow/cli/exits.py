@@ -1,0 +1,101 @@
+"""Which exit status an error has, and the one line that is said of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from reset_flow import errors
+from reset_flow.cli.screen import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "BROKEN_PIPE",
+    "DEFECT",
+    "DEMO_FAILED",
+    "INTERRUPTED",
+    "NO_SECRET",
+    "STATUSES",
+    "SYSTEM",
+    "USAGE",
+    "line_of",
+    "status_of",
+]
+
+DEFECT = 1
+USAGE = 2
+NO_SECRET = 4
+SYSTEM = 5
+DEMO_FAILED = 6
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+STATUSES: Mapping[type[errors.ResetFlowError], int] = {
+    errors.ResetFlowError: 10,
+    errors.InvalidInput: 11,
+    errors.ConfigurationError: 12,
+    errors.KeyringError: 13,
+    errors.FlowNotFound: 20,
+    errors.FlowEnded: 21,
+    errors.IllegalCommand: 22,
+    errors.FlowBusy: 23,
+    errors.KeyReused: 24,
+    errors.CommandVetoed: 25,
+    errors.LimitReached: 26,
+    errors.InputRejected: 30,
+    errors.UnknownUser: 31,
+    errors.AnswerRejected: 32,
+    errors.CodeRejected: 33,
+    errors.PasswordRejected: 34,
+    errors.BrokerError: 40,
+    errors.BrokerUnavailable: 41,
+    errors.OutcomeInDoubt: 42,
+    errors.BrokerProtocolError: 43,
+    errors.AppKeyRejected: 44,
+    errors.WrongBroker: 45,
+    errors.StoreError: 50,
+    errors.StoreUnavailable: 51,
+    errors.StaleRecord: 52,
+    errors.RecordUnreadable: 53,
+}
+"""One for each class of the tree, a branch in its own ten."""
+
+ADVICE: Mapping[type[errors.ResetFlowError], str] = {
+    errors.ConfigurationError: "set it in the environment, or by an option of the command",
+    errors.UnknownUser: "check how the user is spelt",
+    errors.PasswordRejected: "choose another one",
+    errors.BrokerProtocolError: "check RESET_FLOW_BROKER_URL and RESET_FLOW_REVISION",
+    errors.WrongBroker: "set RESET_FLOW_BROKER_URL to the broker that the flow was started with",
+    errors.StoreUnavailable: "check RESET_FLOW_STORE: its path, its rights, the space left",
+    errors.StaleRecord: "try again",
+    errors.RecordUnreadable: "set RESET_FLOW_KEYS to the key file that it was sealed with",
+}
+"""What to do, where the error's own message does not say."""
+
+
+def status_of(error: errors.ResetFlowError) -> int:
+    """The status of its class, or of the nearest one above that has one."""
+    return next(STATUSES[each] for each in type(error).__mro__ if each in STATUSES)
+
+
+def line_of(error: errors.ResetFlowError) -> str:
+    """What happened and what to do, in one line."""
+    said = one_line(str(error)) or type(error).__name__
+    advice = _advice(error)
+    return f"{said} ({advice})" if advice else said
+
+
+def _advice(error: errors.ResetFlowError) -> str:
+    flow = error.flow
+    if flow and flow.ended and not isinstance(error, errors.FlowEnded):
+        return f"the flow has ended, {flow.failure or flow.state}: start another one"
+    if isinstance(error, errors.LimitReached) and error.retry_after is None:
+        return "waiting does not help this flow: start another one"
+    if isinstance(error, errors.BrokerUnavailable):
+        wait = error.retry_after
+        return f"try again in {wait.total_seconds():.0f} s" if wait else "try again later"
+    words = [next((ADVICE[each] for each in type(error).__mro__ if each in ADVICE), "")]
+    if isinstance(error, errors.InputRejected) and flow and flow.attempts_left is not None:
+        words.append("attempts left: " + str(flow.attempts_left))
+    return "; ".join(filter(None, words))

@@ -1,0 +1,64 @@
+"""The options that commands share, written once."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import typer
+
+from reset_flow.cli.desk import Place
+
+__all__ = ["Credentials", "FlowId", "Json", "Ref", "Tags", "User", "placed"]
+
+PANEL = "Where (instead of the environment's)"
+
+FlowId = Annotated[str, typer.Argument(metavar="ID", help="The flow, by the id that `start` printed.")]
+User = Annotated[str, typer.Argument(metavar="USER", help="Login or e-mail address, as the broker takes it.")]
+Json = Annotated[bool, typer.Option("--json", help="One line of JSON instead of a drawing.")]
+Ref = Annotated[
+    str | None, typer.Option("--ref", help="Your own name of this reset: the same one again gives the same flow.")
+]
+Tags = Annotated[
+    list[str] | None, typer.Option("--tag", help="A name under which `list --tag` finds the flow; may come repeatedly.")
+]
+Credentials = Annotated[str, typer.Option("--credential", help="What to reset: password or pin.")]
+
+PLACES = {
+    "broker_url": typer.Option("--broker-url", metavar="URL", rich_help_panel=PANEL, help="RESET_FLOW_BROKER_URL"),
+    "store": typer.Option("--store", metavar="ADDRESS", rich_help_panel=PANEL, help="RESET_FLOW_STORE"),
+    "keys": typer.Option("--keys", metavar="PATH", rich_help_panel=PANEL, help="RESET_FLOW_KEYS"),
+    "realm": typer.Option("--realm", metavar="NAME", rich_help_panel=PANEL, help="RESET_FLOW_REALM"),
+    "revision": typer.Option(
+        "--revision", metavar="NAME", rich_help_panel=PANEL, help="RESET_FLOW_REVISION: identifiers or password"
+    ),
+}
+
+
+def placed(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command these options (all of them unless told), which it gets as one `place`."""
+    chosen = names or tuple(PLACES)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def wrapper(**given: Any) -> None:
+            options = {name: given.pop(name) for name in chosen}
+            set_ones = {name.upper(): value for name, value in options.items() if value is not None}
+            command(place=Place(options=set_ones), **given)
+
+        parameters = list(_parameters(command, chosen))
+        signature = inspect.Signature(parameters)
+        wrapper.__signature__ = signature  # type: ignore[attr-defined] # what the command line is made of
+        wrapper.__annotations__ = {each.name: each.annotation for each in parameters}
+        return wrapper
+
+    return decorate
+
+
+def _parameters(command: Callable[..., None], chosen: tuple[str, ...]) -> Iterator[inspect.Parameter]:
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name != "place":
+            yield parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+    for name in chosen:
+        annotation = Annotated[str | None, PLACES[name]]
+        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

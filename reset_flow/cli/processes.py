@@ -1,0 +1,151 @@
+"""The processes of the demo: a sandbox that is asked over HTTP, and workers that are asked over pipes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, Self
+
+import aiohttp
+
+from reset_flow.cli.screen import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+__all__ = ["SANDBOX", "WORKER", "DemoFailed", "Sandbox", "Worker"]
+
+WORKER = (sys.executable, "-m", "reset_flow.cli.worker")
+SANDBOX = (sys.executable, "-m", "reset_flow.sandbox", "--port", "0", "--quiet")
+PATIENCE = 15.0
+"""Seconds that a process of the demo may take for anything; on an idle machine it takes half a one."""
+
+
+class DemoFailed(Exception):
+    """Something that the demo shows did not happen."""
+
+
+class Child:
+    """One process, in a session of its own: Ctrl-C at the terminal reaches the demo alone, which ends its children."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.name = name
+        self._process = process
+        self._log = log
+
+    @classmethod
+    async def spawn(cls, name: str, command: Sequence[str], log: Path) -> Self:
+        """Start it; what it writes on stderr goes into the log."""
+        with log.open("wb") as errors:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+            )
+        return cls(name, process, log)
+
+    @property
+    def pid(self) -> int:
+        """Its id."""
+        return self._process.pid
+
+    async def read_line(self) -> str:
+        """
+        The next line that it writes.
+
+        Raises:
+            DemoFailed: It writes none.
+        """
+        assert self._process.stdout is not None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                if line := await self._process.stdout.readline():
+                    return line.decode()
+                last = self._log.read_text(errors="replace").strip().rpartition("\n")[2]
+                raise DemoFailed(f"{self.name} ended by itself: {one_line(last) or 'it did not say why'}")
+        raise DemoFailed(f"{self.name} did not answer within {PATIENCE:.0f} s")
+
+    def write_line(self, document: Any) -> None:
+        """Send it one line of JSON."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(document).encode() + b"\n")
+
+    async def ended(self, patience: float = PATIENCE) -> int | None:
+        """Its return code once it has ended, below zero for a signal; `None` if it does not end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                return await self._process.wait()
+        return None
+
+    async def aclose(self) -> None:
+        """End it, one way or another."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.send_signal(number)
+                await self.ended(2.0)
+
+
+class Worker(Child):
+    """A process with a service in it."""
+
+    async def do(self, command: str, *arguments: str) -> dict[str, Any]:
+        """
+        The flow after a command.
+
+        Raises:
+            DemoFailed: The service raised, or the process is gone.
+        """
+        self.write_line({"command": command, "arguments": arguments})
+        reply = json.loads(await self.read_line())
+        if "flow" not in reply:
+            raise DemoFailed(f"{self.name} could not {command}: {reply['message']}")
+        flow: dict[str, Any] = reply["flow"]
+        return flow
+
+
+class Sandbox(Child):
+    """The broker, and what it says of itself."""
+
+    api_url = ""
+    session: aiohttp.ClientSession
+
+    async def listening(self) -> None:
+        """
+        Return once it listens.
+
+        Raises:
+            DemoFailed: It does not.
+        """
+        said = re.search(r"(http://[\d.:]+)/api", await self.read_line())
+        if said is None:
+            raise DemoFailed("the sandbox did not say where it listens")
+        self.api_url = said[0]
+        self.session = aiohttp.ClientSession(said[1], timeout=aiohttp.ClientTimeout(total=PATIENCE))
+
+    async def ask(self, what: str, **query: str) -> Any:
+        """What `/sandbox/...` gives."""
+        async with self.session.get(f"/sandbox/{what}", params=query) as reply:
+            return await reply.json()
+
+    async def log_in(self, app_key: str, user: str, password: str) -> Mapping[str, Any]:
+        """What the broker replies to a log-in."""
+        headers = {"Et-App-Key": app_key, "Username": user, "Password": password}
+        async with self.session.post("/api/token", headers=headers) as reply:
+            document: Mapping[str, Any] = await reply.json()
+            return document
+
+    async def aclose(self) -> None:
+        """Let go of it."""
+        if self.api_url:
+            await self.session.close()
+        await super().aclose()

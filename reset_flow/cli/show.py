@@ -1,0 +1,139 @@
+"""A flow, drawn: the road that it has come, where it stands, and what lies ahead."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import attrs
+from rich.text import Text
+
+from reset_flow.cli.screen import clock_time, one_line, span
+from reset_flow.machine import COMMANDS, allowed, move
+from reset_flow.models import State, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+
+    from reset_flow.models import Credential, Flow
+
+__all__ = ["COMMAND_OF", "GLYPHS", "PLAIN_GLYPHS", "Glyphs", "ahead", "draw", "glyphs"]
+
+COMMAND_OF = {Step.ANSWER: "answer", Step.CODE: "code", Step.PASSWORD: "password", Step.PIN: "pin"}
+"""The command of the shell that gives what is expected."""
+
+EXPECTED = {
+    Step.ANSWER: "the answer to the secret question",
+    Step.CODE: "the code from the e-mail",
+    Step.PASSWORD: "the new password",
+    Step.PIN: "the new PIN",
+}
+DOUBTS = {
+    Step.ANSWER: "the e-mail may be on its way, or not: type the code that comes, or ask for another one",
+    Step.CODE: "the code may be spent: ask for another one",
+    Step.PASSWORD: "the new password may be set, or not: try to log in with it, or set it again",
+    Step.PIN: "the new PIN may be set, or not: try it, or set it again",
+}
+WIDTH = 20
+
+
+@attrs.frozen
+class Glyphs:
+    """The marks of a road."""
+
+    passed: str
+    here: str
+    ahead: str
+    failed: str
+    way: str
+    gap: str
+    done: str
+
+
+GLYPHS = Glyphs("●", "◉", "○", "✗", "│", "┊", "✓")
+PLAIN_GLYPHS = Glyphs("*", "@", "o", "x", "|", ":", "+")
+
+
+def glyphs(console: Console) -> Glyphs:
+    """Those that the output can carry."""
+    return PLAIN_GLYPHS if console.options.ascii_only else GLYPHS
+
+
+def draw(flow: Flow, console: Console, now: datetime | None = None) -> None:
+    """Print the road of a flow, and beneath it what comes next and until when."""
+    now = now or datetime.now(UTC)
+    marks = glyphs(console)
+    console.print(Text.assemble("flow ", (flow.id, "bold"), f"  {flow.credential}, version {flow.version}"))
+    console.print()
+    for line in _road(flow, marks, now):
+        console.print(line)
+    console.print()
+    for name, text, style in _facts(flow, now):
+        console.print(Text.assemble((f"  {name:<10}", "dim"), (text, style)))
+
+
+def ahead(state: State, credential: Credential) -> list[State]:
+    """The states that lie between this one and the end, if all goes well; derived from the commands' table."""
+    road: list[State] = []
+    while not state.ended:
+        forward = next(
+            (COMMANDS[name] for name in allowed(state, credential) if name not in ("cancel", "resend")),
+            COMMANDS["resend"],
+        )
+        for trigger in forward.accepted:
+            state = move(state, trigger)
+            road.append(state)
+    return road
+
+
+def _road(flow: Flow, marks: Glyphs, now: datetime) -> Iterator[Text]:
+    moves = [i for i, each in enumerate(flow.history) if each.target is not each.source]
+    last = moves[-1] if moves else -1
+    yield _node(flow, State.REQUESTED, marks, clock_time(flow.created_at, now), here=last < 0)
+    for i, each in enumerate(flow.history):
+        yield Text(f"  {marks.way}   {each.trigger.replace('_', ' ')}, {clock_time(each.at, now)}", "dim")
+        if each.target is not each.source:
+            yield _node(flow, each.target, marks, clock_time(each.at, now), here=i == last)
+    for state in [] if flow.ended else _new(ahead(flow.state, flow.credential)):
+        yield Text(f"  {marks.gap}", "dim")
+        yield Text(f"  {marks.ahead} {state}", "dim")
+
+
+def _new(states: list[State]) -> list[State]:
+    """Each once: whoever stands at a verified code without a token goes back for another one first."""
+    return [state for i, state in enumerate(states) if state not in states[:i]]
+
+
+def _node(flow: Flow, state: State, marks: Glyphs, at: str, *, here: bool) -> Text:
+    if state is State.FAILED:
+        return Text.assemble("  ", (f"{marks.failed} {state:<{WIDTH}}", "bold red"), (at, "dim"))
+    if here and flow.ended:
+        return Text.assemble("  ", (f"{marks.done} {state:<{WIDTH}}", "bold green"), (at, "dim"))
+    if here:
+        return Text.assemble("  ", (f"{marks.here} {state:<{WIDTH}}", "bold cyan"), (at, "dim"), "  it stands here")
+    return Text.assemble("  ", (f"{marks.passed} {state:<{WIDTH}}", "green"), (at, "dim"))
+
+
+def _facts(flow: Flow, now: datetime) -> Iterator[tuple[str, str, str]]:
+    if flow.failure:
+        yield "failed", flow.failure.replace("_", " "), "bold red"
+    elif flow.ended:
+        yield "done", f"the new {flow.credential} is set", "bold green"
+    if flow.expects:
+        attempts = "" if flow.attempts_left is None else f" ({flow.attempts_left} attempts left)"
+        yield "expected", f"{EXPECTED[flow.expects]}{attempts}", "bold"
+    if flow.question and flow.expects is Step.ANSWER:
+        yield "question", one_line(flow.question), ""
+    if flow.in_doubt:
+        yield "in doubt", DOUBTS[flow.in_doubt], "bold yellow"
+    if flow.ended:
+        return
+    left = flow.expires_at - now
+    yield "until", f"{clock_time(flow.expires_at, now)}, {span(left)} from now", ""
+    if flow.resend_at:
+        when = "now" if flow.resend_at <= now else f"from {clock_time(flow.resend_at, now)}"
+        yield "resend", f"another code can be asked for {when}", ""
+    if flow.expects and COMMANDS.keys() & flow.allowed:
+        yield "next", f"reset-flow {COMMAND_OF[flow.expects]} {flow.id}", "bold"

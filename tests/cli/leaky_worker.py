@@ -1,0 +1,16 @@
+"""A worker whose store can be read: it seals bodies by leaving them as they are."""
+
+import sys
+
+from reset_flow.cli import worker
+from reset_flow.sealing import Keyring
+
+
+def main() -> int:
+    Keyring.seal = lambda _, __, ___, body, ____: body  # type: ignore[method-assign,assignment]
+    Keyring.open = lambda _, __, ___, sealed, ____: sealed  # type: ignore[method-assign,assignment]
+    return worker.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
