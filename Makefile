@@ -8,8 +8,9 @@ RUN := $(VENV)/bin
 demo: $(VENV)/.ready
 	@$(RUN)/reset-flow demo
 
+# Two at a time: half of it waits for processes that were killed.
 test: check
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest -n 2
 
 # What needs no running code: style, types, the direction of imports.
 check: $(VENV)/.ready
@@ -27,5 +28,5 @@ clean:
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cli,dev]'
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cli,postgres,redis,dev]'
 	@touch $@
