@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import sys
+import time
 import warnings
 from collections import Counter
 from datetime import timedelta
@@ -32,6 +33,7 @@ from reset_flow import (
     StaleRecord,
     State,
     Step,
+    StoreUnavailable,
     open_store,
 )
 from reset_flow.machine import EDGES
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 DEADLINE, LEASE = 0.4, 1.0
+PATIENCE = 120.0
 DOOMED = Path(__file__).with_name("doomed.py")
 ANSWER = "Peterson"
 ROADS = {(edge.trigger, source): edge.target for edge in EDGES for source in edge.sources}
@@ -100,7 +103,9 @@ class Person:
         before = self.crash.sandbox.state_of(self.user)
         try:
             flow: Flow | None = await getattr(self.service, command)(*args, **options)
-        except (FlowBusy, StaleRecord):
+        except (FlowBusy, StaleRecord, StoreUnavailable) as error:
+            # None of these may have sent anything.
+            self.told.append((command, type(error)))
             self.asked[command] -= 1
             if command in ("verify", "set_password"):
                 self.asked[f"{command} {args[1]}"] -= 1
@@ -134,8 +139,13 @@ class Person:
 
     async def finish(self) -> Flow:
         """Go on as somebody would whose page was lost, until the password works."""
-        for _ in range(40):
-            flow = await self.look()
+        give_up_at = time.monotonic() + PATIENCE
+        while time.monotonic() < give_up_at:
+            try:
+                flow = await self.look()
+            except StoreUnavailable:
+                await asyncio.sleep(0.1)
+                continue
             if flow is None or (flow.in_doubt and not self.flow_id):
                 command = "start"
             elif flow.ended:
@@ -152,7 +162,7 @@ class Person:
                 self.flow_id = done.id
             else:
                 await asyncio.sleep(0.1)  # busy: somebody else, perhaps dead, is at it
-        pytest.fail(f"stuck: {await self.look()!r}, told {self.told}")
+        pytest.fail(f"stuck: {await self.look()!r}, told {Counter(self.told[-50:])}")
 
     async def look(self) -> Flow | None:
         if not self.flow_id:

@@ -1,0 +1,88 @@
+"""The store goes away, again and again, under many flows; when it is back, nothing is lost, doubled or stuck."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from reset_flow import FlowBusy, State, StoreUnavailable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FLOWS = int(os.environ.get("RESET_FLOW_TEST_FLOWS", "150"))
+OUTAGES = 4
+LOCKED = float(os.environ.get("RESET_FLOW_TEST_LOCKED", "7"))
+
+
+async def trouble(crash: Any, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Take the store away and give it back, a few times; servers also without warning."""
+    for number in range(OUTAGES):
+        await asyncio.sleep(0.6)
+        if crash.store.startswith("sqlite"):
+            with closing(sqlite3.connect(tmp_path / "flows.db", isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                await asyncio.sleep(LOCKED if number == 0 else 1.0)  # longer than a save waits, then shorter
+                other.execute("ROLLBACK")
+        else:
+            server = request.getfixturevalue("postgres_server" if "postgres" in crash.store else "redis_server")
+            await asyncio.to_thread(server.kill if number % 2 else server.stop)
+            await asyncio.sleep(0.5)
+            await asyncio.to_thread(server.start)
+
+
+async def test_flows_go_on_while_the_store_comes_and_goes(
+    crash: Any, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    async def go(number: int) -> tuple[Any, Any]:
+        person = crash.person(question=number % 3 > 0)
+        await asyncio.sleep(number / FLOWS * 4)
+        return person, await person.finish()
+
+    await crash.service.sweep()  # opens the store
+    ends, _ = await asyncio.gather(asyncio.gather(*map(go, range(FLOWS))), trouble(crash, request, tmp_path))
+    troubled = 0
+    for person, flow in ends:
+        crash.check(person, flow)
+        assert flow.state is State.PASSWORD_SET
+        troubled += any(told is StoreUnavailable for _, told in person.told)
+    assert troubled, "the store was never missed: this proves nothing"
+    report = await crash.service.sweep()
+    assert (report.settled, report.expired, report.unreadable) == (0, 0, 0)
+
+
+async def test_a_save_that_fails_before_the_call_means_that_no_call_is_made(
+    crash: Any, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    person = crash.person()
+    await person.reach(State.QUESTION_ANSWERED)
+    code = crash.sandbox.newest_code(person.user)
+    before = len(crash.sandbox.calls)
+    if crash.store.startswith("sqlite"):
+        with closing(sqlite3.connect(tmp_path / "flows.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreUnavailable):
+                await person.service.verify(person.flow_id, code)
+            other.execute("ROLLBACK")
+    else:
+        server = request.getfixturevalue("postgres_server" if "postgres" in crash.store else "redis_server")
+        await asyncio.to_thread(server.stop)
+        with pytest.raises(StoreUnavailable):
+            await person.service.verify(person.flow_id, code)
+        await asyncio.to_thread(server.start)
+    assert len(crash.sandbox.calls) == before
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                flow = await person.service.verify(person.flow_id, code)
+                break
+            except (FlowBusy, StoreUnavailable):
+                await asyncio.sleep(0.1)
+    assert flow.state is State.TOKEN_ISSUED
+    assert flow.history[-1].trigger == "token_granted"
+    assert len(crash.sandbox.calls) == before + 1
