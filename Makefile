@@ -8,9 +8,9 @@ RUN := $(VENV)/bin
 demo: $(VENV)/.ready
 	@$(RUN)/reset-flow demo
 
-# Two at a time: half of it waits for processes that were killed.
+# Four at a time: half of it waits for processes that were killed.
 test: check
-	$(RUN)/python -m pytest -n 2
+	$(RUN)/python -m pytest -n 4
 
 # What needs no running code: style, types, the direction of imports.
 check: $(VENV)/.ready

@@ -9,87 +9,49 @@ half-read behind. A second connection hears of what other workers save, as soon 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import struct
-from collections import deque
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from functools import cache
-from importlib.resources import files
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import attrs
 
 from reset_flow.errors import (
     ConfigurationError,
     FlowNotFound,
-    InvalidInput,
     LimitReached,
     RecordUnreadable,
-    ResetFlowError,
     StaleRecord,
     StoreUnavailable,
 )
-from reset_flow.models import State, printable
-from reset_flow.ports import Record
+from reset_flow.stores.lua.durability import Durability
+from reset_flow.stores.lua.lane import Call, Lane
+from reset_flow.stores.lua.records import HEAD, LOOKUP_BYTES, micros, name, pack, span, unpack, version_of
+from reset_flow.stores.lua.scans import begin, go_on, wanted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from datetime import datetime
 
     from redis.asyncio import Redis, RedisCluster
-    from redis.asyncio.client import PubSub
 
-    from reset_flow.ports import Charge, Query
+    from reset_flow.ports import Charge, Query, Record
+    from reset_flow.stores.lua.lane import Subscription
 
 __all__ = ["Durability", "RedisStore"]
 
 logger = logging.getLogger("reset_flow")
 
 SCHEMA = 1
-"""Of all that is kept under a prefix; each record has a format of its own besides."""
+"""Of all that is kept under a prefix; a record's own format is a part of it."""
 
+CONNECTIONS = 4
 BATCH = 256
 CLUSTER_BATCH = 32
 CLUSTER_RETRIES = 3
 PAGE = 50
 PIECE = 100
 POLL = 1.0
-RESUBSCRIBE = 0.2
-PULSE = 15.0
-
-LOOKUP_BYTES = 16
-FORMAT = 1
-HEAD = struct.Struct(">BQQq")
-TIMES = struct.Struct(">qqq")
-NOTHING = -(2**63)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
-FOREVER = 2**52
-"""142 years: a double still counts microseconds when a time is added."""
-
-
-class Durability(StrEnum):
-    """What the server does for a save before it says that it is done."""
-
-    ALWAYS = "always"
-    EVERYSEC = "everysec"
-    SYSTEM = "no"
-    NONE = "none"
-    UNKNOWN = "unknown"
-
-    @property
-    def sentence(self) -> str:
-        """The same for people."""
-        return {
-            Durability.ALWAYS: "a save that returned has reached the server's disk",
-            Durability.EVERYSEC: "what was saved in the last second or two is lost if the server's machine fails",
-            Durability.SYSTEM: "what was saved in the last half minute or so is lost if the server's machine fails",
-            Durability.NONE: "what was saved since the last snapshot, if any, is lost when the server stops",
-            Durability.UNKNOWN: "the server does not tell whether it writes what was saved to its disk",
-        }[self]
 
 
 class RedisStore:
@@ -131,9 +93,10 @@ class RedisStore:
     ) -> None:
         if not prefix or "{" in prefix or "}" in prefix:
             raise ConfigurationError("the prefix of a Redis store must be a text without braces")
-        self._server = _Server(url, b"{%s}:" % prefix.encode(), connect_timeout, reply_timeout)
+        self._tag = b"{%b}:" % name(prefix)
+        self._server = _Server(_checked(url), self._tag, connect_timeout, reply_timeout)
         self._clock = clock
-        self._lane: _Lane | None = None
+        self._lane: Lane | None = None
         self._closed = False
 
     @property
@@ -148,28 +111,27 @@ class RedisStore:
         Raises:
             RecordUnreadable: The stored version is damaged.
         """
-        flow_id, realm = _text(record.id), _text(record.realm)
-        if any(len(lookup) != LOOKUP_BYTES for lookup in record.lookups):
-            raise InvalidInput("a lookup must be 16 bytes long")
+        packed = pack(record)
+        flow_id, realm, saved = name(record.id), name(record.realm), _channel(self._tag, record.id)
         names = [b"flow:" + flow_id, b"flows", b"purged", b"all:" + realm, b"due:" + realm, b"ended:" + realm]
         names += [b"lookup:" + lookup + realm for lookup in record.lookups]
         names += [b"uses:" + charge.key for charge in charges]
-        lease = None if record.lease is None else _span(record.lease)
-        times = [None if time is None else _micros(time) for time in (record.due_at, record.ended_at)]
-        values: list[Any] = [flow_id, realm, record.version, record.stamp, *(_or_empty(each) for each in (lease, *times))]
-        values += [_pack(record, realm, lease, *times), self._key(b"saved:" + flow_id), len(record.lookups)]
+        values: list[Any] = [flow_id, realm, record.version, record.stamp]
+        values.append(b"" if record.lease is None else span(record.lease))
+        values += [b"" if time is None else micros(time) for time in (record.due_at, record.ended_at)]
+        values += [packed, saved, len(record.lookups)]
         for charge in charges:
-            values += [charge.amount, charge.limit, _span(charge.window)]
+            values += [charge.amount, charge.limit, span(charge.window)]
         match await self._run("save", names, values):
             case [b"saved"]:
                 if self._lane is not None:
-                    self._lane.wake(flow_id)
+                    self._lane.wake(saved)
             case [b"stale"]:
                 raise StaleRecord(record.id, record.version)
             case [b"limit", wait]:
                 raise LimitReached("uses of this budget", None if wait < 0 else timedelta(microseconds=wait))
             case _:
-                raise RecordUnreadable(record.id, "what is stored is no record")
+                raise RecordUnreadable(record.id, "what is stored is no record of this release")
 
     async def load(self, flow_id: str) -> Record:
         """
@@ -178,36 +140,28 @@ class RedisStore:
         Raises:
             RecordUnreadable: The record is damaged.
         """
-        now, value = await self._run("load", [_flow(flow_id)], [])
+        now, value = await self._run("load", [b"flow:" + name(flow_id)], [])
         if value is None:
             raise FlowNotFound(flow_id)
         try:
-            return _unpack(flow_id, value, now)
+            return unpack(flow_id, value, now)
         except ValueError as error:
             raise RecordUnreadable(flow_id, str(error)) from None
 
     async def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:
         """As the port says. A page at a time is read; what is saved meanwhile may be seen or not."""
-        realm = query.realm.encode(errors="replace")
-        if query.due:
-            kind, index, place = "due", b"due:" + realm, [b"-inf", 0]
-        elif query.lookup is not None:
-            kind, index, place = "lookup", b"lookup:" + query.lookup + realm, [b"+"]
-        else:
-            kind, index, place = "all", b"all:" + realm, [b"(" + query.after.encode(errors="replace")]
+        kind, index, place = begin(query)
         left = limit
         while left > 0:
             now, members, scores, values = await self._run("scan", [index, b"flow:"], [kind, PAGE, *place])
-            for record in _readable(kind, members, values, now):
-                if _wanted(record, query):
-                    yield record
-                    left -= 1
-                    if left == 0:
-                        return
+            for record in wanted(query, kind, members, values, now):
+                yield record
+                left -= 1
+                if left == 0:
+                    return
             if len(members) < PAGE:
                 return
-            last = members[-1]
-            place = [scores[-1], int.from_bytes(last[:8])] if query.due else [b"(" + last]
+            place = go_on(kind, members, scores)
 
     async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
         """
@@ -216,36 +170,45 @@ class RedisStore:
         Raises:
             FlowNotFound: There is no such record (any more).
         """
-        clock = asyncio.get_running_loop().time
-        end = clock() + timeout.total_seconds()
-        name = _flow(flow_id)[len(b"flow:") :]
+        now = asyncio.get_running_loop().time
+        end = now() + timeout.total_seconds()
+        channel = _channel(self._tag, flow_id)
         event = asyncio.Event()
-        lane: _Lane | None = None
+        lane: Lane | None = None
         try:
-            while await self._version(flow_id) <= version and (left := end - clock()) > 0:
-                if lane is not self._lane and self._lane is not None:
-                    lane = self._lane
-                    lane.watch(name, event)
+            while await self._version(flow_id) <= version and (left := end - now()) > 0:
+                if lane is None:
+                    lane = self._open_lane()
+                    lane.watch(channel, event)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(POLL, left)):
                         await event.wait()
                 event.clear()
         finally:
             if lane is not None:
-                lane.unwatch(name, event)
+                lane.unwatch(channel, event)
 
     async def purge(self, realm: str, before: datetime, limit: int) -> int:
         """As the port says. Saves of others come between its pieces."""
-        name = realm.encode(errors="replace")
-        names = [b"purged", b"all:" + name, b"due:" + name, b"ended:" + name, b"flow:", b"lookup:", b"saved:"]
+        of_realm = name(realm)
+        names = [
+            b"purged",
+            b"all:" + of_realm,
+            b"due:" + of_realm,
+            b"ended:" + of_realm,
+            b"flow:",
+            b"lookup:",
+            b"saved:",
+        ]
         purged = passed = 0
         while True:
             size = max(0, min(limit - purged, PIECE))
-            values = [name, _micros(before), size, passed, LOOKUP_BYTES]
+            values = [of_realm, micros(before), size, passed, LOOKUP_BYTES]
             deleted, damaged, seen = await self._run("purge", names, values)
-            purged, passed = purged + deleted, passed + damaged
+            purged += deleted
+            passed += damaged
             if seen < size or purged >= limit:
-                return purged
+                return int(purged)
 
     async def aclose(self) -> None:
         """As the port says. What was waiting to be saved is saved."""
@@ -253,27 +216,183 @@ class RedisStore:
         if self._lane is not None:
             await self._lane.stop()
 
-    def _key(self, name: bytes) -> bytes:
-        return self._server.tag + name
-
     async def _run(self, script: str, names: list[bytes], values: list[Any]) -> Any:
-        time = b"" if self._clock is None else _micros(self._clock())
-        return await self._call(_Script.named(script).call([self._key(name) for name in names], [time, *values]))
+        time = b"" if self._clock is None else micros(self._clock())
+        return await self._open_lane().run(Call.of(script, [self._tag + each for each in names], [time, *values]))
 
     async def _version(self, flow_id: str) -> int:
-        head = await self._call(_Call(("GETRANGE", self._key(_flow(flow_id)), 0, HEAD.size - 1)))
+        key = self._tag + b"flow:" + name(flow_id)
+        head = await self._open_lane().run(Call(("GETRANGE", key, 0, HEAD.size - 1)))
         if not head:
             raise FlowNotFound(flow_id)
-        if len(head) < HEAD.size or head[0] != FORMAT:
-            raise RecordUnreadable(flow_id, "what is stored is no record")
-        return int(HEAD.unpack(head)[1])
+        try:
+            return version_of(head)
+        except ValueError as error:
+            raise RecordUnreadable(flow_id, str(error)) from None
 
-    async def _call(self, call: _Call) -> Any:
+    def _open_lane(self) -> Lane:
         if self._closed:
             raise StoreUnavailable("the store was closed: make another one")
-        loop = asyncio.get_running_loop()
         if self._lane is None or self._lane.over:
-            self._lane = _Lane(self._server, loop)
-        elif self._lane.loop is not loop:
+            self._lane = Lane(self._server.open)
+        elif self._lane.loop is not asyncio.get_running_loop():
             raise StoreUnavailable("the store is in use by another event loop, or was before a fork: make one for each")
-        return await self._lane.run(call)
+        return self._lane
+
+
+class _Server:
+    """What it takes to open a server, and what it said about itself."""
+
+    def __init__(self, url: str, tag: bytes, connect_timeout: timedelta, reply_timeout: timedelta) -> None:
+        self.durability: Durability | None = None
+        self._url = url
+        self._tag = tag
+        self._timeouts = {
+            "socket_connect_timeout": connect_timeout.total_seconds(),
+            "socket_timeout": reply_timeout.total_seconds(),
+        }
+
+    async def open(self) -> _Connection:
+        """Connect, and see whether records can be entrusted to it."""
+        try:
+            import redis.asyncio  # noqa: PLC0415 - only who uses this store needs the driver
+            from redis.asyncio.retry import Retry  # noqa: PLC0415
+            from redis.backoff import NoBackoff  # noqa: PLC0415
+        except ImportError:
+            raise ConfigurationError("redis-py is missing: pip install 'reset-flow[redis]'") from None
+        # The third version of the protocol would switch off the check for connections that the server has closed.
+        options: dict[str, Any] = {"protocol": 2, "max_connections": CONNECTIONS, **self._timeouts}
+        pool = None
+        with suppress(ValueError):  # what it says may show a part of a password
+            pool = redis.asyncio.ConnectionPool.from_url(self._url, retry=Retry(NoBackoff(), 0), **options)
+        if pool is None:
+            raise ConfigurationError("the url of the Redis store can't be read: redis://user:password@host:6379/0")
+        if pool.connection_kwargs.get("decode_responses"):
+            raise ConfigurationError("records are bytes: take decode_responses out of the url of the Redis store")
+        client = redis.asyncio.Redis.from_pool(pool)
+        connection = _Connection(client, None)
+        try:
+            info = await _asked(client.info()) or {}
+            await self._inspect(client, info)
+            if info.get("cluster_enabled"):
+                options |= {"max_connections": 2 * CLUSTER_BATCH, "retry": Retry(NoBackoff(), CLUSTER_RETRIES)}
+                cluster = redis.asyncio.RedisCluster.from_url(self._url, **options)
+                connection = _Connection(client, cluster)
+                await cluster.initialize()
+            await self._check_schema(connection)
+        except BaseException:
+            await connection.aclose()
+            raise
+        return connection
+
+    async def _inspect(self, client: Redis, info: dict[str, Any]) -> None:
+        config: dict[str, str] = {}
+        for pattern in ("append*", "no-appendfsync-on-rewrite", "maxmemory*"):
+            config |= await _asked(client.config_get(pattern)) or {}
+        policy = config.get("maxmemory-policy", info.get("maxmemory_policy"))
+        if int(config.get("maxmemory", info.get("maxmemory", 0))) and policy not in (None, "noeviction"):
+            raise ConfigurationError(
+                f"this Redis may throw flows away (maxmemory-policy is {policy}): CONFIG SET maxmemory-policy "
+                "noeviction, or take a server of their own"
+            )
+        if policy is None:
+            logger.warning("redis does not tell its maxmemory-policy: make sure that it is noeviction")
+        durability = Durability.of(config, info)
+        if durability is not self.durability:
+            level = logging.INFO if durability is Durability.ALWAYS else logging.WARNING
+            logger.log(level, "redis, appendfsync %s: %s", durability, durability.sentence)
+        self.durability = durability
+
+    async def _check_schema(self, connection: _Connection) -> None:
+        key = self._tag + b"schema"
+        schema = await _one(connection, "GET", key)
+        if schema is None:
+            await _one(connection, "SET", key, SCHEMA, "NX")
+            schema = await _one(connection, "GET", key)
+        if not schema.isdigit():
+            raise ConfigurationError("something else is kept under the prefix of the Redis store: choose another one")
+        if int(schema) > SCHEMA:
+            raise ConfigurationError(
+                f"what is in Redis has schema {int(schema)}, and this release knows {SCHEMA}: it was written by a "
+                "newer one, run that"
+            )
+
+
+@attrs.frozen(eq=False)
+class _Connection:
+    """
+    An open server.
+
+    Attributes:
+        cluster: What finds the node that has the slot, where there are several; messages come through any node.
+    """
+
+    client: Redis
+    cluster: RedisCluster | None
+
+    @property
+    def batch(self) -> int:
+        return BATCH if self.cluster is None else CLUSTER_BATCH
+
+    async def send(self, calls: Sequence[Call]) -> list[Any]:
+        """As `Connection` says."""
+        from redis.exceptions import NoScriptError  # noqa: PLC0415 - loaded when the server was opened
+
+        replies = await self._deliver([call.command for call in calls])
+        forgotten = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        again = await self._deliver([calls[at].in_full for at in forgotten])
+        for at, reply in zip(forgotten, again, strict=True):
+            replies[at] = reply
+        return replies
+
+    async def _deliver(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        if self.cluster is not None:
+            sent = [self.cluster.execute_command(*command) for command in commands]
+            return list(await asyncio.gather(*sent, return_exceptions=True))
+        pipeline = self.client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return await pipeline.execute(raise_on_error=False)
+
+    def subscription(self) -> Subscription:
+        """As `Connection` says."""
+        return self.client.pubsub()
+
+    async def aclose(self) -> None:
+        """As `Connection` says."""
+        try:
+            if self.cluster is not None:
+                await self.cluster.aclose()
+        finally:
+            await self.client.aclose()
+
+
+async def _one(connection: _Connection, *command: Any) -> Any:
+    """The reply to one command, raised if it is a refusal."""
+    (reply,) = await connection.send([Call(command)])
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+async def _asked(question: Any) -> Any:
+    """The answer; `None` where the server does not let us ask."""
+    from redis.exceptions import ResponseError  # noqa: PLC0415 - loaded when the server was opened
+
+    try:
+        return await question
+    except ResponseError:
+        return None
+
+
+def _checked(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    if scheme not in ("redis", "rediss", "unix"):
+        raise ConfigurationError("the url of a Redis store begins with redis://, rediss:// or unix://")
+    if any("@" in each for char in "/?#" for each in rest.split(char)[1:] if scheme != "unix"):
+        raise ConfigurationError("a password in the url of a Redis store must be percent-encoded")
+    return url
+
+
+def _channel(tag: bytes, flow_id: str) -> bytes:
+    return tag + b"saved:" + name(flow_id)

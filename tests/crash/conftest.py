@@ -11,7 +11,7 @@ import warnings
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 import attrs
@@ -181,6 +181,7 @@ class Crash:
     store: str
     keys: Path
     service: ResetService
+    zygote: Zygote
     people: int = 0
     tokens: dict[str, str] = attrs.field(factory=dict)
     at_once: asyncio.Semaphore = attrs.field(factory=lambda: asyncio.Semaphore(4))
@@ -214,16 +215,11 @@ class Crash:
             "lease": lease, "command": command, "args": args, "options": options, "point": point,
         }  # fmt: skip
         async with self.at_once:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, str(DOOMED),
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            )  # fmt: skip
-            out, errors = await process.communicate(json.dumps(job).encode())
+            end = await self.zygote.run(job)
         if point is None:
-            assert process.returncode == 0, errors.decode()
-            lived: dict[str, Any] = json.loads(out)
-            return lived
-        assert process.returncode == -signal.SIGKILL, f"{command} did not come by {point!r}: {errors.decode()}"
+            assert end["status"] == 0, end
+            return end
+        assert end["status"] == -signal.SIGKILL, f"{command} did not come by {point!r}: {end}"
         return {"passed": [], "told": "killed"}
 
     def check(self, person: Person, flow: Flow, failures: tuple[Failure, ...] = ()) -> None:
@@ -263,6 +259,41 @@ class Crash:
             assert times <= 2 * asked[what], f"{what} was sent {times} times for {asked[what]} commands"
 
 
+class Zygote:
+    """The process from which the doomed ones are forked."""
+
+    def __init__(self) -> None:
+        self._ends: dict[int, asyncio.Future[dict[str, Any]]] = {}
+
+    async def run(self, job: dict[str, Any]) -> dict[str, Any]:
+        """How the job's process ended."""
+        number = len(self._ends)
+        self._ends[number] = asyncio.get_running_loop().create_future()
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps({"number": number, **job}).encode() + b"\n")
+        await self._process.stdin.drain()
+        return await self._ends[number]
+
+    async def __aenter__(self) -> Self:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, str(DOOMED), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        self._reading = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        await self._process.wait()
+        await self._reading
+
+    async def _read(self) -> None:
+        assert self._process.stdout
+        async for line in self._process.stdout:
+            end = json.loads(line)
+            self._ends[end["number"]].set_result(end)
+
+
 @pytest.fixture(params=["sqlite", "postgres", "redis"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
@@ -283,5 +314,5 @@ async def crash(store_url: str, tmp_path: Path) -> AsyncIterator[Crash]:
                 policy=Policy(lease=timedelta(seconds=LEASE), resend_cooldown=timedelta(0), resends=20),
                 sweep=False,
             )
-        async with service:
-            yield Crash(sandbox, store_url, keys, service)
+        async with service, Zygote() as zygote:
+            yield Crash(sandbox, store_url, keys, service, zygote)

@@ -1,9 +1,10 @@
 """
-A process that carries out one command and dies by SIGKILL at one named point of it.
+Processes that carry out one command each and die by SIGKILL at one named point of it.
 
-Its job comes as JSON on standard input. The points are `before` and `after` each thing that is awaited: `load`, `save`
-and the transport's calls, numbered as they come, such as `after save 2` or `before exchange 1`. A job without a point
-prints the points that it passed and the error that it was told, and lives.
+Each line on standard input is a job, as JSON; each gets a process of its own, forked from this one to save it the
+imports, and a line of JSON on standard output when it is over: its number, how the process ended, the points that
+it passed, the error that it was told. The points are `before` and `after` each thing that is awaited: `load`, `save` and
+the transport's calls, numbered as they come, such as `after save 2` or `before exchange 1`. A job without a point lives.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections import Counter
 from datetime import timedelta
@@ -59,25 +61,58 @@ class Doomed:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def main(job: dict[str, Any]) -> None:
-    warnings.simplefilter("error")
+async def carry_out(job: dict[str, Any]) -> str:
+    """The code of the error that came of the command, if one did."""
     transport = EtnaTransport(job["broker"], "sandbox", deadline=timedelta(seconds=job["deadline"]))
     policy = Policy(lease=timedelta(seconds=job["lease"]), resend_cooldown=timedelta(0))
     point = job["point"]
     service = ResetService(
-        Doomed(transport, point), Doomed(open_store(job["store"]), point), Keyring.from_file(job["keys"]),
-        policy=policy, sweep=False,
-    )  # fmt: skip
-    told = ""
+        Doomed(transport, point),
+        Doomed(open_store(job["store"]), point),
+        Keyring.from_file(job["keys"]),
+        policy=policy,
+        sweep=False,
+    )
     async with service:
         try:
             await getattr(service, job["command"])(*job["args"], **job["options"])
         except ResetFlowError as error:
-            if point is not None:
-                raise
-            told = error.code
-    json.dump({"passed": PASSED, "told": told}, sys.stdout)
+            return error.code
+    return ""
+
+
+def live(job: dict[str, Any], report: int) -> None:
+    """The short life of the process that carries out the job."""
+    warnings.simplefilter("error")
+    try:
+        end = {"told": asyncio.run(carry_out(job)), "passed": PASSED}
+    except BaseException:  # noqa: BLE001 - whatever it is, it is to be seen
+        end = {"told": traceback.format_exc(), "passed": PASSED}
+    os.write(report, json.dumps(end).encode())
+
+
+def mind(job: dict[str, Any]) -> None:
+    """Wait for the process of the job, and tell how it ended."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        live(job, writer)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as report:
+        said = report.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    end = json.loads(said) if said else {"told": "", "passed": []}
+    os.write(1, (json.dumps({"number": job["number"], "status": status, **end}) + "\n").encode())
+
+
+def main() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those who mind are not waited for
+    for line in sys.stdin:
+        if os.fork() == 0:
+            mind(json.loads(line))
+            os._exit(0)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(json.load(sys.stdin)))
+    main()

@@ -1,4 +1,4 @@
--- Delete a piece of what ended long ago, and forget the uses that have expired. -> deleted, passed over
+-- Delete a piece of what ended long ago, and forget the uses that have expired. -> deleted, passed over, looked at
 -- KEYS: the mark of the last purge; of the realm: all, due, ended; what the keys of flows, of the realm's lookups and
 -- the channels begin with.
 -- ARGV: time, realm, before, size of a piece, how many to pass over, how long a lookup is.
@@ -10,7 +10,8 @@ local deleted, passed = 0, 0
 local forgotten = tonumber(redis.call('GET', mark) or 0)
 redis.call('SET', mark, whole(math.max(now, forgotten)))
 
-for _, text in ipairs(redis.call('ZRANGEBYSCORE', ended, '-inf', '(' .. ARGV[3], 'LIMIT', ARGV[5], ARGV[4])) do
+local found = redis.call('ZRANGEBYSCORE', ended, '-inf', '(' .. ARGV[3], 'LIMIT', ARGV[5], ARGV[4])
+for _, text in ipairs(found) do
     local _, id = place(text)
     local value = fetch(flows .. id)
     local known = value and look(value)
@@ -31,4 +32,4 @@ for _, text in ipairs(redis.call('ZRANGEBYSCORE', ended, '-inf', '(' .. ARGV[3],
         end
     end
 end
-return {deleted, passed}
+return {deleted, passed, #found}

@@ -30,10 +30,6 @@ else
 end
 
 for i, text in ipairs(members) do
-    local id = text
-    if kind ~= 'all' then
-        _, id = place(text)
-    end
-    keys[i] = KEYS[2] .. id
+    keys[i] = KEYS[2] .. (kind == 'all' and text or select(2, place(text)))
 end
 return {now, members, scores, #keys > 0 and redis.call('MGET', unpack(keys)) or {}}

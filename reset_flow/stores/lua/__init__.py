@@ -1,0 +1,1 @@
+"""What the Redis store is made of."""

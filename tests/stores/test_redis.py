@@ -1,0 +1,806 @@
+"""The contract over Redis, and what only a server can do: stop, fill up, forget, fall silent, refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+import traceback
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from reset_flow.errors import (
+    ConfigurationError,
+    FlowNotFound,
+    InvalidInput,
+    LimitReached,
+    RecordUnreadable,
+    StaleRecord,
+    StoreUnavailable,
+)
+from reset_flow.ports import Charge, Query
+from reset_flow.stores.redis import Durability, RedisStore
+from reset_flow.testing import StoreContract, make_record, next_version, refused
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+HOUR = timedelta(hours=1)
+EVERYTHING = Query(realm="default")
+ONCE = Charge(key=b"k" * 16, amount=1, limit=1, window=HOUR)
+RECORD = b"{reset_flow}:flow:%s"
+
+
+class TestRedisStore(StoreContract):
+    @pytest.fixture
+    async def store(self, redis_url: str) -> AsyncIterator[RedisStore]:
+        store = RedisStore(redis_url, clock=self.clock)
+        yield store
+        await store.aclose()
+
+
+class TestRedisStoreOnACluster(StoreContract):
+    @pytest.fixture
+    async def store(self, cluster_url: str) -> AsyncIterator[RedisStore]:
+        store = RedisStore(cluster_url, clock=self.clock)
+        await refused(store.load("nobody"), FlowNotFound)
+        assert store._lane is not None
+        connection: Any = store._lane._server
+        assert connection.cluster is not None
+        yield store
+        await store.aclose()
+
+
+# Servers, and ways to them
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[RedisStore]:
+    store = RedisStore(redis_url)
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture
+async def admin(redis_url: str) -> AsyncIterator[Any]:
+    """Somebody else at the same server."""
+    async with client(redis_url) as admin:
+        yield admin
+
+
+@asynccontextmanager
+async def client(url: str) -> AsyncIterator[Any]:
+    from redis.asyncio import Redis  # noqa: PLC0415 - not installed with every set of extras
+
+    async with Redis.from_url(url) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def start_server(redis_server: Any) -> Iterator[Callable[..., Any]]:
+    """Starts servers that a test may set up and damage as it likes."""
+    kind: Any = type(redis_server)
+    if not hasattr(redis_server, "binary"):
+        pytest.skip("a server that is run by somebody else is not set up for a test")
+    started: list[Any] = []
+
+    def start(*options: str) -> Any:
+        class Special(kind):  # type: ignore[misc]
+            def command(self) -> list[str]:
+                return [*super().command(), *options]
+
+        server = Special(redis_server.binary, None)
+        started.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in started:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def own_server(start_server: Callable[..., Any]) -> Any:
+    return start_server()
+
+
+@pytest.fixture
+async def own_url(own_server: Any) -> AsyncIterator[str]:
+    """An empty server that may be set up anyhow: it is put back afterwards."""
+    own_server.ensure()
+    async with client(own_server.url) as own:
+        before = {name: (await own.config_get(name))[name] for name in SETTINGS}
+    yield own_server.url
+    own_server.ensure()
+    async with client(own_server.url) as own:
+        for name, value in before.items():
+            await own.config_set(name, value)
+        await own.flushall()
+
+
+SETTINGS = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory", "maxmemory-policy")
+
+
+@pytest.fixture(scope="session")
+def cluster_server(start_server: Callable[..., Any]) -> Any:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    return start_server("--cluster-enabled", "yes", "--cluster-port", str(port))
+
+
+@pytest.fixture
+async def cluster_url(cluster_server: Any) -> AsyncIterator[str]:
+    cluster_server.ensure()
+    async with client(cluster_server.url) as node:
+        with suppress(Exception):  # it has them already
+            await node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        for _ in range(1000):
+            if b"cluster_state:ok" in await node.execute_command("CLUSTER", "INFO", NEVER_DECODE=True):
+                break
+            await asyncio.sleep(0.01)
+        yield cluster_server.url
+        await node.flushall()
+
+
+class Proxy:
+    """
+    A way to a server that can be spoiled.
+
+    Attributes:
+        answer: Given to whatever is asked, instead of asking the server.
+
+        cut: The server's next reply is lost, and the connection with it.
+
+        silent: The server's replies are withheld.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._target = urlsplit(url)
+        self._writers: list[asyncio.StreamWriter] = []
+        self.answer = b""
+        self.cut = False
+        self.silent = False
+        self.url = ""
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Proxy]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        self.url = self._target._replace(netloc=f":{self._target.password}@127.0.0.1:{port}").geturl()
+        try:
+            yield self
+        finally:
+            server.close()
+            for writer in self._writers:
+                writer.close()
+            await asyncio.sleep(0)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert self._target.port
+        upstream, onward = await asyncio.open_connection("127.0.0.1", self._target.port)
+        self._writers += [writer, onward]
+        with suppress(OSError):
+            await asyncio.gather(self._forth(reader, onward, writer), self._back(upstream, writer, onward))
+
+    async def _forth(
+        self, reader: asyncio.StreamReader, onward: asyncio.StreamWriter, writer: asyncio.StreamWriter
+    ) -> None:
+        while data := await reader.read(1 << 16):
+            if self.answer:
+                writer.write(self.answer)
+            else:
+                onward.write(data)
+        onward.close()
+
+    async def _back(
+        self, upstream: asyncio.StreamReader, writer: asyncio.StreamWriter, onward: asyncio.StreamWriter
+    ) -> None:
+        while data := await upstream.read(1 << 16):
+            if self.cut:
+                self.cut = False
+                break
+            if not self.silent:
+                writer.write(data)
+        writer.close()
+        onward.close()
+
+
+@pytest.fixture
+async def proxy(redis_url: str) -> AsyncIterator[Proxy]:
+    async with Proxy(redis_url).running() as proxy:
+        yield proxy
+
+
+async def ids(store: RedisStore, query: Query = EVERYTHING) -> list[str]:
+    return [record.id async for record in store.scan(query, limit=10_000)]
+
+
+async def test_leases_and_budgets_are_judged_by_the_servers_clock(store: RedisStore) -> None:
+    leased, briefly = make_record(lease=HOUR), make_record(lease=timedelta(milliseconds=100))
+    budget = Charge(key=b"k" * 16, amount=1, limit=1, window=timedelta(seconds=1))
+    await store.save(leased)
+    left = (await store.load(leased.id)).lease_left
+    assert left is not None
+    assert HOUR - timedelta(seconds=5) < left < HOUR
+    await store.save(briefly)
+    await asyncio.sleep(0.11)
+    assert await ids(store, Query(realm="default", due=True)) == [briefly.id]
+    await store.save(make_record(), charges=[budget])
+    error = await refused(store.save(make_record(), charges=[budget]), LimitReached)
+    assert error.retry_after is not None
+    assert timedelta(0) < error.retry_after <= budget.window
+    await asyncio.sleep(error.retry_after.total_seconds())
+    await store.save(make_record(), charges=[budget])
+
+
+# What a save is worth
+
+
+@pytest.mark.parametrize(
+    ("settings", "durability"),
+    [
+        ({"appendfsync": "always"}, Durability.ALWAYS),
+        ({"appendfsync": "everysec"}, Durability.EVERYSEC),
+        ({"appendfsync": "no"}, Durability.SYSTEM),
+        ({"appendfsync": "always", "no-appendfsync-on-rewrite": "yes"}, Durability.SYSTEM),
+        ({"appendonly": "no"}, Durability.NONE),
+    ],
+)
+async def test_it_says_what_a_save_is_worth(
+    own_url: str, settings: dict[str, str], durability: Durability, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "reset_flow")
+    async with client(own_url) as own:
+        for name, value in settings.items():
+            await own.config_set(name, value)
+    store = RedisStore(own_url)
+    assert store.durability is None
+    await asyncio.gather(*(store.save(make_record()) for _ in range(5)))
+    assert store.durability is durability
+    await store.aclose()
+    (told,) = [record for record in caplog.records if record.name == "reset_flow"]
+    assert durability.sentence in told.getMessage()
+    assert told.levelno == (logging.INFO if durability is Durability.ALWAYS else logging.WARNING)
+
+
+async def test_whatever_was_acknowledged_survives_a_sudden_death_of_the_server(
+    redis_url: str, redis_server: Any
+) -> None:
+    store = RedisStore(redis_url)
+    acknowledged: dict[str, int] = {}
+    enough = asyncio.Event()
+
+    async def saver() -> None:
+        while True:
+            record = make_record(body=bytes(300))
+            for _ in range(5):
+                await store.save(record, charges=[Charge(key=record.id[:16].encode(), amount=1, limit=9, window=HOUR)])
+                acknowledged[record.id] = record.version
+                record = next_version(record)
+            if len(acknowledged) > 300:
+                enough.set()
+
+    for _ in range(2):
+        enough.clear()
+        savers = [asyncio.create_task(saver()) for _ in range(32)]
+        async with asyncio.timeout(20):
+            await enough.wait()
+        await asyncio.to_thread(redis_server.kill)
+        for error in await asyncio.gather(*savers, return_exceptions=True):
+            assert isinstance(error, StoreUnavailable)
+        await refused(store.load("nobody"), StoreUnavailable)
+        await asyncio.to_thread(redis_server.start)
+        found = {record.id: record.version async for record in store.scan(EVERYTHING, limit=1_000_000)}
+        # What came through without being acknowledged may be one version ahead.
+        assert {name: found.get(name, 0) for name, seen in acknowledged.items() if found.get(name, 0) < seen} == {}
+        assert store.durability is Durability.ALWAYS
+        acknowledged.clear()
+    await store.aclose()
+
+
+async def test_a_restart_in_good_order_is_noticed_by_nobody_who_is_idle(redis_url: str, redis_server: Any) -> None:
+    store = RedisStore(redis_url)
+    record = make_record(lookups=(b"a" * 16,), due_at=datetime(2020, 1, 1, tzinfo=UTC))
+    await store.save(record, charges=[ONCE])
+    await asyncio.to_thread(redis_server.restart)
+    assert await store.load(record.id) == record
+    assert await ids(store, Query(realm="default", lookup=b"a" * 16)) == [record.id]
+    assert await ids(store, Query(realm="default", due=True)) == [record.id]
+    await refused(store.save(make_record(), charges=[ONCE]), LimitReached)
+    await store.aclose()
+
+
+# A server that must not be used
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "allkeys-lru",
+        "allkeys-lfu",
+        "allkeys-random",
+        "volatile-lru",
+        "volatile-lfu",
+        "volatile-random",
+        "volatile-ttl",
+    ],
+)
+@pytest.mark.parametrize("config", ["readable", "forbidden"])
+async def test_a_server_that_may_evict_is_refused(own_url: str, policy: str, config: str) -> None:
+    async with client(own_url) as own:
+        await own.config_set("maxmemory", "500mb")
+        await own.config_set("maxmemory-policy", policy)
+        url = own_url if config == "readable" else await limited(own, own_url, "+@all", "-config")
+        store = RedisStore(url)
+        results = await asyncio.gather(store.save(make_record()), store.load("nobody"), return_exceptions=True)
+        for result in results:
+            assert isinstance(result, ConfigurationError)
+            assert policy in str(result)
+            assert "noeviction" in str(result)
+        assert results[0] is not results[1]
+        assert await own.dbsize() == 0
+        await own.config_set("maxmemory-policy", "noeviction")
+        await store.save(make_record())
+        assert len(await ids(store)) == 1
+        await store.aclose()
+
+
+async def test_a_policy_does_no_harm_where_memory_has_no_limit(own_url: str) -> None:
+    async with client(own_url) as own:
+        await own.config_set("maxmemory", "0")
+        await own.config_set("maxmemory-policy", "allkeys-lru")
+    store = RedisStore(own_url)
+    await store.save(make_record())
+    assert len(await ids(store)) == 1
+    await store.aclose()
+
+
+async def limited(own: Any, url: str, *rights: str) -> str:
+    """The url for a user who may not do everything."""
+    await own.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">pw", "~*", "&*", *rights)
+    parts = urlsplit(url)
+    return parts._replace(netloc=f"limited:pw@127.0.0.1:{parts.port}").geturl()
+
+
+async def test_a_server_that_tells_nothing_is_used(own_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with client(own_url) as own:
+        store = RedisStore(await limited(own, own_url, "+@all", "-config", "-info"))
+        record = make_record()
+        await store.save(record)
+        assert await store.load(record.id) == record
+        assert store.durability is Durability.UNKNOWN
+        assert "make sure that it is noeviction" in caplog.text
+        await store.aclose()
+
+
+async def test_who_may_neither_publish_nor_subscribe_saves_and_waits_all_the_same(own_url: str) -> None:
+    async with client(own_url) as own:
+        url = await limited(own, own_url, "resetchannels", "+@all")
+        stores = [RedisStore(url), RedisStore(url)]
+        record = make_record()
+        await stores[0].save(record)
+        waiting = asyncio.create_task(stores[1].changed(record.id, 1, timedelta(seconds=30)))
+        await asyncio.sleep(0.05)
+        await stores[0].save(next_version(record))
+        async with asyncio.timeout(5):
+            await waiting
+        for store in stores:
+            await store.aclose()
+
+
+async def test_data_of_a_newer_release_is_left_alone(store: RedisStore, admin: Any) -> None:
+    await admin.set("{reset_flow}:schema", 99)
+    assert "newer" in str(await refused(store.save(make_record()), ConfigurationError))
+    await admin.set("{reset_flow}:schema", "hello")
+    assert "prefix" in str(await refused(store.load("nobody"), ConfigurationError))
+    assert await admin.keys() == [b"{reset_flow}:schema"]
+    await admin.delete("{reset_flow}:schema")
+    await store.save(make_record())
+    assert await admin.get("{reset_flow}:schema") == b"1"
+
+
+async def test_replies_must_stay_bytes(redis_url: str) -> None:
+    store = RedisStore(f"{redis_url}?decode_responses=true")
+    assert "decode_responses" in str(await refused(store.load("nobody"), ConfigurationError))
+    await store.aclose()
+
+
+async def test_a_missing_driver_is_named(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "redis.asyncio", None)
+        error = await refused(store.load("nobody"), ConfigurationError)
+    assert "pip install 'reset-flow[redis]'" in str(error)
+    await refused(store.load("nobody"), FlowNotFound)
+
+
+# A server that can't do it now
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "LOADING Redis is loading the dataset in memory",
+        "MISCONF Errors writing to the AOF file: No space left on device",
+        "READONLY You can't write against a read only replica.",
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "MASTERDOWN Link with MASTER is down",
+        "CLUSTERDOWN The cluster is down",
+        "NOAUTH Authentication required.",
+        "NOREPLICAS Not enough good replicas to write.",
+        "BUSY Redis is busy running a script.",
+        "ERR something new",
+    ],
+)
+async def test_a_refusal_of_the_server_is_told_and_got_over(proxy: Proxy, answer: str) -> None:
+    store = RedisStore(proxy.url)
+    record = make_record()
+    await store.save(record)
+    proxy.answer = f"-{answer}\r\n".encode()
+    for call in (store.save(next_version(record)), store.load(record.id), store.changed(record.id, 1, HOUR)):
+        error = await refused(call, StoreUnavailable)
+        assert error.__cause__ is not None
+        assert answer.split(" ", 1)[1][:20] in str(error)
+    await refused(ids(store), StoreUnavailable)
+    await refused(store.purge("default", datetime.now(UTC), 1), StoreUnavailable)
+    proxy.answer = b""
+    assert await store.load(record.id) == record
+    await store.save(next_version(record))
+    await store.aclose()
+
+
+async def test_a_replica_and_a_full_server_write_nothing_and_are_read(own_url: str) -> None:
+    store = RedisStore(own_url)
+    record = make_record()
+    await store.save(record)
+    async with client(own_url) as own:
+        await own.config_set("maxmemory", "1")
+        await refused(store.save(next_version(record), charges=[ONCE]), StoreUnavailable)
+        assert await store.load(record.id) == record
+        await own.config_set("maxmemory", "0")
+        await own.execute_command("REPLICAOF", "127.0.0.1", "1")
+        try:
+            await refused(store.save(next_version(record), charges=[ONCE]), StoreUnavailable)
+            assert await store.load(record.id) == record
+        finally:
+            await own.execute_command("REPLICAOF", "NO", "ONE")
+        await store.save(next_version(record), charges=[ONCE])
+    assert (await store.load(record.id)).version == 2
+    await store.aclose()
+
+
+async def test_a_server_that_falls_silent_is_waited_for_no_longer_than_told(proxy: Proxy) -> None:
+    store = RedisStore(proxy.url, reply_timeout=timedelta(milliseconds=200))
+    record = make_record()
+    await store.save(record)
+    proxy.silent = True
+    async with asyncio.timeout(3):
+        results = await asyncio.gather(*(store.save(next_version(record)) for _ in range(10)), return_exceptions=True)
+        assert [type(result) for result in results] == [StoreUnavailable] * 10
+        assert len({id(result) for result in results}) == 10
+        await refused(store.load(record.id), StoreUnavailable)
+    proxy.silent = False
+    # One of them got through, unheard.
+    assert (await store.load(record.id)).version == 2
+    await store.aclose()
+
+
+async def test_a_save_whose_acknowledgement_was_lost_is_repeated_and_counts_once(proxy: Proxy, admin: Any) -> None:
+    store = RedisStore(proxy.url)
+    record = make_record()
+    await store.save(record)
+    later = next_version(record)
+    proxy.cut = True
+    await refused(store.save(later, charges=[ONCE]), StoreUnavailable)
+    assert not proxy.cut
+    await store.save(later, charges=[ONCE])
+    assert await store.load(record.id) == later
+    assert await admin.zcard(b"{reset_flow}:uses:" + ONCE.key) == 1
+    await refused(store.save(make_record(), charges=[ONCE]), LimitReached)
+    await refused(store.save(record), StaleRecord)
+    await store.aclose()
+
+
+async def test_no_password_is_told(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    word = "hunter2"
+    port = urlsplit(redis_url).port
+    told = []
+    for address in (f"127.0.0.1:{port}", "127.0.0.1:1", "no.such.host.invalid:1"):
+        store = RedisStore(f"redis://user:{word}@{address}/0", connect_timeout=timedelta(seconds=1))
+        error = await refused(store.save(make_record()), StoreUnavailable)
+        told += [*traceback.format_exception(error), repr(error), repr(store)]
+        await store.aclose()
+    for url in (f"redis://:{word}", f"redis://:{word}/0", f"redis://[{word}", f"redis://{word}\u2100@host/0"):
+        store = RedisStore(url)
+        unfit = await refused(store.load("nobody"), ConfigurationError)
+        assert unfit.__context__ is None
+        told += traceback.format_exception(unfit)
+        await store.aclose()
+    for url in (f"redis://:{word}/x@host/0", f"redis://:{word}?@host/0", f"redis://:{word}#@host/0", word):
+        with pytest.raises(ConfigurationError) as caught:
+            RedisStore(url)
+        told += traceback.format_exception(caught.value)
+    assert word not in "".join([*told, caplog.text])
+
+
+# Many at once
+
+
+async def test_of_sixteen_who_save_one_version_in_four_workers_one_wins(redis_url: str) -> None:
+    stores = [RedisStore(redis_url) for _ in range(4)]
+    record = make_record()
+    await stores[0].save(record)
+    for version in range(2, 12):
+        rivals = [next_version(record) for _ in range(16)]
+        saves = [stores[n % 4].save(rival, charges=[attempt(version)]) for n, rival in enumerate(rivals)]
+        results = await asyncio.gather(*saves, return_exceptions=True)
+        assert [type(result) for result in results].count(StaleRecord) == 15
+        (record,) = [rival for rival, result in zip(rivals, results, strict=True) if result is None]
+        assert await stores[1].load(record.id) == record
+    for store in stores:
+        await store.aclose()
+
+
+def attempt(limit: int) -> Charge:
+    """As many as versions so far: losers count nothing."""
+    return Charge(key=b"a" * 16, amount=1, limit=limit - 1, window=HOUR)
+
+
+async def test_five_hundred_flows_share_one_connection(store: RedisStore, admin: Any) -> None:
+    records = [make_record() for _ in range(500)]
+    await asyncio.gather(*(store.save(record) for record in records))
+    assert await asyncio.gather(*(store.load(record.id) for record in records)) == records
+    waiting = [asyncio.create_task(store.changed(record.id, 1, HOUR)) for record in records]
+    await asyncio.sleep(0.05)
+    assert (await admin.info("clients"))["connected_clients"] <= 3
+    await asyncio.gather(*(store.save(next_version(record)) for record in records))
+    async with asyncio.timeout(5):
+        await asyncio.gather(*waiting)
+
+
+async def test_a_caller_who_goes_away_leaves_the_replies_to_their_owners(store: RedisStore) -> None:
+    records = [make_record() for _ in range(40)]
+    await asyncio.gather(*(store.save(record) for record in records))
+    for _ in range(20):
+        loading = [asyncio.create_task(store.load(record.id)) for record in records]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for task in loading[::3]:
+            task.cancel()
+        results = await asyncio.gather(*loading, return_exceptions=True)
+        for n, (record, result) in enumerate(zip(records, results, strict=True)):
+            assert isinstance(result, asyncio.CancelledError) if n % 3 == 0 else result == record
+
+
+async def test_what_waits_when_the_store_is_closed_is_saved(redis_url: str) -> None:
+    store = RedisStore(redis_url)
+    records = [make_record() for _ in range(600)]
+    saving = [asyncio.create_task(store.save(record)) for record in records]
+    await asyncio.sleep(0)
+    await store.aclose()
+    await asyncio.gather(*saving)
+    again = RedisStore(redis_url)
+    assert len(await ids(again)) == 600
+    await again.aclose()
+
+
+def test_one_store_serves_one_loop_after_the_other(redis_url: str) -> None:
+    store = RedisStore(redis_url)
+    record = make_record()
+    asyncio.run(store.save(record))
+    assert asyncio.run(store.load(record.id)) == record
+
+    async def elsewhere() -> None:
+        await store.load(record.id)
+        error = await asyncio.to_thread(asyncio.run, refused(store.load(record.id), StoreUnavailable))
+        assert "another event loop" in str(error)
+
+    asyncio.run(elsewhere())
+    asyncio.run(store.aclose())
+    asyncio.run(store.aclose())
+
+
+# Messages
+
+
+async def test_a_change_by_another_worker_is_heard_at_once(redis_url: str) -> None:
+    stores = [RedisStore(redis_url), RedisStore(redis_url)]
+    record = make_record()
+    await stores[0].save(record)
+    clock = asyncio.get_running_loop().time
+    waits = []
+    for _ in range(5):
+        waiting = asyncio.create_task(stores[1].changed(record.id, record.version, timedelta(seconds=30)))
+        await asyncio.sleep(0.05)
+        record = next_version(record)
+        await stores[0].save(record)
+        saved = clock()
+        async with asyncio.timeout(5):
+            await waiting
+        waits.append(clock() - saved)
+    assert sorted(waits)[2] < 0.2  # a poll would take half a second
+    for store in stores:
+        await store.aclose()
+
+
+async def test_messages_come_again_after_their_connection_was_lost(store: RedisStore, admin: Any) -> None:
+    record = make_record()
+    await store.save(record)
+    waiting = asyncio.create_task(store.changed(record.id, 1, timedelta(seconds=30)))
+    channel = b"{reset_flow}:saved:" + record.id.encode()
+    await subscribed(admin, channel, 1)
+    await admin.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    await subscribed(admin, channel, 1)
+    assert not waiting.done()
+    rival = RedisStore(store._server._url)
+    await rival.save(next_version(record))
+    async with asyncio.timeout(5):
+        await waiting
+    await subscribed(admin, channel, 0)
+    await rival.aclose()
+
+
+async def subscribed(admin: Any, channel: bytes, number: int) -> None:
+    for _ in range(500):
+        if (await admin.pubsub_numsub(channel))[0][1] == number:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"never were there {number} subscribers")
+
+
+async def test_a_purged_flow_is_waited_for_no_longer(store: RedisStore) -> None:
+    record = make_record(ended_at=datetime(2020, 1, 1, tzinfo=UTC))
+    await store.save(record)
+    waiting = asyncio.create_task(store.changed(record.id, 1, timedelta(seconds=30)))
+    await asyncio.sleep(0.05)
+    assert await store.purge("default", datetime.now(UTC), 10) == 1
+    async with asyncio.timeout(5):
+        await refused(waiting, FlowNotFound)
+
+
+# What is in there
+
+
+async def test_a_server_that_forgot_the_scripts_is_reminded(store: RedisStore, admin: Any) -> None:
+    record = make_record()
+    await store.save(record)
+    for _ in range(3):
+        await admin.script_flush()
+        record = next_version(record)
+        await store.save(record)
+        await admin.script_flush()
+        assert await store.load(record.id) == record
+        assert await ids(store) == [record.id]
+        await admin.script_flush()
+        assert await store.purge("default", datetime.now(UTC), 1) == 0
+
+
+async def test_two_prefixes_stand_side_by_side(redis_url: str) -> None:
+    stores = [RedisStore(redis_url, prefix="ours"), RedisStore(redis_url, prefix="ours:too")]
+    records = [make_record(id="flow", lookups=(b"a" * 16,)) for _ in stores]
+    for store, record in zip(stores, records, strict=True):
+        await store.save(record, charges=[ONCE])
+    for store, record in zip(stores, records, strict=True):
+        assert await store.load("flow") == record
+        assert await ids(store, Query(realm="default", lookup=b"a" * 16)) == ["flow"]
+        await refused(store.save(make_record(), charges=[ONCE]), LimitReached)
+    await stores[0].save(next_version(records[0], ended_at=datetime(2020, 1, 1, tzinfo=UTC)))
+    assert await stores[0].purge("default", datetime.now(UTC), 10) == 1
+    assert await stores[1].purge("default", datetime.now(UTC), 10) == 0
+    assert await stores[1].load("flow") == records[1]
+    for store in stores:
+        await store.aclose()
+
+
+@pytest.mark.parametrize("prefix", ["", "{a}", "a}"])
+async def test_a_prefix_is_a_hash_tag(prefix: str) -> None:
+    with pytest.raises(ConfigurationError):
+        RedisStore("redis://localhost", prefix=prefix)
+
+
+async def test_every_key_is_in_the_stores_slot_and_nothing_is_left_of_what_is_purged(
+    redis_url: str, admin: Any
+) -> None:
+    store = RedisStore(redis_url, prefix="mine")
+    await store.save(make_record())  # opened
+    seen: list[str] = []
+    async with admin.monitor() as monitor:
+        record = make_record(
+            realm="{other}", lookups=(b"a" * 16, b"b" * 16), lease=HOUR, due_at=datetime.now(UTC), id="{x}"
+        )
+        await store.save(record, charges=[ONCE])
+        record = next_version(record, lease=None, ended_at=datetime(2020, 1, 1, tzinfo=UTC))
+        await store.save(record, charges=[Charge(key=ONCE.key, amount=-1, limit=1, window=HOUR), ONCE])
+        await store.load(record.id)
+        for query in ({}, {"due": True}, {"lookup": b"a" * 16}):
+            assert await ids(store, Query(realm="{other}", **query)) == ["{x}"]
+        assert await store.purge("{other}", datetime.now(UTC), 10) == 1
+        await admin.echo("over")
+        async for command in monitor.listen():
+            if command["command"] == "ECHO over":
+                break
+            seen += [command["command"]] if command["client_type"] == "lua" else []
+    assert len(seen) > 30
+    for command in seen:
+        name, *rest = command.split(" ")
+        keys = rest if name == "MGET" else rest[:1] if name != "TIME" else []
+        assert all(key.startswith("{mine}:") for key in keys), command
+    left = {key for key in await admin.keys() if b"other" in key or b"{x}" in key or b"lookup" in key}
+    assert left == set()
+    await store.aclose()
+
+
+async def test_a_budget_goes_by_itself(store: RedisStore, admin: Any) -> None:
+    await store.save(make_record(), charges=[attempt(5)])
+    await store.save(make_record(), charges=[Charge(key=b"a" * 16, amount=1, limit=5, window=timedelta(seconds=1))])
+    left = await admin.pttl(b"{reset_flow}:uses:" + b"a" * 16)
+    assert 0 < left - HOUR.total_seconds() * 1000 <= 60_000
+    assert [await admin.ttl(key) for key in await admin.keys("*flow:*")] == [-1, -1]
+
+
+@pytest.mark.parametrize("damage", ["cut", "longer", "format", "state", "realm", "time", "lease", "empty", "kind"])
+async def test_a_damaged_record_is_told_from_a_missing_one(store: RedisStore, admin: Any, damage: str) -> None:
+    long_ago = datetime(2020, 1, 1, tzinfo=UTC)
+    names = [f"flow {n:03}" for n in range(110)]
+    records = [make_record(id=name, due_at=long_ago, ended_at=long_ago, lookups=(b"a" * 16,)) for name in names]
+    for record in records:
+        await store.save(record)
+    # The last of the first page of a scan.
+    spoiled = records[49]
+    key = RECORD % spoiled.id.encode()
+    value = await admin.get(key)
+    assert isinstance(value, bytes)
+    await admin.delete(key)
+    changed = {
+        "cut": value[:-1],
+        "longer": value + b"x",
+        "format": b"\x02" + value[1:],
+        "state": value.replace(b"requested", b"forgotten"),
+        "realm": value.replace(b"default", b"def\xff\xff\xff\xff"),
+        "time": value[:-24] + b"\x7f" + value[-23:],
+        "lease": value[:-8] + bytes(8),
+        "empty": b"",
+    }
+    if damage == "kind":
+        await admin.lpush(key, "x")
+    else:
+        await admin.set(key, changed[damage])
+    error = await refused(store.load(spoiled.id), RecordUnreadable)
+    assert error.flow_id == spoiled.id
+    readable_by_scripts = damage not in ("format", "empty", "kind", "realm")
+    if not readable_by_scripts and damage != "realm":
+        await refused(store.save(next_version(spoiled)), RecordUnreadable)
+    left = [name for name in names if name != spoiled.id]
+    assert await ids(store) == left
+    assert await ids(store, Query(realm="default", due=True)) == left
+    assert await ids(store, Query(realm="default", lookup=b"a" * 16)) == left[::-1]
+    # Where a script can't tell what stands there, it leaves it, and goes on behind it.
+    assert await store.purge("default", datetime.now(UTC), 1000) == (110 if readable_by_scripts else 109)
+    assert await admin.exists(key) == (0 if readable_by_scripts else 1)
+    assert await ids(store) == []
+
+
+async def test_what_no_record_can_hold_is_refused_at_once(store: RedisStore) -> None:
+    for record in (make_record(lookups=(b"short",)), make_record(id="\ud800"), make_record(realm="\ud800")):
+        await refused(store.save(record), InvalidInput)
+    assert await ids(store, Query(realm="\ud800")) == []
+    assert await store.purge("\ud800", datetime.now(UTC), 10) == 0
+    late = datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
+    forever = make_record(lease=timedelta.max, due_at=late, ended_at=late)
+    budget = Charge(key=b"k" * 16, amount=1, limit=1, window=timedelta.max)
+    await store.save(forever, charges=[budget])
+    assert (await store.load(forever.id)).ended_at == late
+    await refused(store.save(make_record(), charges=[budget]), LimitReached)
+
+
+async def test_many_that_are_due_at_one_moment_are_all_found(store: RedisStore) -> None:
+    moment = datetime(2020, 1, 1, tzinfo=UTC)
+    names = [f"{n * 7919 % 331:03}" for n in range(331)]
+    for name in names:
+        await store.save(make_record(id=name, due_at=moment))
+    assert await ids(store, Query(realm="default", due=True)) == names
