@@ -36,12 +36,13 @@ CREATE TABLE {prefix}_lookups (
     PRIMARY KEY (lookup, number)
 );
 
--- A row for each use of a budget; the number tells those of one microsecond from each other.
+-- A row for each use of a budget; its number tells those of one microsecond from each other. The flow is a number, since
+-- that is never given again: a purged flow and a later one of its name are two.
 CREATE TABLE {prefix}_uses (
     key bytea NOT NULL,
     at bigint NOT NULL,
     number bigint GENERATED ALWAYS AS IDENTITY,
-    flow text COLLATE "C" NOT NULL,
+    flow bigint NOT NULL,
     expires_at bigint NOT NULL,
     PRIMARY KEY (key, at, number)
 );
@@ -75,8 +76,10 @@ DECLARE
     present bigint;
     incoming record;
     stored record;
+    flow_number bigint;
     place bigint;
     charge integer := 1;
+    first_charge integer;
     fresh_keys bytea[];
     fresh_ends bigint[];
     taken bigint[];
@@ -103,12 +106,16 @@ BEGIN
 
         IF charge <= incoming.charge_end THEN
             -- A repeated save is a success even when its budget is used up by now: look before the charges are judged.
-            SELECT flow.version, flow.stamp INTO stored FROM {prefix}_flows AS flow WHERE flow.id = incoming.id FOR UPDATE;
+            SELECT flow.version, flow.stamp, flow.number INTO stored FROM {prefix}_flows AS flow
+                WHERE flow.id = incoming.id FOR UPDATE;
             IF stored.stamp = incoming.stamp OR coalesce(stored.version, 0) + 1 <> incoming.version THEN
                 codes := codes || CASE WHEN stored.stamp = incoming.stamp THEN 0 ELSE -1 END::bigint;
                 charge := incoming.charge_end + 1;
                 CONTINUE;
             END IF;
+
+            flow_number := stored.number;
+            first_charge := charge;
 
             -- One after the other, as if those before had been written. Nothing is.
             fresh_ends := '{}';
@@ -126,7 +133,7 @@ BEGIN
                         CONTINUE;
                     END IF;
                     SELECT uses.number INTO used_number FROM {prefix}_uses AS uses
-                        WHERE uses.key = keys[charge] AND uses.flow = incoming.id AND uses.number <> ALL (taken)
+                        WHERE uses.key = keys[charge] AND uses.flow = flow_number AND uses.number <> ALL (taken)
                         ORDER BY uses.at DESC, uses.number DESC LIMIT 1;
                     IF FOUND THEN
                         taken := taken || used_number;
@@ -160,14 +167,15 @@ BEGIN
         IF incoming.version = 1 THEN
             INSERT INTO {prefix}_flows AS flow
                 (id, realm, version, state, due_at, ended_at, lease, leased_until, lookups, stamp, body)
-                VALUES (incoming.id, incoming.realm, 1, incoming.state, incoming.due_at, incoming.ended_at, incoming.lease, present + incoming.lease,
-                    incoming.lookups, incoming.stamp, incoming.body)
+                VALUES (incoming.id, incoming.realm, 1, incoming.state, incoming.due_at, incoming.ended_at,
+                    incoming.lease, present + incoming.lease, incoming.lookups, incoming.stamp, incoming.body)
                 ON CONFLICT (id) DO NOTHING
-                RETURNING flow.number INTO place;
+                RETURNING flow.number INTO flow_number;
         ELSE
             UPDATE {prefix}_flows AS flow
-                SET realm = incoming.realm, version = incoming.version, state = incoming.state, due_at = incoming.due_at,
-                    ended_at = incoming.ended_at, lease = incoming.lease, leased_until = present + incoming.lease,
+                SET realm = incoming.realm, version = incoming.version, state = incoming.state,
+                    due_at = incoming.due_at, ended_at = incoming.ended_at,
+                    lease = incoming.lease, leased_until = present + incoming.lease,
                     lookups = incoming.lookups, stamp = incoming.stamp, body = incoming.body
                 WHERE flow.id = incoming.id AND flow.version = incoming.version - 1 AND flow.stamp <> incoming.stamp;
         END IF;
@@ -179,18 +187,23 @@ BEGIN
 
         IF incoming.version = 1 AND incoming.lookups <> '' THEN
             INSERT INTO {prefix}_lookups (lookup, number, flow)
-                SELECT substring(incoming.lookups FROM start FOR 16), place, incoming.id
+                SELECT substring(incoming.lookups FROM start FOR 16), flow_number, incoming.id
                 FROM generate_series(1, length(incoming.lookups), 16) AS start
                 ON CONFLICT DO NOTHING;
         END IF;
-        IF taken <> '{}' THEN
-            DELETE FROM {prefix}_uses AS uses WHERE uses.key = ANY (keys) AND uses.number = ANY (taken);
-        END IF;
         IF fresh_keys <> '{}' THEN
+            DELETE FROM {prefix}_uses AS uses
+                USING unnest(keys[first_charge : charge - 1], windows[first_charge : charge - 1],
+                    amounts[first_charge : charge - 1]) AS made (key, length, amount)
+                WHERE uses.key = made.key AND uses.at <= present - made.length AND uses.expires_at <= present
+                    AND made.amount > 0;
             INSERT INTO {prefix}_uses (key, at, flow, expires_at)
-                SELECT fresh.key, present, incoming.id, fresh.expires_at
+                SELECT fresh.key, present, flow_number, fresh.expires_at
                 FROM unnest(fresh_keys, fresh_ends) AS fresh (key, expires_at)
                 WHERE fresh.key IS NOT NULL;
+        END IF;
+        IF taken <> '{}' THEN
+            DELETE FROM {prefix}_uses AS uses WHERE uses.key = ANY (keys) AND uses.number = ANY (taken);
         END IF;
         codes := codes || code;
         saved := saved || incoming.name;

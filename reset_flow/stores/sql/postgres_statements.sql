@@ -50,8 +50,13 @@ DELETE FROM {prefix}_uses WHERE ctid = ANY (ARRAY(
     ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
 )) RETURNING 1
 
+-- To read pg_class makes the server's process hear of tables that others have just made; to_regclass alone would believe
+-- what it remembers.
+
 -- name: find_schema
-SELECT to_regclass('{prefix}_schema') IS NOT NULL AS found, current_setting('server_encoding') AS encoding
+SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('{prefix}_schema')) AS found,
+    current_setting('server_encoding') AS encoding,
+    current_setting('server_version_num')::integer AS server
 
 -- name: read_schema
 SELECT max(version) FROM {prefix}_schema
