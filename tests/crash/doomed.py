@@ -2,9 +2,9 @@
 Processes that carry out one command each and die by SIGKILL at one named point of it.
 
 Each line on standard input is a job, as JSON; each gets a process of its own, forked from this one to save it the
-imports, and a line of JSON on standard output when it is over: its number, how the process ended, the points that
-it passed, the error that it was told. The points are `before` and `after` each thing that is awaited: `load`, `save` and
-the transport's calls, numbered as they come, such as `after save 2` or `before exchange 1`. A job without a point lives.
+imports. A line of JSON on standard output tells when it is over: its number, how the process ended, the points that it
+passed, the error that it was told. The points are `before` and `after` each thing that is awaited: `load`, `save` and
+the transport's calls, numbered as they come, such as `after save 2` or `before exchange 1`. Without a point, it lives.
 """
 
 from __future__ import annotations
