@@ -54,6 +54,10 @@ class Announcer:
                 async with asyncio.timeout(self._patience):
                     await self._listeners[name](event)
                 heard = True
+            except asyncio.CancelledError:
+                if (task := asyncio.current_task()) and task.cancelling():
+                    raise
+                logger.warning("listener %s missed event %s: it was cancelled", name, event.id)
             except Exception as error:  # noqa: BLE001 - a listener of the embedder's may raise anything
                 logger.warning("listener %s missed event %s: %s", name, event.id, type(error).__name__)
         return heard

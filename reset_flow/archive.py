@@ -10,6 +10,7 @@ import attrs
 from reset_flow import codec
 from reset_flow.errors import FlowNotFound, RecordUnreadable
 from reset_flow.ports import Query, Record
+from reset_flow.sealing import UnknownKeyError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -30,11 +31,14 @@ class Found:
     A dossier as it was just loaded.
 
     Attributes:
-        lease_left: Of its intent, by the store's clock; `None` where it has none.
+        stamp: Of the save that it comes from.
+
+        busy: Whether whoever announced its intent may still be at it, by the store's clock.
     """
 
     dossier: Dossier
-    lease_left: timedelta | None
+    stamp: bytes
+    busy: bool
 
 
 def _micros(time: datetime | None) -> int | str:
@@ -127,7 +131,12 @@ class Archive:
         try:
             # Opened into no variable: whoever logs this frame with its locals must not find it.
             dossier = codec.decode(self._keyring.open(record.realm, record.id, record.body, associated(record)), record)
-            return Found(dossier, record.lease_left)
+            left = record.lease_left
+            return Found(dossier, record.stamp, busy=left is not None and left > timedelta(0))
+        except UnknownKeyError as error:
+            if record.realm != self._realm:
+                raise FlowNotFound(record.id) from None
+            why = str(error)
         except ValueError as error:
             why = str(error)
         raise RecordUnreadable(record.id, why)

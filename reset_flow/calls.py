@@ -1,17 +1,20 @@
-"""One sending to the broker: never raises, never outlives the lease that was saved for it."""
+"""Calls to the broker: they never raise, and none outlives the lease that was saved for it."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from typing import TYPE_CHECKING
 
 from reset_flow import rules
 from reset_flow.machine import COMMANDS, Call
-from reset_flow.models import Accepted, Credential, NotActed, Outcome, Unknown
+from reset_flow.models import Accepted, Cause, Credential, NotActed, Outcome, Rejected, Unknown
 from reset_flow.ports import Case
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from reset_flow.dossier import Dossier
     from reset_flow.models import NewCredential
     from reset_flow.policy import Policy
@@ -21,6 +24,10 @@ __all__ = ["Caller", "case_of"]
 
 GRACE = 1.25
 """How many deadlines a transport may take before it is cut off; one of ours never takes more than one."""
+
+CHALLENGES = 3
+"""How often the question is asked for before the broker counts as unavailable: asking changes nothing there."""
+CHALLENGE_PAUSE = 0.2
 
 
 def case_of(dossier: Dossier) -> Case:
@@ -52,21 +59,41 @@ class Caller:
             return outcome
         if not (self._may_log_in and dossier.credential is Credential.PASSWORD and self._in_time(began)):
             return outcome
-        try:
-            async with asyncio.timeout(self._deadline * GRACE):
-                proof = await self._transport.log_in(case_of(dossier), new.secret)
-        except Exception:  # noqa: BLE001 - see `_sent`
-            return outcome
+        proof = await self._within(self._transport.log_in(case_of(dossier), new.secret), began)
         return Accepted() if isinstance(proof, Accepted) else outcome
+
+    async def challenge(self, case: Case) -> Accepted | Rejected | NotActed:
+        """Ask for the question; a few times, if the broker can't be reached. Nothing is at stake, so nothing unknown."""
+        known: Accepted | Rejected | NotActed = NotActed()
+        for attempt in range(CHALLENGES):
+            if attempt:
+                await asyncio.sleep(CHALLENGE_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+            outcome = await self._within(self._transport.challenge(case), time.monotonic())
+            known = NotActed(detail=outcome.detail) if isinstance(outcome, Unknown) else outcome
+            if not isinstance(known, NotActed) or known.cause is not Cause.UNAVAILABLE or known.retry_after:
+                break
+        return known
 
     async def _sent(self, dossier: Dossier, new: NewCredential | None, began: float) -> Outcome:
         if not self._in_time(began):
             return NotActed(detail="the lease ran out before the call began")
+        return await self._within(self._call(dossier, new), began)
+
+    async def _within(self, call: Awaitable[Outcome], began: float) -> Outcome:
+        """What came of the call in the time that is left. Whatever a transport does against its contract is unknown."""
+        left = self._lease - (time.monotonic() - began)
         try:
-            async with asyncio.timeout(self._deadline * GRACE):
-                return await self._call(dossier, new)
+            # A bit more than its deadline, and less than what is left of the lease.
+            async with asyncio.timeout(min(self._deadline * GRACE, (self._deadline + left) / 2)):
+                outcome = await call
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
+            return Unknown(detail="cancelled by itself")
         except Exception as error:  # noqa: BLE001 - a transport of somebody else's may raise anything
             return Unknown(detail=type(error).__name__)
+        known = isinstance(outcome, (Accepted, Rejected, NotActed, Unknown))
+        return outcome if known else Unknown(detail="no outcome at all")
 
     def _in_time(self, began: float) -> bool:
         """Whether a whole deadline fits into what is left of the lease."""

@@ -90,6 +90,7 @@ class Cycle:
         self._now = now
         self._guards = tuple(guards)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
 
     # --- what the service asks for
 
@@ -103,6 +104,7 @@ class Cycle:
         Raises:
             ResetFlowError: The flow did not move on; it is attached as it now stands.
         """
+        dossier: Dossier | None = None
         for _ in range(RACES):
             try:
                 dossier, flow = await self._ready(flow_id, command, given, key)
@@ -116,14 +118,17 @@ class Cycle:
                 return await self.send(rules.announce(dossier, command, self._now(), secret, key), new)
             except StaleRecord as error:
                 stale = error
+            except StoreUnavailable as error:
+                error.flow = error.flow or (dossier and self.view(dossier))
+                raise
         raise stale.with_flow(self.view((await self._archive.load(flow_id)).dossier))
 
     async def look(self, flow_id: str) -> Flow:
         """The flow as it stands. One whose time is up is ended first, unless a call of it may still be under way."""
-        dossier = (await self._archive.load(flow_id)).dossier
-        if dossier.intent is None and rules.expired(dossier, self._policy, self._now()):
-            dossier = await self.resume(flow_id)
-        return self.view(dossier)
+        found = await self._archive.load(flow_id)
+        if rules.expired(found.dossier, self._now()) and not found.busy:
+            return self.view(await self.resume(flow_id))
+        return self.view(found.dossier)
 
     async def resume(self, flow_id: str) -> Dossier:
         """The dossier, with nothing left open that can be settled now."""
@@ -152,6 +157,11 @@ class Cycle:
         """
         return await self._own(self._send(intended, new))
 
+    async def begin(self, dossier: Dossier) -> Flow:
+        """Send the first step of a flow that needs nothing of the person for it. Raises like `send`."""
+        self._check_broker(dossier)
+        return await self.send(rules.announce(dossier, "start", self._now()))
+
     async def keep(self, dossier: Dossier, since: int = 0) -> Flow:
         """Save what needs no call; its transitions after that many are new."""
         return self.view(await self._own(self._keep(dossier, since)))
@@ -165,6 +175,7 @@ class Cycle:
         give_up_at = time.monotonic() + patience.total_seconds()
         while self._tasks and (left := give_up_at - time.monotonic()) > 0:
             await asyncio.wait(self._tasks, timeout=left)
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -176,14 +187,12 @@ class Cycle:
         found = await self._archive.load(flow_id)
         intent = found.dossier.intent
         self._check_broker(found.dossier)
+        if flow := self._recalled(found.dossier, command, key):
+            return found.dossier, flow
         dossier = await self._settled(found)
         try:
-            if result := key and rules.recall(dossier, key):
-                if result.command != command:
-                    raise KeyReused(f"this key was given to {result.command} before: choose another one")
-                if result.code:
-                    raise recorded(result.code)
-                return dossier, self.view(dossier)
+            if flow := self._recalled(dossier, command, key):
+                return dossier, flow
             if intent and intent.command == command and intent.secret == given and command in SETTLED_BY_ASKING:
                 fired = dossier.history[len(found.dossier.history) :]
                 if error := verdict(command, Unknown(), fired):
@@ -201,6 +210,18 @@ class Cycle:
             raise
         return dossier, None
 
+    def _recalled(self, dossier: Dossier, command: str, key: bytes | None) -> Flow | None:
+        """What came of the command that had this key before; raises if an error did."""
+        result = key and rules.recall(dossier, key)
+        if not result:
+            return None
+        flow = self.view(dossier)
+        if result.command != command:
+            raise KeyReused(f"this key was given to {result.command} before: choose another one").with_flow(flow)
+        if result.code:
+            raise recorded(result.code).with_flow(flow)
+        return flow
+
     def _check_broker(self, dossier: Dossier) -> None:
         if dossier.transport != self._caller.name:
             message = f"flow {dossier.id} belongs to {dossier.transport}, not to {self._caller.name}"
@@ -213,18 +234,18 @@ class Cycle:
         Raises:
             FlowBusy: The intent may still be under way.
         """
-        dossier, left = found.dossier, found.lease_left
+        dossier = found.dossier
         if dossier.intent is None:
             return dossier
         self._check_broker(dossier)
-        if left is not None and left.total_seconds() > 0:
+        if found.busy:
             raise FlowBusy(dossier.id, dossier.intent.command).with_flow(self.view(dossier))
         return await self._own(self._settle(dossier))
 
     async def _expired(self, dossier: Dossier) -> Dossier:
         """The dossier, ended if its time is up."""
         now = self._now()
-        if not rules.expired(dossier, self._policy, now):
+        if not rules.expired(dossier, now):
             return dossier
         return await self._own(self._keep(rules.expire(dossier, now), len(dossier.history)))
 
@@ -278,7 +299,8 @@ class Cycle:
         try:
             await self._archive.save(record)
         except StoreUnavailable:
-            self._spawn(self._withdraw(intended, record))
+            if not self._closed:
+                self._spawn(self._withdraw(intended, record))
             raise
         dossier = intended.changed(version=record.version)
         try:
@@ -293,7 +315,6 @@ class Cycle:
 
     async def _withdraw(self, intended: Dossier, record: Record) -> None:
         """Take back an intent whose save was not acknowledged, in case it got through: nothing was sent."""
-        announced = intended.changed(version=record.version)
         pause = FIRST_PAUSE
         while True:
             with suppress(StoreUnavailable):
@@ -301,9 +322,9 @@ class Cycle:
                     found = await self._archive.load(intended.id)
                 except FlowNotFound:
                     return
-                if found.dossier == announced:
+                if found.stamp == record.stamp:
                     with suppress(StaleRecord):
-                        await self._conclude(announced, NotActed())
+                        await self._conclude(found.dossier, NotActed())
                 return
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -312,7 +333,7 @@ class Cycle:
         """Find out, or say in doubt, what became of an intent whose lease has run out."""
         intent = dossier.intent
         assert intent is not None
-        if rules.expired(dossier, self._policy, self._now()) or intent.secret is None or not rules.repeatable(intent):
+        if rules.expired(dossier, self._now()) or intent.secret is None or not rules.repeatable(intent):
             return (await self._conclude(dossier, Unknown(detail="the process that sent it is gone")))[0]
         return (await self._repeat(dossier, None))[0]
 
@@ -346,7 +367,7 @@ class Cycle:
     # --- telling the listeners
 
     def _announce(self, saved: Dossier, since: int) -> None:
-        if self._announcer.names and len(saved.history) > since:
+        if self._announcer.names and len(saved.history) > since and not self._closed:
             self._spawn(self._tell(saved, since, saved.listeners))
 
     async def _tell(self, dossier: Dossier, since: int, names: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from reset_flow.models import Secret
 if TYPE_CHECKING:
     from reset_flow.policy import PasswordRules
 
-__all__ = ["answer", "code", "name", "password", "pin"]
+__all__ = ["answer", "code", "name", "password", "pin", "token"]
 
 CODE_DIGITS = 6
 CODE_LENGTH = 64
@@ -20,6 +20,7 @@ ANSWER_LENGTH = 1_000
 NAME_LENGTH = 320
 """The longest local part, an @ and the longest domain (RFC 5321, 4.5.3.1)."""
 PIN_LENGTH = 64
+TOKEN_LENGTH = 4_096
 
 
 def _trouble(text: Any, longest: int) -> str | None:
@@ -49,6 +50,19 @@ def name(text: Any, what: str) -> str:
         raise InvalidInput(f"{what}: {trouble}")
     checked: str = text
     return checked
+
+
+def token(given: Any) -> Secret:
+    """
+    A token from elsewhere: exactly as given.
+
+    Raises:
+        InvalidInput: It is empty, too long, or binary.
+    """
+    trouble = _trouble(_plain(given), TOKEN_LENGTH) or (None if _plain(given).strip() else "it must not be empty")
+    if trouble:
+        raise InvalidInput(f"token: {trouble}")
+    return Secret(given)
 
 
 def answer(given: Any) -> Secret:

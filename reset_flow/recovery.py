@@ -35,6 +35,12 @@ JUMP = timedelta(minutes=5)
 """By how much a clock may run ahead of the time that has really passed before a purge goes by the latter."""
 
 
+def _uptime() -> float:
+    """Seconds that no clock setting changes; also those that the machine slept, where the system tells."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
 @attrs.frozen(kw_only=True)
 class SweepReport:
     """
@@ -70,7 +76,7 @@ class Sweeper:
         self._archive = archive
         self._retention = retention
         self._now = now
-        self._began = (now(), time.monotonic())
+        self._began = (now(), _uptime())
         self._held_back = False
 
     async def sweep(self) -> SweepReport:
@@ -126,7 +132,7 @@ class Sweeper:
     async def _purge(self) -> tuple[int, bool]:
         """Delete what ended long ago by the clock and by the time that has really passed since this worker began."""
         now = self._now()
-        passed = self._began[0] + timedelta(seconds=time.monotonic() - self._began[1])
+        passed = self._began[0] + timedelta(seconds=_uptime() - self._began[1])
         held_back = now > passed + JUMP
         if held_back and not self._held_back:
             logger.error("the clock is %s ahead of the time that has passed: nothing is purged by it", now - passed)

@@ -72,13 +72,6 @@ def attempts_left(dossier: Dossier, policy: Policy) -> int | None:
     return None if used is None else max(0, limit - used)
 
 
-def _deadline(dossier: Dossier, policy: Policy) -> datetime:
-    """When the flow ends by itself, as it stands."""
-    if dossier.state is State.TOKEN_ISSUED and dossier.granted_at and policy.token_lifetime:
-        return min(dossier.expires_at, dossier.granted_at + policy.token_lifetime)
-    return dossier.expires_at
-
-
 def _resend_at(dossier: Dossier, policy: Policy) -> datetime | None:
     if dossier.state not in COMMANDS["resend"].legal_in or dossier.resends >= policy.resends:
         return None
@@ -100,16 +93,16 @@ def view(dossier: Dossier, policy: Policy) -> Flow:
         in_doubt=_doubt(intended.name, dossier.credential) if intended else dossier.in_doubt,
         failure=dossier.failure,
         created_at=dossier.created_at,
-        expires_at=_deadline(dossier, policy),
+        expires_at=dossier.expires_at,
         resend_at=_resend_at(dossier, policy),
         history=dossier.history,
         version=dossier.version,
     )
 
 
-def expired(dossier: Dossier, policy: Policy, now: datetime) -> bool:
+def expired(dossier: Dossier, now: datetime) -> bool:
     """Whether the time of a flow that still runs is up."""
-    return dossier.ended_at is None and now >= _deadline(dossier, policy)
+    return dossier.ended_at is None and now >= dossier.expires_at
 
 
 # --- before a call
@@ -196,7 +189,7 @@ def resolve(dossier: Dossier, outcome: Outcome, policy: Policy, now: datetime) -
         case NotActed() if intent.sendings == 1:
             return _count(done, intent.command, -1)
         case Accepted():
-            done = _accepted(done, intent, outcome, now)
+            done = _accepted(done, intent, outcome, policy, now)
         case Rejected():
             done = _rejected(done, intent, now)
         case _:
@@ -206,7 +199,7 @@ def resolve(dossier: Dossier, outcome: Outcome, policy: Policy, now: datetime) -
     return done
 
 
-def _accepted(dossier: Dossier, intent: Intent, outcome: Accepted, now: datetime) -> Dossier:
+def _accepted(dossier: Dossier, intent: Intent, outcome: Accepted, policy: Policy, now: datetime) -> Dossier:
     """A guess that the broker accepts is given back; another code that was asked for is not."""
     if outcome.continuation is not None:
         dossier = dossier.changed(continuation=outcome.continuation)
@@ -220,10 +213,16 @@ def _accepted(dossier: Dossier, intent: Intent, outcome: Accepted, now: datetime
         case "verify" if not outcome.value:
             return _fire(_count(dossier, "verify", -1).changed(in_doubt=Step.CODE), triggers[:1], now)
         case "verify":
-            known = dossier.changed(token=outcome.value, answer=None, granted_at=now, in_doubt=None)
+            known = _granted(dossier.changed(answer=None, in_doubt=None), outcome.value, policy, now)
             return _fire(_count(known, "verify", -1), triggers, now)
         case _:
             return _close(_fire(dossier.changed(in_doubt=None), triggers, now), now)
+
+
+def _granted(dossier: Dossier, token: Secret, policy: Policy, now: datetime) -> Dossier:
+    """With its token, and no longer to live than that may be used."""
+    lifetime = policy.token_lifetime or (dossier.expires_at - now)
+    return dossier.changed(token=token, granted_at=now, expires_at=min(dossier.expires_at, now + lifetime))
 
 
 def _rejected(dossier: Dossier, intent: Intent, now: datetime) -> Dossier:
@@ -300,9 +299,10 @@ def expire(dossier: Dossier, now: datetime) -> Dossier:
     return _end(dossier, Failure.EXPIRED, now)
 
 
-def asked(dossier: Dossier, question: str | None) -> Dossier:
+def asked(dossier: Dossier, outcome: Accepted) -> Dossier:
     """A new flow that knows what the broker said of its question."""
-    return dossier.changed(question=question)
+    question = None if outcome.value is None else outcome.value.reveal()
+    return dossier.changed(question=question, continuation=outcome.continuation)
 
 
 def unsent(dossier: Dossier) -> bool:
@@ -310,9 +310,9 @@ def unsent(dossier: Dossier) -> bool:
     return dossier.state is State.REQUESTED and not dossier.question and not dossier.intent and not dossier.history
 
 
-def adopt(dossier: Dossier, token: Secret, now: datetime) -> Dossier:
+def adopt(dossier: Dossier, token: Secret, policy: Policy, now: datetime) -> Dossier:
     """A new flow that has its token from elsewhere."""
-    return _fire(dossier.changed(token=token, granted_at=now), COMMANDS["adopt"].accepted, now)
+    return _fire(_granted(dossier, token, policy, now), COMMANDS["adopt"].accepted, now)
 
 
 def _end(dossier: Dossier, failure: Failure, now: datetime) -> Dossier:

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from reset_flow.errors import KeyringError
 
-__all__ = ["Key", "Keyring", "canonical"]
+__all__ = ["Key", "Keyring", "UnknownKeyError", "canonical"]
 
 KEY_BYTES = 32
 ID_BYTES = 4
@@ -33,6 +33,10 @@ LOOKUP_BYTES = 16
 STAMP_BYTES = 8
 NONCES_AT_ONCE = 256
 FORMAT = 1
+
+
+class UnknownKeyError(ValueError):
+    """A body was sealed with a key that the ring does not have."""
 
 
 def canonical(text: str) -> str:
@@ -194,13 +198,14 @@ class Keyring:
         What was sealed.
 
         Raises:
-            ValueError: It was changed, or its key is not in the ring; the message names the key.
+            ValueError: It was changed; the message names the key.
+            UnknownKeyError: Its key is not in the ring.
         """
         if len(sealed) < ID_BYTES + NONCE_BYTES + TAG_BYTES:
             raise ValueError("it is cut off")
         key = self._seal.get(sealed[:ID_BYTES])
         if key is None:
-            raise ValueError(f"key {sealed[:ID_BYTES].hex()} is not in the ring")
+            raise UnknownKeyError(f"key {sealed[:ID_BYTES].hex()} is not in the ring")
         nonce, body = sealed[ID_BYTES : ID_BYTES + NONCE_BYTES], sealed[ID_BYTES + NONCE_BYTES :]
         try:
             return AESGCM(_flow_key(key, realm, flow_id)).decrypt(nonce, body, associated)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import secrets
 import time
 import warnings
 from base64 import b32hexencode
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,7 +27,7 @@ from reset_flow.errors import (
     StaleRecord,
     UnknownUser,
 )
-from reset_flow.models import Accepted, Credential, NewCredential, NotActed, Outcome, Rejected, Secret
+from reset_flow.models import Accepted, Credential, NewCredential, Rejected, Secret
 from reset_flow.policy import Policy
 from reset_flow.recovery import Sweeper
 from reset_flow.verdicts import not_acted
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from reset_flow.models import Flow
-    from reset_flow.ports import Case, Clock, Guard, Listener, Store, Transport
+    from reset_flow.ports import Clock, Guard, Listener, Store, Transport
     from reset_flow.recovery import SweepReport
     from reset_flow.sealing import Keyring
 
@@ -44,9 +44,6 @@ __all__ = ["ResetService"]
 
 ID_BYTES = 16
 FOUND_AT_MOST = 100
-CHALLENGES = 3
-"""How often the question is asked for before the broker counts as unavailable: asking changes nothing there."""
-CHALLENGE_PAUSE = 0.2
 CLOSING_PATIENCE = timedelta(seconds=30)
 TAGS = 16
 SHORTEST_WAIT, LONGEST_WAIT = timedelta(milliseconds=50), timedelta(minutes=1)
@@ -99,9 +96,8 @@ class ResetService:
         self._clock = clock
         self._archive = Archive(store, keyring, self._realm, policy.lease)
         self._announcer = Announcer({inputs.name(name, "listener"): each for name, each in (listeners or {}).items()})
-        self._cycle = Cycle(
-            Caller(transport, policy), self._archive, self._announcer, policy=policy, now=self._now, guards=guards
-        )
+        self._caller = Caller(transport, policy)
+        self._cycle = Cycle(self._caller, self._archive, self._announcer, policy=policy, now=self._now, guards=guards)
         self._sweeper = Sweeper(self._cycle, self._archive, policy.retention, self._now)
         self._sweeps = sweep
         self._sweeping: asyncio.Task[None] | None = None
@@ -159,18 +155,17 @@ class ResetService:
             UnknownUser: The broker will not reset this user.
             KeyReused: The `ref` names the reset of another user or credential.
         """
-        dossier = self._draft(user, credential, ref, tags)
-        if ref is not None and (flow := await self._known(dossier)):
+        draft = self._draft(user, credential, ref, tags)
+        if ref is not None and (flow := await self._known(draft)):
             return flow
-        question = await self._challenge(case_of(dossier))
-        dossier = rules.asked(dossier, question)
+        dossier = await self._asked(draft)
         try:
             if dossier.question:
                 return await self._cycle.keep(dossier)
-            return await self._cycle.send(rules.announce(dossier, "start", self._now()))
+            return await self._cycle.begin(dossier)
         except StaleRecord:
             # Another worker made the flow of this `ref` at the same moment.
-            if flow := await self._known(dossier):
+            if flow := await self._known(draft):
                 return flow
             raise
 
@@ -191,10 +186,8 @@ class ResetService:
         dossier = self._draft(user, credential, ref, tags)
         if ref is not None and (flow := await self._known(dossier)):
             return flow
-        if not isinstance(token.reveal(), str) or not token.reveal().strip():
-            raise InvalidInput("token: it must be a text that is not empty")
         try:
-            return await self._cycle.keep(rules.adopt(dossier, token, self._now()))
+            return await self._cycle.keep(rules.adopt(dossier, inputs.token(token), self._policy, self._now()))
         except StaleRecord:
             if flow := await self._known(dossier):
                 return flow
@@ -230,30 +223,25 @@ class ResetService:
             known = await self._cycle.resume(draft.id)
         except FlowNotFound:
             return None
-        flow = self._cycle.view(known)
         same = self._transport.canonical_user
         if same(known.user) != same(draft.user) or known.credential is not draft.credential:
             raise KeyReused("this ref names the reset of another user or credential: choose another one")
         if rules.unsent(known):
-            return await self._cycle.run(known.id, "answer")
-        return flow
+            with suppress(StaleRecord):
+                return await self._cycle.begin(known)
+            known = await self._cycle.resume(draft.id)  # another worker was faster
+        return self._cycle.view(known)
 
-    async def _challenge(self, case: Case) -> str | None:
-        outcome: Outcome = NotActed()
-        for attempt in range(CHALLENGES):
-            outcome = await self._transport.challenge(case)
-            if not isinstance(outcome, NotActed) or outcome.retry_after or attempt + 1 == CHALLENGES:
-                break
-            await asyncio.sleep(CHALLENGE_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+    async def _asked(self, draft: Dossier) -> Dossier:
+        """The draft that knows what the broker said of its question."""
+        outcome = await self._caller.challenge(case_of(draft))
         match outcome:
-            case Accepted(value=value):
-                return None if value is None else value.reveal()
+            case Accepted():
+                return rules.asked(draft, outcome)
             case Rejected(reasons=reasons):
                 raise UnknownUser(*reasons)
-            case NotActed():
-                raise not_acted(outcome)
             case _:
-                raise not_acted(NotActed(detail=outcome.detail))
+                raise not_acted(outcome)
 
     # --- moving it on
     #

@@ -3,5 +3,6 @@
 from reset_flow.testing.clock import FrozenClock
 from reset_flow.testing.contract import StoreContract, make_record, next_version
 from reset_flow.testing.refusal import refused
+from reset_flow.testing.transport import ScriptedTransport
 
-__all__ = ["FrozenClock", "StoreContract", "make_record", "next_version", "refused"]
+__all__ = ["FrozenClock", "ScriptedTransport", "StoreContract", "make_record", "next_version", "refused"]

@@ -1,0 +1,253 @@
+"""Who is told what a flow did: after it is durable, of the end at least once, disturbing nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from reset_flow.models import Rejected, State
+from reset_flow.testing.transport import Held
+
+BOTH_STORES = pytest.mark.parametrize("kind", ["memory", "sqlite"])
+
+
+class Listener:
+    """Notes what it hears, and does with it what it is told to."""
+
+    def __init__(self, does: Any = None) -> None:
+        self.events: list[Any] = []
+        self.does = does
+
+    async def __call__(self, event: Any) -> None:
+        self.events.append(event)
+        if self.does is not None:
+            await self.does(event)
+
+    @property
+    def triggers(self) -> list[str]:
+        return [event.transition.trigger for event in self.events]
+
+
+async def raises(_: Any) -> None:
+    raise RuntimeError("Peterson 004158")
+
+
+async def hangs(_: Any) -> None:
+    await asyncio.Event().wait()
+
+
+async def whole(worker: Any) -> Any:
+    service = worker.service
+    flow = await service.start("robert.zak")
+    for command, given in (("answer", "Peterson"), ("verify", "004158"), ("set_password", "violet tractor 5")):
+        flow = await getattr(service, command)(flow.id, given)
+        await worker.idle()
+    return flow
+
+
+@BOTH_STORES
+async def test_each_transition_is_told_after_it_is_durable(house: Any) -> None:
+    seen = []
+    other = house.worker()
+
+    async def look(event: Any) -> None:
+        stored = await other.service.get(event.flow.id)
+        seen.append(event.transition in stored.history and event.flow.history == stored.history)
+
+    listener = Listener(look)
+    worker = house.worker(listeners={"mail": listener})
+    flow = await whole(worker)
+    assert listener.triggers == ["answer_accepted", "code_accepted", "token_granted", "password_accepted"]
+    assert seen == [True] * 4
+    assert [event.id for event in listener.events] == [f"{flow.id}.{n}" for n in range(4)]
+    assert [event.transition for event in listener.events] == list(flow.history)
+    house.lease_runs_out()
+    assert (await worker.service.sweep()).delivered == 0
+    assert len(listener.events) == 4
+
+
+async def test_refusals_and_expiry_are_told_too(house: Any, clock: Any) -> None:
+    listener = Listener()
+    worker = house.worker(listeners={"mail": listener})
+    flow = await worker.service.start("robert.zak")
+    worker.transport.script(request=[Rejected()])
+    await asyncio.gather(worker.service.answer(flow.id, "Pedersen"), return_exceptions=True)
+    await worker.idle()
+    clock.advance(timedelta(hours=1))
+    await worker.service.sweep()
+    await worker.idle()
+    assert listener.triggers == ["answer_refused", "abandon"]
+    assert listener.events[-1].flow.ended
+
+
+async def test_nothing_is_told_of_what_was_not_saved(house: Any) -> None:
+    listener = Listener()
+    worker = house.worker(listeners={"mail": listener})
+    flow = await worker.service.start("robert.zak")
+    gate = Held()
+    worker.door.plan.extend(["ok", gate])
+    task = asyncio.create_task(worker.service.answer(flow.id, "Peterson"))
+    await gate.arrived.wait()
+    await asyncio.sleep(0.01)
+    assert listener.events == []
+    gate.released.set()
+    await task
+    await worker.idle()
+    assert listener.triggers == ["answer_accepted"]
+
+
+@BOTH_STORES
+async def test_an_end_that_a_dead_process_did_not_tell_is_told_by_another(house: Any, until: Any) -> None:
+    first, second = Listener(hangs), Listener()
+    worker, other = house.worker(listeners={"mail": first}), house.worker(listeners={"mail": second})
+    flow = await worker.service.start("robert.zak")
+    flow = await worker.service.cancel(flow.id)
+    await until(lambda: first.events)
+    await worker.dies()
+    assert (await other.service.sweep()).delivered == 0
+    assert second.events == []
+    house.lease_runs_out()
+    assert (await other.service.sweep()).delivered == 1
+    assert second.triggers == ["abandon"]
+    assert second.events[0].id == first.events[0].id == f"{flow.id}.0"
+    assert (await other.service.sweep()).delivered == 0
+    assert len(second.events) == 1
+
+
+async def test_an_end_is_told_again_when_nobody_noted_that_it_was_told(house: Any) -> None:
+    listener = Listener()
+    worker = house.worker(listeners={"mail": listener})
+    flow = await worker.service.start("robert.zak")
+    worker.door.plan.extend(["ok", "before"])
+    await worker.service.cancel(flow.id)
+    await worker.idle()
+    house.lease_runs_out()
+    assert (await worker.service.sweep()).delivered == 1
+    assert [event.id for event in listener.events] == [f"{flow.id}.0"] * 2
+    assert (await worker.service.sweep()).delivered == 0
+
+
+async def test_a_listener_that_raises_is_told_the_end_again(house: Any) -> None:
+    listener, other = Listener(raises), Listener()
+    worker = house.worker(listeners={"bad": listener, "good": other})
+    flow = await whole(worker)
+    assert flow.state is State.PASSWORD_SET
+    assert listener.triggers == other.triggers
+    house.lease_runs_out()
+    assert (await worker.service.sweep()).delivered == 0
+    listener.does = None
+    assert (await worker.service.sweep()).delivered == 1
+    assert (await worker.service.sweep()).delivered == 0
+    assert listener.triggers[-3:] == ["password_accepted"] * 3
+    assert other.triggers[-1:] == ["password_accepted"]
+    assert len(other.events) == 4
+
+
+async def test_a_listener_that_hangs_is_left_behind(house: Any) -> None:
+    hanging, other = Listener(hangs), Listener()
+    worker = house.worker(listeners={"bad": hanging, "good": other})
+    worker.service._announcer._patience = 0.01
+    async with asyncio.timeout(2):
+        flow = await whole(worker)
+    assert (flow.state, len(other.events)) == (State.PASSWORD_SET, 4)
+    house.lease_runs_out()
+    hanging.does = None
+    assert (await worker.service.sweep()).delivered == 1
+
+
+async def test_a_command_does_not_wait_for_its_listeners(house: Any) -> None:
+    hanging = Listener(hangs)
+    worker = house.worker(listeners={"bad": hanging})
+    async with asyncio.timeout(1):
+        flow = await worker.service.start("robert.zak")
+        flow = await worker.service.answer(flow.id, "Peterson")
+        flow = await worker.service.verify(flow.id, "004158")
+    assert flow.state is State.TOKEN_ISSUED
+
+
+async def test_a_listener_that_lets_a_cancellation_escape_disturbs_nobody(house: Any) -> None:
+    async def escapes(_: Any) -> None:
+        raise asyncio.CancelledError
+
+    bad, good = Listener(escapes), Listener()
+    worker = house.worker(listeners={"bad": bad, "good": good})
+    flow = await worker.service.start("robert.zak")
+    await worker.service.cancel(flow.id)
+    await worker.idle()
+    house.lease_runs_out()
+    assert (await worker.service.sweep()).delivered == 0
+    assert len(good.events) == 1
+    bad.does = None
+    assert (await worker.service.sweep()).delivered == 1
+
+
+@BOTH_STORES
+async def test_a_worker_without_the_listener_tells_and_marks_nothing(house: Any) -> None:
+    listener, stranger = Listener(hangs), Listener()
+    worker = house.worker(listeners={"mail": listener})
+    flow = await worker.service.start("robert.zak")
+    await worker.service.cancel(flow.id)
+    await worker.dies()
+    house.lease_runs_out()
+    without, other = house.worker(), house.worker(listeners={"chat": stranger})
+    for each in (without, other):
+        assert (await each.service.sweep()).delivered == 0
+        assert each.door.saves == []
+    assert stranger.events == []
+    late = Listener()
+    assert (await house.worker(listeners={"mail": late, "chat": stranger}).service.sweep()).delivered == 1
+    assert (late.triggers, stranger.events) == (["abandon"], [])
+
+
+async def test_each_listener_hears_of_the_end_by_name(house: Any) -> None:
+    mail, chat = Listener(), Listener(raises)
+    worker = house.worker(listeners={"mail": mail, "chat": chat})
+    flow = await worker.service.start("robert.zak")
+    await worker.service.cancel(flow.id)
+    await worker.idle()
+    house.lease_runs_out()
+    again, chat_again = Listener(), Listener()
+    await house.worker(listeners={"mail": again}).service.sweep()
+    assert again.events == []
+    other = house.worker(listeners={"chat": chat_again, "mail": again})
+    assert (await other.service.sweep()).delivered == 1
+    assert (chat_again.triggers, again.events) == (["abandon"], [])
+
+
+async def test_a_flow_knows_the_listeners_that_it_was_started_with(house: Any) -> None:
+    early, late = Listener(), Listener()
+    flow = await house.worker(listeners={"early": early}).service.start("robert.zak")
+    worker = house.worker(listeners={"early": early, "late": late})
+    await worker.service.cancel(flow.id)
+    await worker.idle()
+    assert (early.triggers, late.events) == (["abandon"], [])
+
+
+async def test_of_two_sweeps_at_once_both_may_tell_and_nothing_breaks(house: Any) -> None:
+    quiet, listener = Listener(hangs), Listener()
+    worker = house.worker(listeners={"mail": quiet})
+    flow = await worker.service.start("robert.zak")
+    await worker.service.cancel(flow.id)
+    await worker.dies()
+    house.lease_runs_out()
+    others = [house.worker(listeners={"mail": listener}) for _ in range(3)]
+    await asyncio.gather(*(each.service.sweep() for each in others))
+    assert {event.id for event in listener.events} == {f"{flow.id}.0"}
+    assert 1 <= len(listener.events) <= 3
+    assert [(await each.service.sweep()).delivered for each in others] == [0, 0, 0]
+
+
+async def test_a_listener_may_give_commands(house: Any) -> None:
+    async def go_on(event: Any) -> None:
+        if event.transition.trigger == "token_granted":
+            await worker.service.set_password(event.flow.id, "violet tractor 5")
+
+    worker = house.worker(listeners={"mail": Listener(go_on)})
+    flow = await worker.service.start("robert.zak")
+    await worker.service.answer(flow.id, "Peterson")
+    await worker.service.verify(flow.id, "004158")
+    await worker.idle()
+    assert (await worker.service.get(flow.id)).state is State.PASSWORD_SET

@@ -1,0 +1,193 @@
+"""What can be printed shows no login, no question and no secret; nor does what is logged, kept or raised."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import traceback
+from datetime import timedelta
+from typing import Any
+
+import attrs
+import pytest
+
+import reset_flow
+from reset_flow.dossier import Dossier
+from reset_flow.errors import FlowEnded, ResetFlowError
+from reset_flow.models import Accepted, Event, NewCredential, NotActed, Rejected, Secret, State, Unknown
+from reset_flow.policy import Policy
+from reset_flow.ports import Case
+from reset_flow.testing.transport import ScriptedCall, ScriptedTransport
+
+LOGIN, QUESTION = "zygmunt.login@autoshares.com", "What was the name of your lemming?"
+ANSWER, CODE, TOKEN = "lemming Zdzisław", "904158", "t0k3n-of-nobody-else"
+PASSWORD, PHRASE, BEARER = "unlikely violet tractor", "phrase of nobody", "bearer-of-nobody"
+SECRETS = (LOGIN, QUESTION, ANSWER, CODE, TOKEN, PASSWORD, PHRASE, BEARER)
+PUBLIC = [each for each in SECRETS if each != QUESTION]
+
+
+def shown(text: str, secrets: Any = SECRETS) -> list[str]:
+    return [secret for secret in secrets if secret in text]
+
+
+@pytest.fixture
+def worker(house: Any) -> Any:
+    transport = ScriptedTransport()
+    transport.script(challenge=[Accepted(value=Secret(QUESTION))] * 9, exchange=[Accepted(value=Secret(TOKEN))] * 2)
+    return house.worker(transport, policy=Policy(resend_cooldown=timedelta(0)))
+
+
+async def test_a_flow_shows_neither_user_nor_question(worker: Any) -> None:
+    service = worker.service
+    flow = await service.start(LOGIN, tags=["a tag"], ref="a ref")
+    flows = [flow]
+    for command, given in (("answer", ANSWER), ("verify", CODE), ("set_password", PASSWORD)):
+        flows.append(await getattr(service, command)(flow.id, given))
+    for each in flows:
+        event = Event(id=f"{each.id}.0", flow=each, transition=flows[-1].history[0])
+        for value in (each, event, [each], {"flow": each}):
+            assert shown(f"{value!r} {value} {value:}" if not isinstance(value, list | dict) else repr(value)) == []
+        document = json.dumps(each.public())
+        assert shown(document, PUBLIC) == []
+        assert "history" not in each.public()
+        assert json.loads(document)["question"] == QUESTION
+    assert flow.user == LOGIN
+
+
+async def test_what_the_parts_are_made_of_shows_nothing(worker: Any) -> None:
+    flow = await worker.service.start(LOGIN)
+    await worker.service.answer(flow.id, ANSWER)
+    worker.transport._parts["exchange"].clear()
+    held = worker.transport.hold("exchange", Accepted(value=Secret(TOKEN)))
+    task = asyncio.create_task(worker.service.verify(flow.id, CODE, key="k"))
+    await held.arrived.wait()
+    dossier = (await worker.service._archive.load(flow.id)).dossier
+    assert isinstance(dossier, Dossier)
+    assert dossier.intent is not None
+    held.released.set()
+    await task
+    new = NewCredential(
+        secret=Secret(PASSWORD), image_name="cactus", personal_phrase=Secret(PHRASE), authorization=Secret(BEARER)
+    )
+    case = Case(user=LOGIN, continuation=TOKEN.encode())
+    things = [
+        dossier,
+        dossier.intent,
+        (await worker.service._archive.load(flow.id)).dossier,
+        case,
+        new,
+        Secret(PASSWORD),
+        Accepted(value=Secret(TOKEN), continuation=TOKEN.encode()),
+        ScriptedCall(name="update", case=case, given=new, token=Secret(TOKEN)),
+        worker.transport,
+        worker.transport.calls,
+        worker.service,
+        worker.door.saves,
+    ]
+    for thing in things:
+        assert shown(repr(thing)) == []
+        assert shown(str(thing)) == []
+    assert shown("".join(repr(call) for call in worker.transport.calls)) == []
+
+
+async def test_what_is_stored_shows_nothing(worker: Any) -> None:
+    flow = await worker.service.start(LOGIN, tags=["tag of nobody"], ref="ref of nobody")
+    for command, given in (("answer", ANSWER), ("verify", CODE), ("set_password", PASSWORD)):
+        await getattr(worker.service, command)(flow.id, given, key=f"key of nobody {command}")
+    names = ("tag of nobody", "ref of nobody", "key of nobody")
+    for record in worker.door.saves:
+        text = b"".join([record.body, *record.lookups, record.stamp, record.id.encode(), record.state.encode()])
+        for each in (*SECRETS, *names):
+            assert each.encode() not in text
+
+
+async def test_no_error_shows_anything(worker: Any, caplog: pytest.LogCaptureFixture) -> None:
+    service, transport = worker.service, worker.transport
+    errors: list[BaseException] = []
+
+    async def collect(work: Any) -> None:
+        try:
+            await work
+        except ResetFlowError as error:
+            errors.append(error)
+
+    loud = RuntimeError(" ".join(SECRETS))
+    outcomes = [Rejected(reasons=["no"]), NotActed(), Unknown(), loud]
+    for outcome in outcomes:
+        flow = await service.start(LOGIN)
+        transport.script(request=[outcome])
+        await collect(service.answer(flow.id, ANSWER))
+        if (await service.get(flow.id)).state is State.REQUESTED:
+            await service.answer(flow.id, ANSWER)
+        transport.script(request=[outcome])
+        await collect(service.resend(flow.id))
+        if (await service.get(flow.id)).state is State.REQUESTED:
+            await service.answer(flow.id, ANSWER)
+        transport.script(exchange=[outcome] * 2)
+        transport._parts["exchange"].rotate(2)
+        await collect(service.verify(flow.id, CODE))
+        transport._parts["exchange"].clear()
+        transport.script(exchange=[Accepted(value=Secret(TOKEN))])
+        flow = await service.get(flow.id)
+        if flow.state is not State.TOKEN_ISSUED:
+            await service.verify(flow.id, CODE)
+        transport.script(update=[outcome] * 2, log_in=[NotActed()])
+        await collect(service.set_password(flow.id, PASSWORD))
+        await service.cancel(flow.id)
+        await collect(service.set_password(flow.id, PASSWORD))
+        transport._parts["update"].clear()
+        transport._parts["log_in"].clear()
+    for command, given in (("answer", ANSWER * 100), ("verify", CODE * 2), ("set_password", PASSWORD + "\x00")):
+        await collect(getattr(service, command)(flow.id, given))
+        await collect(getattr(service, command)("unknown", given))
+    await collect(service.start(LOGIN + "\n"))
+    await collect(service.adopt(LOGIN, TOKEN + "\ud800"))
+    assert len(errors) >= 15
+    assert any(isinstance(error, FlowEnded) for error in errors)
+    for error in errors:
+        assert shown(f"{error} {error!r} {error.args!r}") == []
+        if error.__cause__ is None:
+            assert error.__context__ is None or error.__suppress_context__
+        printed = "".join(traceback.TracebackException.from_exception(error, capture_locals=False).format())
+        assert "RuntimeError" not in printed
+    assert shown(caplog.text) == []
+
+
+async def test_no_frame_of_ours_shows_a_secret(worker: Any) -> None:
+    service, transport = worker.service, worker.transport
+    flow = await service.start(LOGIN)
+    transport.script(request=[Rejected(reasons=["no"])])
+    frames = []
+    try:
+        await service.answer(flow.id, ANSWER)
+    except ResetFlowError as error:
+        frames.append(traceback.TracebackException.from_exception(error, capture_locals=True))
+    await service.answer(flow.id, ANSWER)
+    transport._parts["exchange"].clear()
+    transport.script(exchange=[Rejected(reasons=["no"]), Accepted(value=Secret(TOKEN))], update=[Rejected()])
+    try:
+        await service.verify(flow.id, CODE)
+    except ResetFlowError as error:
+        frames.append(traceback.TracebackException.from_exception(error, capture_locals=True))
+    await service.verify(flow.id, CODE)
+    try:
+        await service.set_password(flow.id, PASSWORD)
+    except ResetFlowError as error:
+        frames.append(traceback.TracebackException.from_exception(error, capture_locals=True))
+    assert len(frames) == 3
+    for each in frames:
+        ours = [frame for frame in each.stack if "reset_flow" in frame.filename and "tests" not in frame.filename]
+        assert ours
+        for frame in ours:
+            assert shown(repr(frame.locals)) == []
+
+
+def test_every_public_value_has_a_repr_that_was_thought_of() -> None:
+    sensitive = {"user", "question", "body", "stamp", "history", "continuation", "key", "token", "answer"}
+    for name in reset_flow.__all__:
+        each = getattr(reset_flow, name)
+        if not (isinstance(each, type) and attrs.has(each)):
+            continue
+        for field in attrs.fields(each):
+            if field.name in sensitive and each.__name__ not in ("Charge", "Event"):
+                assert not field.repr, f"{name}.{field.name}"

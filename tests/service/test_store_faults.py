@@ -1,0 +1,236 @@
+"""A store that fails before or after it wrote: no call without an intent, no outcome lost, nothing doubled or stuck."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from reset_flow import testing
+from reset_flow.errors import CodeRejected, FlowBusy, OutcomeInDoubt, ResetFlowError, StoreUnavailable
+from reset_flow.models import Accepted, NotActed, Rejected, Secret, State, Step, Unknown
+
+refused: Any = testing.refused
+
+COMMANDS: dict[str, tuple[State, tuple[str, ...], State]] = {
+    "answer": (State.REQUESTED, ("Peterson",), State.QUESTION_ANSWERED),
+    "resend": (State.QUESTION_ANSWERED, (), State.QUESTION_ANSWERED),
+    "verify": (State.QUESTION_ANSWERED, ("004158",), State.TOKEN_ISSUED),
+    "set_password": (State.TOKEN_ISSUED, ("violet tractor 5",), State.PASSWORD_SET),
+}
+EVERY_COMMAND = pytest.mark.parametrize("command", list(COMMANDS))
+BOTH_STORES = pytest.mark.parametrize("kind", ["memory", "sqlite"])
+
+
+@pytest.fixture(autouse=True)
+def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reset_flow.cycle.FIRST_PAUSE", 0.002)
+    monkeypatch.setattr("reset_flow.cycle.LONGEST_PAUSE", 0.01)
+
+
+@BOTH_STORES
+@EVERY_COMMAND
+@pytest.mark.parametrize("how", ["before", "after"])
+async def test_an_intent_that_is_not_acknowledged_sends_nothing_and_counts_nothing(
+    house: Any, at: Any, clock: Any, command: str, how: str
+) -> None:
+    worker = house.worker()
+    stands, given, after = COMMANDS[command]
+    flow = await at(worker, stands)
+    clock.advance(timedelta(minutes=1))
+    worker.door.plan.append(how)
+    error = await refused(getattr(worker.service, command)(flow.id, *given), StoreUnavailable)
+    assert error.retryable
+    await worker.idle()
+    seen = await worker.service.get(flow.id)
+    assert worker.transport.calls == []
+    assert (seen.state, seen.in_doubt, seen.history) == (flow.state, None, flow.history)
+    assert (seen.attempts_left, seen.resend_at) == (flow.attempts_left, flow.resend_at)
+    assert seen.version == flow.version + (2 if how == "after" else 0)
+    moved = await getattr(worker.service, command)(flow.id, *given)
+    assert (moved.state, len(worker.transport.calls)) == (after, 1)
+
+
+@EVERY_COMMAND
+async def test_an_intent_is_withdrawn_once_the_store_is_back(house: Any, at: Any, clock: Any, command: str) -> None:
+    worker, other = house.worker(), house.worker()
+    stands, given, _ = COMMANDS[command]
+    flow = await at(worker, stands)
+    clock.advance(timedelta(minutes=1))
+    worker.door.plan.append("after and away")
+    await refused(getattr(worker.service, command)(flow.id, *given), StoreUnavailable)
+    await refused(other.service.cancel(flow.id), FlowBusy)
+    await asyncio.sleep(0.02)
+    worker.door.down = False
+    await worker.idle()
+    seen = await other.service.get(flow.id)
+    assert (seen.in_doubt, seen.attempts_left) == (None, flow.attempts_left)
+    assert (await other.service.cancel(flow.id)).ended
+
+
+async def test_an_intent_that_is_withdrawn_is_not_somebody_elses(house: Any, at: Any) -> None:
+    worker, other = house.worker(), house.worker()
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    worker.door.plan.append("before and away")
+    await refused(worker.service.verify(flow.id, "004158"), StoreUnavailable)
+    # At the same time by the clock, the person comes to another worker with the same code.
+    held = other.transport.hold("exchange")
+    again = asyncio.create_task(other.service.verify(flow.id, "004158"))
+    await held.arrived.wait()
+    worker.door.down = False
+    await worker.idle()
+    held.released.set()
+    assert (await again).state is State.TOKEN_ISSUED
+
+
+@BOTH_STORES
+@EVERY_COMMAND
+@pytest.mark.parametrize(
+    "plan", [["before"], ["after"], ["before"] * 5, ["before", "after"], ["after"] * 3], ids="-".join
+)
+async def test_an_outcome_is_saved_again_and_again_until_it_takes(
+    house: Any, at: Any, clock: Any, command: str, plan: list[str]
+) -> None:
+    worker = house.worker()
+    stands, given, after = COMMANDS[command]
+    flow = await at(worker, stands)
+    clock.advance(timedelta(minutes=1))
+    worker.door.plan.extend(["ok", *plan])
+    moved = await getattr(worker.service, command)(flow.id, *given)
+    await worker.idle()
+    assert (moved.state, moved.in_doubt, moved.version) == (after, None, flow.version + 2)
+    assert moved == await worker.service.get(flow.id)
+    assert len(worker.transport.calls) == 1
+    assert worker.door.tries == 2 + len(plan)
+
+
+async def test_while_an_outcome_is_not_taken_the_flow_is_busy_for_all(house: Any, at: Any) -> None:
+    worker, other = house.worker(), house.worker()
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    held = worker.transport.hold("exchange")
+    task = asyncio.create_task(worker.service.verify(flow.id, "004158"))
+    await held.arrived.wait()
+    worker.door.down = True
+    held.released.set()
+    await asyncio.sleep(0.03)
+    assert not task.done()
+    await refused(other.service.verify(flow.id, "004158"), FlowBusy)
+    worker.door.down = False
+    assert (await task).state is State.TOKEN_ISSUED
+    assert len(worker.transport.calls) == 1
+
+
+async def test_an_outcome_that_comes_after_the_lease_is_told_as_doubt(house: Any, at: Any) -> None:
+    worker, other = house.worker(), house.worker()
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    held = worker.transport.hold("exchange")
+    task = asyncio.create_task(worker.service.verify(flow.id, "004158"))
+    await held.arrived.wait()
+    worker.door.down = True
+    held.released.set()
+    house.lease_runs_out()
+    other.transport.script(exchange=[Rejected(reasons=["spent"])])
+    error = await refused(other.service.verify(flow.id, "004158"), OutcomeInDoubt)
+    assert error.flow.history[-1].trigger == "code_spent"
+    worker.door.down = False
+    error = await refused(task, OutcomeInDoubt)
+    assert error.flow.history[-1].trigger == "code_spent"
+    assert len(worker.transport.calls) + len(other.transport.calls) == 2
+
+
+@pytest.mark.parametrize("how", ["before", "after", "down"])
+async def test_the_intent_of_the_second_sending_is_saved_before_it_is_sent(house: Any, at: Any, how: str) -> None:
+    worker = house.worker()
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    worker.transport.script(exchange=[Unknown()])
+    worker.door.plan.extend(["ok", *(["before"] * 4 if how == "down" else [how])])
+    moved = await worker.service.verify(flow.id, "004158")
+    assert (moved.state, moved.version, moved.attempts_left) == (State.TOKEN_ISSUED, flow.version + 3, 10)
+    assert len(worker.transport.calls) == 2
+
+
+async def test_a_refusal_is_saved_and_then_told(house: Any, at: Any) -> None:
+    worker = house.worker()
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    worker.transport.script(exchange=[Rejected(reasons=["no"])])
+    worker.door.plan.extend(["ok", "before", "after"])
+    error = await refused(worker.service.verify(flow.id, "004158"), CodeRejected)
+    assert error.flow.attempts_left == 4
+    assert error.flow == await worker.service.get(flow.id)
+
+
+async def test_what_did_not_happen_is_given_back_whatever_the_store_does(house: Any, at: Any) -> None:
+    worker = house.worker()
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    worker.transport.script(exchange=[NotActed()])
+    worker.door.plan.extend(["ok", "after"])
+    await refused(worker.service.verify(flow.id, "004158"), ResetFlowError)
+    assert (await worker.service.get(flow.id)).attempts_left == 5
+
+
+@BOTH_STORES
+@pytest.mark.parametrize("question", ["", "?"])
+@pytest.mark.parametrize("how", ["before", "after"])
+async def test_a_start_that_was_not_saved_can_be_started_again(house: Any, question: str, how: str) -> None:
+    worker = house.worker()
+    worker.transport.script(challenge=[Accepted(value=Secret(question))] * 2)
+    worker.door.plan.append(how)
+    await refused(worker.service.start("robert.zak", ref="r", tags=["t"]), StoreUnavailable)
+    await worker.idle()
+    assert worker.transport.calls_of("request") == []
+    flow = await worker.service.start("robert.zak", ref="r", tags=["t"])
+    assert flow.state is (State.REQUESTED if question else State.QUESTION_ANSWERED)
+    assert [each.id for each in await worker.service.find("t")] == [flow.id]
+    assert len(worker.transport.calls_of("request")) == (not question)
+
+
+async def test_a_cancellation_whose_acknowledgement_was_lost_is_one(house: Any, at: Any) -> None:
+    worker = house.worker()
+    flow = await at(worker, State.TOKEN_ISSUED)
+    worker.door.plan.append("after")
+    await refused(worker.service.cancel(flow.id, key="k"), StoreUnavailable)
+    assert (await worker.service.get(flow.id)).ended
+    assert (await worker.service.cancel(flow.id, key="k")).ended
+
+
+@EVERY_COMMAND
+async def test_a_store_that_is_away_is_said_to_be(house: Any, at: Any, command: str) -> None:
+    worker = house.worker()
+    stands, given, _ = COMMANDS[command]
+    flow = await at(worker, stands)
+    worker.door.down = True
+    await refused(getattr(worker.service, command)(flow.id, *given), StoreUnavailable)
+    await refused(worker.service.get(flow.id), StoreUnavailable)
+    await refused(worker.service.sweep(), StoreUnavailable)
+    await refused(worker.service.wait(flow.id), StoreUnavailable)
+    await refused(worker.service.find("t"), StoreUnavailable)
+    assert worker.transport.calls == []
+    worker.door.down = False
+    assert await worker.service.get(flow.id) == flow
+
+
+async def test_a_password_in_doubt_with_a_store_that_fails_all_along(
+    house: Any, etna: Any, sandbox: Any, person: Any
+) -> None:
+    worker = house.worker(etna())
+    flow = await person.reaches(worker.service, State.TOKEN_ISSUED)
+    sandbox.fault("update", "drop_after")
+    worker.door.plan.extend(["ok", "before", "after", "before", "after"])
+    flow = await person.does(worker.service, flow, "set_password")
+    assert flow.state is State.PASSWORD_SET
+    person.check(flow)
+
+
+async def test_an_answer_whose_outcome_was_lost_with_the_process(house: Any, at: Any, until: Any) -> None:
+    worker, other = house.worker(), house.worker()
+    flow = await at(worker, State.REQUESTED)
+    worker.door.plan.extend(["ok", *["before"] * 1000])
+    task = asyncio.create_task(worker.service.answer(flow.id, "Peterson"))
+    await until(lambda: worker.door.tries >= 3)
+    await worker.dies()
+    await asyncio.gather(task, return_exceptions=True)
+    house.lease_runs_out()
+    flow = await other.service.answer(flow.id, "Peterson")
+    assert (flow.state, flow.in_doubt, other.transport.calls) == (State.QUESTION_ANSWERED, Step.ANSWER, [])

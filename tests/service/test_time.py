@@ -1,0 +1,258 @@
+"""Waiting, sweeping, purging, and clocks that differ or jump."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from reset_flow import testing
+from reset_flow.errors import ConfigurationError, FlowBusy, FlowEnded, FlowNotFound
+from reset_flow.models import Failure, State
+from reset_flow.policy import Policy
+from reset_flow.recovery import SweepReport
+from reset_flow.sealing import Keyring
+
+refused: Any = testing.refused
+
+BOTH_STORES = pytest.mark.parametrize("kind", ["memory", "sqlite"])
+
+
+# Waiting
+
+
+@BOTH_STORES
+async def test_who_waits_is_told_of_the_end(house: Any, at: Any) -> None:
+    worker, other = house.worker(), house.worker()
+    flow = await at(worker, State.TOKEN_ISSUED)
+    waiting = [asyncio.create_task(each.service.wait(flow.id)) for each in (worker, other)]
+    await asyncio.sleep(0.01)
+    assert not any(task.done() for task in waiting)
+    flow = await worker.service.set_password(flow.id, "violet tractor 5")
+    async with asyncio.timeout(2):
+        assert await asyncio.gather(*waiting) == [flow, flow]
+        assert await other.service.wait(flow.id) == flow
+
+
+@pytest.mark.parametrize("timeout", [0, 0.02, timedelta(milliseconds=20), -1])
+async def test_who_waits_in_vain_is_given_the_flow_as_it_stands(house: Any, at: Any, timeout: Any) -> None:
+    worker = house.worker()
+    flow = await at(worker, State.REQUESTED)
+    async with asyncio.timeout(1):
+        assert await worker.service.wait(flow.id, timeout) == flow
+
+
+async def test_a_step_does_not_end_the_waiting(house: Any, at: Any) -> None:
+    worker = house.worker()
+    flow = await at(worker, State.REQUESTED)
+    waiting = asyncio.create_task(worker.service.wait(flow.id))
+    await worker.service.answer(flow.id, "Peterson")
+    await worker.service.verify(flow.id, "004158")
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    await worker.service.cancel(flow.id)
+    async with asyncio.timeout(1):
+        assert (await waiting).failure is Failure.CANCELLED
+
+
+async def test_who_waits_sees_the_time_run_out(house: Any, clock: Any) -> None:
+    worker = house.worker(policy=Policy(flow_lifetime=timedelta(seconds=0.1)), clock=lambda: datetime.now(UTC))
+    flow = await worker.service.start("robert.zak")
+    async with asyncio.timeout(2):
+        assert (await worker.service.wait(flow.id)).failure is Failure.EXPIRED
+    assert clock
+
+
+async def test_who_waits_may_leave(house: Any, at: Any) -> None:
+    worker = house.worker()
+    flow = await at(worker, State.REQUESTED)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await worker.service.wait(flow.id)
+    await refused(worker.service.wait("nothing"), FlowNotFound)
+
+
+# Sweeping
+
+
+@BOTH_STORES
+async def test_a_sweep_says_what_it_did(house: Any, at: Any, clock: Any) -> None:
+    worker = house.worker()
+    assert await worker.service.sweep() == SweepReport()
+    for _ in range(40):
+        await worker.service.start("robert.zak")
+    held = worker.transport.hold("request")
+    left = await worker.service.start("robert.zak")
+    task = asyncio.create_task(worker.service.answer(left.id, "Peterson"))
+    await held.arrived.wait()
+    await worker.dies()
+    await asyncio.gather(task, return_exceptions=True)
+    other = house.worker()
+    assert await other.service.sweep() == SweepReport()
+    house.lease_runs_out()
+    assert await other.service.sweep() == SweepReport(settled=1)
+    clock.advance(timedelta(hours=1))
+    fresh = house.worker()
+    assert await fresh.service.sweep() == SweepReport(expired=41)
+    assert await fresh.service.sweep() == SweepReport()
+    assert (await fresh.service.get(left.id)).failure is Failure.EXPIRED
+    assert await at(worker=fresh, state=State.REQUESTED)
+
+
+async def test_many_workers_sweep_at_once(house: Any, clock: Any) -> None:
+    workers = [house.worker() for _ in range(4)]
+    flows = [await workers[0].service.start("robert.zak") for _ in range(30)]
+    clock.advance(timedelta(hours=1))
+    reports = await asyncio.gather(*(worker.service.sweep() for worker in workers))
+    assert sum(report.expired for report in reports) >= 30
+    for flow in flows:
+        assert len((await workers[0].service.get(flow.id)).history) == 1
+
+
+async def test_a_sweep_keeps_to_its_realm(house: Any, clock: Any) -> None:
+    one, two = house.worker(realm="one"), house.worker(realm="two")
+    flow = await one.service.start("robert.zak")
+    clock.advance(timedelta(hours=1))
+    assert (await two.service.sweep()).expired == 0
+    assert (await one.service.sweep()).expired == 1
+    assert (await one.service.get(flow.id)).ended
+
+
+async def test_what_can_not_be_read_is_counted_and_left(house: Any, clock: Any) -> None:
+    worker = house.worker()
+    flow = await worker.service.start("robert.zak")
+    clock.advance(timedelta(hours=1))
+    other = house.worker(keyring=Keyring.load_or_create(house.path.parent / "other"))
+    report = await other.service.sweep()
+    assert (report.unreadable, report.expired, other.door.saves) == (1, 0, [])
+    assert (await worker.service.get(flow.id)).failure is Failure.EXPIRED
+
+
+@BOTH_STORES
+async def test_what_ended_is_purged_when_its_time_has_come(house: Any, clock: Any) -> None:
+    worker = house.worker(policy=Policy(retention=timedelta(days=30)))
+    ended = await worker.service.start("robert.zak")
+    await worker.service.cancel(ended.id)
+    clock.advance(timedelta(days=30))
+    assert (await house.worker().service.sweep()).purged == 0
+    clock.advance(timedelta(seconds=1))
+    running = await worker.service.start("robert.zak")
+    report = await house.worker().service.sweep()
+    assert (report.purged, report.held_back) == (1, False)
+    await refused(worker.service.get(ended.id), FlowNotFound)
+    assert (await worker.service.get(running.id)).state is State.REQUESTED
+    assert (await worker.service.wait(running.id, 0)).state is State.REQUESTED
+
+
+@BOTH_STORES
+async def test_a_clock_that_jumps_ahead_purges_nothing(house: Any, clock: Any, caplog: Any) -> None:
+    worker = house.worker()
+    flow = await worker.service.start("robert.zak")
+    await worker.service.cancel(flow.id)
+    clock.advance(timedelta(days=365))
+    report = await worker.service.sweep()
+    assert (report.purged, report.held_back) == (0, True)
+    assert "ahead" in caplog.text
+    assert (await worker.service.get(flow.id)).ended
+
+
+async def test_a_clock_that_goes_back_purges_nothing_and_breaks_nothing(house: Any, clock: Any) -> None:
+    worker = house.worker()
+    flow = await worker.service.start("robert.zak")
+    clock.advance(-timedelta(days=1))
+    assert await worker.service.sweep() == SweepReport()
+    flow = await worker.service.answer(flow.id, "Peterson")
+    assert flow.state is State.QUESTION_ANSWERED
+    assert flow.history[0].at < flow.created_at
+    assert (await worker.service.get(flow.id)) == flow
+
+
+async def test_the_background_sweeps_by_itself(
+    house: Any, clock: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reset_flow.recovery.INTERVAL", timedelta(seconds=0.01))
+    worker, other = house.worker(sweep=True), house.worker()
+    flow = await other.service.start("robert.zak")
+    async with worker.service:
+        worker.door.down = True
+        await asyncio.sleep(0.05)
+        worker.door.down = False
+        clock.advance(timedelta(hours=1))
+        await until(lambda: worker.door.saves)
+    assert (await other.door.load(flow.id)).state is State.FAILED
+
+
+async def test_the_background_goes_on_after_a_listener_let_a_cancellation_escape(
+    house: Any, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def escapes(_: Any) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr("reset_flow.recovery.INTERVAL", timedelta(seconds=0.01))
+    worker = house.worker(sweep=True, listeners={"bad": escapes})
+    flow = await worker.service.start("robert.zak")
+    await worker.service.cancel(flow.id)
+    await worker.idle()
+    house.lease_runs_out()
+    async with worker.service:
+        await asyncio.sleep(0.1)
+        sweeping = worker.service._sweeping
+        assert sweeping is not None
+        assert not sweeping.done()
+    assert clock
+
+
+# Clocks that differ
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=10), -timedelta(minutes=10)])
+async def test_leases_go_by_the_stores_clock(house: Any, at: Any, clock: Any, ahead: timedelta) -> None:
+    worker, other = house.worker(), house.worker(clock=lambda: clock() + ahead)
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    held = worker.transport.hold("exchange")
+    task = asyncio.create_task(worker.service.verify(flow.id, "004158"))
+    await held.arrived.wait()
+    await refused(other.service.verify(flow.id, "004158"), FlowBusy)
+    assert (await other.service.sweep()).settled == 0
+    held.released.set()
+    assert (await task).state is State.TOKEN_ISSUED
+    assert other.transport.calls == []
+
+
+@pytest.mark.parametrize("behind", [timedelta(minutes=10), timedelta(hours=3)])
+async def test_a_slow_clock_does_not_revive_what_has_ended(house: Any, at: Any, clock: Any, behind: timedelta) -> None:
+    worker, slow = house.worker(), house.worker(clock=lambda: clock() - behind)
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    clock.advance(timedelta(hours=1))
+    assert (await worker.service.sweep()).expired == 1
+    ended = await worker.service.get(flow.id)
+    await refused(slow.service.verify(flow.id, "004158"), FlowEnded)
+    assert await slow.service.get(flow.id) == ended
+    assert (await slow.service.sweep()).expired == 0
+    assert slow.transport.calls == []
+
+
+async def test_a_fast_clock_leaves_a_call_under_way_alone(house: Any, at: Any, clock: Any) -> None:
+    worker, fast = house.worker(), house.worker(clock=lambda: clock() + timedelta(hours=3))
+    flow = await at(worker, State.TOKEN_ISSUED)
+    held = worker.transport.hold("update")
+    task = asyncio.create_task(worker.service.set_password(flow.id, "violet tractor 5"))
+    await held.arrived.wait()
+    assert not (await fast.service.get(flow.id)).ended
+    assert (await fast.service.sweep()).expired == 0
+    held.released.set()
+    assert (await task).state is State.PASSWORD_SET
+
+
+async def test_times_are_utc_whatever_the_clock_says(house: Any, clock: Any) -> None:
+    zone = timezone(timedelta(hours=5, minutes=30))
+    worker = house.worker(clock=lambda: clock().astimezone(zone))
+    flow = await worker.service.start("robert.zak")
+    assert flow.created_at == clock()
+    assert flow.created_at.tzinfo is UTC
+    assert flow == await worker.service.get(flow.id)
+    naive = house.worker(clock=clock)
+    naive.service._clock = lambda: datetime(2030, 1, 1)  # noqa: DTZ001 - what it is about
+    await refused(naive.service.start("robert.zak"), ConfigurationError)
