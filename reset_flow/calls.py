@@ -63,7 +63,7 @@ class Caller:
         return Accepted() if isinstance(proof, Accepted) else outcome
 
     async def challenge(self, case: Case) -> Accepted | Rejected | NotActed:
-        """Ask for the question; a few times, if the broker can't be reached. Nothing is at stake, so nothing unknown."""
+        """Ask for the question; a few times, if the broker can't be reached. Nothing is at stake: nothing is unknown."""
         known: Accepted | Rejected | NotActed = NotActed()
         for attempt in range(CHALLENGES):
             if attempt:

@@ -10,11 +10,12 @@ from reset_flow.models import Credential, Event, Flow, Outcome, State
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+    from contextlib import AbstractContextManager
     from datetime import datetime, timedelta
 
     from reset_flow.models import NewCredential, Secret
 
-__all__ = ["Case", "Charge", "Clock", "Guard", "Listener", "Query", "Record", "Store", "Transport"]
+__all__ = ["Case", "Charge", "Clock", "Guard", "Listener", "Query", "Record", "Store", "Tracer", "Transport"]
 
 
 @attrs.frozen(kw_only=True)
@@ -188,6 +189,16 @@ class Transport(Protocol):
 
     async def aclose(self) -> None:
         """Let go of what it opened itself. Idempotent."""
+
+
+class Tracer(Protocol):
+    """Told of what the library does, for tracing and metrics. Nothing that it is told is a secret or a login."""
+
+    def span(self, name: str, **attributes: str | int | bool) -> AbstractContextManager[None]:
+        """Around a `command`, a `call`, a `save` or a `sweep`; an error that passes through ends it as failed."""
+
+    def count(self, name: str, amount: int = 1, **attributes: str | int | bool) -> None:
+        """Something countable happened: a `transition`, a `doubt`, an `alarm`."""
 
 
 class Clock(Protocol):
