@@ -45,8 +45,8 @@ from reset_flow.models import (
     Transition,
     Unknown,
 )
-from reset_flow.policy import PasswordRules, Policy
-from reset_flow.ports import Case, Charge, Clock, Guard, Listener, Query, Record, Store, Transport
+from reset_flow.policy import Budget, GuessAlarm, PasswordRules, Policy
+from reset_flow.ports import Case, Charge, Clock, Guard, Listener, Query, Record, Store, Tracer, Transport
 from reset_flow.recovery import SweepReport
 from reset_flow.sealing import Keyring
 from reset_flow.service import ResetService
@@ -62,6 +62,7 @@ __all__ = [
     "BrokerError",
     "BrokerProtocolError",
     "BrokerUnavailable",
+    "Budget",
     "Case",
     "Cause",
     "Charge",
@@ -78,6 +79,7 @@ __all__ = [
     "FlowEnded",
     "FlowNotFound",
     "Guard",
+    "GuessAlarm",
     "IllegalCommand",
     "InputRejected",
     "InvalidInput",
@@ -109,6 +111,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "SweepReport",
+    "Tracer",
     "Transition",
     "Transport",
     "Unknown",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from reset_flow import rules
@@ -29,6 +30,11 @@ CHALLENGES = 3
 """How often the question is asked for before the broker counts as unavailable: asking changes nothing there."""
 CHALLENGE_PAUSE = 0.2
 
+RECENT = 32
+"""Of how many real calls the times are remembered, for calls that are only pretended."""
+FIRST_GUESS = (0.1,)
+"""Seconds, as long as there was none."""
+
 
 def case_of(dossier: Dossier) -> Case:
     """What the transport may know of the flow."""
@@ -43,6 +49,8 @@ class Caller:
         self._deadline = transport.deadline.total_seconds()
         self._lease = policy.lease.total_seconds()
         self._may_log_in = policy.probe_by_login
+        self._floor = policy.response_floor.total_seconds()
+        self._took: dict[Call, deque[float]] = {route: deque(maxlen=RECENT) for route in Call}
         self.name = transport.name
 
     async def send(self, dossier: Dossier, new: NewCredential | None, began: float) -> Outcome:
@@ -63,12 +71,14 @@ class Caller:
         return Accepted() if isinstance(proof, Accepted) else outcome
 
     async def challenge(self, case: Case) -> Accepted | Rejected | NotActed:
-        """Ask for the question; a few times, if the broker can't be reached. Nothing is at stake: nothing is unknown."""
+        """Ask for the question; a few times, if the broker can't be reached. Nothing is at stake, so no doubt."""
         known: Accepted | Rejected | NotActed = NotActed()
         for attempt in range(CHALLENGES):
             if attempt:
                 await asyncio.sleep(CHALLENGE_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
-            outcome = await self._within(self._transport.challenge(case), time.monotonic())
+            began = time.monotonic()
+            outcome = await self._within(self._transport.challenge(case), began)
+            await self._pad(began)
             known = NotActed(detail=outcome.detail) if isinstance(outcome, Unknown) else outcome
             if not isinstance(known, NotActed) or known.cause is not Cause.UNAVAILABLE or known.retry_after:
                 break
@@ -77,7 +87,28 @@ class Caller:
     async def _sent(self, dossier: Dossier, new: NewCredential | None, began: float) -> Outcome:
         if not self._in_time(began):
             return NotActed(detail="the lease ran out before the call began")
-        return await self._within(self._call(dossier, new), began)
+        assert dossier.intent is not None
+        route = COMMANDS[dossier.intent.command].call
+        assert route is not None
+        started = time.monotonic()
+        if dossier.masked:
+            outcome = await self._pretended(dossier.intent.command, route)
+        else:
+            outcome = await self._within(self._call(dossier, new), began)
+            if isinstance(outcome, (Accepted, Rejected)):
+                self._took[route].append(time.monotonic() - started)
+        await self._pad(started)
+        return outcome
+
+    async def _pretended(self, command: str, route: Call) -> Outcome:
+        """What a broker would say that knew the user; and as late as it lately did."""
+        await asyncio.sleep(random.choice(self._took[route] or FIRST_GUESS))  # noqa: S311 - no secret
+        return Accepted() if command in ("start", "resend") else Rejected()
+
+    async def _pad(self, began: float) -> None:
+        """Wait until a call that began then has taken as long as each one does at least."""
+        if (left := self._floor - (time.monotonic() - began)) > 0:
+            await asyncio.sleep(left)
 
     async def _within(self, call: Awaitable[Outcome], began: float) -> Outcome:
         """What came of the call in the time that is left. Whatever a transport does against its contract is unknown."""

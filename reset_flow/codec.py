@@ -28,9 +28,9 @@ SCHEMA = 2
 
 
 def _from_1(row: list[Any]) -> list[Any]:
-    """Idempotency keys and listeners came with schema 2."""
-    intent = row[10]
-    return [2, *row[1:10], intent and [*intent, None], *row[11:17], [], [], [], row[17]]
+    """Idempotency keys, listeners, and who did what came with schema 2."""
+    intent, history = row[10], row[17]
+    return [2, *row[1:10], intent and [*intent, None], *row[11:17], [], [], [], [""], [[*each, 0] for each in history]]
 
 
 UPGRADES: dict[int, Callable[[list[Any]], list[Any]]] = {1: _from_1}
@@ -72,6 +72,7 @@ def _secret(text: str | None) -> Secret | None:
 def encode(dossier: Dossier) -> bytes:
     """The bytes to seal. Whoever calls must have checked that every text can be written as UTF-8."""
     start, intent = dossier.created_at, dossier.intent
+    workers = list(dict.fromkeys(transition.worker for transition in dossier.history))
     return _dump(
         [
             SCHEMA,
@@ -91,11 +92,15 @@ def encode(dossier: Dossier) -> bytes:
             _since(start, dossier.sent_at),
             _since(start, dossier.granted_at),
             [dossier.answers, dossier.codes, dossier.passwords, dossier.resends],
-            int(dossier.compensated),
+            dossier.compensated + 2 * dossier.masked,
             [[_base64(result.key), result.command, result.code] for result in dossier.results],
             dossier.listeners,
             dossier.owed,
-            [[t.trigger, _STATES[t.source] + _STATES[t.target], _since(start, t.at)] for t in dossier.history],
+            workers,
+            [
+                [t.trigger, _STATES[t.source] + _STATES[t.target], _since(start, t.at), workers.index(t.worker)]
+                for t in dossier.history
+            ],
         ]
     ).encode()
 
@@ -130,7 +135,8 @@ def _upgraded(row: list[Any]) -> list[Any]:
 def _decode(row: list[Any], record: Record) -> Dossier:
     (
         _, user, credential, transport, created, expires, question, continuation, answer, token, intent, in_doubt,
-        failure, sent, granted, (answers, codes, passwords, resends), compensated, results, listeners, owed, history,
+        failure, sent, granted, (answers, codes, passwords, resends), flags, results, listeners, owed, workers,
+        history,
     ) = _upgraded(row)  # fmt: skip
     start = EPOCH + timedelta(microseconds=created)
     return Dossier(
@@ -157,7 +163,8 @@ def _decode(row: list[Any], record: Record) -> Dossier:
         codes=codes,
         passwords=passwords,
         resends=resends,
-        compensated=bool(compensated),
+        compensated=bool(flags & 1),
+        masked=bool(flags & 2),
         results=tuple(Result(key=b64decode(key), command=command, code=code) for key, command, code in results),
         listeners=tuple(listeners),
         owed=tuple(owed),
@@ -167,8 +174,9 @@ def _decode(row: list[Any], record: Record) -> Dossier:
                 source=_LETTERS[edge[0]],
                 target=_LETTERS[edge[1]],
                 at=start + timedelta(microseconds=at),
+                worker=workers[worker],
             )
-            for trigger, edge, at in history
+            for trigger, edge, at, worker in history
         ),
     )
 

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import attrs
 
 from reset_flow import rules
+from reset_flow.budgets import Alarm
 from reset_flow.errors import (
     FlowBusy,
     FlowNotFound,
     InputRejected,
     KeyReused,
+    LimitReached,
     OutcomeInDoubt,
     ResetFlowError,
     StaleRecord,
@@ -29,7 +31,7 @@ from reset_flow.errors import (
     WrongBroker,
 )
 from reset_flow.machine import COMMANDS
-from reset_flow.models import NewCredential, NotActed, Outcome, Secret, Unknown
+from reset_flow.models import Accepted, NewCredential, NotActed, Outcome, Rejected, Secret, Unknown
 from reset_flow.verdicts import recorded, verdict
 
 if TYPE_CHECKING:
@@ -38,11 +40,12 @@ if TYPE_CHECKING:
 
     from reset_flow.announcer import Announcer
     from reset_flow.archive import Archive, Found
+    from reset_flow.budgets import Budgets
     from reset_flow.calls import Caller
-    from reset_flow.dossier import Dossier
+    from reset_flow.dossier import Dossier, Intent
     from reset_flow.models import Flow
     from reset_flow.policy import Policy
-    from reset_flow.ports import Guard, Record
+    from reset_flow.ports import Charge, Guard, Record
 
 __all__ = ["Cycle", "Given", "Tended"]
 
@@ -78,10 +81,12 @@ class Cycle:
         caller: Caller,
         archive: Archive,
         announcer: Announcer,
+        budgets: Budgets,
         *,
         policy: Policy,
         now: Callable[[], datetime],
         guards: Sequence[Guard],
+        worker: str,
     ) -> None:
         self._caller = caller
         self._archive = archive
@@ -89,6 +94,9 @@ class Cycle:
         self._policy = policy
         self._now = now
         self._guards = tuple(guards)
+        self._budgets = budgets
+        self._alarm = Alarm(policy)
+        self._worker = worker
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
@@ -115,9 +123,16 @@ class Cycle:
                     return await self.keep(rules.remember(ended, key, command, ""), len(dossier.history))
                 secret = given if isinstance(given, Secret) else None
                 new = given if isinstance(given, NewCredential) else None
-                return await self.send(rules.announce(dossier, command, self._now(), secret, key), new)
+                charges = self._budgets.guess(dossier.user) if command == "verify" else ()
+                return await self.send(rules.announce(dossier, command, self._now(), secret, key), new, charges)
             except StaleRecord as error:
                 stale = error
+            except LimitReached as error:
+                if dossier is None or error.flow:
+                    raise
+                raise LimitReached("wrong codes for this user", error.retry_after).with_flow(
+                    self.view(dossier)
+                ) from None
             except StoreUnavailable as error:
                 error.flow = error.flow or (dossier and self.view(dossier))
                 raise
@@ -148,23 +163,23 @@ class Cycle:
             delivered = await self._own(self._tell(ended, len(ended.history) - 1, ended.owed))
         return Tended(settled=found.dossier.intent is not None, expired=ended is not dossier, delivered=delivered)
 
-    async def send(self, intended: Dossier, new: NewCredential | None = None) -> Flow:
+    async def send(self, intended: Dossier, new: NewCredential | None = None, charges: Sequence[Charge] = ()) -> Flow:
         """
         Save an intent that is not saved yet, and carry it out.
 
         Raises:
             StaleRecord: The flow has moved since it was loaded; nothing was sent.
         """
-        return await self._own(self._send(intended, new))
+        return await self._own(self._send(intended, new, charges))
 
-    async def begin(self, dossier: Dossier) -> Flow:
+    async def begin(self, dossier: Dossier, charges: Sequence[Charge] = ()) -> Flow:
         """Send the first step of a flow that needs nothing of the person for it. Raises like `send`."""
         self._check_broker(dossier)
-        return await self.send(rules.announce(dossier, "start", self._now()))
+        return await self.send(rules.announce(dossier, "start", self._now()), None, charges)
 
-    async def keep(self, dossier: Dossier, since: int = 0) -> Flow:
+    async def keep(self, dossier: Dossier, since: int = 0, charges: Sequence[Charge] = ()) -> Flow:
         """Save what needs no call; its transitions after that many are new."""
-        return self.view(await self._own(self._keep(dossier, since)))
+        return self.view(await self._own(self._keep(dossier, since, charges)))
 
     def view(self, dossier: Dossier) -> Flow:
         """What the embedder sees of it."""
@@ -201,6 +216,8 @@ class Cycle:
             dossier = await self._expired(dossier)
             rules.admit(dossier, command, self._policy, self._now())
             rules.check_input(dossier, command, given)
+            if command == "verify" and self._alarm.on and self._policy.stop_on_alarm:
+                raise LimitReached("wrong codes of all users together")
             for guard in self._guards:
                 await guard(self.view(dossier), command)
         except StaleRecord:
@@ -272,20 +289,21 @@ class Cycle:
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, ResetFlowError):
             logger.error("a command broke off: %s", type(error).__name__)
 
-    async def _keep(self, dossier: Dossier, since: int) -> Dossier:
+    async def _keep(self, dossier: Dossier, since: int, charges: Sequence[Charge] = ()) -> Dossier:
+        dossier = rules.signed(dossier, since, self._worker)
         record = self._archive.record(dossier)
-        await self._archive.save(record)
+        await self._archive.save(record, charges)
         saved = dossier.changed(version=record.version)
         self._announce(saved, since)
         return saved
 
-    async def _save_at_last(self, dossier: Dossier) -> Dossier:
+    async def _save_at_last(self, dossier: Dossier, charges: Sequence[Charge] = ()) -> Dossier:
         """Save what must not be lost: again and again until the store takes it, or the service has closed."""
         record = self._archive.record(dossier)
         pause = FIRST_PAUSE
         while True:
             try:
-                await self._archive.save(record)
+                await self._archive.save(record, charges)
             except StoreUnavailable:
                 logger.warning("flow %s: the store does not take an outcome, trying again", dossier.id)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
@@ -293,11 +311,11 @@ class Cycle:
             else:
                 return dossier.changed(version=record.version)
 
-    async def _send(self, intended: Dossier, new: NewCredential | None) -> Flow:
+    async def _send(self, intended: Dossier, new: NewCredential | None, charges: Sequence[Charge]) -> Flow:
         began = time.monotonic()
         record = self._archive.record(intended)
         try:
-            await self._archive.save(record)
+            await self._archive.save(record, charges)
         except StoreUnavailable:
             if not self._closed:
                 self._spawn(self._withdraw(intended, record))
@@ -356,13 +374,22 @@ class Cycle:
     async def _conclude(self, dossier: Dossier, outcome: Outcome) -> tuple[Dossier, ResetFlowError | None]:
         intent, since = dossier.intent, len(dossier.history)
         assert intent is not None
-        resolved = rules.resolve(dossier, outcome, self._policy, self._now())
-        error = verdict(intent.command, outcome, resolved.history[since:])
+        resolved = rules.signed(rules.resolve(dossier, outcome, self._policy, self._now()), since, self._worker)
+        error = verdict(intent.command, outcome, resolved.history[since:], mute=self._policy.mask_unknown_users)
         if len(resolved.history) > since:  # else nothing happened, and the same key may try again
             resolved = rules.remember(resolved, intent.key, intent.command, error.code if error else "")
-        saved = await self._save_at_last(resolved)
+        saved = await self._save_at_last(resolved, self._judged(dossier, intent, outcome))
         self._announce(saved, since)
         return saved, error
+
+    def _judged(self, dossier: Dossier, intent: Intent, outcome: Outcome) -> Sequence[Charge]:
+        """A code that was right, or never arrived, was no guess: its charge is taken back."""
+        if intent.command != "verify":
+            return ()
+        if isinstance(outcome, (Accepted, Rejected)):
+            self._alarm.saw(right=isinstance(outcome, Accepted))
+        arrived = not isinstance(outcome, NotActed) or intent.sendings > 1
+        return () if arrived and not isinstance(outcome, Accepted) else self._budgets.no_guess(dossier.user)
 
     # --- telling the listeners
 

@@ -74,6 +74,8 @@ class Dossier:
 
         compensated: Whether an attempt was given back for a code that was lost to doubt.
 
+        masked: Whether the broker refused this reset, which nobody is to learn: it is not called any more.
+
         results: Of the last commands that had an idempotency key, oldest first.
 
         listeners: The names of those that the flow was started with.
@@ -105,6 +107,7 @@ class Dossier:
     passwords: int = 0
     resends: int = 0
     compensated: bool = False
+    masked: bool = False
     results: tuple[Result, ...] = ()
     listeners: tuple[str, ...] = ()
     owed: tuple[str, ...] = ()

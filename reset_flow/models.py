@@ -134,12 +134,15 @@ class Transition:
         trigger: Name in the machine's table.
 
         at: When it was decided, UTC.
+
+        worker: Which process took it.
     """
 
     trigger: str
     source: State
     target: State
     at: datetime
+    worker: str = ""
 
 
 @attrs.frozen(kw_only=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from reset_flow.errors import ConfigurationError
 
-__all__ = ["PasswordRules", "Policy"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Budget", "GuessAlarm", "PasswordRules", "Policy"]
 
 NO_TIME = timedelta(0)
 
@@ -27,6 +30,10 @@ def _not_negative(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
 def _count(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigurationError(f"{field.name} must be a whole number of at least 1")
+
+
+def _texts(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(values)
 
 
 @attrs.frozen(kw_only=True)
@@ -52,6 +59,31 @@ class PasswordRules:
         if len(password) > self.max_length:
             return (f"it must have at most {self.max_length} characters",)
         return ()
+
+
+@attrs.frozen
+class Budget:
+    """Not more than `limit` uses in any `window`, by the store's clock."""
+
+    limit: int = attrs.field(validator=_count)
+    window: timedelta = attrs.field(validator=_positive)
+
+
+@attrs.frozen(kw_only=True)
+class GuessAlarm:
+    """
+    When the wrong codes of a realm are too many to be honest: a code carries no user, so somebody may be trying all of
+    them at once. Counted by each worker for itself, approximately.
+
+    Attributes:
+        at_least: Wrong codes in a window below which there is no alarm.
+
+        share: Of the codes that were accepted in the same window, how many wrong ones are honest.
+    """
+
+    window: timedelta = attrs.field(default=timedelta(hours=1), validator=_positive)
+    at_least: int = attrs.field(default=100, validator=_count)
+    share: float = 0.2
 
 
 @attrs.frozen(kw_only=True)
@@ -81,6 +113,25 @@ class Policy:
 
         retention: How long a flow is kept after its end.
 
+        codes_per_user: Wrong codes for one user, over all flows (NIST SP 800-63B-4 has a ceiling of 100 an account).
+
+        starts_per_origin: Flows that one origin may start for one user (OWASP: no flooding of a mailbox).
+
+        starts_per_user: Flows that may be started for one user. Those that run stay usable.
+
+        guess_alarm: When to raise one, to the log and as a metric; `None`: never.
+
+        stop_on_alarm: Whether codes are refused while there is one. It lets anyone who guesses enough stop everyone.
+
+        mask_unknown_users: Whether a reset that the broker refuses at the start goes on as if it had not, calling no
+            more and refusing what is typed, so that nobody learns who has an account (OWASP Forgot Password). Off, it
+            raises `UnknownUser`.
+
+        decoy_questions: For tenants whose users all have a secret question: what those are asked who are unknown. One
+            of these, always the same for the same user.
+
+        response_floor: How long each call of the broker takes at least, to even out what is left.
+
         probe_by_login: Whether one log-in may tell if a password whose setting is in doubt is the new one.
     """
 
@@ -94,6 +145,14 @@ class Policy:
     resends: int = attrs.field(default=3)
     lease: timedelta = attrs.field(default=timedelta(seconds=30), validator=_positive)
     retention: timedelta = attrs.field(default=timedelta(days=30), validator=_not_negative)
+    codes_per_user: Budget = Budget(10, timedelta(hours=24))
+    starts_per_origin: Budget = Budget(5, timedelta(hours=1))
+    starts_per_user: Budget = Budget(20, timedelta(hours=1))
+    guess_alarm: GuessAlarm | None = attrs.field(factory=GuessAlarm)
+    stop_on_alarm: bool = False
+    mask_unknown_users: bool = True
+    decoy_questions: tuple[str, ...] = attrs.field(default=(), converter=_texts)
+    response_floor: timedelta = attrs.field(default=NO_TIME, validator=_not_negative)
     probe_by_login: bool = True
     password: PasswordRules = attrs.field(factory=PasswordRules)
 

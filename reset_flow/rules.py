@@ -43,10 +43,12 @@ __all__ = [
     "expired",
     "heard",
     "leaves_password_in_doubt",
+    "masked",
     "recall",
     "remember",
     "repeatable",
     "resolve",
+    "signed",
     "unsent",
     "view",
 ]
@@ -191,7 +193,7 @@ def resolve(dossier: Dossier, outcome: Outcome, policy: Policy, now: datetime) -
         case Accepted():
             done = _accepted(done, intent, outcome, policy, now)
         case Rejected():
-            done = _rejected(done, intent, now)
+            done = _rejected(done, intent, policy, now)
         case _:
             done = _unknown(done, intent, now)
     if not isinstance(outcome, Accepted) and attempts_left(done, policy) == 0:
@@ -225,9 +227,12 @@ def _granted(dossier: Dossier, token: Secret, policy: Policy, now: datetime) -> 
     return dossier.changed(token=token, granted_at=now, expires_at=min(dossier.expires_at, now + lifetime))
 
 
-def _rejected(dossier: Dossier, intent: Intent, now: datetime) -> Dossier:
+def _rejected(dossier: Dossier, intent: Intent, policy: Policy, now: datetime) -> Dossier:
     triggers = COMMANDS[intent.command].rejected
     match intent.command:
+        case "start" if dossier.question == "" and policy.mask_unknown_users:
+            waived = dossier.changed(masked=True, sent_at=intent.at)
+            return _fire(waived, COMMANDS["start"].accepted, now)
         case "start" if dossier.question == "":
             return _end(dossier, Failure.BROKER_REFUSED, now)  # no question, and yet a no: nothing is left to ask for
         case "resend":
@@ -303,6 +308,20 @@ def asked(dossier: Dossier, outcome: Accepted) -> Dossier:
     """A new flow that knows what the broker said of its question."""
     question = None if outcome.value is None else outcome.value.reveal()
     return dossier.changed(question=question, continuation=outcome.continuation)
+
+
+def masked(dossier: Dossier, question: str) -> Dossier:
+    """A new flow that the broker refused, which nobody is to learn."""
+    return dossier.changed(question=question, masked=True)
+
+
+def signed(dossier: Dossier, since: int, worker: str) -> Dossier:
+    """The dossier whose transitions after that many say who took them."""
+    new = (
+        Transition(trigger=each.trigger, source=each.source, target=each.target, at=each.at, worker=worker)
+        for each in dossier.history[since:]
+    )
+    return dossier.changed(history=(*dossier.history[:since], *new))
 
 
 def unsent(dossier: Dossier) -> bool:

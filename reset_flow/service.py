@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import socket
 import time
 import warnings
 from base64 import b32hexencode
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from reset_flow import inputs, rules
 from reset_flow.announcer import Announcer
 from reset_flow.archive import Archive
+from reset_flow.budgets import Budgets
 from reset_flow.calls import Caller, case_of
 from reset_flow.cycle import Cycle
 from reset_flow.dossier import Dossier
@@ -23,6 +26,7 @@ from reset_flow.errors import (
     InputRejected,
     InvalidInput,
     KeyReused,
+    LimitReached,
     RecordUnreadable,
     StaleRecord,
     UnknownUser,
@@ -76,6 +80,7 @@ class ResetService:
         guards: Sequence[Guard] = (),
         clock: Clock = _system_clock,
         sweep: bool = True,
+        worker: str | None = None,
     ) -> None:
         policy = policy or Policy()
         if policy.lease <= transport.deadline:
@@ -97,7 +102,17 @@ class ResetService:
         self._archive = Archive(store, keyring, self._realm, policy.lease)
         self._announcer = Announcer({inputs.name(name, "listener"): each for name, each in (listeners or {}).items()})
         self._caller = Caller(transport, policy)
-        self._cycle = Cycle(self._caller, self._archive, self._announcer, policy=policy, now=self._now, guards=guards)
+        self._budgets = Budgets(keyring, self._realm, policy, transport.canonical_user)
+        self._cycle = Cycle(
+            self._caller,
+            self._archive,
+            self._announcer,
+            self._budgets,
+            policy=policy,
+            now=self._now,
+            guards=guards,
+            worker=worker or f"{socket.gethostname()}:{os.getpid()}",
+        )
         self._sweeper = Sweeper(self._cycle, self._archive, policy.retention, self._now)
         self._sweeps = sweep
         self._sweeping: asyncio.Task[None] | None = None
@@ -139,6 +154,7 @@ class ResetService:
         credential: Credential = Credential.PASSWORD,
         ref: str | None = None,
         tags: Iterable[str] = (),
+        origin: str | None = None,
     ) -> Flow:
         """
         A new flow, which expects an answer; or a code, where the broker asks this user no question.
@@ -151,18 +167,24 @@ class ResetService:
 
             tags: Names under which `find` gives the flow.
 
+            origin: Where the wish comes from (an address, a chat account), counted beside the user against floods.
+
         Raises:
-            UnknownUser: The broker will not reset this user.
+            LimitReached: Too many were started for this user; those that run stay usable.
+            UnknownUser: The broker will not reset this user, and `Policy.mask_unknown_users` is off.
             KeyReused: The `ref` names the reset of another user or credential.
         """
         draft = self._draft(user, credential, ref, tags)
         if ref is not None and (flow := await self._known(draft)):
             return flow
+        charges = self._budgets.start(draft.user, None if origin is None else inputs.name(origin, "origin"))
         dossier = await self._asked(draft)
         try:
             if dossier.question:
-                return await self._cycle.keep(dossier)
-            return await self._cycle.begin(dossier)
+                return await self._cycle.keep(dossier, 0, charges)
+            return await self._cycle.begin(dossier, charges)
+        except LimitReached as error:
+            raise LimitReached("resets of this user", error.retry_after) from None
         except StaleRecord:
             # Another worker made the flow of this `ref` at the same moment.
             if flow := await self._known(draft):
@@ -238,10 +260,20 @@ class ResetService:
         match outcome:
             case Accepted():
                 return rules.asked(draft, outcome)
+            case Rejected() if self._policy.mask_unknown_users:
+                return rules.masked(draft, self._decoy(draft.user))
             case Rejected(reasons=reasons):
                 raise UnknownUser(*reasons)
             case _:
                 raise not_acted(outcome)
+
+    def _decoy(self, user: str) -> str:
+        """What this user is asked who is unknown: always the same; nothing, where nobody is asked anything."""
+        questions = self._policy.decoy_questions
+        if not questions:
+            return ""
+        number = int.from_bytes(self._keyring.lookup(self._realm, "decoy", self._transport.canonical_user(user)))
+        return questions[number % len(questions)]
 
     # --- moving it on
     #

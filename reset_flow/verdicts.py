@@ -30,6 +30,7 @@ _REFUSALS = {
     "password_refused": PasswordRejected,
     "abandon": UnknownUser,
 }
+_MUTED = ("answer_refused", "code_refused")
 _DOUBTS = {
     "code_accepted": "the broker took the code and gave no token that can be used: ask for another code",
     "code_in_doubt": "nobody knows whether the code is spent: type it again, or ask for another one",
@@ -56,8 +57,15 @@ def recorded(code: str) -> ResetFlowError:
     return refusals[code]("it did so when this command was carried out before") if code in refusals else doubt
 
 
-def verdict(command: str, outcome: Outcome, fired: Sequence[Transition]) -> ResetFlowError | None:
-    """The error to raise for what was fired upon this outcome; `None` where the flow moved on."""
+def verdict(
+    command: str, outcome: Outcome, fired: Sequence[Transition], *, mute: bool = False
+) -> ResetFlowError | None:
+    """
+    The error to raise for what was fired upon this outcome; `None` where the flow moved on.
+
+    Args:
+        mute: Whether to leave out the broker's words for a wrong answer or code: they might tell who is known to it.
+    """
     if not fired:
         return not_acted(outcome) if isinstance(outcome, NotActed) else None
     triggers = [transition.trigger for transition in fired]
@@ -67,5 +75,5 @@ def verdict(command: str, outcome: Outcome, fired: Sequence[Transition]) -> Rese
     if last in _DOUBTS:
         return OutcomeInDoubt(_DOUBTS[last])
     if isinstance(outcome, Rejected) and last in _REFUSALS and (command, last) != ("start", "answer_refused"):
-        return _REFUSALS[last](*outcome.reasons)
+        return _REFUSALS[last](*(() if mute and last in _MUTED else outcome.reasons))
     return None

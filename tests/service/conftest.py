@@ -291,7 +291,7 @@ def at(house: House) -> Callable[..., Any]:
 
     async def at(worker: Worker, state: State, **options: Any) -> Flow:
         service, transport = worker.service, worker.transport
-        flow = await service.start("robert.zak", **options)
+        flow = await service.start(options.pop("user", "robert.zak"), **options)
         if state is not State.REQUESTED:
             flow = await service.answer(flow.id, "Peterson")
         if state is State.CODE_VERIFIED:

@@ -175,7 +175,7 @@ async def test_a_transport_that_can_not_reset_a_credential_is_not_asked(house: A
 
 
 async def test_wrong_answers_are_counted_until_the_flow_ends(house: Any, etna: Any, sandbox: Any, person: Any) -> None:
-    service = house.worker(etna()).service
+    service = house.worker(etna(), policy=Policy(mask_unknown_users=False)).service
     flow = await person.start(service)
     for left in (2, 1, 0):
         error = await refused(person.does(service, flow, "answer", "Pedersen"), AnswerRejected)
@@ -251,7 +251,7 @@ async def test_weak_passwords_are_counted_until_the_flow_ends(house: Any, etna: 
 
 
 async def test_an_unknown_user_is_not_reset(house: Any, etna: Any, sandbox: Any) -> None:
-    worker = house.worker(etna())
+    worker = house.worker(etna(), policy=Policy(mask_unknown_users=False))
     error = await refused(worker.service.start("nobody@autoshares.com"), UnknownUser)
     assert (error.code, error.flow, worker.door.saves, sandbox.mails) == ("unknown_user", None, [], [])
     assert "nobody" not in str(error)
@@ -266,7 +266,7 @@ async def test_where_nobody_knows_of_a_question_the_answer_may_be_left_out(house
 
 
 async def test_the_broker_may_refuse_whom_it_asks_nothing(house: Any) -> None:
-    worker = house.worker()
+    worker = house.worker(policy=Policy(mask_unknown_users=False))
     worker.transport.script(challenge=[Accepted(value=Secret(""))], request=[Rejected(reasons=["locked"])])
     error = await refused(worker.service.start("robert.zak"), UnknownUser)
     assert error.reasons == ("locked",)
@@ -527,7 +527,7 @@ async def test_a_first_step_that_was_not_sent_is_made_up_for(house: Any, etna: A
 
 
 async def test_a_first_step_that_is_made_up_for_may_be_refused(house: Any) -> None:
-    worker = house.worker()
+    worker = house.worker(policy=Policy(mask_unknown_users=False))
     worker.transport.script(challenge=[Accepted(value=Secret(""))], request=[NotActed(), Rejected(reasons=["locked"])])
     await refused(worker.service.start("robert.zak", ref="r"), BrokerUnavailable)
     error = await refused(worker.service.start("robert.zak", ref="r"), UnknownUser)

@@ -81,8 +81,8 @@ async def test_who_waits_may_leave(house: Any, at: Any) -> None:
 async def test_a_sweep_says_what_it_did(house: Any, at: Any, clock: Any) -> None:
     worker = house.worker()
     assert await worker.service.sweep() == SweepReport()
-    for _ in range(40):
-        await worker.service.start("robert.zak")
+    for number in range(40):
+        await worker.service.start(f"person {number}")
     held = worker.transport.hold("request")
     left = await worker.service.start("robert.zak")
     task = asyncio.create_task(worker.service.answer(left.id, "Peterson"))
@@ -103,7 +103,7 @@ async def test_a_sweep_says_what_it_did(house: Any, at: Any, clock: Any) -> None
 
 async def test_many_workers_sweep_at_once(house: Any, clock: Any) -> None:
     workers = [house.worker() for _ in range(4)]
-    flows = [await workers[0].service.start("robert.zak") for _ in range(30)]
+    flows = [await workers[0].service.start(f"person {number}") for number in range(30)]
     clock.advance(timedelta(hours=1))
     reports = await asyncio.gather(*(worker.service.sweep() for worker in workers))
     assert sum(report.expired for report in reports) >= 30
