@@ -40,6 +40,7 @@ async def test_ten_wrong_codes_a_day_for_one_user_whatever_the_flow_worker_and_s
             error: Any = await refused(worker.service.verify(flow.id, "000000"), ResetFlowError)
             sent += isinstance(error, CodeRejected)
             assert isinstance(error, (CodeRejected, LimitReached))
+            assert error.flow
             assert error.flow.attempts_left == 5 - len(worker.transport.calls_of("exchange"))
         clock.advance(timedelta(minutes=61))
     assert sent == 10
