@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -16,6 +18,8 @@ from reset_flow.errors import FlowNotFound, LimitReached, StaleRecord
 from reset_flow.models import State
 from reset_flow.ports import Charge, Query, Record
 from reset_flow.stores.memory import MemoryStore
+from reset_flow.stores.postgres import PostgresStore
+from reset_flow.stores.redis import RedisStore
 from reset_flow.stores.sqlite import SQLiteStore
 from reset_flow.testing import FrozenClock
 
@@ -261,7 +265,16 @@ class MemoryHistories(Histories):
         return MemoryStore(clock=self.clock)
 
 
-class SQLiteHistories(Histories):
+class LastingHistories(Histories):
+    """Of a store that finds everything again."""
+
+    @rule()
+    def reopen(self) -> None:
+        self.do(self.store.aclose())
+        self.store = self.make_store()
+
+
+class SQLiteHistories(LastingHistories):
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
@@ -269,17 +282,48 @@ class SQLiteHistories(Histories):
     def make_store(self) -> Store:
         return SQLiteStore(Path(self.folder.name) / "flows.db", clock=self.clock)
 
-    @rule()
-    def reopen(self) -> None:
-        self.do(self.store.aclose())
-        self.store = self.make_store()
-
     def teardown(self) -> None:
         super().teardown()
         self.folder.cleanup()
+
+
+class ServedHistories(LastingHistories):
+    """Of a store on one server, beside those of all other histories."""
+
+    url = ""
+    serial = itertools.count()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prefix = f"h{next(self.serial)}"
+
+
+class PostgresHistories(ServedHistories):
+    def make_store(self) -> Store:
+        return PostgresStore(self.url, prefix=self.prefix, clock=self.clock)
+
+
+class RedisHistories(ServedHistories):
+    def make_store(self) -> Store:
+        return RedisStore(self.url, prefix=self.prefix, clock=self.clock)
+
+
+@pytest.fixture
+def on_postgres(postgres_url: str) -> None:
+    PostgresHistories.url = postgres_url
+
+
+@pytest.fixture
+def on_redis(redis_url: str) -> None:
+    RedisHistories.url = redis_url
 
 
 TestMemoryHistories = MemoryHistories.TestCase
 TestMemoryHistories.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 TestSQLiteHistories = SQLiteHistories.TestCase
 TestSQLiteHistories.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
+
+TestPostgresHistories = pytest.mark.usefixtures("on_postgres")(PostgresHistories.TestCase)
+TestPostgresHistories.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
+TestRedisHistories = pytest.mark.usefixtures("on_redis")(RedisHistories.TestCase)
+TestRedisHistories.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)

@@ -1,1 +1,4 @@
-"""The schemas of the stores that speak SQL, and what their rows hold."""
+"""
+What the stores that speak SQL are made of: `postgres*` is PostgreSQL's, `sqlite*` and `writer` are SQLite's, and what
+their rows hold is the same.
+"""

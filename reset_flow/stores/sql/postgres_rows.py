@@ -1,0 +1,75 @@
+"""Records as PostgreSQL takes them, many at once, and as it gives them back."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from reset_flow.stores.sql.postgres_statements import lock_of, name_of
+from reset_flow.stores.sql.rows import COLUMNS, span, to_record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from reset_flow.ports import Charge, Record
+
+__all__ = ["Save", "arguments", "readable", "record_of", "storable"]
+
+TO_LEASE = len(COLUMNS) + 1
+
+
+@attrs.frozen(eq=False)
+class Save:
+    """
+    One that waits for its turn.
+
+    Attributes:
+        row: As `to_row` gives it.
+    """
+
+    row: dict[str, Any]
+    charges: tuple[Charge, ...]
+
+
+def arguments(prefix: str, saves: Sequence[Save]) -> list[Any]:
+    """What the function `save` takes, behind the time."""
+    charges = [charge for save in saves for charge in save.charges]
+    return [
+        sorted({lock_of(prefix, charge.key) for charge in charges}),
+        *([save.row[column] for save in saves] for column in COLUMNS),
+        [name_of(save.row["id"]) for save in saves],
+        list(accumulate(len(save.charges) for save in saves)),
+        [charge.key for charge in charges],
+        [charge.amount for charge in charges],
+        [charge.limit for charge in charges],
+        [span(charge.window) for charge in charges],
+    ]
+
+
+def storable(text: str) -> bool:
+    """Whether a column can hold it."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def record_of(row: Any) -> Record:
+    """
+    The record of a row that a statement gave.
+
+    Raises:
+        ValueError: A column holds what no record has.
+    """
+    flow_id, realm, version, state, *rest = row[:TO_LEASE]
+    return to_record((flow_id.encode(), realm.encode(), version, state.encode(), *rest), row["present"])
+
+
+def readable(rows: Sequence[Any]) -> Iterator[Record]:
+    """The records of those rows that are not damaged."""
+    for row in rows:
+        with suppress(ValueError):
+            yield record_of(row)
