@@ -11,12 +11,13 @@ from reset_flow import codec
 from reset_flow.errors import FlowNotFound, RecordUnreadable
 from reset_flow.ports import Query, Record
 from reset_flow.sealing import UnknownKeyError
+from reset_flow.tracing import NullTracer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from reset_flow.dossier import Dossier
-    from reset_flow.ports import Charge, Store
+    from reset_flow.ports import Charge, Store, Tracer
     from reset_flow.sealing import Keyring
 
 __all__ = ["Archive", "Found", "associated"]
@@ -59,11 +60,14 @@ def associated(record: Record) -> bytes:
 class Archive:
     """The flows of one realm."""
 
-    def __init__(self, store: Store, keyring: Keyring, realm: str, lease: timedelta) -> None:
+    def __init__(
+        self, store: Store, keyring: Keyring, realm: str, lease: timedelta, tracer: Tracer | None = None
+    ) -> None:
         self._store = store
         self._keyring = keyring
         self._realm = realm
         self._lease = lease
+        self._tracer = tracer or NullTracer()
 
     def record(self, dossier: Dossier) -> Record:
         """The record that makes this dossier the next version. Saving the same one twice is saving it once."""
@@ -92,7 +96,8 @@ class Archive:
 
     async def save(self, record: Record, charges: Sequence[Charge] = ()) -> None:
         """Keep it; the errors are the store's."""
-        await self._store.save(record, charges=charges)
+        with self._tracer.span("save", state=record.state, charges=len(charges)):
+            await self._store.save(record, charges=charges)
 
     async def load(self, flow_id: str) -> Found:
         """

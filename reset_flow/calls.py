@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from reset_flow.dossier import Dossier
     from reset_flow.models import NewCredential
     from reset_flow.policy import Policy
-    from reset_flow.ports import Transport
+    from reset_flow.ports import Tracer, Transport
 
 __all__ = ["Caller", "case_of"]
 
@@ -44,8 +44,9 @@ def case_of(dossier: Dossier) -> Case:
 class Caller:
     """Sends what intents announce."""
 
-    def __init__(self, transport: Transport, policy: Policy) -> None:
+    def __init__(self, transport: Transport, policy: Policy, tracer: Tracer) -> None:
         self._transport = transport
+        self._tracer = tracer
         self._deadline = transport.deadline.total_seconds()
         self._lease = policy.lease.total_seconds()
         self._may_log_in = policy.probe_by_login
@@ -67,7 +68,7 @@ class Caller:
             return outcome
         if not (self._may_log_in and dossier.credential is Credential.PASSWORD and self._in_time(began)):
             return outcome
-        proof = await self._within(self._transport.log_in(case_of(dossier), new.secret), began)
+        proof = await self._within("log_in", self._transport.log_in(case_of(dossier), new.secret), began)
         return Accepted() if isinstance(proof, Accepted) else outcome
 
     async def challenge(self, case: Case) -> Accepted | Rejected | NotActed:
@@ -77,7 +78,7 @@ class Caller:
             if attempt:
                 await asyncio.sleep(CHALLENGE_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
             began = time.monotonic()
-            outcome = await self._within(self._transport.challenge(case), began)
+            outcome = await self._within("challenge", self._transport.challenge(case), began)
             await self._pad(began)
             known = NotActed(detail=outcome.detail) if isinstance(outcome, Unknown) else outcome
             if not isinstance(known, NotActed) or known.cause is not Cause.UNAVAILABLE or known.retry_after:
@@ -94,7 +95,7 @@ class Caller:
         if dossier.masked:
             outcome = await self._pretended(dossier.intent.command, route)
         else:
-            outcome = await self._within(self._call(dossier, new), began)
+            outcome = await self._within(route.name.lower(), self._call(dossier, new), began)
             if isinstance(outcome, (Accepted, Rejected)):
                 self._took[route].append(time.monotonic() - started)
         await self._pad(started)
@@ -110,8 +111,15 @@ class Caller:
         if (left := self._floor - (time.monotonic() - began)) > 0:
             await asyncio.sleep(left)
 
-    async def _within(self, call: Awaitable[Outcome], began: float) -> Outcome:
-        """What came of the call in the time that is left. Whatever a transport does against its contract is unknown."""
+    async def _within(self, route: str, call: Awaitable[Outcome], began: float) -> Outcome:
+        """What came of the call in the time that is left."""
+        with self._tracer.span("call", route=route):
+            outcome = await self._guarded(call, began)
+            self._tracer.count("outcome", route=route, outcome=type(outcome).__name__)
+        return outcome
+
+    async def _guarded(self, call: Awaitable[Outcome], began: float) -> Outcome:
+        """Whatever a transport does against its contract leaves the outcome unknown."""
         left = self._lease - (time.monotonic() - began)
         try:
             # A bit more than its deadline, and less than what is left of the lease.

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from reset_flow.dossier import Dossier, Intent
     from reset_flow.models import Flow
     from reset_flow.policy import Policy
-    from reset_flow.ports import Charge, Guard, Record
+    from reset_flow.ports import Charge, Guard, Record, Tracer
 
 __all__ = ["Cycle", "Given", "Tended"]
 
@@ -82,6 +82,7 @@ class Cycle:
         archive: Archive,
         announcer: Announcer,
         budgets: Budgets,
+        tracer: Tracer,
         *,
         policy: Policy,
         now: Callable[[], datetime],
@@ -95,6 +96,7 @@ class Cycle:
         self._now = now
         self._guards = tuple(guards)
         self._budgets = budgets
+        self._tracer = tracer
         self._alarm = Alarm(policy)
         self._worker = worker
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -112,6 +114,10 @@ class Cycle:
         Raises:
             ResetFlowError: The flow did not move on; it is attached as it now stands.
         """
+        with self._tracer.span("command", command=command, flow=flow_id):
+            return await self._run(flow_id, command, given, key)
+
+    async def _run(self, flow_id: str, command: str, given: Given, key: bytes | None) -> Flow:
         dossier: Dossier | None = None
         for _ in range(RACES):
             try:
@@ -386,14 +392,18 @@ class Cycle:
         """A code that was right, or never arrived, was no guess: its charge is taken back."""
         if intent.command != "verify":
             return ()
-        if isinstance(outcome, (Accepted, Rejected)):
-            self._alarm.saw(right=isinstance(outcome, Accepted))
+        if isinstance(outcome, (Accepted, Rejected)) and self._alarm.saw(right=isinstance(outcome, Accepted)):
+            self._tracer.count("alarm")
         arrived = not isinstance(outcome, NotActed) or intent.sendings > 1
         return () if arrived and not isinstance(outcome, Accepted) else self._budgets.no_guess(dossier.user)
 
     # --- telling the listeners
 
     def _announce(self, saved: Dossier, since: int) -> None:
+        for transition in saved.history[since:]:
+            self._tracer.count("transition", trigger=transition.trigger)
+            if transition.trigger.endswith("in_doubt") or transition.trigger == "code_spent":
+                self._tracer.count("doubt", trigger=transition.trigger)
         if self._announcer.names and len(saved.history) > since and not self._closed:
             self._spawn(self._tell(saved, since, saved.listeners))
 

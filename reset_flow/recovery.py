@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from reset_flow.archive import Archive, Found
     from reset_flow.cycle import Cycle
+    from reset_flow.ports import Tracer
 
 __all__ = ["SweepReport", "Sweeper"]
 
@@ -71,9 +72,12 @@ class SweepReport:
 class Sweeper:
     """Sweeps one realm. Any number of workers may do so at once: versions keep them apart."""
 
-    def __init__(self, cycle: Cycle, archive: Archive, retention: timedelta, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, cycle: Cycle, archive: Archive, tracer: Tracer, *, retention: timedelta, now: Callable[[], datetime]
+    ) -> None:
         self._cycle = cycle
         self._archive = archive
+        self._tracer = tracer
         self._retention = retention
         self._now = now
         self._began = (now(), _uptime())
@@ -86,6 +90,14 @@ class Sweeper:
         Raises:
             StoreUnavailable: The store went away; what was done is done.
         """
+        with self._tracer.span("sweep"):
+            report = await self._sweep()
+            for name in ("settled", "expired", "delivered", "purged", "unreadable"):
+                if amount := getattr(report, name):
+                    self._tracer.count(name, amount)
+        return report
+
+    async def _sweep(self) -> SweepReport:
         tended: list[Tended] = []
         unreadable = 0
         batch: list[Found] = []

@@ -34,13 +34,14 @@ from reset_flow.errors import (
 from reset_flow.models import Accepted, Credential, NewCredential, Rejected, Secret
 from reset_flow.policy import Policy
 from reset_flow.recovery import Sweeper
+from reset_flow.tracing import CarefulTracer, NullTracer
 from reset_flow.verdicts import not_acted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from reset_flow.models import Flow
-    from reset_flow.ports import Clock, Guard, Listener, Store, Transport
+    from reset_flow.ports import Clock, Guard, Listener, Store, Tracer, Transport
     from reset_flow.recovery import SweepReport
     from reset_flow.sealing import Keyring
 
@@ -81,6 +82,7 @@ class ResetService:
         clock: Clock = _system_clock,
         sweep: bool = True,
         worker: str | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         policy = policy or Policy()
         if policy.lease <= transport.deadline:
@@ -99,21 +101,23 @@ class ResetService:
         self._keyring = keyring
         self._policy = policy
         self._clock = clock
-        self._archive = Archive(store, keyring, self._realm, policy.lease)
+        self._tracer = CarefulTracer(tracer) if tracer else NullTracer()
+        self._archive = Archive(store, keyring, self._realm, policy.lease, self._tracer)
         self._announcer = Announcer({inputs.name(name, "listener"): each for name, each in (listeners or {}).items()})
-        self._caller = Caller(transport, policy)
+        self._caller = Caller(transport, policy, self._tracer)
         self._budgets = Budgets(keyring, self._realm, policy, transport.canonical_user)
         self._cycle = Cycle(
             self._caller,
             self._archive,
             self._announcer,
             self._budgets,
+            self._tracer,
             policy=policy,
             now=self._now,
             guards=guards,
             worker=worker or f"{socket.gethostname()}:{os.getpid()}",
         )
-        self._sweeper = Sweeper(self._cycle, self._archive, policy.retention, self._now)
+        self._sweeper = Sweeper(self._cycle, self._archive, self._tracer, retention=policy.retention, now=self._now)
         self._sweeps = sweep
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -174,7 +178,10 @@ class ResetService:
             UnknownUser: The broker will not reset this user, and `Policy.mask_unknown_users` is off.
             KeyReused: The `ref` names the reset of another user or credential.
         """
-        draft = self._draft(user, credential, ref, tags)
+        with self._tracer.span("command", command="start", credential=credential):
+            return await self._start(self._draft(user, credential, ref, tags), ref, origin)
+
+    async def _start(self, draft: Dossier, ref: str | None, origin: str | None) -> Flow:
         if ref is not None and (flow := await self._known(draft)):
             return flow
         charges = self._budgets.start(draft.user, None if origin is None else inputs.name(origin, "origin"))
@@ -205,7 +212,10 @@ class ResetService:
         password at once. Takes and raises what `start` does.
         """
         token = Secret(token)
-        dossier = self._draft(user, credential, ref, tags)
+        with self._tracer.span("command", command="adopt", credential=credential):
+            return await self._adopt(self._draft(user, credential, ref, tags), token, ref)
+
+    async def _adopt(self, dossier: Dossier, token: Secret, ref: str | None) -> Flow:
         if ref is not None and (flow := await self._known(dossier)):
             return flow
         try:
