@@ -140,7 +140,8 @@ class Cycle:
                     self.view(dossier)
                 ) from None
             except StoreUnavailable as error:
-                error.flow = error.flow or (dossier and self.view(dossier))
+                if dossier is not None and error.flow is None:
+                    error.flow = self.view(dossier)
                 raise
         raise stale.with_flow(self.view((await self._archive.load(flow_id)).dossier))
 

@@ -215,6 +215,7 @@ def _accepted(dossier: Dossier, intent: Intent, outcome: Accepted, policy: Polic
         case "verify" if not outcome.value:
             return _fire(_count(dossier, "verify", -1).changed(in_doubt=Step.CODE), triggers[:1], now)
         case "verify":
+            assert outcome.value is not None
             known = _granted(dossier.changed(answer=None, in_doubt=None), outcome.value, policy, now)
             return _fire(_count(known, "verify", -1), triggers, now)
         case _:
