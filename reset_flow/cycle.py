@@ -31,7 +31,7 @@ from reset_flow.errors import (
     WrongBroker,
 )
 from reset_flow.machine import COMMANDS
-from reset_flow.models import Accepted, NewCredential, NotActed, Outcome, Rejected, Secret, Unknown
+from reset_flow.models import Accepted, NewCredential, NotActed, Outcome, Rejected, Secret, Unknown, printable
 from reset_flow.verdicts import recorded, verdict
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ SETTLED_BY_ASKING = frozenset({"answer", "resend", "verify"})
 """Commands that a person repeats to learn what became of the first: the same again is not sent again."""
 
 logger = logging.getLogger("reset_flow")
+audit = logging.getLogger("reset_flow.audit")
+"""A line at INFO for each transition, and for each command that was refused."""
 
 RACES = 5
 """How often a command that lost the race for a save looks again at what the winner left."""
@@ -114,8 +116,12 @@ class Cycle:
         Raises:
             ResetFlowError: The flow did not move on; it is attached as it now stands.
         """
-        with self._tracer.span("command", command=command, flow=flow_id):
-            return await self._run(flow_id, command, given, key)
+        try:
+            with self._tracer.span("command", command=command, flow=flow_id):
+                return await self._run(flow_id, command, given, key)
+        except ResetFlowError as error:
+            audit.info("flow %s: %s refused: %s (%s)", printable(flow_id), command, error.code, self._worker)
+            raise
 
     async def _run(self, flow_id: str, command: str, given: Given, key: bytes | None) -> Flow:
         dossier: Dossier | None = None
@@ -402,6 +408,7 @@ class Cycle:
 
     def _announce(self, saved: Dossier, since: int) -> None:
         for transition in saved.history[since:]:
+            audit.info("flow %s: %s to %s (%s)", saved.id, transition.trigger, transition.target, self._worker)
             self._tracer.count("transition", trigger=transition.trigger)
             if transition.trigger.endswith("in_doubt") or transition.trigger == "code_spent":
                 self._tracer.count("doubt", trigger=transition.trigger)
