@@ -45,9 +45,11 @@ from reset_flow.models import (
     Transition,
     Unknown,
 )
-from reset_flow.policy import Budget, GuessAlarm, PasswordRules, Policy
+from reset_flow.passwords import PasswordCheck, PasswordRules
+from reset_flow.policy import Budget, GuessAlarm, Policy
 from reset_flow.ports import Case, Charge, Clock, Guard, Listener, Query, Record, Store, Tracer, Transport
 from reset_flow.recovery import SweepReport
+from reset_flow.rotation import ResealReport
 from reset_flow.sealing import Keyring
 from reset_flow.service import ResetService
 from reset_flow.settings import from_env, open_store
@@ -93,6 +95,7 @@ __all__ = [
     "NotActed",
     "Outcome",
     "OutcomeInDoubt",
+    "PasswordCheck",
     "PasswordRejected",
     "PasswordRules",
     "Policy",
@@ -100,6 +103,7 @@ __all__ = [
     "Record",
     "RecordUnreadable",
     "Rejected",
+    "ResealReport",
     "ResetFlowError",
     "ResetService",
     "SQLiteStore",

@@ -25,6 +25,7 @@ from reset_flow.errors import (
     KeyReused,
     LimitReached,
     OutcomeInDoubt,
+    PasswordRejected,
     ResetFlowError,
     StaleRecord,
     StoreUnavailable,
@@ -227,18 +228,26 @@ class Cycle:
                     raise error
                 return dossier, self.view(dossier)
             dossier = await self._expired(dossier)
-            rules.admit(dossier, command, self._policy, self._now())
-            rules.check_input(dossier, command, given)
-            if command == "verify" and self._alarm.on and self._policy.stop_on_alarm:
-                raise LimitReached("wrong codes of all users together")
-            for guard in self._guards:
-                await guard(self.view(dossier), command)
+            await self._admit(dossier, command, given)
         except StaleRecord:
             raise
         except ResetFlowError as error:
             error.with_flow(self.view(dossier))
             raise
         return dossier, None
+
+    async def _admit(self, dossier: Dossier, command: str, given: Given) -> None:
+        """Return if the command may come now, with what was given."""
+        rules.admit(dossier, command, self._policy, self._now())
+        rules.check_input(dossier, command, given)
+        if command == "verify" and self._alarm.on and self._policy.stop_on_alarm:
+            raise LimitReached("wrong codes of all users together")
+        if isinstance(given, NewCredential) and command == "set_password":
+            complaints = await self._policy.password.complaints(given.secret, dossier.user)
+            if complaints:
+                raise PasswordRejected(*complaints, sent=False)
+        for guard in self._guards:
+            await guard(self.view(dossier), command)
 
     def _recalled(self, dossier: Dossier, command: str, key: bytes | None) -> Flow | None:
         """What came of the command that had this key before; raises if an error did."""

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from reset_flow.errors import ConfigurationError
+from reset_flow.passwords import PasswordRules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Budget", "GuessAlarm", "PasswordRules", "Policy"]
+__all__ = ["Budget", "GuessAlarm", "Policy"]
 
 NO_TIME = timedelta(0)
 
@@ -34,31 +35,6 @@ def _count(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
 
 def _texts(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(values)
-
-
-@attrs.frozen(kw_only=True)
-class PasswordRules:
-    """
-    What a new password must be before the broker is asked. Lengths are in code points, and no composition is asked for.
-
-    Attributes:
-        min_length: NIST SP 800-63B-4 asks for 8 where the password is one of two factors, 15 where it is the only one.
-    """
-
-    min_length: int = attrs.field(default=8, validator=_count)
-    max_length: int = attrs.field(default=128, validator=_count)
-
-    def __attrs_post_init__(self) -> None:
-        if self.min_length > self.max_length:
-            raise ConfigurationError("min_length is greater than max_length: no password could be set")
-
-    def complaints(self, password: str) -> tuple[str, ...]:
-        """What is wrong with it; empty when nothing is."""
-        if len(password) < self.min_length:
-            return (f"it must have at least {self.min_length} characters",)
-        if len(password) > self.max_length:
-            return (f"it must have at most {self.max_length} characters",)
-        return ()
 
 
 @attrs.frozen

@@ -98,6 +98,7 @@ class Sweeper:
         return report
 
     async def _sweep(self) -> SweepReport:
+        self._archive.refresh_keys()
         tended: list[Tended] = []
         unreadable = 0
         batch: list[Found] = []

@@ -8,31 +8,35 @@ a key of its own, by HKDF-Expand (RFC 5869) from the ring's, so no key sees more
 from __future__ import annotations
 
 import hmac
-import json
+import logging
 import os
-import tempfile
+import time
 import unicodedata
-from base64 import b64decode, b64encode
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import attrs
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from reset_flow import keyfiles
 from reset_flow.errors import KeyringError
+from reset_flow.keyfiles import DELAY, ID_BYTES, Key, KeySet
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from reset_flow.keyfiles import Mark
 
 __all__ = ["Key", "Keyring", "UnknownKeyError", "canonical"]
 
-KEY_BYTES = 32
-ID_BYTES = 4
 NONCE_BYTES = 12
 TAG_BYTES = 16
 LOOKUP_BYTES = 16
 STAMP_BYTES = 8
 NONCES_AT_ONCE = 256
-FORMAT = 1
+
+logger = logging.getLogger("reset_flow")
 
 
 class UnknownKeyError(ValueError):
@@ -44,75 +48,90 @@ def canonical(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold().strip()
 
 
-def _key_bytes(_: Any, __: Any, value: bytes) -> None:
-    if len(value) != KEY_BYTES:
-        raise KeyringError(f"a key has {len(value)} bytes, and must have {KEY_BYTES}")
-
-
-def _key_id(_: Any, __: Any, value: str) -> None:
-    if len(value) != 2 * ID_BYTES or value.strip("0123456789abcdef"):
-        raise KeyringError(f"a key's id must be {2 * ID_BYTES} hexadecimal digits")
-
-
-@attrs.frozen(kw_only=True)
-class Key:
-    """One key of a ring: its bytes are never shown."""
-
-    id: str = attrs.field(validator=_key_id)
-    created_at: datetime
-    secret: bytes = attrs.field(repr=False, validator=_key_bytes)
-
-    @classmethod
-    def generate(cls) -> Key:
-        """A new one."""
-        now = datetime.now(UTC).replace(microsecond=0)
-        return cls(id=os.urandom(ID_BYTES).hex(), created_at=now, secret=os.urandom(KEY_BYTES))
-
-
 def _message(*parts: str) -> bytes:
     """Parts joined so that no two lists of parts give the same bytes."""
     encoded = [part.encode() for part in parts]
     return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
 
 
-def _distinct(keys: tuple[Key, ...], purpose: str) -> dict[bytes, Key]:
-    if not keys:
-        raise KeyringError(f"the ring has no {purpose} key: make one with `reset-flow keys new`")
-    named = {bytes.fromhex(key.id): key for key in keys}
-    if len(named) != len(keys):
-        raise KeyringError(f"the ring has two {purpose} keys of the same id")
-    return named
-
-
 class Keyring:
     """
     The keys of a realm or of many.
 
-    The newest sealing key writes, every one reads. Lookup keys stay when sealing keys rotate: flows are found by them.
+    The newest sealing key whose time has come writes, every one reads. Lookup keys stay when sealing keys rotate: flows
+    are found by them. A ring that came from a file, or was written to one, follows it: see `refresh`.
 
     Attributes:
         saved: Whether the ring is known to be in a file. One that is not is lost with the process, and with it every
             flow that it sealed.
+
+    Raises:
+        KeyringError: A key is short, missing or there twice; the message names it by its id.
     """
 
     def __init__(self, seal: tuple[Key, ...], lookup: tuple[Key, ...], *, saved: bool = False) -> None:
-        self._seal = _distinct(seal, "sealing")
-        self._lookup = tuple(_distinct(lookup, "lookup").values())
-        self._newest = max(self._seal.items(), key=lambda item: item[1].created_at)
+        self._hold(KeySet(seal=seal, lookup=lookup))
         self._nonces: list[bytes] = []
         self._nonces_of = 0
+        self._path: Path | None = None
+        self._mark: Mark | None = None
+        self._complained_of: Mark | str | None = ""
         self.saved = saved
+
+    def _hold(self, keys: KeySet) -> None:
+        # Each of these is replaced at once: another thread may be sealing.
+        self._seal = {bytes.fromhex(key.id): key for key in keys.seal}
+        self._lookup = keys.lookup
+        self._writers = tuple(
+            (bytes.fromhex(key.id), key, key.writes_from.timestamp() if key.writes_from else 0.0)
+            for key in reversed(keys.seal)
+        )
+        self._keys = keys
 
     @property
     def keys(self) -> tuple[Key, ...]:
         """The sealing keys, oldest first."""
-        return tuple(sorted(self._seal.values(), key=lambda key: key.created_at))
+        return self._keys.seal
+
+    @property
+    def lookup_keys(self) -> tuple[Key, ...]:
+        """The lookup keys, the one that writes first."""
+        return self._keys.lookup
+
+    @property
+    def writes(self) -> Key:
+        """The key that seals what is saved now."""
+        return self._writer()[1]
+
+    def _writer(self) -> tuple[bytes, Key]:
+        now = time.time()
+        for key_id, key, at in self._writers:
+            if at <= now:
+                return key_id, key
+        return self._writers[-1][:2]
 
     def __repr__(self) -> str:
         return f"<Keyring {' '.join(key.id for key in self.keys)}>"
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("a keyring can't be pickled: write it to a file and read it where it is needed")
+
+    # --- rotation
+
+    def rotated(self, delay: timedelta = DELAY) -> Keyring:
+        """A ring with one key more, which writes after the delay; in memory only, as all rings that are made anew."""
+        keys = self._keys.rotated(datetime.now(UTC), delay)
+        return Keyring(keys.seal, keys.lookup)
+
+    def without(self, key_id: str) -> Keyring:
+        """
+        A ring without this sealing key; in memory only. What is sealed with the key can't be read with it.
+
+        Raises:
+            KeyringError: The key is not in the ring, it writes, or it is to write.
+        """
+        keys = self._keys.without(key_id, datetime.now(UTC))
+        return Keyring(keys.seal, keys.lookup)
 
     # --- files
 
@@ -129,14 +148,7 @@ class Keyring:
             KeyringError: The file exists (a ring that flows are sealed with is never overwritten), or can't be
                 written.
         """
-        path = Path(path)
-        try:
-            _write_new(path, self._document())
-        except FileExistsError:
-            raise KeyringError(f"{path} exists: choose another file, or read that one") from None
-        except OSError as error:
-            raise KeyringError(f"{path} can't be written: {error.strerror}") from None
-        self.saved = True
+        self._follow(Path(path), keyfiles.write_new(Path(path), self._keys))
 
     @classmethod
     def from_file(cls, path: str | Path) -> Keyring:
@@ -146,20 +158,10 @@ class Keyring:
         Raises:
             KeyringError: It is missing, broken, or open to others than its owner.
         """
-        path = Path(path)
-        try:
-            with path.open("rb") as file:
-                if os.fstat(file.fileno()).st_mode & 0o077:
-                    raise KeyringError(f"{path} is open to others: `chmod 600` it, and rotate its keys if it was read")
-                document = file.read(1 << 20)
-        except FileNotFoundError:
-            raise KeyringError(f"{path} does not exist: make it with `reset-flow keys new`") from None
-        except OSError as error:
-            raise KeyringError(f"{path} can't be read: {error.strerror}") from None
-        ring = _parse(document)
-        if ring is None:
-            raise KeyringError(f"{path} is no key file, or a broken one")
-        return cls(*ring, saved=True)
+        keys, mark = keyfiles.read(Path(path))
+        ring = cls(keys.seal, keys.lookup)
+        ring._follow(Path(path), mark)
+        return ring
 
     @classmethod
     def load_or_create(cls, path: str | Path) -> Keyring:
@@ -172,22 +174,41 @@ class Keyring:
                     raise
         return cls.from_file(path)
 
-    def _document(self) -> bytes:
-        def rows(keys: tuple[Key, ...]) -> list[dict[str, str]]:
-            return [
-                {"id": key.id, "created_at": key.created_at.isoformat(), "key": b64encode(key.secret).decode()}
-                for key in keys
-            ]
+    def _follow(self, path: Path, mark: Mark) -> None:
+        self._path, self._mark, self.saved = path.absolute(), mark, True
 
-        return json.dumps(
-            {"reset_flow_keys": FORMAT, "seal": rows(self.keys), "lookup": rows(self._lookup)}, indent=1
-        ).encode()
+    def refresh(self) -> bool:
+        """
+        Read the file again if it has changed, which costs one `stat` if it has not. -> whether the keys are others now
+
+        Where the file is gone, broken or open to others, the ring keeps the keys that it has, and says so in the log,
+        once for each such file.
+        """
+        if self._path is None:
+            return False
+        mark = keyfiles.mark_of(self._path)
+        if mark is not None and mark == self._mark:
+            return False
+        try:
+            keys, self._mark = keyfiles.read(self._path)
+        except KeyringError as error:
+            if mark != self._complained_of:
+                ids = " ".join(key.id for key in self.keys)
+                logger.warning("the keys stay %s, as their file can't be used any more: %s", ids, error)
+            self._complained_of = mark
+            return False
+        self._complained_of = ""
+        if keys == self._keys:
+            return False
+        self._hold(keys)
+        logger.info("the keys are %s now", " ".join(key.id for key in self.keys))
+        return True
 
     # --- bodies
 
     def seal(self, realm: str, flow_id: str, body: bytes, associated: bytes) -> bytes:
         """The body, readable only with this ring, as this flow's of this realm, and beside the same associated data."""
-        key_id, key = self._newest
+        key_id, key = self._writer()
         nonce = self._nonce()
         return b"".join(
             (key_id, nonce, AESGCM(_flow_key(key, realm, flow_id)).encrypt(nonce, body, associated)),
@@ -195,7 +216,7 @@ class Keyring:
 
     def open(self, realm: str, flow_id: str, sealed: bytes, associated: bytes) -> bytes:
         """
-        What was sealed.
+        What was sealed. For a key that is not in the ring, its file is looked at first.
 
         Raises:
             ValueError: It was changed; the message names the key.
@@ -204,6 +225,8 @@ class Keyring:
         if len(sealed) < ID_BYTES + NONCE_BYTES + TAG_BYTES:
             raise ValueError("it is cut off")
         key = self._seal.get(sealed[:ID_BYTES])
+        if key is None and self.refresh():
+            key = self._seal.get(sealed[:ID_BYTES])
         if key is None:
             raise UnknownKeyError(f"key {sealed[:ID_BYTES].hex()} is not in the ring")
         nonce, body = sealed[ID_BYTES : ID_BYTES + NONCE_BYTES], sealed[ID_BYTES + NONCE_BYTES :]
@@ -212,6 +235,11 @@ class Keyring:
         except InvalidTag:
             raise ValueError(f"it was changed, or is another record's (key {key.id})") from None
 
+    @staticmethod
+    def key_of(sealed: bytes) -> str:
+        """The id of the key that this was sealed with, by what it says itself; `""` if it is too short to say."""
+        return sealed[:ID_BYTES].hex() if len(sealed) >= ID_BYTES else ""
+
     def stamp(self) -> bytes:
         """8 random bytes."""
         return self._nonce()[:STAMP_BYTES]
@@ -219,11 +247,14 @@ class Keyring:
     def _nonce(self) -> bytes:
         # Drawn in bulk: a system call for each would hand the interpreter to another thread every time. A child after
         # a fork must not go on with its parent's.
-        if self._nonces_of != os.getpid() or not self._nonces:
-            drawn = os.urandom(NONCE_BYTES * NONCES_AT_ONCE)
-            self._nonces = [drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES)]
-            self._nonces_of = os.getpid()
-        return self._nonces.pop()
+        if self._nonces_of != os.getpid():
+            self._nonces, self._nonces_of = [], os.getpid()
+        while True:
+            try:
+                return self._nonces.pop()
+            except IndexError:  # or another thread took the last one
+                drawn = os.urandom(NONCE_BYTES * NONCES_AT_ONCE)
+                self._nonces = [drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES)]
 
     # --- names
 
@@ -243,39 +274,3 @@ class Keyring:
 def _flow_key(key: Key, realm: str, flow_id: str) -> bytes:
     """HKDF-Expand to 32 bytes: one HMAC."""
     return hmac.digest(key.secret, _message("flow", realm, flow_id) + b"\x01", "sha256")
-
-
-def _write_new(path: Path, document: bytes) -> None:
-    """Write beside the place, then link: nobody ever sees half a file, and nobody's file is replaced."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp makes it 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(document)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        os.unlink(temporary)  # noqa: PTH108 - a name, not a Path
-
-
-def _parse(document: bytes) -> tuple[tuple[Key, ...], tuple[Key, ...]] | None:
-    try:
-        ring = json.loads(document)
-        if ring["reset_flow_keys"] != FORMAT:
-            return None
-        seal, lookup = (tuple(_parse_key(row) for row in ring[purpose]) for purpose in ("seal", "lookup"))
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None  # outside the block: its frames hold keys
-    return seal, lookup
-
-
-def _parse_key(row: dict[str, str]) -> Key:
-    created_at = datetime.fromisoformat(row["created_at"])
-    if created_at.tzinfo is None:
-        raise ValueError("a time without its zone")
-    return Key(id=row["id"], created_at=created_at, secret=b64decode(row["key"], validate=True))

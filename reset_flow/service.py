@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
-from reset_flow import inputs, rules
+from reset_flow import inputs, rotation, rules
 from reset_flow.announcer import Announcer
 from reset_flow.archive import Archive
 from reset_flow.budgets import Budgets
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from reset_flow.models import Flow
     from reset_flow.ports import Clock, Guard, Listener, Store, Tracer, Transport
     from reset_flow.recovery import SweepReport
+    from reset_flow.rotation import ResealReport
     from reset_flow.sealing import Keyring
 
 __all__ = ["ResetService"]
@@ -340,7 +341,7 @@ class ResetService:
             OutcomeInDoubt: Nobody knows; the person may try to log in, or set it again.
         """
         password = Secret(password)
-        checked = self._checked(lambda secret: inputs.password(secret, self._policy.password), password)
+        checked = self._checked(inputs.password, password)
         given = NewCredential(secret=checked) if isinstance(checked, Secret) else checked
         return await self._cycle.run(flow_id, "set_password", given, self._hashed(key))
 
@@ -426,6 +427,10 @@ class ResetService:
                 return flow
             until_expiry = max(flow.expires_at - self._now(), SHORTEST_WAIT)
             await self._archive.changed(flow_id, flow.version, min(left, until_expiry, LONGEST_WAIT))
+
+    async def reseal(self) -> ResealReport:
+        """Seal every flow of the realm with the newest key, so that older ones can be removed from the ring."""
+        return await rotation.reseal(self._archive, self._store, self._keyring, self._realm)
 
     async def sweep(self) -> SweepReport:
         """

@@ -12,11 +12,11 @@ from reset_flow.cli import listing, prompts, show
 from reset_flow.cli.demo import play
 from reset_flow.cli.desk import Desk, Place
 from reset_flow.cli.exits import STATUSES
+from reset_flow.cli.keys import keys_app
 from reset_flow.cli.options import Credentials, FlowId, Json, Ref, Tags, User, placed
 from reset_flow.cli.screen import console, say, say_json
 from reset_flow.errors import RecordUnreadable
 from reset_flow.models import Credential, Flow, Secret
-from reset_flow.sealing import Keyring
 from reset_flow.settings import setting
 
 __all__ = ["app"]
@@ -29,7 +29,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # they would print what is in variables
 )
-keys_app = typer.Typer(help="Key files.", no_args_is_help=False)
 app.add_typer(keys_app, name="keys")
 
 
@@ -196,6 +195,20 @@ def show_flow(*, place: Place, flow_id: FlowId, as_json: Json = False) -> None:
     _tell(flow, as_json=as_json)
 
 
+@app.command("audit")
+@placed()
+def audit_flow(*, place: Place, flow_id: FlowId, as_json: Json = False) -> None:
+    """Print what happened to a flow, a line for each transition: when, what, and which worker took it."""
+    with Desk(place) as desk:
+        flow = desk.run(desk.service.get(flow_id))
+    for step in flow.history:
+        entry = {"at": step.at.isoformat(), "trigger": step.trigger, "to": step.target.value, "worker": step.worker}
+        if as_json:
+            say_json(entry)
+        else:
+            say("  ".join(entry.values()))
+
+
 @app.command("list")
 @placed("store", "keys", "realm")
 def list_flows(
@@ -216,13 +229,6 @@ def list_flows(
 
 
 # --- beside flows
-
-
-@keys_app.command("new")
-def keys_new(path: Annotated[Path, typer.Argument(metavar="PATH", help="A file that does not exist yet.")]) -> None:
-    """Make a key file, for its owner alone. An existing one is never overwritten: flows are sealed with it."""
-    Keyring.generate().to_file(path)
-    say(f"{path} is made: keep a copy of it in a safe place, and set RESET_FLOW_KEYS to it")
 
 
 @app.command()

@@ -49,7 +49,7 @@ def test_only_one_line_is_read(run: Run, at: At, sandbox: Sandbox, user: str) ->
 
 def test_a_refused_answer_says_how_many_are_left(run: Run, at: At, sandbox: Sandbox, user: str) -> None:
     flow_id = at("requested")
-    run("answer", flow_id, given="wrong").refused(32, "Answer is incorrect", "attempts left: 2")
+    run("answer", flow_id, given="wrong").refused(32, "attempts left: 2")
     run("answer", flow_id, given="wrong").refused(32, "attempts left: 1")
     run("answer", flow_id, given="wrong").refused(32, "too_many_attempts", "start another one")
     run("answer", flow_id, given=ANSWER).refused(21, "start another one")

@@ -189,3 +189,13 @@ def test_sandbox_listens_until_it_is_stopped(home: Path) -> None:
             process.kill()
     assert process.returncode == 0
     assert not (home / "ready").exists()
+
+
+def test_an_audit_names_what_was_done_when_and_by_whom(run: Run, at: At) -> None:
+    flow_id = at("question_answered")
+    entry = run("audit", flow_id, "--json").json
+    assert (entry["trigger"], entry["to"]) == ("answer_accepted", "question_answered")
+    assert ":" in entry["worker"]
+    told = run("audit", flow_id)
+    assert told.out.count("\n") == 1
+    assert "answer_accepted" in told.out

@@ -23,7 +23,9 @@ Run = Any
 At = Any
 
 ARGUMENTS = {
-    "broker_url", "credential", "flow_id", "help", "image_name", "as_json", "keep", "keys", "limit", "path", "port",
+    "at_once",
+    "broker_url", "credential", "flow_id", "help", "image_name", "as_json", "keep",
+    "key_id", "keys", "limit", "path", "port",
     "quiet", "ready_file", "realm", "ref", "revision", "running", "store", "tag", "user",
 }  # fmt: skip
 AT_TERMINAL = "import os, sys; os.login_tty(0); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"

@@ -8,10 +8,12 @@ import signal
 import sys
 import time
 import warnings
+from base64 import b64encode
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
 
 import aiohttp
 import attrs
@@ -40,7 +42,7 @@ from reset_flow.machine import EDGES
 from reset_flow.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 DEADLINE, LEASE = 0.4, 1.0
 PATIENCE = 120.0
@@ -195,6 +197,46 @@ class Crash:
     def token_of(self, user: str) -> str:
         return self.tokens[user]
 
+    async def kept(self) -> bytes:
+        """All that the store keeps, as bytes, in whatever order."""
+        if self.store.startswith("sqlite"):
+            # By another process: closing a descriptor of the file in this one would drop all locks that SQLite has on it.
+            files = sorted(str(path) for path in self.keys.parent.glob("flows.db*"))
+            reading = await asyncio.create_subprocess_exec("cat", *files, stdout=asyncio.subprocess.PIPE)
+            return (await reading.communicate())[0]
+        if self.store.startswith("redis"):
+            import redis.asyncio  # noqa: PLC0415 - only where it is looked into
+
+            async with redis.asyncio.Redis.from_url(self.store) as client:
+                return b"\n".join([key + b"\n" + (await client.dump(key) or b"") async for key in client.scan_iter()])
+        import asyncpg  # noqa: PLC0415 - only where it is looked into
+
+        connection = await asyncpg.connect(self.store)
+        try:
+            tables = await connection.fetch("SELECT relname FROM pg_stat_user_tables")
+            rows = [row for (name,) in tables for row in await connection.fetch(f'SELECT * FROM "{name}"')]  # noqa: S608
+        finally:
+            await connection.close()
+        cells = (cell for row in rows for cell in row.values() if isinstance(cell, (bytes, str)))
+        return b"\n".join(cell.encode() if isinstance(cell, str) else cell for cell in cells)
+
+    async def check_nothing_shows(self, person: Person) -> None:
+        """Search all that the store keeps for what the person typed and was given, in plain and in usual disguises."""
+        words = {person.user, ANSWER, "sandbox", *self.given(person)}
+        found = leaks(await self.kept(), words)
+        assert not found, f"readable in the store: {found}"
+
+    def given(self, person: Person) -> set[str]:
+        """The codes, tokens and passwords of the person."""
+        mine = [call for call in self.sandbox.calls if call.user == person.user and call.body]
+        bodies = [json.loads(call.body) for call in mine]
+        tokens = {call.reply["Model"] for call in mine if call.route == "exchange" and call.reply}
+        return {
+            text
+            for text in (*(body.get(key) for body in bodies for key in ("Code", "Token", "Password")), *tokens)
+            if isinstance(text, str)
+        }
+
     async def expire_password(self, person: Person) -> None:
         """Let the person's log-in give a token instead of a session."""
         self.sandbox.user(person.user).password_expired = True
@@ -259,6 +301,25 @@ class Crash:
             assert times <= 2 * asked[what], f"{what} was sent {times} times for {asked[what]} commands"
 
 
+def leaks(kept: bytes, words: set[str]) -> set[str]:
+    """Those of the words that can be found: as text, UTF-16, hexadecimal, base64 at each offset, or URL-quoted."""
+
+    def disguises(word: str) -> Iterator[bytes]:
+        plain = word.encode()
+        yield plain
+        yield word.encode("utf-16-le")
+        yield plain.hex().encode()
+        yield plain.hex().upper().encode()
+        yield quote(word, safe="").encode()
+        for pad in range(3):
+            # What stands before and after decides the characters at the ends.
+            coded = b64encode(b"x" * pad + plain)[(0, 2, 3)[pad] : -4 if (pad + len(plain)) % 3 else None]
+            if len(coded) > 5:
+                yield coded
+
+    return {word for word in words if any(each in kept for each in disguises(word))}
+
+
 class Zygote:
     """The process from which the doomed ones are forked."""
 
@@ -300,6 +361,12 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/flows.db"
     url: str = request.getfixturevalue({"postgres": "postgres_url", "redis": "redis_url"}[request.param])
     return url
+
+
+@pytest.fixture
+def find_leaks() -> Callable[[bytes, set[str]], set[str]]:
+    """The search itself, to be tried out."""
+    return leaks
 
 
 @pytest.fixture

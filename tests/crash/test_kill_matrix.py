@@ -62,6 +62,7 @@ async def play(crash: Any, scene: Scene, point: str | None) -> tuple[list[str], 
         crash.sandbox.fault(scene.route, scene.fault, user=person.user)
     person.steady = scene.steady
     points = (await crash.doom(person, scene.command, point))["passed"]
+    await crash.check_nothing_shows(person)
     if scene.command == "adopt" and not person.flow_id:
         flow = await person.do("adopt")
         while flow is None:
@@ -69,6 +70,7 @@ async def play(crash: Any, scene: Scene, point: str | None) -> tuple[list[str], 
             flow = await person.do("adopt")
         person.flow_id = flow.id
     flow = await person.finish()
+    await crash.check_nothing_shows(person)
     return points, person, flow
 
 

@@ -1,0 +1,448 @@
+"""From an old key to a new one: what becomes of the file, of the flows, and of whoever works on them meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections import Counter
+from contextlib import asynccontextmanager, closing
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pytest
+
+from reset_flow import rotation
+from reset_flow.errors import KeyringError, RecordUnreadable, StaleRecord, StoreUnavailable
+from reset_flow.models import State
+from reset_flow.rotation import ResealReport
+from reset_flow.sealing import Key, Keyring
+from reset_flow.service import ResetService
+from reset_flow.stores.memory import MemoryStore
+from reset_flow.stores.sqlite import SQLiteStore
+from reset_flow.testing import ScriptedTransport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
+
+    from reset_flow.models import Flow
+    from reset_flow.ports import Charge, Record, Store
+
+NOW = timedelta(0)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    Keyring.generate().to_file(tmp_path / "keys")
+    return tmp_path / "keys"
+
+
+def ids(path: Path) -> list[str]:
+    return [key.id for key in Keyring.from_file(path).keys]
+
+
+# --- the file
+
+
+def test_rotating_adds_a_key_that_writes_once_all_have_read_it(path: Path) -> None:
+    before = Keyring.from_file(path)
+    began = datetime.now(UTC)
+    key = rotation.rotate(path)
+    after = Keyring.from_file(path)
+    assert after.keys == (*before.keys, key)
+    assert after.lookup_keys == before.lookup_keys
+    assert after.writes == before.writes
+    assert key.writes_from is not None
+    assert timedelta(minutes=2) <= key.writes_from - began < timedelta(minutes=3)
+    at_once = rotation.rotate(path, delay=NOW)
+    assert Keyring.from_file(path).writes == at_once
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [each.name for each in path.parent.iterdir()] == ["keys"]
+
+
+def test_of_many_rotations_at_once_no_key_is_lost(path: Path) -> None:
+    script = "import sys; from pathlib import Path; from reset_flow import rotation; rotation.rotate(Path(sys.argv[1]))"
+    processes = [subprocess.Popen([sys.executable, "-c", script, str(path)]) for _ in range(3)]
+    made: list[Key] = []
+    threads = [threading.Thread(target=lambda: made.append(rotation.rotate(path))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert len(ids(path)) == 1 + 3 + 8
+    assert {key.id for key in made} < set(ids(path))
+    assert [each.name for each in path.parent.iterdir()] == ["keys"]
+
+
+def test_a_link_goes_on_pointing_to_the_file(path: Path) -> None:
+    link = path.with_name("link")
+    link.symlink_to(path)
+    rotation.rotate(link)
+    assert link.is_symlink()
+    assert len(ids(path)) == len(ids(link)) == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_whoever_had_to_read_the_file_still_can(path: Path) -> None:
+    os.chown(path, 4711, 4712)
+    rotation.rotate(path)
+    assert (path.stat().st_uid, path.stat().st_gid) == (4711, 4712)
+
+
+@pytest.mark.parametrize("harm", ["gone", "broken", "loose", "folder"])
+def test_a_file_that_can_not_be_used_is_left_as_it_is(path: Path, harm: str) -> None:
+    content = path.read_bytes()
+    match harm:
+        case "gone":
+            path = path.with_name("none")
+        case "broken":
+            path.write_bytes(content[:-20])
+        case "loose":
+            path.chmod(0o640)
+        case _:
+            path = path.parent
+    with pytest.raises(KeyringError):
+        rotation.rotate(path)
+    with pytest.raises(KeyringError):
+        asyncio.run(rotation.remove(path, "00000000", MemoryStore(), ["default"]))
+    if harm in ("broken", "loose"):
+        assert path.read_bytes() == (content[:-20] if harm == "broken" else content)
+
+
+def test_a_write_that_fails_leaves_the_file_and_nothing_beside_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = path.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(KeyringError, match="No space left"):
+        rotation.rotate(path)
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    assert [each.name for each in path.parent.iterdir()] == ["keys"]
+    rotation.rotate(path)
+
+
+# --- the flows
+
+
+class Worker:
+    """A service with keys of its own from the file, as a process of its own would have them."""
+
+    def __init__(self, store: Store, keys: Path, *, realm: str = "default") -> None:
+        self.keyring = Keyring.from_file(keys)
+        self.transport = ScriptedTransport()
+        self.store = store
+        self.realm = realm
+        self.service = ResetService(self.transport, store, self.keyring, realm=realm, sweep=False)
+
+    async def reseal(self, store: Store | None = None) -> ResealReport:
+        return await rotation.reseal(self.service._archive, store or self.store, self.keyring, self.realm)
+
+    async def at(self, state: State, user: str = "robert.zak") -> Flow:
+        flow = await self.service.start(user)
+        for step in ("answer", "verify", "set_password"):
+            if flow.state is state:
+                break
+            given = {"answer": "Peterson", "verify": "004158", "set_password": "violet tractor 5"}[step]
+            flow = await getattr(self.service, step)(flow.id, given)
+        if state is State.FAILED:
+            flow = await self.service.cancel(flow.id)
+        assert flow.state is state
+        return flow
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def worker(request: pytest.FixtureRequest, path: Path) -> AsyncIterator[Worker]:
+    store = SQLiteStore(path.with_name("flows.db")) if request.param == "sqlite" else MemoryStore()
+    worker = Worker(store, path)
+    yield worker
+    await worker.service.aclose()
+
+
+STATES = (State.REQUESTED, State.QUESTION_ANSWERED, State.TOKEN_ISSUED, State.PASSWORD_SET)
+
+
+async def test_every_flow_is_sealed_anew_and_goes_on_from_where_it_stood(worker: Worker, path: Path) -> None:
+    flows = [await worker.at(state, f"user.{number}") for number, state in enumerate(STATES)]
+    (old,) = ids(path)
+    assert await rotation.sealed_with(worker.store, "default") == {old: 4}
+    new = rotation.rotate(path, delay=NOW).id
+    assert await worker.reseal() == ResealReport(resealed=4)
+    assert await rotation.sealed_with(worker.store, "default") == {new: 4}
+    for before in flows:
+        after = await worker.service.get(before.id)
+        assert after == attrs.evolve(before, version=before.version + 1)
+    assert await worker.reseal() == ResealReport()
+    await rotation.remove(path, old, worker.store, ["default"], settled=NOW)
+    assert ids(path) == [new]
+    assert worker.keyring.refresh()
+    await worker.service.answer(flows[0].id, "Peterson")
+    assert (await worker.service.set_password(flows[2].id, "violet tractor 5")).state is State.PASSWORD_SET
+
+
+async def test_nothing_is_sealed_anew_before_the_new_key_writes(worker: Worker, path: Path) -> None:
+    await worker.at(State.REQUESTED)
+    rotation.rotate(path)
+    assert await worker.reseal() == ResealReport()
+    assert len(worker.keyring.keys) == 2
+
+
+async def test_a_realm_of_many_pieces_is_gone_through(
+    worker: Worker, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotation, "PIECE", 3)
+    for number in range(10):
+        await worker.at(State.REQUESTED, f"user.{number}")
+    new = rotation.rotate(path, delay=NOW).id
+    assert await worker.reseal() == ResealReport(resealed=10)
+    assert await rotation.sealed_with(worker.store, "default") == {new: 10}
+
+
+async def test_a_flow_with_a_call_under_way_is_left_to_the_next_pass(worker: Worker, path: Path) -> None:
+    flow = await worker.at(State.REQUESTED)
+    held = worker.transport.hold("request")
+    answering = asyncio.create_task(worker.service.answer(flow.id, "Peterson"))
+    await held.arrived.wait()
+    old = worker.keyring.writes.id
+    rotation.rotate(path, delay=NOW)
+    assert await worker.reseal() == ResealReport(waiting=1)
+    with pytest.raises(KeyringError, match=f"key {old} seals 1 flows of realm default: run `reset-flow keys reseal`"):
+        await rotation.remove(path, old, worker.store, ["default"], settled=NOW)
+    held.released.set()
+    assert (await answering).state is State.QUESTION_ANSWERED
+    assert await worker.reseal() == ResealReport()  # its own save has sealed it anew
+    await rotation.remove(path, old, worker.store, ["default"], settled=NOW)
+
+
+async def test_what_can_not_be_opened_is_counted_and_left(worker: Worker, path: Path) -> None:
+    flow = await worker.at(State.REQUESTED)
+    stranger = Key.generate()
+    foreign = ResetService(
+        ScriptedTransport(), worker.store, Keyring((stranger,), (stranger,), saved=True), sweep=False
+    )
+    lost = await foreign.start("maria")
+    new = rotation.rotate(path, delay=NOW).id
+    assert await worker.reseal() == ResealReport(resealed=1, unreadable=1)
+    assert await rotation.sealed_with(worker.store, "default") == {new: 1, stranger.id: 1}
+    assert (await foreign.get(lost.id)).version == lost.version
+    assert (await worker.service.get(flow.id)).state is State.REQUESTED
+    with pytest.raises(RecordUnreadable):
+        await worker.service.get(lost.id)
+
+
+async def test_another_realm_is_left_alone_and_counts_when_it_is_named(worker: Worker, path: Path) -> None:
+    other = Worker(worker.store, path, realm="other")
+    flow = await other.at(State.REQUESTED)
+    old = worker.keyring.writes.id
+    rotation.rotate(path, delay=NOW)
+    assert await worker.reseal() == ResealReport()
+    with pytest.raises(KeyringError, match="1 flows of realm other"):
+        await rotation.remove(path, old, worker.store, ["default", "other"], settled=NOW)
+    assert await other.reseal() == ResealReport(resealed=1)
+    await rotation.remove(path, old, worker.store, ["default", "other"], settled=NOW)
+    other.keyring.refresh()
+    assert (await other.service.get(flow.id)).state is State.REQUESTED
+
+
+class Racing:
+    """A store through which somebody else is faster a few times, or nothing gets through."""
+
+    durable = False
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.before_save: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def save(self, record: Record, *, charges: Sequence[Charge] = ()) -> None:
+        if self.before_save:
+            await self.before_save.pop(0)()
+        await self._store.save(record, charges=charges)
+
+
+async def test_of_a_race_with_a_command_the_command_wins(worker: Worker, path: Path) -> None:
+    racing: Any = Racing(worker.store)
+    resealer = Worker(racing, path)
+    flow = await worker.at(State.REQUESTED)
+    behind = Worker(worker.store, path)
+    behind.keyring = Keyring.from_file(path)
+    new = rotation.rotate(path, delay=NOW).id
+
+    async def wrong_answer() -> None:  # sealed with the old key again
+        await behind.service.get(flow.id)
+        record = behind.service._archive.record((await behind.service._archive.load(flow.id)).dossier)
+        await behind.store.save(record)
+
+    racing.before_save = [wrong_answer, wrong_answer]
+    assert await resealer.reseal() == ResealReport(resealed=1)
+    assert await rotation.sealed_with(worker.store, "default") == {new: 1}
+
+    racing.before_save = []
+    newer = rotation.rotate(path, delay=NOW).id
+
+    async def answer() -> None:
+        worker.keyring.refresh()
+        await worker.service.answer(flow.id, "Peterson")
+
+    racing.before_save = [answer]
+    assert await resealer.reseal() == ResealReport()  # the command has sealed it anew
+    assert await rotation.sealed_with(worker.store, "default") == {newer: 1}
+    assert (await worker.service.get(flow.id)).state is State.QUESTION_ANSWERED
+
+
+async def test_a_flow_that_moves_all_the_time_is_left_to_the_next_pass(worker: Worker, path: Path) -> None:
+    racing: Any = Racing(worker.store)
+    resealer = Worker(racing, path)
+    await worker.at(State.REQUESTED)
+    rotation.rotate(path, delay=NOW)
+
+    async def stale() -> None:
+        raise StaleRecord("x", 1)
+
+    racing.before_save = [stale] * 5
+    assert await resealer.reseal() == ResealReport(waiting=1)
+    assert await resealer.reseal() == ResealReport(resealed=1)
+
+
+async def test_a_store_that_goes_away_breaks_the_pass_and_the_next_goes_on(worker: Worker, path: Path) -> None:
+    racing: Any = Racing(worker.store)
+    resealer = Worker(racing, path)
+    for number in range(5):
+        await worker.at(State.REQUESTED, f"user.{number}")
+    rotation.rotate(path, delay=NOW)
+
+    async def away() -> None:
+        raise StoreUnavailable("it is away")
+
+    racing.before_save = [away]
+    with pytest.raises(StoreUnavailable):
+        await resealer.reseal()
+    done = (await resealer.reseal()).resealed
+    assert 1 <= done <= 5
+    assert (await resealer.reseal()) == ResealReport()
+
+
+async def test_a_key_that_a_worker_may_still_write_with_is_not_removed(path: Path) -> None:
+    (old,) = ids(path)
+    store = MemoryStore()
+    for key_id, words in ((old, "writes: rotate"), ("ffffffff", "is not in the ring")):
+        with pytest.raises(KeyringError, match=words):
+            await rotation.remove(path, key_id, store, ["default"], settled=NOW)
+    pending = rotation.rotate(path)
+    for key_id, words in ((old, "writes: rotate"), (pending.id, "is to write from")):
+        with pytest.raises(KeyringError, match=words):
+            await rotation.remove(path, key_id, store, ["default"], settled=NOW)
+    new = rotation.rotate(path, delay=NOW)
+    with pytest.raises(KeyringError, match=f"may still write with key {old} until"):
+        await rotation.remove(path, old, store, ["default"])
+    assert ids(path) == [old, pending.id, new.id]
+    await rotation.remove(path, old, store, ["default"], settled=NOW)
+    assert ids(path) == [pending.id, new.id]
+
+
+# --- under load
+
+
+@attrs.define
+class Load:
+    """People at two workers, who go from one to the other in the middle of a reset."""
+
+    workers: list[Worker]
+    done: Counter[State] = attrs.field(factory=Counter)
+    stopped: bool = False
+
+    async def person(self, name: str) -> None:
+        number = 0
+        while not self.stopped:
+            number += 1
+            here, there = self.workers if number % 2 else reversed(self.workers)
+            flow = await here.service.start(f"{name}.{number}")
+            flow = await there.service.answer(flow.id, "Peterson")
+            flow = await here.service.verify(flow.id, "004158")
+            if number % 3:
+                flow = await there.service.set_password(flow.id, "violet tractor 5")
+            else:
+                flow = await there.service.cancel(flow.id)
+            self.done[flow.state] += 1
+
+    async def sweeps(self, worker: Worker) -> None:
+        while not self.stopped:
+            worker.keyring.refresh()
+            await worker.service.sweep()
+            await asyncio.sleep(0.02)
+
+    @asynccontextmanager
+    async def running(self, people: int) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(people):
+                tasks.create_task(self.person(f"user.{number}"))
+            for worker in self.workers:
+                tasks.create_task(self.sweeps(worker))
+            yield
+            self.stopped = True
+
+
+def content_of(path: Path) -> str:
+    return path.read_text()
+
+
+async def rotated(path: Path, worker: Worker) -> str:
+    """What an operator does, with minutes made of moments. -> the key that is gone"""
+    moment = timedelta(seconds=0.3)
+    old = worker.keyring.writes.id
+    new = rotation.rotate(path, delay=moment)
+    await asyncio.sleep(moment.total_seconds())
+    while (await rotation.sealed_with(worker.store, "default"))[old]:
+        await worker.reseal()
+    assert worker.keyring.writes.id == new.id
+    while True:
+        try:
+            await rotation.remove(path, old, worker.store, ["default"], settled=moment)
+        except KeyringError as error:
+            assert "may still write" in str(error) or "seals" in str(error)  # noqa: PT017 - until it may
+            await worker.reseal()
+            await asyncio.sleep(0.02)
+        else:
+            return old
+
+
+async def test_rotation_under_load_fails_no_command_and_leaves_nothing_of_the_old_key(path: Path) -> None:
+    database = path.with_name("flows.db")
+    load = Load([Worker(SQLiteStore(database), path) for _ in range(2)])
+    operator = Worker(SQLiteStore(database), path)
+    parked = [await operator.at(state, f"parked.{number}") for number, state in enumerate(STATES * 5)]
+    counts = []
+    async with load.running(people=6):
+        gone = []
+        for _ in range(3):
+            gone.append(await rotated(path, operator))
+            counts.append(sum(load.done.values()))
+    assert all(later > earlier for earlier, later in zip([0, *counts], counts, strict=False))
+    assert load.done.keys() == {State.PASSWORD_SET, State.FAILED}
+    (left,) = ids(path)
+    assert left not in gone
+    for before in parked:
+        after = await operator.service.get(before.id)
+        assert after == attrs.evolve(before, version=after.version)
+        assert after.version > before.version
+    for worker in [*load.workers, operator]:
+        await worker.service.aclose()
+    with closing(sqlite3.connect(database)) as connection:
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        rows = [row for name in tables for row in connection.execute(f"SELECT * FROM {name}")]  # noqa: S608 - its own
+        bodies = [body for (body,) in connection.execute("SELECT body FROM flows")]
+    assert len(bodies) == len(parked) + sum(load.done.values())
+    assert {Keyring.key_of(body) for body in bodies} == {left}
+    texts = [value for row in rows for value in row if isinstance(value, str)]
+    for key_id in gone:
+        assert not any(key_id in text for text in [*texts, content_of(path)])
