@@ -1,8 +1,9 @@
 """
 For embedders who log at DEBUG: a filter that takes out of any logger's records what must not be in a log.
 
-The library itself logs ids of flows, names of listeners and classes of errors, to `reset_flow`, and nothing of anybody
-else. What the loggers around it show, seen in experiments (`tests/tracing/test_loggers_at_debug.py` repeats them):
+The library itself logs ids of flows, names of listeners and classes of errors, to `reset_flow` and below. What
+the loggers around it show, seen in experiments (`tests/tracing/test_loggers_at_debug.py` repeats them) and, where
+those met nothing, read in their sources (`asyncpg`, `aiohttp.internal`, `push_response`):
 
 ======================  ==============================================================================================
 logger                  what it shows
@@ -20,8 +21,9 @@ logger                  what it shows
                         tasks return values whose `repr` shows nothing
 `asyncpg`               nothing at DEBUG; parameters get out only through `Connection.add_query_logger`. What a server
                         complains of reaches the embedder as an error, and its `detail` may have the values of a row
-`redis`                 DEBUG. Of a command that failed, the connection, with host and port; of pushed messages
-                        (`push_response`), all. Neither commands nor values
+`redis`                 DEBUG. Host and port of a connection on which a command failed, what the server answers to the
+                        greeting (`redis.connection`), and whole messages that it pushes (`push_response`, of cluster
+                        and cache notices). Neither commands nor values
 `transitions.core`      DEBUG and INFO. States and callbacks, by name. No arguments
 ======================  ==============================================================================================
 
