@@ -54,6 +54,8 @@ from reset_flow.sealing import Keyring
 from reset_flow.service import ResetService
 from reset_flow.settings import from_env, open_store
 from reset_flow.stores.memory import MemoryStore
+from reset_flow.stores.postgres import PostgresStore
+from reset_flow.stores.redis import RedisStore
 from reset_flow.stores.sqlite import SQLiteStore
 from reset_flow.transports.etna import EtnaTransport
 
@@ -99,9 +101,11 @@ __all__ = [
     "PasswordRejected",
     "PasswordRules",
     "Policy",
+    "PostgresStore",
     "Query",
     "Record",
     "RecordUnreadable",
+    "RedisStore",
     "Rejected",
     "ResealReport",
     "ResetFlowError",

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from reset_flow import codec
-from reset_flow.errors import FlowNotFound, RecordUnreadable
+from reset_flow.errors import FlowNotFound, RecordUnreadable, StoreError
+from reset_flow.machine import COMMANDS
 from reset_flow.ports import Query, Record
 from reset_flow.sealing import UnknownKeyError
 from reset_flow.tracing import NullTracer
@@ -57,6 +58,14 @@ def associated(record: Record) -> bytes:
     ).encode()
 
 
+def _forget_frames(error: StoreError) -> None:
+    """Let the causes keep their words but not their frames: a driver's hold addresses and passwords."""
+    cause = error.__cause__ or error.__context__
+    while cause is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
+
+
 class Archive:
     """The flows of one realm."""
 
@@ -97,7 +106,11 @@ class Archive:
     async def save(self, record: Record, charges: Sequence[Charge] = ()) -> None:
         """Keep it; the errors are the store's."""
         with self._tracer.span("save", state=record.state, charges=len(charges)):
-            await self._store.save(record, charges=charges)
+            try:
+                await self._store.save(record, charges=charges)
+            except StoreError as error:
+                _forget_frames(error)
+                raise
 
     async def load(self, flow_id: str) -> Found:
         """
@@ -107,7 +120,15 @@ class Archive:
             FlowNotFound: There is none, or it is another realm's.
             RecordUnreadable: It can't be opened.
         """
-        record = await self._store.load(flow_id)
+        if not isinstance(flow_id, str):
+            raise FlowNotFound(flow_id)
+        try:
+            record = await self._store.load(flow_id)
+        except StoreError as error:
+            _forget_frames(error)
+            raise
+        if record.id != flow_id:
+            raise RecordUnreadable(flow_id, "the store gave another flow's")
         found = self._open(record)
         if record.realm != self._realm:
             raise FlowNotFound(flow_id)
@@ -141,7 +162,9 @@ class Archive:
             # Opened into no variable: whoever logs this frame with its locals must not find it.
             dossier = codec.decode(self._keyring.open(record.realm, record.id, record.body, associated(record)), record)
             left = record.lease_left
-            return Found(dossier, record.stamp, busy=left is not None and left > timedelta(0))
+            if dossier.intent is None or dossier.intent.command in COMMANDS:
+                return Found(dossier, record.stamp, busy=left is not None and left > timedelta(0))
+            why = "it is busy with a command that this release does not know"
         except UnknownKeyError as error:
             if record.realm != self._realm:
                 raise FlowNotFound(record.id) from None

@@ -6,15 +6,16 @@ import asyncio
 import random
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from types import NoneType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from reset_flow import rules
 from reset_flow.machine import COMMANDS, Call
-from reset_flow.models import Accepted, Cause, Credential, NotActed, Outcome, Rejected, Unknown
+from reset_flow.models import Accepted, Cause, Credential, NotActed, Outcome, Rejected, Secret, Unknown
 from reset_flow.ports import Case
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Coroutine
 
     from reset_flow.dossier import Dossier
     from reset_flow.models import NewCredential
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from reset_flow.ports import Tracer, Transport
 
 __all__ = ["Caller", "case_of"]
+
+T = TypeVar("T")
 
 GRACE = 1.25
 """How many deadlines a transport may take before it is cut off; one of ours never takes more than one."""
@@ -78,7 +81,7 @@ class Caller:
             if attempt:
                 await asyncio.sleep(CHALLENGE_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
             began = time.monotonic()
-            outcome = await self._within("challenge", self._transport.challenge(case), began)
+            outcome = await _apart(self._within("challenge", self._transport.challenge(case), began))
             await self._pad(began)
             known = NotActed(detail=outcome.detail) if isinstance(outcome, Unknown) else outcome
             if not isinstance(known, NotActed) or known.cause is not Cause.UNAVAILABLE or known.retry_after:
@@ -131,8 +134,7 @@ class Caller:
             return Unknown(detail="cancelled by itself")
         except Exception as error:  # noqa: BLE001 - a transport of somebody else's may raise anything
             return Unknown(detail=type(error).__name__)
-        known = isinstance(outcome, (Accepted, Rejected, NotActed, Unknown))
-        return outcome if known else Unknown(detail="no outcome at all")
+        return outcome if _sound(outcome) else Unknown(detail="no outcome that could be kept")
 
     def _in_time(self, began: float) -> bool:
         """Whether a whole deadline fits into what is left of the lease."""
@@ -152,3 +154,23 @@ class Caller:
                 assert dossier.token is not None
                 assert new is not None
                 return await self._transport.update(case, dossier.token, new)
+
+
+async def _apart(call: Coroutine[Any, Any, T]) -> T:
+    """In a task of its own: a caller who is cancelled is not shown its frames, which hold a URL with the login."""
+    task = asyncio.ensure_future(call)
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    return task.result()
+
+
+def _sound(outcome: object) -> bool:
+    """Whether it is one, of which all can be stored."""
+    if not isinstance(outcome, Accepted):
+        return isinstance(outcome, (Rejected, NotActed, Unknown))
+    value: Any = outcome.value
+    kept = isinstance(value, Secret) and value.encodable
+    return (value is None or kept) and type(outcome.continuation) in (bytes, NoneType)

@@ -61,6 +61,9 @@ logger = logging.getLogger("reset_flow")
 audit = logging.getLogger("reset_flow.audit")
 """A line at INFO for each transition, and for each command that was refused."""
 
+LAST_PATIENCE = 1.0
+"""Seconds for tasks that were cancelled; one that does not take it is left behind."""
+
 RACES = 5
 """How often a command that lost the race for a save looks again at what the winner left."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
@@ -103,7 +106,7 @@ class Cycle:
         self._alarm = Alarm(policy)
         self._worker = worker
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._closed = False
+        self._closing = self._closed = False
 
     # --- what the service asks for
 
@@ -202,12 +205,16 @@ class Cycle:
     async def aclose(self, patience: timedelta) -> None:
         """Wait for what is under way. What is not done by then is left to whoever opens the store next."""
         give_up_at = time.monotonic() + patience.total_seconds()
-        while self._tasks and (left := give_up_at - time.monotonic()) > 0:
-            await asyncio.wait(self._tasks, timeout=left)
-        self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._closing = True
+        try:
+            while self._tasks and (left := give_up_at - time.monotonic()) > 0:
+                await asyncio.wait(self._tasks, timeout=left)
+        finally:  # also for whom this takes too long: a task that is left would never end
+            self._closed = True
+            for task in self._tasks:
+                task.cancel()
+        if self._tasks:  # not `gather`: a listener that closes the service would wait for itself, by way of it
+            await asyncio.wait(self._tasks, timeout=LAST_PATIENCE)
 
     # --- before the intent
 
@@ -218,11 +225,12 @@ class Cycle:
         self._check_broker(found.dossier)
         if flow := self._recalled(found.dossier, command, key):
             return found.dossier, flow
-        dossier = await self._settled(found)
+        same = intent and intent.command == command and intent.secret == given and command in SETTLED_BY_ASKING
+        dossier = await self._settled(found, key if same else None)
         try:
             if flow := self._recalled(dossier, command, key):
                 return dossier, flow
-            if intent and intent.command == command and intent.secret == given and command in SETTLED_BY_ASKING:
+            if same:
                 fired = dossier.history[len(found.dossier.history) :]
                 if error := verdict(command, Unknown(), fired):
                     raise error
@@ -266,9 +274,12 @@ class Cycle:
             message = f"flow {dossier.id} belongs to {dossier.transport}, not to {self._caller.name}"
             raise WrongBroker(message).with_flow(self.view(dossier))
 
-    async def _settled(self, found: Found) -> Dossier:
+    async def _settled(self, found: Found, key: bytes | None = None) -> Dossier:
         """
         The dossier without an intent.
+
+        Args:
+            key: Of the same command, asked for again under another key: it recalls the same result from now on.
 
         Raises:
             FlowBusy: The intent may still be under way.
@@ -279,7 +290,7 @@ class Cycle:
         self._check_broker(dossier)
         if found.busy:
             raise FlowBusy(dossier.id, dossier.intent.command).with_flow(self.view(dossier))
-        return await self._own(self._settle(dossier))
+        return await self._own(self._settle(dossier, key))
 
     async def _expired(self, dossier: Dossier) -> Dossier:
         """The dossier, ended if its time is up."""
@@ -291,6 +302,9 @@ class Cycle:
     # --- in a task of its own, from the first save on
 
     async def _own(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._closing:
+            work.close()
+            raise StoreUnavailable("the service was closed: make another one")
         task = self._spawn(work)
         try:
             return await asyncio.shield(task)
@@ -347,8 +361,9 @@ class Cycle:
             dossier, error = await self._carry_out(dossier, new, began)
         except StaleRecord:
             # Not to be tried again: it was sent. Somebody took this worker for dead and settled what it had begun.
-            dossier = (await self._archive.load(dossier.id)).dossier
-            error = OutcomeInDoubt("another worker has settled this call meanwhile, as the flow now shows")
+            error = OutcomeInDoubt("another worker has settled this call meanwhile: look at the flow again")
+            with suppress(StoreUnavailable):
+                dossier = (await self._archive.load(dossier.id)).dossier
         if error:
             raise error.with_flow(self.view(dossier))
         return self.view(dossier)
@@ -369,37 +384,42 @@ class Cycle:
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _settle(self, dossier: Dossier) -> Dossier:
+    async def _settle(self, dossier: Dossier, key: bytes | None = None) -> Dossier:
         """Find out, or say in doubt, what became of an intent whose lease has run out."""
         intent = dossier.intent
         assert intent is not None
         if rules.expired(dossier, self._now()) or intent.secret is None or not rules.repeatable(intent):
-            return (await self._conclude(dossier, Unknown(detail="the process that sent it is gone")))[0]
-        return (await self._repeat(dossier, None))[0]
+            return (await self._conclude(dossier, Unknown(detail="the process that sent it is gone"), key))[0]
+        return (await self._repeat(dossier, None, key))[0]
 
     async def _carry_out(
-        self, dossier: Dossier, new: NewCredential | None, began: float
+        self, dossier: Dossier, new: NewCredential | None, began: float, key: bytes | None = None
     ) -> tuple[Dossier, ResetFlowError | None]:
         """Send an intent that is saved, once more if nobody knows what came of it, and save what did."""
         outcome = await self._caller.send(dossier, new, began)
         assert dossier.intent is not None
         if isinstance(outcome, Unknown) and rules.repeatable(dossier.intent):
-            return await self._repeat(dossier, new)
-        return await self._conclude(dossier, outcome)
+            return await self._repeat(dossier, new, key)
+        return await self._conclude(dossier, outcome, key)
 
-    async def _repeat(self, dossier: Dossier, new: NewCredential | None) -> tuple[Dossier, ResetFlowError | None]:
+    async def _repeat(
+        self, dossier: Dossier, new: NewCredential | None, key: bytes | None = None
+    ) -> tuple[Dossier, ResetFlowError | None]:
         """Each sending is an intent of its own, with a lease of its own."""
         began = time.monotonic()
         dossier = await self._save_at_last(rules.announce_again(dossier))
-        return await self._carry_out(dossier, new, began)
+        return await self._carry_out(dossier, new, began, key)
 
-    async def _conclude(self, dossier: Dossier, outcome: Outcome) -> tuple[Dossier, ResetFlowError | None]:
+    async def _conclude(
+        self, dossier: Dossier, outcome: Outcome, key: bytes | None = None
+    ) -> tuple[Dossier, ResetFlowError | None]:
         intent, since = dossier.intent, len(dossier.history)
         assert intent is not None
         resolved = rules.signed(rules.resolve(dossier, outcome, self._policy, self._now()), since, self._worker)
         error = verdict(intent.command, outcome, resolved.history[since:], mute=self._policy.mask_unknown_users)
         if len(resolved.history) > since:  # else nothing happened, and the same key may try again
-            resolved = rules.remember(resolved, intent.key, intent.command, error.code if error else "")
+            for each in dict.fromkeys((intent.key, key)):
+                resolved = rules.remember(resolved, each, intent.command, error.code if error else "")
         saved = await self._save_at_last(resolved, self._judged(dossier, intent, outcome))
         self._announce(saved, since)
         return saved, error

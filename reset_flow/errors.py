@@ -36,7 +36,7 @@ did not move its flow carries it, as it now stands, as `flow`. No message holds 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reset_flow.models import printable
 
@@ -75,12 +75,22 @@ __all__ = [
 ]
 
 
+def _rebuilt(kind: type[ResetFlowError], args: tuple[Any, ...]) -> ResetFlowError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    return error
+
+
 class ResetFlowError(Exception):
     """Whatever goes wrong here."""
 
     code = "reset_flow"
     retryable = False
     flow: Flow | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by calling the class, which makes its message of other arguments; and without the flow, which has a login.
+        return _rebuilt, (type(self), self.args), {name: value for name, value in vars(self).items() if name != "flow"}
 
     def with_flow(self, flow: Flow | None) -> ResetFlowError:
         """This error, carrying the flow as it now stands."""

@@ -43,10 +43,11 @@ def name(text: Any, what: str) -> str:
     Raises:
         InvalidInput: It is empty, too long, or binary.
     """
-    trouble = _trouble(text, NAME_LENGTH) or (None if text.strip() else "it must not be empty")
+    text = Secret(text)  # it may be a login, and frames are logged
+    trouble = _trouble(text.reveal(), NAME_LENGTH) or (None if text.reveal().strip() else "it must not be empty")
     if trouble:
         raise InvalidInput(f"{what}: {trouble}")
-    checked: str = text
+    checked: str = text.reveal()
     return checked
 
 
@@ -124,3 +125,15 @@ def pin(given: Any) -> Secret:
     if trouble:
         raise PasswordRejected(trouble, sent=False)
     return Secret(given)
+
+
+def extras(image_name: Any, *secrets: Any) -> None:
+    """
+    Return if what comes with a PIN can be sent.
+
+    Raises:
+        InvalidInput: It can't: nothing must be in doubt for that.
+    """
+    for each in (image_name, *secrets):
+        if each is not None and (trouble := _trouble(_plain(each), TOKEN_LENGTH)):
+            raise InvalidInput(f"image_name, personal_phrase or authorization: {trouble}")

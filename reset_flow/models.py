@@ -98,6 +98,14 @@ class Secret:
         """The text itself. Keep it in no variable that outlives the expression."""
         return self._text
 
+    @property
+    def encodable(self) -> bool:
+        """Whether it is a text that UTF-8 can carry."""
+        try:
+            return bool(self._text.encode() or True)
+        except (AttributeError, UnicodeEncodeError):
+            return False
+
     def __repr__(self) -> str:
         return "<secret>"
 

@@ -136,3 +136,7 @@ class Policy:
     def _check_resends(self, _: Any, value: Any) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise ConfigurationError("resends must be a whole number of zero or more")
+
+    def __attrs_post_init__(self) -> None:
+        if self.retention <= self.lease:
+            raise ConfigurationError("retention must be longer than lease, or ends are deleted before they are told")

@@ -136,9 +136,11 @@ class Sweeper:
         done = await asyncio.gather(*(self._cycle.tend(found) for found in batch), return_exceptions=True)
         for each in done:
             if isinstance(each, StoreUnavailable) or (
-                isinstance(each, BaseException) and not isinstance(each, ResetFlowError)
+                isinstance(each, BaseException) and not isinstance(each, Exception)
             ):
                 raise each
+            if isinstance(each, Exception) and not isinstance(each, ResetFlowError):
+                logger.error("a flow can't be tended: %s", type(each).__name__)
         # Any other error of ours: another worker was faster, or a flow is not ours to settle.
         return [each for each in done if isinstance(each, Tended)]
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "admit",
     "adopt",
+    "adopted",
     "announce",
     "announce_again",
     "asked",
@@ -122,6 +123,8 @@ def admit(dossier: Dossier, command: str, policy: Policy, now: datetime) -> None
     legal = allowed(dossier.state, dossier.credential)
     if command not in legal:
         raise IllegalCommand(dossier.id, command, dossier.state, legal)
+    if COMMANDS[command].asks and command != "resend" and attempts_left(dossier, policy) == 0:
+        raise LimitReached("attempts of one flow")  # the policy has become stricter since the last one
     if command == "resend":
         at = _resend_at(dossier, policy)
         if at is None:
@@ -323,6 +326,11 @@ def signed(dossier: Dossier, since: int, worker: str) -> Dossier:
         for each in dossier.history[since:]
     )
     return dossier.changed(history=(*dossier.history[:since], *new))
+
+
+def adopted(dossier: Dossier) -> bool:
+    """Whether the flow began with a token from elsewhere."""
+    return [transition.trigger for transition in dossier.history[:1]] == list(COMMANDS["adopt"].accepted)
 
 
 def unsent(dossier: Dossier) -> bool:

@@ -266,6 +266,10 @@ class Keyring:
         """The same under each lookup key of the ring, the one that writes first."""
         return tuple(self._hash(key, realm, purpose, name) for key in self._lookup)
 
+    def digest(self, realm: str, purpose: str, text: str) -> bytes:
+        """16 bytes that stand for exactly this text."""
+        return hmac.digest(self._lookup[0].secret, _message("exact", realm, purpose, text), "sha256")[:LOOKUP_BYTES]
+
     @staticmethod
     def _hash(key: Key, realm: str, purpose: str, name: str) -> bytes:
         return hmac.digest(key.secret, _message("lookup", realm, purpose, canonical(name)), "sha256")[:LOOKUP_BYTES]

@@ -9,6 +9,7 @@ import socket
 import time
 import warnings
 from base64 import b32hexencode
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
@@ -38,7 +39,7 @@ from reset_flow.tracing import CarefulTracer, NullTracer
 from reset_flow.verdicts import not_acted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from reset_flow.models import Flow
     from reset_flow.ports import Clock, Guard, Listener, Store, Tracer, Transport
@@ -52,6 +53,7 @@ ID_BYTES = 16
 FOUND_AT_MOST = 100
 CLOSING_PATIENCE = timedelta(seconds=30)
 TAGS = 16
+LONGEST_TIMEOUT = 366 * 86_400
 SHORTEST_WAIT, LONGEST_WAIT = timedelta(milliseconds=50), timedelta(minutes=1)
 
 
@@ -154,7 +156,7 @@ class ResetService:
 
     async def start(
         self,
-        user: str,
+        user: str | Secret,
         *,
         credential: Credential = Credential.PASSWORD,
         ref: str | None = None,
@@ -179,6 +181,7 @@ class ResetService:
             UnknownUser: The broker will not reset this user, and `Policy.mask_unknown_users` is off.
             KeyReused: The `ref` names the reset of another user or credential.
         """
+        user = Secret(user)
         with self._tracer.span("command", command="start", credential=credential):
             return await self._start(self._draft(user, credential, ref, tags), ref, origin)
 
@@ -201,7 +204,7 @@ class ResetService:
 
     async def adopt(
         self,
-        user: str,
+        user: str | Secret,
         token: str | Secret,
         *,
         credential: Credential = Credential.PASSWORD,
@@ -212,26 +215,25 @@ class ResetService:
         A new flow for a token that came from elsewhere, such as a log-in with an expired password: it expects the new
         password at once. Takes and raises what `start` does.
         """
-        token = Secret(token)
+        user, token = Secret(user), Secret(token)
         with self._tracer.span("command", command="adopt", credential=credential):
             return await self._adopt(self._draft(user, credential, ref, tags), token, ref)
 
     async def _adopt(self, dossier: Dossier, token: Secret, ref: str | None) -> Flow:
-        if ref is not None and (flow := await self._known(dossier)):
+        if ref is not None and (flow := await self._known(dossier, adopting=True)):
             return flow
         try:
             return await self._cycle.keep(rules.adopt(dossier, inputs.token(token), self._policy, self._now()))
         except StaleRecord:
-            if flow := await self._known(dossier):
+            if flow := await self._known(dossier, adopting=True):
                 return flow
             raise
 
-    def _draft(self, user: str, credential: Credential, ref: str | None, tags: Iterable[str]) -> Dossier:
-        user = inputs.name(user, "user")
-        tags = [tags] if isinstance(tags, str) else list(tags)
-        if len(tags) > TAGS:
-            raise InvalidInput(f"tags: there must be at most {TAGS}")
-        if credential not in self._transport.credentials:
+    def _draft(self, user: Secret, credential: Credential, ref: str | None, tags: Iterable[str]) -> Dossier:
+        tags = [tags] if isinstance(tags, str) else tags
+        if not isinstance(tags, Iterable) or len(tags := list(tags)) > TAGS:
+            raise InvalidInput(f"tags: there must be at most {TAGS}, in a list")
+        if not isinstance(credential, str) or credential not in self._transport.credentials:
             raise InvalidInput(f"credential: {self._transport.name} can't reset a {credential}")
         flow_id = secrets.token_bytes(ID_BYTES)
         if ref is not None:
@@ -239,7 +241,7 @@ class ResetService:
         now = self._now()
         return Dossier(
             id=b32hexencode(flow_id).decode().rstrip("=").lower(),
-            user=user,
+            user=inputs.name(user, "user"),
             credential=Credential(credential),
             transport=self._transport.name,
             created_at=now,
@@ -250,7 +252,7 @@ class ResetService:
             ),
         )
 
-    async def _known(self, draft: Dossier) -> Flow | None:
+    async def _known(self, draft: Dossier, *, adopting: bool = False) -> Flow | None:
         """The flow that this `ref` has made already; taken up where nothing was sent for it yet."""
         try:
             known = await self._cycle.resume(draft.id)
@@ -259,6 +261,8 @@ class ResetService:
         same = self._transport.canonical_user
         if same(known.user) != same(draft.user) or known.credential is not draft.credential:
             raise KeyReused("this ref names the reset of another user or credential: choose another one")
+        if adopting and not rules.adopted(known):
+            raise KeyReused("this ref names a reset that was started, not adopted: choose another one")
         if rules.unsent(known):
             with suppress(StaleRecord):
                 return await self._cycle.begin(known)
@@ -370,6 +374,7 @@ class ResetService:
         pin = Secret(pin)
         personal_phrase = None if personal_phrase is None else Secret(personal_phrase)
         authorization = None if authorization is None else Secret(authorization)
+        inputs.extras(image_name, personal_phrase, authorization)
         checked = self._checked(inputs.pin, pin)
         given = checked
         if isinstance(checked, Secret):
@@ -386,7 +391,7 @@ class ResetService:
         return await self._cycle.run(flow_id, "cancel", None, self._hashed(key))
 
     def _hashed(self, key: str | None) -> bytes | None:
-        return None if key is None else self._keyring.lookup(self._realm, "key", inputs.name(key, "key"))
+        return None if key is None else self._keyring.digest(self._realm, "key", inputs.name(key, "key"))
 
     @staticmethod
     def _checked(check: Callable[[Secret], Secret], given: Secret) -> Any:
@@ -419,6 +424,10 @@ class ResetService:
             timeout: A `timedelta`, or seconds; `None` waits for the end, which `Policy.flow_lifetime` brings.
         """
         seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        if seconds is not None and not (isinstance(seconds, (int, float)) and 0 <= seconds < LONGEST_TIMEOUT):
+            raise InvalidInput(
+                "timeout: it must be a timedelta, or seconds from zero to a year; None waits for the end"
+            )
         give_up_at = None if seconds is None else time.monotonic() + seconds
         while True:
             flow = await self.get(flow_id)

@@ -71,13 +71,14 @@ def setting(name: str, default: str | None = None, overrides: Mapping[str, str] 
     if overrides and name in overrides:
         return overrides[name]
     variable = PREFIX + name
-    value, file = os.environ.get(variable), os.environ.get(f"{variable}_FILE")
-    if value and file:
+    file = os.environ.get(f"{variable}_FILE")
+    given = bool(os.environ.get(variable))  # and not what it is: whoever logs this frame must not find it
+    if given and file:
         raise ConfigurationError(f"{variable} and {variable}_FILE are both set: leave one of them")
     if file:
         return _content(file, f"{variable}_FILE")
-    if value or default is not None:
-        return value or default or ""
+    if given or default is not None:
+        return os.environ.get(variable) or default or ""
     raise ConfigurationError(f"{variable} is not set, nor is {variable}_FILE")
 
 

@@ -12,8 +12,9 @@ Tells OpenTelemetry what the library does: spans, durations, counters. Without a
 ====================  ==============================  ============================================================
 
 A counter is named after what it counts: `count("transition")` adds to `reset_flow.transitions`, `doubt` to
-`reset_flow.doubts`, `outcome` to `reset_flow.outcomes`, `alarm` to `reset_flow.alarms`. What is counted inside a span
-is noted on it as well: as an event, and what only shows at its end (`NOTED`) as attributes of its own.
+`reset_flow.doubts`, `outcome` to `reset_flow.outcomes`, `alarm` to `reset_flow.alarms`; what a sweep did
+is in `reset_flow.settled`, `.expired`, `.delivered`, `.purged`, `.unreadable`. What is counted inside a span is noted
+on it as well: as an event, and what only shows at its end (`NOTED`) as attributes of its own.
 
 Only the attributes in `WORDS` and `NUMBERS` get out, under `reset_flow.*`, and of words only such as a program makes:
 no sentence, no address, no URL. A login may come as `user_hash`, in hexadecimal digits. Of an error, its class and its
@@ -198,11 +199,11 @@ class OpenTelemetryTracer:
             told = _told(attributes)
             counter = self._counters.get(name)
             if counter is None:
-                counter = self._counters[name] = self._meter.create_counter(f"{PREFIX}.{name}s", "1")
+                counter = self._counters[name] = self._meter.create_counter(f"{PREFIX}.{_counted(name)}", "1")
             counter.add(amount, _few(told))
             span: Any = self._context.get_value(self._ours)
             if span is not None and span.is_recording():
-                span.add_event(f"{PREFIX}.{name}", told)
+                span.add_event(f"{PREFIX}.{name}", told if amount == 1 else told | {f"{PREFIX}.amount": amount})
                 span.set_attributes({key: told[key] for key in told if key.removeprefix(f"{PREFIX}.") in NOTED})
 
     def _begin(self, name: str, attributes: Mapping[str, Given]) -> tuple[Span, object]:
@@ -255,6 +256,11 @@ class _Span:
                 owner._end(*opened, error)  # noqa: SLF001
         with owner._swallowed:  # noqa: SLF001
             owner._took(self._name, seconds, self._attributes, error)  # noqa: SLF001
+
+
+def _counted(name: str) -> str:
+    """A noun in the plural; what was done to flows as it is."""
+    return name if name in NUMBERS else f"{name}s"
 
 
 def _told(attributes: Mapping[str, Given]) -> dict[str, Given]:

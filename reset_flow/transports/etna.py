@@ -134,8 +134,9 @@ class EtnaTransport:
         pin_method: str = "POST",
         name: str | None = None,
     ) -> None:
+        app_key = Secret(app_key)
         base = endpoint(base_url)
-        self._app_key = Secret(app_key)
+        self._app_key = app_key
         if not carried(self._app_key.reveal()):
             raise ConfigurationError("app_key is empty or has characters that no header can carry")
         if revision not in ("identifiers", "password"):
@@ -161,7 +162,8 @@ class EtnaTransport:
         self._log_in_url = URL(f"{base}/token", encoded=True)
 
     def __repr__(self) -> str:
-        return f"EtnaTransport(name={self.name!r}, revision={self._revision!r})"
+        # One that was refused half-way is shown as well, by whoever logs frames.
+        return f"EtnaTransport(name={getattr(self, 'name', None)!r}, revision={getattr(self, '_revision', None)!r})"
 
     def canonical_user(self, user: str) -> str:
         """
@@ -382,11 +384,18 @@ def _document(body: bytes) -> Document | None:
 
 def _hidden(words: No, secrets: tuple[str | Secret | None, ...]) -> No:
     """The words without what they repeat of ours: they go into errors, and those into logs."""
-    for secret in secrets:
-        text = secret.reveal() if isinstance(secret, Secret) else secret
-        if text:
-            words = [_without(text, word) for word in words]
+    for spelled in (str, _flat):  # as it was sent, and as it will be printed
+        words = [spelled(word) for word in words]
+        for secret in secrets:
+            text = spelled(secret.reveal() if isinstance(secret, Secret) else secret or "")
+            if text:
+                words = [_without(text, word) for word in words]
     return words
+
+
+def _flat(text: str) -> str:
+    """On one line, as `printable` puts it, but whole."""
+    return " ".join("".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in text).split())
 
 
 def _without(text: str, sentence: str) -> str:

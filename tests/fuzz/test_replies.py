@@ -414,10 +414,9 @@ def test_that_is_more_than_twenty_thousand() -> None:
     assert EXAMPLES * len(ASK) >= 20_000
 
 
-# Found by replies such as these, and not mended yet.
+# Found by replies such as these.
 
 
-@pytest.mark.xfail(reason="spaces are made equal only after what was sent has been taken out", strict=True)
 @pytest.mark.parametrize(
     "said", ["v1olet\ttractor 5", "v1olet  tractor 5", "V1OLET\u00a0TRACTOR 5", "v1olet\ntractor 5"]
 )

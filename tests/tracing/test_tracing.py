@@ -170,6 +170,15 @@ def test_what_is_counted_in_a_span_is_noted_on_it(told: Told) -> None:
     assert event.attributes["reset_flow.trigger"] == "code_refused"
 
 
+def test_what_a_sweep_did_keeps_its_name(told: Told) -> None:
+    with told.tracer.span("sweep"):
+        told.tracer.count("settled", 3)
+    assert [point.value for point in told.points["reset_flow.settled"]] == [3]
+    assert [(event.name, dict(event.attributes)) for event in told.span.events] == [
+        ("reset_flow.settled", {"reset_flow.amount": 3})
+    ]
+
+
 async def test_spans_lie_in_each_other_across_tasks(told: Told) -> None:
     async def call() -> None:
         with told.tracer.span("call", route="request"):
