@@ -210,8 +210,8 @@ class Clock(Protocol):
 
 class Guard(Protocol):
     """
-    Asked before a command of a flow writes its intent; not about `start` and `adopt`, which make one. May look things up,
-    must not change them.
+    Asked before a command of a flow writes its intent; not about `start` and `adopt`, which make one. May look things
+    up, must not change them.
     """
 
     async def __call__(self, flow: Flow, command: str) -> None:

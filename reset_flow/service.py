@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import secrets
 import socket
@@ -59,6 +60,10 @@ SHORTEST_WAIT, LONGEST_WAIT = timedelta(milliseconds=50), timedelta(minutes=1)
 
 def _system_clock() -> datetime:
     return datetime.now(UTC)
+
+
+def _is_time(seconds: Any) -> bool:
+    return isinstance(seconds, (int, float)) and -math.inf < seconds < LONGEST_TIMEOUT
 
 
 class ResetService:
@@ -229,7 +234,7 @@ class ResetService:
                 return flow
             raise
 
-    def _draft(self, user: Secret, credential: Credential, ref: str | None, tags: Iterable[str]) -> Dossier:
+    def _draft(self, user: Secret, credential: Any, ref: str | None, tags: Any) -> Dossier:
         tags = [tags] if isinstance(tags, str) else tags
         if not isinstance(tags, Iterable) or len(tags := list(tags)) > TAGS:
             raise InvalidInput(f"tags: there must be at most {TAGS}, in a list")
@@ -424,10 +429,8 @@ class ResetService:
             timeout: A `timedelta`, or seconds; `None` waits for the end, which `Policy.flow_lifetime` brings.
         """
         seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-        if seconds is not None and not (isinstance(seconds, (int, float)) and 0 <= seconds < LONGEST_TIMEOUT):
-            raise InvalidInput(
-                "timeout: it must be a timedelta, or seconds from zero to a year; None waits for the end"
-            )
+        if seconds is not None and not _is_time(seconds):
+            raise InvalidInput("timeout: it must be a timedelta, or seconds up to a year; None waits for the end")
         give_up_at = None if seconds is None else time.monotonic() + seconds
         while True:
             flow = await self.get(flow_id)

@@ -366,6 +366,8 @@ def _invalid(document: Document) -> No | None:
 def _complaints(document: Document) -> tuple[Any, No, No]:
     """`Errors` as it came, the words in it, and the codes beside it."""
     errors, codes = document.get("Errors"), document.get("ErrorsCode")
+    if not isinstance(codes, list | None):
+        codes = ["codes in no known form"]  # whatever they say, it is not nothing
     return errors, _texts(errors), _texts(codes)
 
 

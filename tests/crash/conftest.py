@@ -200,7 +200,7 @@ class Crash:
     async def kept(self) -> bytes:
         """All that the store keeps, as bytes, in whatever order."""
         if self.store.startswith("sqlite"):
-            # By another process: closing a descriptor of the file in this one would drop all locks that SQLite has on it.
+            # By another process: closing a descriptor of the file in this one would drop SQLite's locks on it.
             files = sorted(str(path) for path in self.keys.parent.glob("flows.db*"))
             reading = await asyncio.create_subprocess_exec("cat", *files, stdout=asyncio.subprocess.PIPE)
             return (await reading.communicate())[0]

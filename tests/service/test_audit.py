@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
-
-import pytest
+from typing import TYPE_CHECKING, Any
 
 from reset_flow import AnswerRejected, FlowNotFound, IllegalCommand
 from reset_flow.models import Rejected
 from reset_flow.testing import refused
+
+if TYPE_CHECKING:
+    import pytest
 
 
 async def test_each_transition_and_each_refusal_is_a_line_and_names_its_worker(
