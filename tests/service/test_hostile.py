@@ -1,0 +1,212 @@
+"""What a hostile review found, held from now on."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import traceback
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+import reset_flow
+from reset_flow import (
+    Accepted,
+    BrokerUnavailable,
+    CodeRejected,
+    ConfigurationError,
+    Credential,
+    FlowEnded,
+    FlowNotFound,
+    InvalidInput,
+    KeyReused,
+    NotActed,
+    OutcomeInDoubt,
+    Policy,
+    RecordUnreadable,
+    Rejected,
+    ResetFlowError,
+    Secret,
+    State,
+    StoreUnavailable,
+    UnknownUser,
+)
+from reset_flow.testing import refused
+
+LOGIN = "robert.zak@example.org"
+
+
+def shown(error: BaseException) -> str:
+    """All that somebody sees who logs an error with the variables of its frames."""
+    told = traceback.TracebackException.from_exception(error, capture_locals=True).format()
+    own = "".join(part for part in told if "/tests/" not in part)  # the caller's own frames are the caller's
+    return own + repr(error)
+
+
+async def test_a_service_that_is_closing_takes_no_more_commands(house: Any, at: Any) -> None:
+    worker = house.worker()
+    flow = await at(worker, State.REQUESTED)
+    held = worker.transport.hold("request")
+    first = asyncio.create_task(worker.service.answer(flow.id, "Peterson"))
+    await held.arrived.wait()
+    closing = asyncio.create_task(worker.service.aclose())
+    await asyncio.sleep(0)
+    other = house.worker()
+    with pytest.raises(StoreUnavailable):
+        await worker.service.start("somebody else")
+    held.released.set()
+    assert (await first).state is State.QUESTION_ANSWERED
+    await closing
+    assert (await other.service.get(flow.id)).state is State.QUESTION_ANSWERED
+
+
+async def test_closing_that_is_cut_short_leaves_nothing_running(house: Any, at: Any) -> None:
+    worker = house.worker()
+    flow = await at(worker, State.REQUESTED)
+    held = worker.transport.hold("request")
+    command = asyncio.create_task(worker.service.answer(flow.id, "Peterson"))
+    await held.arrived.wait()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await worker.service.aclose()
+    await refused(command, OutcomeInDoubt)
+    assert not worker.service._cycle._tasks
+
+
+async def test_a_key_that_was_answered_by_settling_is_remembered(house: Any, at: Any) -> None:
+    worker = house.worker()
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    house.clock.advance(timedelta(minutes=2))
+    held = worker.transport.hold("request")
+    lost = asyncio.create_task(worker.service.resend(flow.id, key="a"))
+    await held.arrived.wait()
+    await worker.dies()
+    await asyncio.gather(lost, return_exceptions=True)
+    other = house.worker()
+    house.clock.advance(timedelta(minutes=2))
+    for _ in range(2):
+        assert (await other.service.resend(flow.id, key="b")).in_doubt is not None
+    assert other.transport.calls == []
+
+
+async def test_keys_are_told_apart_to_the_letter(house: Any, at: Any) -> None:
+    worker = house.worker()
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    worker.transport.script(exchange=[Rejected(), Accepted(value=Secret("token"))])
+    await refused(worker.service.verify(flow.id, "111111", key="Ab3"), CodeRejected)
+    assert (await worker.service.verify(flow.id, "222222", key="aB3")).state is State.TOKEN_ISSUED
+
+
+@pytest.mark.parametrize(
+    "extra", [{"image_name": b"x"}, {"authorization": 5}, {"personal_phrase": b"x"}, {"image_name": object()}]
+)
+async def test_what_can_not_be_sent_with_a_pin_makes_no_doubt(house: Any, extra: dict[str, Any]) -> None:
+    worker = house.worker()
+    flow = await worker.service.adopt("robert.zak", "token", credential=Credential.PIN)
+    await refused(worker.service.set_pin(flow.id, "1234", **extra), InvalidInput)
+    assert worker.transport.calls == []
+    assert (await worker.service.get(flow.id)).in_doubt is None
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Accepted(value=Secret("\ud800")),
+        Accepted(value="plain"),  # type: ignore[arg-type]
+        Accepted(value=Secret("t"), continuation="text"),  # type: ignore[arg-type]
+    ],
+)
+async def test_an_outcome_that_can_not_be_kept_is_unknown(house: Any, at: Any, outcome: Any) -> None:
+    worker = house.worker()
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    worker.transport.script(exchange=[outcome, outcome])
+    error = await refused(worker.service.verify(flow.id, "004158"), OutcomeInDoubt)
+    assert "plain" not in shown(error)
+
+
+async def test_no_frame_shows_who_wanted_a_reset(house: Any) -> None:
+    worker = house.worker(policy=Policy(mask_unknown_users=False))
+    worker.transport.script(challenge=[Rejected()])
+    assert LOGIN not in shown(await refused(worker.service.start(LOGIN), UnknownUser))
+    worker.transport.script(challenge=[NotActed()] * 3)
+    assert LOGIN not in shown(await refused(worker.service.start(LOGIN), BrokerUnavailable))
+    assert LOGIN not in shown(await refused(worker.service.start(f"{LOGIN}\0"), InvalidInput))
+    worker.transport.hold("challenge")
+    with pytest.raises(TimeoutError) as caught:
+        async with asyncio.timeout(0.05):
+            await worker.service.start(LOGIN)
+    assert LOGIN not in shown(caught.value)
+
+
+def every_error() -> list[ResetFlowError]:
+    made: list[ResetFlowError] = [
+        FlowNotFound("id"),
+        FlowEnded("id", "expired"),
+        reset_flow.IllegalCommand("id", "answer", State.FAILED, ("cancel",)),
+        reset_flow.FlowBusy("id", "answer"),
+        reset_flow.StaleRecord("id", 3),
+        RecordUnreadable("id", "why"),
+        CodeRejected("it must have 6 digits", sent=False),
+        reset_flow.LimitReached("codes", timedelta(seconds=3)),
+        BrokerUnavailable("nobody", timedelta(seconds=2)),
+        OutcomeInDoubt("who knows"),
+    ]
+    return made
+
+
+@pytest.mark.parametrize("error", every_error(), ids=lambda error: type(error).__name__)
+async def test_an_error_survives_a_pickle_without_its_flow(house: Any, error: ResetFlowError) -> None:
+    flow = await house.worker().service.start(LOGIN)
+    again = pickle.loads(pickle.dumps(error.with_flow(flow)))  # noqa: S301 - its own
+    assert (type(again), str(again), again.code, again.retryable) == (
+        type(error), str(error), error.code, error.retryable,
+    )  # fmt: skip
+    assert again.flow is None
+    assert LOGIN.encode() not in pickle.dumps(error)
+
+
+async def test_a_store_that_gives_another_flow_is_not_believed(house: Any) -> None:
+    worker = house.worker()
+    one, two = await worker.service.start("one"), await worker.service.start("two")
+    real = worker.door.load
+
+    async def lie(flow_id: str) -> Any:
+        return await real(two.id if flow_id == one.id else flow_id)
+
+    worker.door.load = lie
+    await refused(worker.service.get(one.id), RecordUnreadable)
+    assert (await worker.service.get(two.id)).user == "two"
+
+
+async def test_a_ref_that_was_started_is_not_adopted(house: Any) -> None:
+    worker = house.worker()
+    worker.transport.script(challenge=[Accepted(value=Secret(""))], request=[NotActed()])
+    await refused(worker.service.start("robert.zak", ref="r"), BrokerUnavailable)
+    before = len(worker.transport.calls)
+    await refused(worker.service.adopt("robert.zak", "token", ref="r"), KeyReused)
+    assert len(worker.transport.calls) == before
+    flow = await worker.service.adopt("robert.zak", "token", ref="other")
+    assert (await worker.service.adopt("robert.zak", "token", ref="other")).id == flow.id
+
+
+@pytest.mark.parametrize("flow_id", [None, 7, b"id", ["id"]])
+async def test_an_id_that_is_no_text_names_no_flow(house: Any, flow_id: Any) -> None:
+    service = house.worker().service
+    await refused(service.get(flow_id), FlowNotFound)
+    await refused(service.cancel(flow_id), FlowNotFound)
+
+
+async def test_odd_arguments_are_refused_by_name(house: Any) -> None:
+    service = house.worker().service
+    flow = await service.start("robert.zak")
+    for timeout in (float("nan"), float("inf"), "5"):
+        await refused(service.wait(flow.id, timeout=timeout), InvalidInput)
+    await refused(service.start("robert.zak", tags=5), InvalidInput)
+    await refused(service.start("robert.zak", credential=[]), InvalidInput)
+
+
+def test_ends_are_kept_until_they_are_told() -> None:
+    with pytest.raises(ConfigurationError, match="retention"):
+        Policy(retention=timedelta(seconds=30))
+    assert Policy(retention=timedelta(seconds=31)).retention == timedelta(seconds=31)
