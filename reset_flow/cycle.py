@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import attrs
 
@@ -33,10 +33,11 @@ from reset_flow.errors import (
 )
 from reset_flow.machine import COMMANDS
 from reset_flow.models import Accepted, NewCredential, NotActed, Outcome, Rejected, Secret, Unknown, printable
+from reset_flow.tasks import OwnTasks
 from reset_flow.verdicts import recorded, verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime, timedelta
 
     from reset_flow.announcer import Announcer
@@ -60,9 +61,6 @@ SETTLED_BY_ASKING = frozenset({"answer", "resend", "verify"})
 logger = logging.getLogger("reset_flow")
 audit = logging.getLogger("reset_flow.audit")
 """A line at INFO for each transition, and for each command that was refused."""
-
-LAST_PATIENCE = 1.0
-"""Seconds for tasks that were cancelled; one that does not take it is left behind."""
 
 RACES = 5
 """How often a command that lost the race for a save looks again at what the winner left."""
@@ -105,8 +103,7 @@ class Cycle:
         self._tracer = tracer
         self._alarm = Alarm(policy)
         self._worker = worker
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._closing = self._closed = False
+        self._tasks = OwnTasks()
 
     # --- what the service asks for
 
@@ -177,7 +174,7 @@ class Cycle:
         ended = await self._expired(dossier)
         delivered = 0
         if found.dossier.owed:
-            delivered = await self._own(self._tell(ended, len(ended.history) - 1, ended.owed))
+            delivered = await self._tasks.run(self._tell(ended, len(ended.history) - 1, ended.owed))
         return Tended(settled=found.dossier.intent is not None, expired=ended is not dossier, delivered=delivered)
 
     async def send(self, intended: Dossier, new: NewCredential | None = None, charges: Sequence[Charge] = ()) -> Flow:
@@ -187,7 +184,7 @@ class Cycle:
         Raises:
             StaleRecord: The flow has moved since it was loaded; nothing was sent.
         """
-        return await self._own(self._send(intended, new, charges))
+        return await self._tasks.run(self._send(intended, new, charges))
 
     async def begin(self, dossier: Dossier, charges: Sequence[Charge] = ()) -> Flow:
         """Send the first step of a flow that needs nothing of the person for it. Raises like `send`."""
@@ -196,7 +193,7 @@ class Cycle:
 
     async def keep(self, dossier: Dossier, since: int = 0, charges: Sequence[Charge] = ()) -> Flow:
         """Save what needs no call; its transitions after that many are new."""
-        return self.view(await self._own(self._keep(dossier, since, charges)))
+        return self.view(await self._tasks.run(self._keep(dossier, since, charges)))
 
     def view(self, dossier: Dossier) -> Flow:
         """What the embedder sees of it."""
@@ -204,17 +201,7 @@ class Cycle:
 
     async def aclose(self, patience: timedelta) -> None:
         """Wait for what is under way. What is not done by then is left to whoever opens the store next."""
-        give_up_at = time.monotonic() + patience.total_seconds()
-        self._closing = True
-        try:
-            while self._tasks and (left := give_up_at - time.monotonic()) > 0:
-                await asyncio.wait(self._tasks, timeout=left)
-        finally:  # also for whom this takes too long: a task that is left would never end
-            self._closed = True
-            for task in self._tasks:
-                task.cancel()
-        if self._tasks:  # not `gather`: a listener that closes the service would wait for itself, by way of it
-            await asyncio.wait(self._tasks, timeout=LAST_PATIENCE)
+        await self._tasks.aclose(patience)
 
     # --- before the intent
 
@@ -290,40 +277,16 @@ class Cycle:
         self._check_broker(dossier)
         if found.busy:
             raise FlowBusy(dossier.id, dossier.intent.command).with_flow(self.view(dossier))
-        return await self._own(self._settle(dossier, key))
+        return await self._tasks.run(self._settle(dossier, key))
 
     async def _expired(self, dossier: Dossier) -> Dossier:
         """The dossier, ended if its time is up."""
         now = self._now()
         if not rules.expired(dossier, now):
             return dossier
-        return await self._own(self._keep(rules.expire(dossier, now), len(dossier.history)))
+        return await self._tasks.run(self._keep(rules.expire(dossier, now), len(dossier.history)))
 
     # --- in a task of its own, from the first save on
-
-    async def _own(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._closing:
-            work.close()
-            raise StoreUnavailable("the service was closed: make another one")
-        task = self._spawn(work)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            caller = asyncio.current_task()
-            if task.cancelled() and not (caller and caller.cancelling()):  # by `aclose`, not by the caller
-                raise OutcomeInDoubt("the service was closed before this was done: look at the flow again") from None
-            raise
-
-    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) and not isinstance(error, ResetFlowError):
-            logger.error("a command broke off: %s", type(error).__name__)
 
     async def _keep(self, dossier: Dossier, since: int, charges: Sequence[Charge] = ()) -> Dossier:
         dossier = rules.signed(dossier, since, self._worker)
@@ -353,8 +316,8 @@ class Cycle:
         try:
             await self._archive.save(record, charges)
         except StoreUnavailable:
-            if not self._closed:
-                self._spawn(self._withdraw(intended, record))
+            if not self._tasks.closed:
+                self._tasks.spawn(self._withdraw(intended, record))
             raise
         dossier = intended.changed(version=record.version)
         try:
@@ -441,8 +404,8 @@ class Cycle:
             self._tracer.count("transition", trigger=transition.trigger)
             if transition.trigger.endswith("in_doubt") or transition.trigger == "code_spent":
                 self._tracer.count("doubt", trigger=transition.trigger)
-        if self._announcer.names and len(saved.history) > since and not self._closed:
-            self._spawn(self._tell(saved, since, saved.listeners))
+        if self._announcer.names and len(saved.history) > since and not self._tasks.closed:
+            self._tasks.spawn(self._tell(saved, since, saved.listeners))
 
     async def _tell(self, dossier: Dossier, since: int, names: Sequence[str]) -> int:
         """Tell what came after that many transitions; of an end, note who has heard it. -> how many have"""
