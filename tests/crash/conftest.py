@@ -44,7 +44,7 @@ from reset_flow.sandbox import Sandbox
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-DEADLINE, LEASE = 0.4, 1.0
+DEADLINE, LEASE = 0.8, 1.8
 PATIENCE = 120.0
 DOOMED = Path(__file__).with_name("doomed.py")
 ANSWER = "Peterson"
@@ -370,15 +370,21 @@ def find_leaks() -> Callable[[bytes, set[str]], set[str]]:
 
 
 @pytest.fixture
-async def crash(store_url: str, tmp_path: Path) -> AsyncIterator[Crash]:
+def times() -> tuple[float, float]:
+    """Seconds: the deadline and the lease of the service that lives."""
+    return DEADLINE, LEASE
+
+
+@pytest.fixture
+async def crash(store_url: str, tmp_path: Path, times: tuple[float, float]) -> AsyncIterator[Crash]:
     keys = tmp_path / "keys"
     async with Sandbox(port=0) as sandbox:
         with warnings.catch_warnings(action="error"):
             service = ResetService(
-                EtnaTransport(sandbox.api_url, "sandbox", deadline=timedelta(seconds=DEADLINE)),
+                EtnaTransport(sandbox.api_url, "sandbox", deadline=timedelta(seconds=times[0])),
                 open_store(store_url),
                 Keyring.load_or_create(keys),
-                policy=Policy(lease=timedelta(seconds=LEASE), resend_cooldown=timedelta(0), resends=20),
+                policy=Policy(lease=timedelta(seconds=times[1]), resend_cooldown=timedelta(0), resends=20),
                 sweep=False,
             )
         async with service, Zygote() as zygote:

@@ -28,6 +28,11 @@ async def test_of_many_processes_that_verify_one_flow_one_calls(crash: Any) -> N
     assert (await person.service.get(person.flow_id)).state is State.TOKEN_ISSUED
 
 
+@pytest.fixture
+def times() -> tuple[float, float]:
+    return 10.0, 30.0
+
+
 async def test_of_many_guesses_at_once_no_more_than_allowed_reach_the_broker(crash: Any) -> None:
     person = crash.person()
     await person.reach(State.QUESTION_ANSWERED)

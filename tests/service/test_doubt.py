@@ -57,7 +57,7 @@ def breaks(sandbox: Any) -> Any:
 
 @pytest.fixture
 def worker(house: Any, etna: Any) -> Any:
-    return house.worker(etna(deadline=timedelta(seconds=0.25)))
+    return house.worker(etna(deadline=timedelta(seconds=1)))
 
 
 # Step 1

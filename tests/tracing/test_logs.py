@@ -271,7 +271,7 @@ def test_a_long_message_takes_no_longer_than_it_must(log: Log, piece: str) -> No
     text = piece * (200_000 // len(piece))
     began = time.perf_counter()
     log.redacting.redact(text)
-    assert time.perf_counter() - began < 2
+    assert time.perf_counter() - began < 30  # one that looks again from each place takes many minutes
 
 
 @pytest.fixture
