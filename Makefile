@@ -10,7 +10,7 @@ demo: $(VENV)/.ready
 
 # Four at a time: half of it waits for processes that were killed.
 test: check
-	$(RUN)/python -m pytest -n 4
+	$(RUN)/python -m pytest -n 4 --dist worksteal
 
 # What needs no running code: style, types, the direction of imports.
 check: $(VENV)/.ready

@@ -200,7 +200,7 @@ class InputRejected(ResetFlowError):
 
     def __init__(self, *reasons: str, sent: bool = True) -> None:
         words = "; ".join(reasons)
-        said = f"the broker refused the {self.noun}: {words or 'it gave no reason'}"
+        said = f"the broker refused the {self.noun}{words and ': '}{words}"
         super().__init__(said if sent else f"the {self.noun} was not sent: {words}")
         self.reasons = reasons
         self.sent = sent

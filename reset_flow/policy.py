@@ -11,7 +11,7 @@ from reset_flow.errors import ConfigurationError
 from reset_flow.passwords import PasswordRules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 __all__ = ["Budget", "GuessAlarm", "Policy"]
 
@@ -34,7 +34,15 @@ def _count(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
 
 
 def _texts(values: Iterable[str]) -> tuple[str, ...]:
-    return tuple(values)
+    return (values,) if isinstance(values, str) else tuple(values)
+
+
+def _is(kind: type, example: str) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, kind):
+            raise ConfigurationError(f"{field.name} must be like {example}")
+
+    return check
 
 
 @attrs.frozen
@@ -60,6 +68,9 @@ class GuessAlarm:
     window: timedelta = attrs.field(default=timedelta(hours=1), validator=_positive)
     at_least: int = attrs.field(default=100, validator=_count)
     share: float = 0.2
+
+
+A_BUDGET = _is(Budget, "Budget(10, timedelta(hours=24))")
 
 
 @attrs.frozen(kw_only=True)
@@ -121,16 +132,20 @@ class Policy:
     resends: int = attrs.field(default=3)
     lease: timedelta = attrs.field(default=timedelta(seconds=30), validator=_positive)
     retention: timedelta = attrs.field(default=timedelta(days=30), validator=_not_negative)
-    codes_per_user: Budget = Budget(10, timedelta(hours=24))
-    starts_per_origin: Budget = Budget(5, timedelta(hours=1))
-    starts_per_user: Budget = Budget(20, timedelta(hours=1))
-    guess_alarm: GuessAlarm | None = attrs.field(factory=GuessAlarm)
+    codes_per_user: Budget = attrs.field(default=Budget(10, timedelta(hours=24)), validator=A_BUDGET)
+    starts_per_origin: Budget = attrs.field(default=Budget(5, timedelta(hours=1)), validator=A_BUDGET)
+    starts_per_user: Budget = attrs.field(default=Budget(20, timedelta(hours=1)), validator=A_BUDGET)
+    guess_alarm: GuessAlarm | None = attrs.field(
+        factory=GuessAlarm, validator=attrs.validators.optional(_is(GuessAlarm, "GuessAlarm(at_least=100)"))
+    )
     stop_on_alarm: bool = False
     mask_unknown_users: bool = True
     decoy_questions: tuple[str, ...] = attrs.field(default=(), converter=_texts)
     response_floor: timedelta = attrs.field(default=NO_TIME, validator=_not_negative)
     probe_by_login: bool = True
-    password: PasswordRules = attrs.field(factory=PasswordRules)
+    password: PasswordRules = attrs.field(
+        factory=PasswordRules, validator=_is(PasswordRules, "PasswordRules(min_length=8)")
+    )
 
     @resends.validator
     def _check_resends(self, _: Any, value: Any) -> None:

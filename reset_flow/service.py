@@ -5,42 +5,32 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import secrets
 import socket
 import time
 import warnings
-from base64 import b32hexencode
-from collections.abc import Iterable
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
-from reset_flow import inputs, rotation, rules
+from reset_flow import inputs, rotation
 from reset_flow.announcer import Announcer
 from reset_flow.archive import Archive
 from reset_flow.budgets import Budgets
-from reset_flow.calls import Caller, case_of
+from reset_flow.calls import Caller
 from reset_flow.cycle import Cycle
-from reset_flow.dossier import Dossier
 from reset_flow.errors import (
     ConfigurationError,
-    FlowNotFound,
     InputRejected,
     InvalidInput,
-    KeyReused,
-    LimitReached,
     RecordUnreadable,
-    StaleRecord,
-    UnknownUser,
 )
-from reset_flow.models import Accepted, Credential, NewCredential, Rejected, Secret
+from reset_flow.models import Credential, NewCredential, Secret
 from reset_flow.policy import Policy
 from reset_flow.recovery import Sweeper
+from reset_flow.starter import Starter
 from reset_flow.tracing import CarefulTracer, NullTracer
-from reset_flow.verdicts import not_acted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from reset_flow.models import Flow
     from reset_flow.ports import Clock, Guard, Listener, Store, Tracer, Transport
@@ -50,10 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ResetService"]
 
-ID_BYTES = 16
 FOUND_AT_MOST = 100
 CLOSING_PATIENCE = timedelta(seconds=30)
-TAGS = 16
 LONGEST_TIMEOUT = 366 * 86_400
 SHORTEST_WAIT, LONGEST_WAIT = timedelta(milliseconds=50), timedelta(minutes=1)
 
@@ -64,6 +52,19 @@ def _system_clock() -> datetime:
 
 def _is_time(seconds: Any) -> bool:
     return isinstance(seconds, (int, float)) and -math.inf < seconds < LONGEST_TIMEOUT
+
+
+def _check(policy: Policy, transport: Transport, store: Store, keyring: Keyring) -> None:
+    if policy.lease <= transport.deadline:
+        raise ConfigurationError(
+            f"a lease of {policy.lease} is not longer than the transport's deadline of {transport.deadline}"
+        )
+    if store.durable and not keyring.saved:
+        warnings.warn(
+            "these keys are in no file: what the store keeps can't be read once this process is gone; "
+            "use Keyring.load_or_create(path)",
+            stacklevel=3,
+        )
 
 
 class ResetService:
@@ -93,39 +94,44 @@ class ResetService:
         tracer: Tracer | None = None,
     ) -> None:
         policy = policy or Policy()
-        if policy.lease <= transport.deadline:
-            raise ConfigurationError(
-                f"a lease of {policy.lease} is not longer than the transport's deadline of {transport.deadline}"
-            )
-        if store.durable and not keyring.saved:
-            warnings.warn(
-                "these keys are in no file: what the store keeps can't be read once this process is gone; "
-                "use Keyring.load_or_create(path)",
-                stacklevel=2,
-            )
+        _check(policy, transport, store, keyring)
         self._realm = inputs.name(realm, "realm")
         self._transport = transport
         self._store = store
         self._keyring = keyring
         self._policy = policy
         self._clock = clock
-        self._tracer = CarefulTracer(tracer) if tracer else NullTracer()
-        self._archive = Archive(store, keyring, self._realm, policy.lease, self._tracer)
+        worker = worker or f"{socket.gethostname()}:{os.getpid()}"
+        tracer = CarefulTracer(tracer) if tracer else NullTracer()
         self._announcer = Announcer({inputs.name(name, "listener"): each for name, each in (listeners or {}).items()})
-        self._caller = Caller(transport, policy, self._tracer)
-        self._budgets = Budgets(keyring, self._realm, policy, transport.canonical_user)
+        budgets = Budgets(keyring, self._realm, policy, transport.canonical_user)
+        caller = Caller(transport, policy, tracer)
+        self._archive = Archive(store, keyring, self._realm, policy.lease, tracer)
         self._cycle = Cycle(
-            self._caller,
+            caller,
             self._archive,
             self._announcer,
-            self._budgets,
-            self._tracer,
+            budgets,
+            tracer,
             policy=policy,
             now=self._now,
             guards=guards,
-            worker=worker or f"{socket.gethostname()}:{os.getpid()}",
+            worker=worker,
         )
-        self._sweeper = Sweeper(self._cycle, self._archive, self._tracer, retention=policy.retention, now=self._now)
+        self._starter = Starter(
+            self._cycle,
+            caller,
+            transport,
+            keyring,
+            budgets,
+            tracer=tracer,
+            policy=policy,
+            realm=self._realm,
+            now=self._now,
+            listeners=self._announcer.names,
+            worker=worker,
+        )
+        self._sweeper = Sweeper(self._cycle, self._archive, tracer, retention=policy.retention, now=self._now)
         self._sweeps = sweep
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -187,25 +193,7 @@ class ResetService:
             KeyReused: The `ref` names the reset of another user or credential.
         """
         user = Secret(user)
-        with self._tracer.span("command", command="start", credential=credential):
-            return await self._start(self._draft(user, credential, ref, tags), ref, origin)
-
-    async def _start(self, draft: Dossier, ref: str | None, origin: str | None) -> Flow:
-        if ref is not None and (flow := await self._known(draft)):
-            return flow
-        charges = self._budgets.start(draft.user, None if origin is None else inputs.name(origin, "origin"))
-        dossier = await self._asked(draft)
-        try:
-            if dossier.question:
-                return await self._cycle.keep(dossier, 0, charges)
-            return await self._cycle.begin(dossier, charges)
-        except LimitReached as error:
-            raise LimitReached("resets of this user", error.retry_after) from None
-        except StaleRecord:
-            # Another worker made the flow of this `ref` at the same moment.
-            if flow := await self._known(draft):
-                return flow
-            raise
+        return await self._starter.start(user, credential, ref, tags, origin)
 
     async def adopt(
         self,
@@ -221,79 +209,7 @@ class ResetService:
         password at once. Takes and raises what `start` does.
         """
         user, token = Secret(user), Secret(token)
-        with self._tracer.span("command", command="adopt", credential=credential):
-            return await self._adopt(self._draft(user, credential, ref, tags), token, ref)
-
-    async def _adopt(self, dossier: Dossier, token: Secret, ref: str | None) -> Flow:
-        if ref is not None and (flow := await self._known(dossier, adopting=True)):
-            return flow
-        try:
-            return await self._cycle.keep(rules.adopt(dossier, inputs.token(token), self._policy, self._now()))
-        except StaleRecord:
-            if flow := await self._known(dossier, adopting=True):
-                return flow
-            raise
-
-    def _draft(self, user: Secret, credential: Any, ref: str | None, tags: Any) -> Dossier:
-        tags = [tags] if isinstance(tags, str) else tags
-        if not isinstance(tags, Iterable) or len(tags := list(tags)) > TAGS:
-            raise InvalidInput(f"tags: there must be at most {TAGS}, in a list")
-        if not isinstance(credential, str) or credential not in self._transport.credentials:
-            raise InvalidInput(f"credential: {self._transport.name} can't reset a {credential}")
-        flow_id = secrets.token_bytes(ID_BYTES)
-        if ref is not None:
-            flow_id = self._keyring.lookup(self._realm, "ref", inputs.name(ref, "ref"))
-        now = self._now()
-        return Dossier(
-            id=b32hexencode(flow_id).decode().rstrip("=").lower(),
-            user=inputs.name(user, "user"),
-            credential=Credential(credential),
-            transport=self._transport.name,
-            created_at=now,
-            expires_at=now + self._policy.flow_lifetime,
-            listeners=self._announcer.names,
-            lookups=tuple(
-                self._keyring.lookup(self._realm, "tag", inputs.name(tag, "tag")) for tag in dict.fromkeys(tags)
-            ),
-        )
-
-    async def _known(self, draft: Dossier, *, adopting: bool = False) -> Flow | None:
-        """The flow that this `ref` has made already; taken up where nothing was sent for it yet."""
-        try:
-            known = await self._cycle.resume(draft.id)
-        except FlowNotFound:
-            return None
-        same = self._transport.canonical_user
-        if same(known.user) != same(draft.user) or known.credential is not draft.credential:
-            raise KeyReused("this ref names the reset of another user or credential: choose another one")
-        if adopting and not rules.adopted(known):
-            raise KeyReused("this ref names a reset that was started, not adopted: choose another one")
-        if rules.unsent(known):
-            with suppress(StaleRecord):
-                return await self._cycle.begin(known)
-            known = await self._cycle.resume(draft.id)  # another worker was faster
-        return self._cycle.view(known)
-
-    async def _asked(self, draft: Dossier) -> Dossier:
-        """The draft that knows what the broker said of its question."""
-        outcome = await self._caller.challenge(case_of(draft))
-        match outcome:
-            case Accepted():
-                return rules.asked(draft, outcome)
-            case Rejected() if self._policy.mask_unknown_users:
-                return rules.masked(draft, self._decoy(draft.user))
-            case Rejected(reasons=reasons):
-                raise UnknownUser(*reasons)
-            case _:
-                raise not_acted(outcome)
-
-    def _decoy(self, user: str) -> str:
-        """What this user is asked who is unknown: always the same; nothing, where nobody is asked anything."""
-        questions = self._policy.decoy_questions
-        if not questions:
-            return ""
-        number = int.from_bytes(self._keyring.lookup(self._realm, "decoy", self._transport.canonical_user(user)))
-        return questions[number % len(questions)]
+        return await self._starter.adopt(user, token, credential, ref, tags)
 
     # --- moving it on
     #

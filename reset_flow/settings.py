@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["from_env", "open_store", "setting"]
 
 PREFIX = "RESET_FLOW_"
+SETTINGS = frozenset({"APP_KEY", "BROKER_URL", "KEYS", "REALM", "REVISION", "STORE"})
 
 
 def open_store(url: str) -> Store:
@@ -112,6 +113,8 @@ def from_env(overrides: Mapping[str, str] | None = None, *, create_keys: bool = 
         ConfigurationError: Something is missing or can't be; the message names the variable.
         KeyringError: The key file can't be used.
     """
+    if unknown := sorted(set(overrides or ()) - SETTINGS):
+        raise ConfigurationError(f"there is no setting {unknown[0]}: there are {', '.join(sorted(SETTINGS))}")
     revision = setting("REVISION", "identifiers", overrides)
     if revision not in ("identifiers", "password"):
         raise ConfigurationError(f"{PREFIX}REVISION is {revision!r}: it must be identifiers or password")

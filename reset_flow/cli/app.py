@@ -11,7 +11,7 @@ from reset_flow import machine
 from reset_flow.cli import listing, prompts, show
 from reset_flow.cli.demo import play
 from reset_flow.cli.desk import Desk, Place
-from reset_flow.cli.exits import STATUSES
+from reset_flow.cli.exits import STATUSES, SYSTEM
 from reset_flow.cli.keys import keys_app
 from reset_flow.cli.options import Credentials, FlowId, Json, Ref, Tags, User, placed
 from reset_flow.cli.screen import console, say, say_json
@@ -250,7 +250,8 @@ def sandbox(
     from reset_flow.sandbox import serve  # noqa: PLC0415 - no other command needs a web server
 
     app_key = setting("APP_KEY", "sandbox")
-    raise typer.Exit(serve(port=port, app_key=app_key, ready_file=ready_file, quiet=quiet))
+    refused = serve(port=port, app_key=app_key, ready_file=ready_file, quiet=quiet)
+    raise typer.Exit(SYSTEM if refused else 0)
 
 
 @app.command()

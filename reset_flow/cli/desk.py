@@ -110,7 +110,9 @@ class Desk:
         """
         The flow after a command that a person gives something with.
 
-        Where the command can't come, nobody is asked: `send` gets `None`, for the service to say why.
+        Where the command can't come, nobody is asked: `send` gets `None`, for the service to say why. But what a dead
+        process left in doubt is settled only by the command, which may come then.
         """
         flow = self.run(self.service.get(flow_id))
-        return self.run(send(ask(flow) if command in flow.allowed else None))
+        may_come = command in flow.allowed or (flow.in_doubt is not None and not flow.ended)
+        return self.run(send(ask(flow) if may_come else None))

@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 
+from reset_flow import Policy
 from reset_flow.machine import COMMANDS, mermaid
 
 if TYPE_CHECKING:
@@ -129,3 +131,8 @@ def test_the_commands_are_the_table() -> None:
 def test_every_link_inside_leads_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
         assert (path.parent / target).exists(), target
+
+
+def test_every_field_of_the_policy_is_documented() -> None:
+    listed = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "policy.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(attrs.fields_dict(Policy))

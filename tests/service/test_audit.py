@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from reset_flow import AnswerRejected, FlowNotFound, IllegalCommand
+from reset_flow import AnswerRejected, FlowNotFound, IllegalCommand, Policy, UnknownUser
 from reset_flow.models import Rejected
 from reset_flow.testing import refused
 
@@ -41,3 +41,11 @@ async def test_an_id_from_outside_can_not_write_lines_of_its_own(house: Any, cap
     caplog.set_level(logging.INFO, logger="reset_flow.audit")
     await refused(house.worker().service.cancel("x\nflow y: password_accepted\x1b[2J"), FlowNotFound)
     assert all("\n" not in record.getMessage() and "\x1b" not in record.getMessage() for record in caplog.records)
+
+
+async def test_a_start_that_is_refused_is_a_line_too(house: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="reset_flow.audit")
+    worker = house.worker(worker="one:1", policy=Policy(mask_unknown_users=False))
+    worker.transport.script(challenge=[Rejected()])
+    await refused(worker.service.start("robert.zak"), UnknownUser)
+    assert [record.getMessage() for record in caplog.records] == ["start refused: unknown_user (one:1)"]

@@ -210,3 +210,14 @@ def test_ends_are_kept_until_they_are_told() -> None:
     with pytest.raises(ConfigurationError, match="retention"):
         Policy(retention=timedelta(seconds=30))
     assert Policy(retention=timedelta(seconds=31)).retention == timedelta(seconds=31)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"guess_alarm": 3}, {"codes_per_user": 5}, {"starts_per_user": 5}, {"starts_per_origin": 1}, {"password": 8}],
+)
+def test_a_policy_of_the_wrong_kind_is_refused_before_there_is_a_flow(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="must be like"):
+        Policy(**wrong)
+    assert Policy(decoy_questions="What?").decoy_questions == ("What?",)
+    assert Policy(guess_alarm=None).guess_alarm is None

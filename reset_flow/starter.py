@@ -1,0 +1,183 @@
+"""The commands that make a flow."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from base64 import b32hexencode
+from collections.abc import Iterable
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from reset_flow import inputs, rules
+from reset_flow.calls import case_of
+from reset_flow.dossier import Dossier
+from reset_flow.errors import (
+    FlowNotFound,
+    InvalidInput,
+    KeyReused,
+    LimitReached,
+    ResetFlowError,
+    StaleRecord,
+    UnknownUser,
+)
+from reset_flow.models import Accepted, Credential, Rejected
+from reset_flow.verdicts import not_acted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+
+    from reset_flow.budgets import Budgets
+    from reset_flow.calls import Caller
+    from reset_flow.cycle import Cycle
+    from reset_flow.models import Flow, Secret
+    from reset_flow.policy import Policy
+    from reset_flow.ports import Tracer, Transport
+    from reset_flow.sealing import Keyring
+
+__all__ = ["Starter"]
+
+audit = logging.getLogger("reset_flow.audit")
+
+ID_BYTES = 16
+TAGS = 16
+
+
+class Starter:
+    """Makes the flows of one service."""
+
+    def __init__(
+        self,
+        cycle: Cycle,
+        caller: Caller,
+        transport: Transport,
+        keyring: Keyring,
+        budgets: Budgets,
+        *,
+        tracer: Tracer,
+        policy: Policy,
+        realm: str,
+        now: Callable[[], datetime],
+        listeners: tuple[str, ...],
+        worker: str,
+    ) -> None:
+        self._cycle = cycle
+        self._caller = caller
+        self._transport = transport
+        self._keyring = keyring
+        self._budgets = budgets
+        self._tracer = tracer
+        self._policy = policy
+        self._realm = realm
+        self._now = now
+        self._listeners = listeners
+        self._worker = worker
+
+    async def start(self, user: Secret, credential: Any, ref: str | None, tags: Any, origin: str | None) -> Flow:
+        """A new flow for a user, or the one that the `ref` has made already."""
+        with self._told("start"):
+            return await self._start(self._draft(user, credential, ref, tags), ref, origin)
+
+    async def adopt(self, user: Secret, token: Secret, credential: Any, ref: str | None, tags: Any) -> Flow:
+        """A new flow for a token from elsewhere, or the one that the `ref` has made already."""
+        with self._told("adopt"):
+            return await self._adopt(self._draft(user, credential, ref, tags), token, ref)
+
+    @contextmanager
+    def _told(self, command: str) -> Iterator[None]:
+        """Tell the tracer of a command that makes a flow; and the audit log, where it makes none."""
+        try:
+            with self._tracer.span("command", command=command):
+                yield
+        except ResetFlowError as error:
+            audit.info("%s refused: %s (%s)", command, error.code, self._worker)
+            raise
+
+    async def _start(self, draft: Dossier, ref: str | None, origin: str | None) -> Flow:
+        if ref is not None and (flow := await self._known(draft)):
+            return flow
+        charges = self._budgets.start(draft.user, None if origin is None else inputs.name(origin, "origin"))
+        dossier = await self._asked(draft)
+        try:
+            if dossier.question:
+                return await self._cycle.keep(dossier, 0, charges)
+            return await self._cycle.begin(dossier, charges)
+        except LimitReached as error:
+            raise LimitReached("resets of this user", error.retry_after) from None
+        except StaleRecord:
+            # Another worker made the flow of this `ref` at the same moment.
+            if flow := await self._known(draft):
+                return flow
+            raise
+
+    async def _adopt(self, dossier: Dossier, token: Secret, ref: str | None) -> Flow:
+        if ref is not None and (flow := await self._known(dossier, adopting=True)):
+            return flow
+        try:
+            return await self._cycle.keep(rules.adopt(dossier, inputs.token(token), self._policy, self._now()))
+        except StaleRecord:
+            if flow := await self._known(dossier, adopting=True):
+                return flow
+            raise
+
+    def _draft(self, user: Secret, credential: Any, ref: str | None, tags: Any) -> Dossier:
+        tags = [tags] if isinstance(tags, str) else tags
+        if not isinstance(tags, Iterable) or len(tags := list(tags)) > TAGS:
+            raise InvalidInput(f"tags: there must be at most {TAGS}, in a list")
+        if not isinstance(credential, str) or credential not in self._transport.credentials:
+            raise InvalidInput(f"credential: {self._transport.name} can't reset a {credential}")
+        flow_id = secrets.token_bytes(ID_BYTES)
+        if ref is not None:
+            flow_id = self._keyring.lookup(self._realm, "ref", inputs.name(ref, "ref"))
+        now = self._now()
+        return Dossier(
+            id=b32hexencode(flow_id).decode().rstrip("=").lower(),
+            user=inputs.name(user, "user"),
+            credential=Credential(credential),
+            transport=self._transport.name,
+            created_at=now,
+            expires_at=now + self._policy.flow_lifetime,
+            listeners=self._listeners,
+            lookups=tuple(
+                self._keyring.lookup(self._realm, "tag", inputs.name(tag, "tag")) for tag in dict.fromkeys(tags)
+            ),
+        )
+
+    async def _known(self, draft: Dossier, *, adopting: bool = False) -> Flow | None:
+        """The flow that this `ref` has made already; taken up where nothing was sent for it yet."""
+        try:
+            known = await self._cycle.resume(draft.id)
+        except FlowNotFound:
+            return None
+        same = self._transport.canonical_user
+        if same(known.user) != same(draft.user) or known.credential is not draft.credential:
+            raise KeyReused("this ref names the reset of another user or credential: choose another one")
+        if adopting and not rules.adopted(known):
+            raise KeyReused("this ref names a reset that was started, not adopted: choose another one")
+        if rules.unsent(known):
+            with suppress(StaleRecord):
+                return await self._cycle.begin(known)
+            known = await self._cycle.resume(draft.id)  # another worker was faster
+        return self._cycle.view(known)
+
+    async def _asked(self, draft: Dossier) -> Dossier:
+        """The draft that knows what the broker said of its question."""
+        outcome = await self._caller.challenge(case_of(draft))
+        match outcome:
+            case Accepted():
+                return rules.asked(draft, outcome)
+            case Rejected() if self._policy.mask_unknown_users:
+                return rules.masked(draft, self._decoy(draft.user))
+            case Rejected(reasons=reasons):
+                raise UnknownUser(*reasons)
+            case _:
+                raise not_acted(outcome)
+
+    def _decoy(self, user: str) -> str:
+        """What this user is asked who is unknown: always the same; nothing, where nobody is asked anything."""
+        questions = self._policy.decoy_questions
+        if not questions:
+            return ""
+        number = int.from_bytes(self._keyring.lookup(self._realm, "decoy", self._transport.canonical_user(user)))
+        return questions[number % len(questions)]
