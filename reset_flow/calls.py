@@ -37,6 +37,8 @@ RECENT = 32
 """Of how many real calls the times are remembered, for calls that are only pretended."""
 FIRST_GUESS = (0.1,)
 """Seconds, as long as there was none."""
+TIMER = 0.001
+"""Seconds by which an event loop sleeps too long: it waits in whole milliseconds, rounded up."""
 
 
 def case_of(dossier: Dossier) -> Case:
@@ -106,7 +108,8 @@ class Caller:
 
     async def _pretended(self, command: str, route: Call) -> Outcome:
         """What a broker would say that knew the user; and as late as it lately did."""
-        await asyncio.sleep(random.choice(self._took[route] or FIRST_GUESS))  # noqa: S311 - no secret
+        as_long = random.choice(self._took[route] or FIRST_GUESS)  # noqa: S311 - no secret
+        await asyncio.sleep(max(0.0, as_long - TIMER))
         return Accepted() if command in ("start", "resend") else Rejected()
 
     async def _pad(self, began: float) -> None:
