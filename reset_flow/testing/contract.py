@@ -3,49 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
 from reset_flow.errors import FlowNotFound, LimitReached, StaleRecord, StoreUnavailable
 from reset_flow.models import State
-from reset_flow.ports import Charge, Query, Record
+from reset_flow.ports import Charge, Query
 from reset_flow.testing.clock import FrozenClock
+from reset_flow.testing.records import make_record, next_version
 from reset_flow.testing.refusal import refused
 
 if TYPE_CHECKING:
     from reset_flow.ports import Store
 
-__all__ = ["StoreContract", "make_record", "next_version"]
+__all__ = ["StoreContract"]
 
 NOTHING = timedelta(0)
-
-
-def make_record(**values: Any) -> Record:
-    """The first version of a record, with an id and a stamp of its own, and whatever else is given."""
-    given: dict[str, Any] = {
-        "realm": "default",
-        "id": os.urandom(16).hex(),
-        "version": 1,
-        "state": State.REQUESTED,
-        "stamp": os.urandom(8),
-        "body": os.urandom(40),
-    }
-    return Record(**(given | values))
-
-
-def next_version(record: Record, **changes: Any) -> Record:
-    """What may be saved after it: one version up, with another stamp and body, and whatever else is given."""
-    given: dict[str, Any] = {
-        "version": record.version + 1,
-        "stamp": os.urandom(8),
-        "body": os.urandom(40),
-        "lease_left": None,
-    }
-    return attrs.evolve(record, **(given | changes))
 
 
 class StoreContract:

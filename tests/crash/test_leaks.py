@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 from base64 import b64encode
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
 
-from reset_flow import Keyring, State
+from reset_flow import State
 from reset_flow.testing import make_record
 
 if TYPE_CHECKING:
@@ -56,6 +54,3 @@ async def test_the_words_of_a_flow_are_those_that_were_typed_and_given(crash: An
     assert codes <= given
     assert f"violet tractor {person.passwords}" in given
     assert any(len(word) == 36 for word in given), "a token"
-    assert crash.store
-    with closing(sqlite3.connect(":memory:")):
-        assert Keyring.from_file(crash.keys).keys

@@ -1,0 +1,37 @@
+"""Records to try a store with."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import attrs
+
+from reset_flow.models import State
+from reset_flow.ports import Record
+
+__all__ = ["make_record", "next_version"]
+
+
+def make_record(**values: Any) -> Record:
+    """The first version of a record, with an id and a stamp of its own, and whatever else is given."""
+    given: dict[str, Any] = {
+        "realm": "default",
+        "id": os.urandom(16).hex(),
+        "version": 1,
+        "state": State.REQUESTED,
+        "stamp": os.urandom(8),
+        "body": os.urandom(40),
+    }
+    return Record(**(given | values))
+
+
+def next_version(record: Record, **changes: Any) -> Record:
+    """What may be saved after it: one version up, with another stamp and body, and whatever else is given."""
+    given: dict[str, Any] = {
+        "version": record.version + 1,
+        "stamp": os.urandom(8),
+        "body": os.urandom(40),
+        "lease_left": None,
+    }
+    return attrs.evolve(record, **(given | changes))
