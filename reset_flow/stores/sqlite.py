@@ -1,9 +1,9 @@
 """
 Flows in one file of SQLite: the embedded default.
 
-One thread writes: it takes whatever waits, from however many flows, and commits it in one transaction, because it is
-the commits that cost. Reads are points on an index and happen in the event loop, by a connection of their own: to ask
-another thread takes longer than they do, and in WAL mode no writer ever holds them up.
+Whatever waits to be written, from however many flows, is committed in one transaction, because it is the commits that
+cost: they wait for the disk, in a thread. All else takes microseconds and happens in the event loop: to ask another
+thread takes longer. Reads are points on an index, by a connection of their own: in WAL mode no writer holds them up.
 """
 
 from __future__ import annotations
@@ -64,7 +64,15 @@ class _Database:
     writer: sqlite3.Connection
     reader: sqlite3.Connection
     file: tuple[int, int]
+    patience: float
     pid: int = attrs.field(factory=os.getpid)
+
+    def begin(self) -> None:
+        self.writer.execute(f"PRAGMA busy_timeout = {round(self.patience * 1000)}")
+        try:
+            self.writer.execute("BEGIN IMMEDIATE")
+        finally:
+            self.writer.execute("PRAGMA busy_timeout = 0")
 
     def close(self) -> None:
         self.reader.close()
@@ -84,7 +92,7 @@ class SQLiteStore:
     database of this library, or one of a newer release; the file is then left as it is.
 
     Args:
-        clock: What leases and budgets are judged by; gives an aware time, and is called by a thread.
+        clock: What leases and budgets are judged by; gives an aware time, and may be called by a thread.
 
         busy_timeout: How long to wait for another process that writes, before `StoreUnavailable`.
     """
@@ -253,8 +261,9 @@ def _open(path: str, patience: float) -> _Database:
             connections.append(db)
         writer, reader = connections
         _prepare(writer, path, patience)
+        writer.execute("PRAGMA busy_timeout = 0")
         reader.execute("PRAGMA query_only = ON")
-        database = _Database(writer, reader, file)
+        database = _Database(writer, reader, file, patience)
     except BaseException as error:
         for db in connections:
             db.close()

@@ -1,4 +1,10 @@
-"""A thread that commits whatever waits in one transaction: it is the commits that cost."""
+"""
+Commits whatever waits in one transaction: it is the commits that cost.
+
+The statements run in the event loop, where they take some microseconds each. Only the commit, which waits for the disk,
+runs in a thread, and what comes meanwhile waits for the next one. What would have the loop wait runs in the thread as a
+whole: to open the database, to wait for another process that writes, to clear up.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +13,7 @@ import os
 import queue
 import threading
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
@@ -14,11 +21,11 @@ import attrs
 from reset_flow.errors import ResetFlowError, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Sequence
 
 __all__ = ["Connection", "Database", "Writer", "failure"]
 
-BATCH = 512
+BATCH = 256
 
 
 class Connection(Protocol):
@@ -40,7 +47,7 @@ class Database(Protocol):
     An open database.
 
     Attributes:
-        writer: For the thread.
+        writer: Waits for nobody; used by the loop or by the thread, never by both at once.
 
         reader: For the loop.
     """
@@ -51,6 +58,9 @@ class Database(Protocol):
     @property
     def reader(self) -> Connection: ...  # noqa: D102
 
+    def begin(self) -> None:
+        """Have the writer begin to write, and wait for others who do."""
+
     def close(self) -> None:
         """Close both."""
 
@@ -58,13 +68,13 @@ class Database(Protocol):
 @attrs.frozen(eq=False)
 class _Job:
     """
-    Something for the writer's thread to do.
+    Something to be done inside a transaction.
 
     Attributes:
-        work: Done inside a transaction that others share: what it refuses, it refuses before it writes. `None`: only to
-            have the database opened.
+        work: What it refuses, it refuses before it writes, as others share the transaction. `None`: only to have the
+            database opened.
 
-        saves: The id of the flow that it saves.
+        saves: The id of the flow that it saves; `None`: it may take long, and is for the thread.
     """
 
     work: Callable[[Connection], Any] | None
@@ -72,9 +82,23 @@ class _Job:
     future: asyncio.Future[Any]
 
 
+@attrs.frozen(eq=False)
+class _Batch:
+    """
+    What shares a transaction.
+
+    Attributes:
+        outcomes: Of the jobs, as far as the loop has done them; `None`: all is left to the thread.
+    """
+
+    jobs: Sequence[_Job]
+    loop: asyncio.AbstractEventLoop
+    outcomes: Sequence[Any] | None
+
+
 class Writer:
     """
-    The one thread of a store that writes. It opens the database at the first call, and after a failure again.
+    All writing of a store. It opens the database at the first call, and after a failure again.
 
     Args:
         saved: Told in the loop the id of each flow that was saved.
@@ -83,12 +107,14 @@ class Writer:
     def __init__(self, open_database: Callable[[], Database], saved: Callable[[str], None]) -> None:
         self._open_database = open_database
         self._saved = saved
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._waiting: list[_Job] = []
+        self._under_way = False
+        self._crowded = False
+        self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._pid = 0
         self._database: Database | None = None
         self._stopped = False
-        self._last = False
 
     async def reader(self) -> Connection:
         """The connection for reads in the loop."""
@@ -107,8 +133,14 @@ class Writer:
             # A daemon: a program that forgets `aclose` still ends. What it cuts off was acknowledged to nobody.
             self._thread = threading.Thread(target=self._serve, name="reset-flow-sqlite", daemon=True)
             self._thread.start()
-        future = asyncio.get_running_loop().create_future()
-        self._jobs.put(_Job(work, saves, future))
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self._waiting.append(_Job(work, saves, future))
+        if not self._under_way:
+            if self._crowded:  # others are about to come, in this turn of the loop
+                loop.call_soon(self._begin)
+            else:
+                self._begin()
         outcome = await future
         if isinstance(outcome, ResetFlowError):
             raise outcome
@@ -116,9 +148,12 @@ class Writer:
 
     def stop(self) -> None:
         """Take no more jobs."""
-        if not self._stopped and self._thread is not None:
-            self._jobs.put(None)
-        self._stopped = True
+        if not self._stopped:
+            self._stopped = True
+            loop = asyncio.get_running_loop()
+            self._waiting = [job for job in self._waiting if job.future.get_loop() is loop]
+            if not self._under_way and not self._waiting:
+                self._batches.put(None)
 
     async def stopped(self) -> None:
         """Wait until those that were taken are done and the database is closed."""
@@ -131,69 +166,106 @@ class Writer:
         if self._thread is not None and self._pid != os.getpid():
             raise StoreUnavailable("the store was opened before this process was forked: make one after the fork")
 
-    def _serve(self) -> None:
-        while not self._last and (job := self._jobs.get()) is not None:
-            self._batch(job)
-            del job
-        if self._database is not None:
-            with suppress(Exception):
-                self._database.close()
+    # --- in the loop
 
-    def _batch(self, first: _Job) -> None:
-        """Do everything that waits in one transaction."""
-        waiting = self._waiting(first)
-        jobs: list[_Job] = []
-        outcomes: list[Any] = []
-        try:
-            if self._database is None:
-                self._database = self._open_database()
-            db = self._database.writer
-            for job in waiting:
-                jobs.append(job)
-                outcomes.append(_attempt(db, job))
-            if db.in_transaction:
-                db.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the outcome
-            if self._database is not None and self._database.writer.in_transaction:
-                with suppress(Exception):
-                    self._database.writer.execute("ROLLBACK")
-            # Those that came meanwhile have waited as well, and each gets an error of its own.
-            jobs.extend(waiting)
-            outcomes = [failure(error) for _ in jobs]
-        loops = {job.future.get_loop() for job in jobs}
-        for loop in loops:
-            done = [each for each in zip(jobs, outcomes, strict=True) if each[0].future.get_loop() is loop]
-            with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
-                loop.call_soon_threadsafe(self._tell, done)
-
-    def _waiting(self, first: _Job) -> Iterator[_Job]:
-        yield first
-        for _ in range(BATCH - 1):
+    def _begin(self) -> None:
+        """Begin a transaction for what waits, if there is none; more than one may ask for it."""
+        if self._under_way or not self._waiting:
+            return
+        loop = asyncio.get_running_loop()
+        waiting = [job for job in self._waiting if job.future.get_loop() is loop]  # others' loops have ended
+        jobs, self._waiting = waiting[:BATCH], waiting[BATCH:]
+        if jobs:
+            self._under_way = True
+            self._crowded = len(jobs) > 1
+            outcomes: Sequence[Any] | None = None
             try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                return
-            if job is None:
-                self._last = True
-                return
-            yield job
+                outcomes = self._here(jobs)
+            finally:
+                self._batches.put(_Batch(jobs, loop, outcomes))
 
-    def _tell(self, done: list[tuple[_Job, Any]]) -> None:
-        """In the loop. An error comes as a result, so that nobody complains when the one who waited has gone."""
-        for job, outcome in done:
+    def _here(self, jobs: Sequence[_Job]) -> Sequence[Any] | None:
+        """The outcomes of the jobs, if they can be had without waiting."""
+        if self._database is None or any(job.saves is None for job in jobs):
+            return None
+        db = self._database.writer
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            return [_attempt(db, job) for job in jobs]
+        except Exception:  # noqa: BLE001 - another process writes, or something is wrong: the thread finds out
+            return None
+
+    def _tell(self, batch: _Batch, outcomes: Sequence[Any]) -> None:
+        """An error comes as a result, so that nobody complains when the one who waited has gone."""
+        for job, outcome in zip(batch.jobs, outcomes, strict=True):
             if not job.future.done():
                 job.future.set_result(outcome)
             if job.saves is not None and outcome is None:
                 self._saved(job.saves)
+        self._go_on()
+
+    def _tell_all(self, batch: _Batch, error: Exception) -> None:
+        """That nothing was done. Those that came meanwhile have waited as well; each gets an error of its own."""
+        also, self._waiting = self._waiting, []
+        for job in (*batch.jobs, *also):
+            if not job.future.done():
+                with suppress(RuntimeError):  # of another loop, which has ended
+                    job.future.set_result(failure(error))
+        self._go_on()
+
+    def _go_on(self) -> None:
+        self._under_way = False
+        self._begin()
+        if self._stopped and not self._under_way:
+            self._batches.put(None)
+
+    # --- in the thread
+
+    def _serve(self) -> None:
+        while (batch := self._batches.get()) is not None:
+            self._finish(batch)
+            del batch
+        if self._database is not None:
+            with suppress(Exception):
+                self._database.close()
+
+    def _finish(self, batch: _Batch) -> None:
+        tell: Callable[[], None]
+        try:
+            outcomes = self._there(batch.jobs) if batch.outcomes is None else batch.outcomes
+            if self._database is not None and self._database.writer.in_transaction:
+                self._database.writer.execute("COMMIT")
+            tell = partial(self._tell, batch, outcomes)
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the outcome
+            self._roll_back()
+            tell = partial(self._tell_all, batch, error)
+        with suppress(RuntimeError):
+            batch.loop.call_soon_threadsafe(tell)
+            return
+        # That loop is closed and nobody waits in it any more, but in another one somebody may.
+        self._under_way = False
+        for job in tuple(self._waiting):
+            with suppress(RuntimeError):
+                job.future.get_loop().call_soon_threadsafe(self._begin)
+                return
+
+    def _there(self, jobs: Sequence[_Job]) -> Sequence[Any]:
+        self._roll_back()  # what the loop began and could not end
+        if self._database is None:
+            self._database = self._open_database()
+        if any(job.work is not None for job in jobs):
+            self._database.begin()
+        return [_attempt(self._database.writer, job) for job in jobs]
+
+    def _roll_back(self) -> None:
+        if self._database is not None and self._database.writer.in_transaction:
+            with suppress(Exception):
+                self._database.writer.execute("ROLLBACK")
 
 
 def _attempt(db: Connection, job: _Job) -> Any:
-    if job.work is None:
-        return None
-    if not db.in_transaction:
-        db.execute("BEGIN IMMEDIATE")
     try:
-        return job.work(db)
+        return None if job.work is None else job.work(db)
     except ResetFlowError as error:
         return error.with_traceback(None)
 
