@@ -9,10 +9,11 @@ others.
 
 from __future__ import annotations
 
-import json
 from base64 import b64decode, b64encode
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from reset_flow.dossier import Dossier, Intent, Result
 from reset_flow.models import Credential, Failure, Secret, State, Step, Transition
@@ -41,8 +42,6 @@ MICROSECOND = timedelta(microseconds=1)
 
 _STATES = {state: letter for letter, state in zip("rqctpf", State, strict=True)}
 _LETTERS = {letter: state for state, letter in _STATES.items()}
-
-_dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
 
 def _since(start: datetime, time: datetime | None) -> int | None:
@@ -73,7 +72,7 @@ def encode(dossier: Dossier) -> bytes:
     """The bytes to seal. Whoever calls must have checked that every text can be written as UTF-8."""
     start, intent = dossier.created_at, dossier.intent
     workers = list(dict.fromkeys(transition.worker for transition in dossier.history))
-    return _dump(
+    return orjson.dumps(
         [
             SCHEMA,
             dossier.user,
@@ -102,7 +101,7 @@ def encode(dossier: Dossier) -> bytes:
                 for t in dossier.history
             ],
         ]
-    ).encode()
+    )
 
 
 def decode(body: bytes, record: Record) -> Dossier:
@@ -113,7 +112,7 @@ def decode(body: bytes, record: Record) -> Dossier:
         ValueError: It was written by a newer version, or by something else.
     """
     try:
-        return _decode(json.loads(body), record)
+        return _decode(orjson.loads(body), record)
     except (TypeError, KeyError, IndexError, AttributeError, OverflowError, ValueError) as error:
         # `from None`: the frames below hold what was opened.
         reason = str(error) if isinstance(error, _NewerSchemaError) else f"not a dossier ({type(error).__name__})"

@@ -6,6 +6,7 @@ the diagrams, the CLI and the tests are derived from them.
 from __future__ import annotations
 
 from enum import Enum
+from functools import cache
 from typing import Any
 
 import attrs
@@ -181,9 +182,10 @@ def _machine() -> dict[str, Any]:
 _EVENTS = _machine()
 
 
+@cache
 def move(state: State, trigger: str) -> State:
     """
-    The state that the trigger leads to.
+    The state that the trigger leads to. The machine is asked once for each: its answers never change.
 
     Raises:
         ValueError: The tables have no such edge; a defect of the caller's, never of a person's or a broker's.
