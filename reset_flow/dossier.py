@@ -114,11 +114,10 @@ class Dossier:
     history: tuple[Transition, ...] = attrs.field(default=(), repr=False)
 
     def changed(self, **changes: Any) -> Dossier:
-        """What `attrs.evolve` gives, in a tenth of the time: a command makes some forty of these."""
-        assert changes.keys() <= FIELDS
+        """What `attrs.evolve` gives, in a twentieth of the time: a flow takes some thirty of these."""
+        assert FIELDS.issuperset(changes)
         other = object.__new__(Dossier)
-        other.__dict__.update(self.__dict__)
-        other.__dict__.update(changes)
+        object.__setattr__(other, "__dict__", self.__dict__ | changes)
         return other
 
 

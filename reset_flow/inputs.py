@@ -27,7 +27,7 @@ def _trouble(text: Any, longest: int) -> str | None:
         return f"it must be text, not {type(text).__name__}"
     if len(text) > longest:
         return f"it must have at most {longest} characters"
-    if any(unicodedata.category(char) in ("Cc", "Cs") for char in text):
+    if not text.isprintable() and any(unicodedata.category(char) in ("Cc", "Cs") for char in text):
         return "it must be free of control characters and broken ones"
     return None
 

@@ -258,8 +258,13 @@ def _named(folded: str, user: str, words: Iterable[str]) -> Iterable[tuple[str, 
     return (LOGIN, login or both), (WORD, word or both)
 
 
+ASCII_LETTERS = {code: " " for code in range(128) if not chr(code).isalnum()}
+
+
 def _letters(text: str) -> str:
     """The text with spaces for all that is neither letter, digit nor pictogram."""
+    if text.isascii():
+        return text.translate(ASCII_LETTERS)
     kinds = ((char, unicodedata.category(char)) for char in text)
     return "".join(char if kind[0] in "LMN" or kind == "So" else " " for char, kind in kinds)
 

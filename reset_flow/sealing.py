@@ -35,6 +35,8 @@ TAG_BYTES = 16
 LOOKUP_BYTES = 16
 STAMP_BYTES = 8
 NONCES_AT_ONCE = 256
+CIPHERS = 1024
+"""For how many flows the derived key is kept at hand: a command opens once and seals twice."""
 
 logger = logging.getLogger("reset_flow")
 
@@ -80,6 +82,7 @@ class Keyring:
 
     def _hold(self, keys: KeySet) -> None:
         # Each of these is replaced at once: another thread may be sealing.
+        self._ciphers: dict[tuple[bytes, str, str], AESGCM] = {}
         self._seal = {bytes.fromhex(key.id): key for key in keys.seal}
         self._lookup = keys.lookup
         self._writers = tuple(
@@ -210,9 +213,7 @@ class Keyring:
         """The body, readable only with this ring, as this flow's of this realm, and beside the same associated data."""
         key_id, key = self._writer()
         nonce = self._nonce()
-        return b"".join(
-            (key_id, nonce, AESGCM(_flow_key(key, realm, flow_id)).encrypt(nonce, body, associated)),
-        )
+        return b"".join((key_id, nonce, self._cipher(key_id, key, realm, flow_id).encrypt(nonce, body, associated)))
 
     def open(self, realm: str, flow_id: str, sealed: bytes, associated: bytes) -> bytes:
         """
@@ -231,9 +232,18 @@ class Keyring:
             raise UnknownKeyError(f"key {sealed[:ID_BYTES].hex()} is not in the ring")
         nonce, body = sealed[ID_BYTES : ID_BYTES + NONCE_BYTES], sealed[ID_BYTES + NONCE_BYTES :]
         try:
-            return AESGCM(_flow_key(key, realm, flow_id)).decrypt(nonce, body, associated)
+            return self._cipher(sealed[:ID_BYTES], key, realm, flow_id).decrypt(nonce, body, associated)
         except InvalidTag:
             raise ValueError(f"it was changed, or is another record's (key {key.id})") from None
+
+    def _cipher(self, key_id: bytes, key: Key, realm: str, flow_id: str) -> AESGCM:
+        ciphers, place = self._ciphers, (key_id, realm, flow_id)
+        cipher = ciphers.get(place)
+        if cipher is None:
+            if len(ciphers) >= CIPHERS:
+                ciphers.clear()
+            cipher = ciphers[place] = AESGCM(_flow_key(key, realm, flow_id))
+        return cipher
 
     @staticmethod
     def key_of(sealed: bytes) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-from base64 import b32hexencode
 from collections.abc import Iterable
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -41,6 +40,7 @@ __all__ = ["Starter"]
 audit = logging.getLogger("reset_flow.audit")
 
 ID_BYTES = 16
+DIGITS = "0123456789abcdefghijklmnopqrstuv"
 TAGS = 16
 
 
@@ -132,7 +132,7 @@ class Starter:
             flow_id = self._keyring.lookup(self._realm, "ref", inputs.name(ref, "ref"))
         now = self._now()
         return Dossier(
-            id=b32hexencode(flow_id).decode().rstrip("=").lower(),
+            id=_spelled(flow_id),
             user=inputs.name(user, "user"),
             credential=Credential(credential),
             transport=self._transport.name,
@@ -181,3 +181,9 @@ class Starter:
             return ""
         number = int.from_bytes(self._keyring.lookup(self._realm, "decoy", self._transport.canonical_user(user)))
         return questions[number % len(questions)]
+
+
+def _spelled(flow_id: bytes) -> str:
+    """In base32hex (RFC 4648), small, and without padding. The library's own takes four times as long as a save."""
+    number = int.from_bytes(flow_id) << 2  # to whole digits
+    return "".join([DIGITS[number >> shift & 31] for shift in range(125, -1, -5)])

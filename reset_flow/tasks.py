@@ -47,21 +47,15 @@ class OwnTasks:
         if self._closing:
             work.close()
             raise StoreUnavailable("the service was closed: make another one")
-        task = self.spawn(work)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            caller = asyncio.current_task()
-            if task.cancelled() and not (caller and caller.cancelling()):  # by `aclose`, not by the caller
-                raise OutcomeInDoubt("the service was closed before this was done: look at the flow again") from None
-            raise
+        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.spawn(_into(outcome, work))
+        return await outcome
 
-    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Begin work that nobody waits for."""
-        task = asyncio.ensure_future(work)
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
-        return task
 
     async def aclose(self, patience: timedelta) -> None:
         """Begin no more, wait for what is under way, and cancel what is not done by then."""
@@ -81,3 +75,27 @@ class OwnTasks:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, ResetFlowError):
             logger.error("a command broke off: %s", type(error).__name__)
+
+
+async def _into(outcome: asyncio.Future[T], work: Coroutine[Any, Any, T]) -> None:
+    """
+    Do the work for somebody who waits for the outcome, or has gone.
+
+    Not `asyncio.shield`: by that, a caller is woken one turn of the loop later.
+    """
+    try:
+        result = await work
+    except asyncio.CancelledError:  # by `aclose`
+        if not outcome.done():
+            closed = "the service was closed before this was done: look at the flow again"
+            outcome.set_exception(OutcomeInDoubt(closed))
+        raise
+    except BaseException as error:
+        if outcome.done() or not isinstance(error, Exception):
+            raise
+        outcome.set_exception(error)
+    else:
+        if not outcome.done():
+            outcome.set_result(result)
+    finally:
+        del outcome  # or an error in it, by its traceback, would hold itself and all frames on the way

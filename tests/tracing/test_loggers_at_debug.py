@@ -76,7 +76,7 @@ async def test_a_whole_reset_shows_nothing(url: str, lines: Lines, tmp_path: Pat
             await service.set_password(flow.id, PASSWORD)
             await service.sweep()
     loop.set_debug(False)
-    assert {record.name.partition(".")[0] for record in lines.records} >= {"asyncio", "transitions"}
+    assert {record.name.partition(".")[0] for record in lines.records} >= {"asyncio", "reset_flow"}
     assert {record.name for record in lines.records} <= KNOWN
     for secret in (LOGIN, ANSWER, code, token, PASSWORD, "an-app-key", "tag-of-nobody", "username="):
         assert lines.holding(secret) == []
