@@ -39,6 +39,11 @@ BODY_LIMIT = 256 * 1024
 """Bytes of a reply's body; a longer one is not read to its end."""
 
 READ_BUFFER = 64 * 1024
+READ_SIZE = 16 * 1024
+"""Bytes that are read at once; replies are far shorter."""
+
+SENT_ONCE = frozenset({"PATCH", "POST"})
+"""The methods that aiohttp never sends a second time; all others, it may."""
 CONNECTIONS = 256
 IDENTITY = "identity"
 NOT_CARRIED = re.compile(r"[^ -~\xa0-\xff]")
@@ -99,6 +104,8 @@ class _Connector(aiohttp.TCPConnector):
     Gives no connection on which the server has spoken unasked.
 
     aiohttp would take those bytes for the reply to the next request, which may be another person's.
+
+    And none that makes room for 256 KiB at each read, as asyncio's do: that memory comes from the system every time.
     """
 
     async def connect(
@@ -107,6 +114,9 @@ class _Connector(aiohttp.TCPConnector):
         while True:
             connection = await super().connect(req, traces, timeout)
             if connection.protocol is None or not connection.protocol.should_close:
+                transport: Any = connection.transport
+                if getattr(transport, "max_size", 0) > READ_SIZE:  # other loops have no such setting
+                    transport.max_size = READ_SIZE
                 return connection
             connection.close()
 
@@ -127,7 +137,6 @@ class _Options(TypedDict):
 
     allow_redirects: bool
     auto_decompress: bool
-    middlewares: tuple[aiohttp.ClientMiddlewareType, ...]
     raise_for_status: bool
     read_bufsize: int
     ssl: SSLContext | bool
@@ -167,7 +176,6 @@ class Sender:
         self._options: _Options = {
             "allow_redirects": False,
             "auto_decompress": False,  # a bomb stays packed, and `Accept-Encoding: identity` asks for none
-            "middlewares": (_once,),
             "raise_for_status": False,
             "read_bufsize": READ_BUFFER,
             "ssl": _verifying(ssl),
@@ -199,6 +207,7 @@ class Sender:
                     url,
                     headers=headers,
                     data=payload,
+                    middlewares=() if method in SENT_ONCE else (_once,),
                     skip_auto_headers=None if body else (CONTENT_TYPE,),  # nothing is of no type
                     **self._options,
                 )

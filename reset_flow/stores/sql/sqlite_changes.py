@@ -31,16 +31,18 @@ def save(row: dict[str, Any], charges: tuple[Charge, ...], clock: Callable[[], d
         StaleRecord: As the port says.
         LimitReached: As the port says.
     """
+    now = micros(clock())
+    row["leased_until"] = None if row["lease"] is None else now + row["lease"]
+    if not charges and row["ended_at"] is None and db.execute(sql.NEXT, row).rowcount:
+        return
     stored = db.execute(sql.STORED, row).fetchall()
     number, version, stamp = stored[0] if stored else (0, 0, None)
     if stamp == row["stamp"]:
         return
     if row["version"] != version + 1:
         raise StaleRecord(row["id"], row["version"])
-    now = micros(clock())
     tallies = _weigh(db, number, charges, now) if charges else {}
     row["number"] = number
-    row["leased_until"] = None if row["lease"] is None else now + row["lease"]
     if number:
         db.execute(sql.UPDATE, row)
     else:

@@ -49,7 +49,7 @@ class Database(Protocol):
     Attributes:
         writer: Waits for nobody; used by the loop or by the thread, never by both at once.
 
-        reader: For the loop.
+        reader: For the loop, while the writer is in use.
     """
 
     @property
@@ -123,7 +123,8 @@ class Writer:
             await self.run(None)
             self._check()
         assert self._database is not None
-        return self._database.reader
+        # The writer knows the newest pages; the reader must get them from the log.
+        return self._database.reader if self._under_way else self._database.writer
 
     async def run(self, work: Callable[[Connection], Any] | None, saves: str | None = None) -> Any:
         """What the work returned, once it is committed; raises what it raised."""
