@@ -1,5 +1,7 @@
 """Carries a password reset through the API of a broker, from request to working password."""
 
+import typing as _typing
+
 from reset_flow.errors import (
     AnswerRejected,
     AppKeyRejected,
@@ -54,10 +56,12 @@ from reset_flow.sealing import Keyring
 from reset_flow.service import ResetService
 from reset_flow.settings import from_env, open_store
 from reset_flow.stores.memory import MemoryStore
-from reset_flow.stores.postgres import PostgresStore
-from reset_flow.stores.redis import RedisStore
-from reset_flow.stores.sqlite import SQLiteStore
 from reset_flow.transports.etna import EtnaTransport
+
+if _typing.TYPE_CHECKING:
+    from reset_flow.stores.postgres import PostgresStore
+    from reset_flow.stores.redis import RedisStore
+    from reset_flow.stores.sqlite import SQLiteStore
 
 __all__ = [
     "Accepted",
@@ -128,3 +132,20 @@ __all__ = [
     "from_env",
     "open_store",
 ]
+
+_STORES = {"PostgresStore": "postgres", "RedisStore": "redis", "SQLiteStore": "sqlite"}
+
+
+def __getattr__(name: str) -> object:
+    """A store is imported when it is first asked for: hardly anybody needs more than one."""
+    if name not in _STORES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    store: object = getattr(import_module(f"{__name__}.stores.{_STORES[name]}"), name)
+    globals()[name] = store
+    return store
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_STORES]

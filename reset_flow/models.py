@@ -133,7 +133,7 @@ class Secret:
         raise TypeError("a secret can't be pickled")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class Transition:
     """
     One step that a flow durably took.

@@ -34,7 +34,6 @@ import logging
 import unicodedata
 from collections.abc import Callable, Collection, Iterable
 from functools import cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
@@ -109,6 +108,8 @@ def canonical(text: str) -> str:
 @cache
 def common_passwords() -> frozenset[str]:
     """The blocklist that is shipped, in canonical form. Read at the first call; all have eight characters or more."""
+    from importlib.resources import files  # noqa: PLC0415 - who only imports the library needs none
+
     return frozenset(files("reset_flow").joinpath("common_passwords.txt").read_text(encoding="utf-8").splitlines())
 
 

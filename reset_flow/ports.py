@@ -32,7 +32,7 @@ class Case:
     continuation: bytes | None = attrs.field(default=None, repr=False)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class Record:
     """
     What a store keeps of a flow. Times have whole microseconds.

@@ -20,8 +20,8 @@ _READ = ", ".join((*(f"flows.{name}" for name in _WRITTEN), "number", DUE))
 STORED = "SELECT number, version, stamp FROM flows WHERE id = :id"
 INSERT = f"INSERT INTO flows ({', '.join(_WRITTEN)}) VALUES ({', '.join(f':{name}' for name in _WRITTEN)})"  # noqa: S608
 UPDATE = f"UPDATE flows SET {', '.join(f'{name} = :{name}' for name in _WRITTEN[1:])} WHERE number = :number"  # noqa: S608
-# The usual save: the next version of a flow that runs. What never changes is asked for and not written, for the sake of
-# the indexes; where it is another version's turn, or anything is odd, nothing is found, and the statements above decide.
+# The usual save: the next version of a flow that runs. What never changes is asked for and not written, for the sake
+# of the indexes; where it is another version's turn, or anything is odd, nothing is found, and those above decide.
 NEXT = (
     "UPDATE flows SET version = :version, state = :state, due_at = :due_at, lease = :lease, "
     "leased_until = :leased_until, stamp = :stamp, body = :body WHERE id = :id AND version = :version - 1 "
