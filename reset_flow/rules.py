@@ -66,13 +66,16 @@ SENDINGS = 2
 
 def attempts_left(dossier: Dossier, policy: Policy) -> int | None:
     """How often the step that is expected may still be tried."""
-    used, limit = {
-        State.REQUESTED: (dossier.answers, policy.answer_attempts),
-        State.QUESTION_ANSWERED: (dossier.codes, policy.code_attempts),
-        State.CODE_VERIFIED: (dossier.codes, policy.code_attempts),
-        State.TOKEN_ISSUED: (dossier.passwords, policy.password_attempts),
-    }.get(dossier.state, (None, 0))
-    return None if used is None else max(0, limit - used)
+    match dossier.state:
+        case State.REQUESTED:
+            left = policy.answer_attempts - dossier.answers
+        case State.QUESTION_ANSWERED | State.CODE_VERIFIED:
+            left = policy.code_attempts - dossier.codes
+        case State.TOKEN_ISSUED:
+            left = policy.password_attempts - dossier.passwords
+        case _:
+            return None
+    return max(0, left)
 
 
 def _resend_at(dossier: Dossier, policy: Policy) -> datetime | None:

@@ -161,7 +161,7 @@ class ResetService:
         now = self._clock()
         if now.tzinfo is None:
             raise ConfigurationError("the clock gives times without a zone: let it give aware ones")
-        return now.astimezone(UTC)
+        return now if now.tzinfo is UTC else now.astimezone(UTC)
 
     # --- making a flow
 
