@@ -10,6 +10,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from reset_flow import rules
+from reset_flow.deadlines import Deadlines
 from reset_flow.machine import COMMANDS, Call
 from reset_flow.models import Accepted, Cause, Credential, NotActed, Outcome, Rejected, Secret, Unknown
 from reset_flow.ports import Case
@@ -53,6 +54,7 @@ class Caller:
         self._transport = transport
         self._tracer = tracer
         self._deadline = transport.deadline.total_seconds()
+        self._deadlines = Deadlines()
         self._lease = policy.lease.total_seconds()
         self._may_log_in = policy.probe_by_login
         self._floor = policy.response_floor.total_seconds()
@@ -129,7 +131,7 @@ class Caller:
         left = self._lease - (time.monotonic() - began)
         try:
             # A bit more than its deadline, and less than what is left of the lease.
-            async with asyncio.timeout(min(self._deadline * GRACE, (self._deadline + left) / 2)):
+            with self._deadlines.within(min(self._deadline * GRACE, (self._deadline + left) / 2)):
                 outcome = await call
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) and task.cancelling():

@@ -22,6 +22,7 @@ import attrs
 from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER
 from yarl import URL
 
+from reset_flow.deadlines import Deadlines
 from reset_flow.errors import ConfigurationError
 from reset_flow.models import NotActed, Unknown
 
@@ -168,6 +169,7 @@ class Sender:
         if session is not None and trust_env:
             raise ConfigurationError("trust_env is a matter of the session that is passed in")
         self._seconds = _seconds("deadline", deadline)
+        self._deadlines = Deadlines()
         self._trust_env = trust_env
         self._foreign = session
         self._own: aiohttp.ClientSession | None = None
@@ -198,7 +200,7 @@ class Sender:
         payload = None if body is None else _Body(body)
         status, again, whole, flaw, connecting = 0, None, None, "", False
         try:
-            async with asyncio.timeout(self._seconds):
+            with self._deadlines.within(self._seconds):
                 session = self._session()
                 if session is None:
                     return NotActed(detail="the transport is closed, or belongs to another event loop")

@@ -138,10 +138,7 @@ class Writer:
         future = loop.create_future()
         self._waiting.append(_Job(work, saves, future))
         if not self._under_way:
-            if self._crowded:  # others are about to come, in this turn of the loop
-                loop.call_soon(self._begin)
-            else:
-                self._begin()
+            self._begin_soon(loop)
         outcome = await future
         if isinstance(outcome, ResetFlowError):
             raise outcome
@@ -168,6 +165,12 @@ class Writer:
             raise StoreUnavailable("the store was opened before this process was forked: make one after the fork")
 
     # --- in the loop
+
+    def _begin_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._crowded:  # others are about to come, in this turn of the loop
+            loop.call_soon(self._begin)
+        else:
+            self._begin()
 
     def _begin(self) -> None:
         """Begin a transaction for what waits, if there is none; more than one may ask for it."""
@@ -216,8 +219,9 @@ class Writer:
 
     def _go_on(self) -> None:
         self._under_way = False
-        self._begin()
-        if self._stopped and not self._under_way:
+        if self._waiting:
+            self._begin_soon(asyncio.get_running_loop())
+        elif self._stopped:
             self._batches.put(None)
 
     # --- in the thread
