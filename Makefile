@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test check bench format clean
 
 demo: $(VENV)/.ready
 	@$(RUN)/reset-flow demo
@@ -18,6 +18,13 @@ check: $(VENV)/.ready
 	$(RUN)/ruff check
 	$(RUN)/mypy
 	$(RUN)/lint-imports
+
+# What it costs: below ten minutes, on a machine that does nothing else. What grows with what is stored takes an hour
+# more: `python -m benchmarks.scale`.
+bench: $(VENV)/.ready
+	$(RUN)/python -m benchmarks
+	$(RUN)/python -m benchmarks.imports
+	$(RUN)/python -m benchmarks.masking
 
 format: $(VENV)/.ready
 	$(RUN)/ruff format

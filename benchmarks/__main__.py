@@ -1,0 +1,59 @@
+"""The command line: `python -m benchmarks`, from the top of the repository."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.facts import RESULTS, facts, keep, sentence
+from benchmarks.flushes import HOW
+from benchmarks.picture import svg
+from benchmarks.places import STORES
+from benchmarks.resets import layer_table, measured, table
+
+
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - set(STORES):
+        raise argparse.ArgumentTypeError(f"there is no store {', '.join(sorted(unknown))}")
+    return names
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(each) for each in text.split(",")]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Whole resets beside the bare calls.")
+    parser.add_argument("--stores", type=_names, default=list(STORES), help="with commas between them")
+    parser.add_argument("--concurrency", type=_numbers, default=[1, 16, 64], help="with commas between them")
+    parser.add_argument("--repeats", type=int, default=3, help="the medians of so many runs are kept")
+    parser.add_argument("--seconds", type=float, default=1.8, help="of each run")
+    parser.add_argument("--profile", action="store_true", help="where the time goes; draws and keeps nothing else")
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks.svg"), help="the picture")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of the figures")
+    return parser
+
+
+def main() -> None:
+    """Measure, print, keep and draw."""
+    options = _parser().parse_args()
+    known = facts()
+    figures = measured(
+        options.stores,
+        options.concurrency,
+        repeats=options.repeats,
+        seconds=options.seconds,
+        profile=options.profile,
+    )
+    print(f"{sentence(known)}\n")
+    print(layer_table(figures) if options.profile else table(figures))
+    kept = {"facts": known, "fsyncs_counted_by": HOW, "figures": figures}
+    print(f"\n{keep('-profile' if options.profile else '', kept, options.results)}")
+    if not options.profile:
+        options.out.write_text(svg(known, figures))
+        print(options.out)
+
+
+if __name__ == "__main__":
+    main()

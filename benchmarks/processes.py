@@ -1,0 +1,93 @@
+"""Fresh processes, each on a core of its own where there are two, and what processes have used up."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+__all__ = ["family_cpu", "fresh", "pin_driver", "pin_servers", "resident", "written"]
+
+ROOT = Path(__file__).parents[1]
+PATIENCE = 3600.0
+
+# Else glibc moves the threshold by chance, and a receive buffer is mapped and unmapped at each read, or is not.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "131072"}
+
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def _pin(core: int) -> None:
+    if len(CORES) > 1:
+        os.sched_setaffinity(0, {CORES[core]})
+
+
+def pin_servers() -> None:
+    """This process and all that it starts take the first core."""
+    _pin(0)
+
+
+def pin_driver() -> None:
+    """This process takes the last core."""
+    with suppress(OSError):  # whoever started it may have said otherwise
+        cores = os.environ.get("BENCHMARKS_CORE")
+        if cores is not None:
+            os.sched_setaffinity(0, {int(cores)})
+
+
+def fresh(module: str, options: dict[str, Any], before: tuple[str, ...] = ()) -> dict[str, Any]:
+    """
+    What a module of ours says of itself in one line of JSON, run in a process of its own.
+
+    Args:
+        before: What to run it under, such as a tracer.
+    """
+    environment = {**os.environ, **ALLOCATOR}
+    if len(CORES) > 1:
+        environment["BENCHMARKS_CORE"] = str(CORES[-1])
+    done = subprocess.run(
+        [*before, sys.executable, "-m", f"benchmarks.{module}", json.dumps(options)],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False, timeout=PATIENCE,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"benchmarks.{module} failed with {options}")
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return said
+
+
+def family_cpu(pids: list[int]) -> float:
+    """Seconds of CPU that those processes and all their descendants have used; 0 where the system does not tell."""
+    children: dict[int, list[int]] = {}
+    used: dict[int, float] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = path.read_text().rsplit(")", 1)[1].split()
+            pid = int(path.parent.name)
+            children.setdefault(int(fields[1]), []).append(pid)
+            used[pid] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    seen: set[int] = set()
+    waiting = list(pids)
+    while waiting:
+        pid = waiting.pop()
+        if pid not in seen:
+            seen.add(pid)
+            waiting += children.get(pid, [])
+    return sum(used.get(pid, 0.0) for pid in seen)
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def written(pid: int | str = "self") -> int:
+    """Bytes that a process has had written to disks; 0 where the system does not tell."""
+    with suppress(OSError, StopIteration):
+        lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("write_bytes")))
+    return 0

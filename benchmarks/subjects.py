@@ -1,0 +1,125 @@
+"""What is measured: the floor, four calls of bare aiohttp with nothing kept; and the library, by its public names."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import aiohttp
+
+import reset_flow
+
+if TYPE_CHECKING:
+    from reset_flow import Policy
+
+__all__ = ["ANSWER", "APP_KEY", "CODE", "COMMANDS", "PASSWORD", "Floor", "Library", "Subject", "service"]
+
+APP_KEY = "benchmark"
+ANSWER, CODE, PASSWORD = "blue", "741175", "violet tractor sings at 5 am"
+COMMANDS = ("start", "answer", "verify", "set_password")
+CONNECTIONS = 256
+"""As many as the library's transport has."""
+
+
+class Subject(Protocol):
+    """A flow is four commands, which come one by one, as a person's do."""
+
+    async def start(self, user: str) -> Any:
+        """-> what the other commands take"""
+
+    async def answer(self, flow: Any) -> None: ...
+
+    async def verify(self, flow: Any) -> None: ...
+
+    async def set_password(self, flow: Any) -> None: ...
+
+
+class Floor:
+    """What the calls alone cost: below it, no library can get."""
+
+    def __init__(self, root: str) -> None:
+        self._users = f"{root}/api/v1.0/users"
+        self._flows: dict[int, dict[str, str]] = {}
+        self._ids = itertools.count()
+        self._session = aiohttp.ClientSession(
+            headers={"Et-App-Key": APP_KEY}, connector=aiohttp.TCPConnector(limit=CONNECTIONS)
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def _call(self, method: str, path: str, **content: Any) -> str:
+        async with self._session.request(method, self._users + path, **content) as reply:
+            document = await reply.json()
+        if reply.status != 200 or not document["IsSucceed"]:
+            raise AssertionError(document)
+        return str(document.get("Model"))
+
+    async def start(self, user: str) -> int:
+        flow = next(self._ids)
+        question = await self._call("GET", "/password/secret-question", params={"username": user})
+        self._flows[flow] = {"user": user, "question": question}
+        return flow
+
+    async def answer(self, flow: int) -> None:
+        content = {"User": self._flows[flow]["user"], "SecretQuestionAnswer": ANSWER}
+        await self._call("POST", "/password/reset", json=content)
+
+    async def verify(self, flow: int) -> None:
+        content = {"Code": CODE, "Identifier": "ResetPassword"}
+        self._flows[flow]["token"] = await self._call("POST", "/identifiers/reset/code", json=content)
+
+    async def set_password(self, flow: int) -> None:
+        token = self._flows[flow]["token"]
+        content = {"Token": token, "Password": PASSWORD, "PasswordConfirmation": PASSWORD}
+        await self._call("PUT", "/passwords/reset/", json=content)
+
+
+class Library:
+    """A `ResetService`. It is opened and closed by whoever made it."""
+
+    def __init__(self, service: reset_flow.ResetService) -> None:
+        self._service = service
+
+    async def start(self, user: str) -> str:
+        return (await self._service.start(user)).id
+
+    async def answer(self, flow: str) -> None:
+        await self._service.answer(flow, ANSWER)
+
+    async def verify(self, flow: str) -> None:
+        await self._service.verify(flow, CODE)
+
+    async def set_password(self, flow: str) -> None:
+        await self._service.set_password(flow, PASSWORD)
+
+
+def service(
+    root: str,
+    store: reset_flow.Store | str,
+    *,
+    keys: str | None = None,
+    policy: Policy | None = None,
+    sweep: bool = True,
+) -> reset_flow.ResetService:
+    """
+    One over this broker and this store.
+
+    Args:
+        keys: The path of a key file that several processes share; without one, the keys are this process's.
+    """
+    # The name is sealed into flows, and the port of a throw-away broker is another one each time.
+    transport = reset_flow.EtnaTransport(f"{root}/api", APP_KEY, name="benchmark")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # keys that are in no file are good enough for flows that nobody needs again
+        return reset_flow.ResetService(
+            transport,
+            reset_flow.open_store(store) if isinstance(store, str) else store,
+            reset_flow.Keyring.load_or_create(keys) if keys else reset_flow.Keyring.generate(),
+            policy=policy,
+            sweep=sweep,
+        )
