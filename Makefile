@@ -19,8 +19,8 @@ check: $(VENV)/.ready
 	$(RUN)/mypy
 	$(RUN)/lint-imports
 
-# What it costs: below ten minutes, on a machine that does nothing else. What grows with what is stored takes an hour
-# more: `python -m benchmarks.scale`.
+# What it costs: below ten minutes, on a machine that does nothing else. What grows with what is stored takes longer, and
+# is a command of its own: `python -m benchmarks.scale`.
 bench: $(VENV)/.ready
 	$(RUN)/python -m benchmarks
 	$(RUN)/python -m benchmarks.imports

@@ -59,6 +59,11 @@ class Places:
     def __exit__(self, *_: object) -> None:
         self._exits.close()
 
+    def settle(self, place: Place) -> None:
+        """What a server does by itself while flows come one by one: here they came all at once."""
+        if place.store == "postgres":
+            _ask(place.url, "VACUUM (ANALYZE)")
+
     def server(self, store: str) -> servers.Server:
         """The running server of a store."""
         if store not in self._servers:

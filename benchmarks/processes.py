@@ -8,9 +8,12 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["family_cpu", "fresh", "pin_driver", "pin_servers", "resident", "written"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["family_cpu", "fresh", "pin_driver", "pin_servers", "resident", "together", "wait_for_the_others", "written"]
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 3600.0
@@ -32,11 +35,11 @@ def pin_servers() -> None:
 
 
 def pin_driver() -> None:
-    """This process takes the last core."""
-    with suppress(OSError):  # whoever started it may have said otherwise
-        cores = os.environ.get("BENCHMARKS_CORE")
-        if cores is not None:
-            os.sched_setaffinity(0, {int(cores)})
+    """This process takes the last core, or those that whoever started it says."""
+    if cores := os.environ.get("BENCHMARKS_CORES"):
+        os.sched_setaffinity(0, set(map(int, cores.split(","))))
+    else:
+        _pin(-1)
 
 
 def fresh(module: str, options: dict[str, Any], before: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -46,16 +49,45 @@ def fresh(module: str, options: dict[str, Any], before: tuple[str, ...] = ()) ->
     Args:
         before: What to run it under, such as a tracer.
     """
+    return _said(_started(module, options, before))
+
+
+def together(module: str, each: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same of several processes, one for each of the options, on whatever core; none begins before all can."""
+    started = [_started(module, options, anywhere=True) for options in each]
+    for process in started:
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return [_said(process) for process in started]
+
+
+def wait_for_the_others() -> None:
+    """Of several that were started together, return once all have come so far."""
+    print("ready", flush=True)
+    sys.stdin.readline()
+
+
+def _started(
+    module: str, options: dict[str, Any], before: tuple[str, ...] = (), *, anywhere: bool = False
+) -> subprocess.Popen[str]:
     environment = {**os.environ, **ALLOCATOR}
     if len(CORES) > 1:
-        environment["BENCHMARKS_CORE"] = str(CORES[-1])
-    done = subprocess.run(
-        [*before, sys.executable, "-m", f"benchmarks.{module}", json.dumps(options)],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False, timeout=PATIENCE,
-    )  # fmt: skip
-    if done.returncode:
-        raise SystemExit(f"benchmarks.{module} failed with {options}")
-    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        environment["BENCHMARKS_CORES"] = ",".join(map(str, CORES if anywhere else CORES[-1:]))
+    command = [*before, sys.executable, "-m", f"benchmarks.{module}", json.dumps(options)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def _said(process: subprocess.Popen[str]) -> dict[str, Any]:
+    out, _ = process.communicate(timeout=PATIENCE)
+    if process.returncode:
+        raise SystemExit("a process of the measurement failed: what it says stands above")
+    said: dict[str, Any] = json.loads(out.splitlines()[-1])
     return said
 
 

@@ -1,0 +1,137 @@
+"""
+Stores with many flows in them. Each is the copy of one that was really carried out, under an id, a login and times of
+its own, sealed and saved by the library's own code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import sys
+import time
+from base64 import b32hexencode
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from benchmarks.processes import pin_driver
+from benchmarks.subjects import ANSWER, CODE, PASSWORD, service
+from reset_flow import Charge, Keyring, MemoryStore, Policy, open_store
+from reset_flow.archive import Archive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from reset_flow import Store
+    from reset_flow.dossier import Dossier
+
+__all__ = ["KINDS", "REALM", "Filler", "identity", "running_among", "tag_of"]
+
+REALM = "default"
+RUNNING = 10
+"""Of so many flows one still runs, which is far more than in life: a flow runs for an hour, and is kept for a month."""
+
+FLOWS_BY_TAG = 10
+KINDS = ("stored", "due", "old")
+"""Those that are just there; whose time was up a while ago; whose retention is over."""
+
+AT_ONCE = 512
+MONTH = timedelta(days=29)
+
+
+def identity(kind: str, number: int) -> str:
+    """The id of a flow: the same each time, and as scattered as any."""
+    return b32hexencode(sha256(f"{kind} {number}".encode()).digest()[:16]).decode().rstrip("=").lower()
+
+
+def running_among(first: int, last: int) -> list[int]:
+    """The numbers of those among the stored flows that still run."""
+    return [number for number in range(first, last) if number % RUNNING == 0]
+
+
+def tag_of(number: int) -> str:
+    """Under which a flow is found, with nine others."""
+    return f"tag {number // FLOWS_BY_TAG}"
+
+
+@attrs.frozen
+class Filler:
+    """
+    Saves copies.
+
+    Attributes:
+        begun, ended: What is copied: a flow that expects an answer, and one that has come to its end.
+    """
+
+    store: Store
+    archive: Archive
+    keyring: Keyring
+    begun: Dossier
+    ended: Dossier
+
+    @classmethod
+    async def over(cls, store: Store, root: str, keys: str) -> Filler:
+        """One for this store; it carries out one flow elsewhere, to have what to copy."""
+        keyring, lease = Keyring.load_or_create(keys), Policy().lease
+        memory = MemoryStore()
+        beside = Archive(memory, keyring, REALM, lease)
+        async with service(root, memory, keys=keys, sweep=False) as model:
+            flow = await model.start("model", tags=["model"])
+            begun = (await beside.load(flow.id)).dossier
+            await model.answer(flow.id, ANSWER)
+            await model.verify(flow.id, CODE)
+            await model.set_password(flow.id, PASSWORD)
+            ended = (await beside.load(flow.id)).dossier
+        return cls(store, Archive(store, keyring, REALM, lease), keyring, begun, ended)
+
+    async def fill(self, kind: str, first: int, last: int) -> None:
+        """Save those of a kind with these numbers, many at a time."""
+        copies = self._copies(kind, first, last)
+        while batch := [copy for _, copy in zip(range(AT_ONCE), copies, strict=False)]:
+            await asyncio.gather(*(self._save(copy) for copy in batch))
+
+    async def _save(self, dossier: Dossier) -> None:
+        charges = []
+        if dossier.ended_at is None:
+            key = self.keyring.lookup(REALM, "starts_per_user", dossier.user)
+            charges.append(Charge(key=key, amount=1, limit=20, window=timedelta(hours=1)))
+        await self.archive.save(self.archive.record(dossier), charges)
+
+    def _copies(self, kind: str, first: int, last: int) -> Iterator[Dossier]:
+        now = datetime.now(UTC)
+        for number in range(first, last):
+            runs = kind == "due" or (kind == "stored" and number % RUNNING == 0)
+            model = self.begun if runs else self.ended
+            if kind == "due":
+                expires = now - timedelta(minutes=5)
+            elif runs:
+                expires = now + timedelta(hours=random.uniform(12, 13))  # noqa: S311 - not while it is measured
+            else:
+                expires = now - (MONTH * random.random() if kind == "stored" else 40 * timedelta(days=1))  # noqa: S311
+            yield model.changed(
+                id=identity(kind, number),
+                version=0,
+                user=f"{kind}{number}@example.com",
+                created_at=expires - timedelta(hours=1),
+                expires_at=expires,
+                ended_at=None if runs else expires - timedelta(minutes=55),
+                lookups=(self.keyring.lookup(REALM, "tag", tag_of(number)),) if kind == "stored" else (),
+            )
+
+
+async def _fill(url: str, root: str, keys: str, *, kind: str, first: int, last: int) -> dict[str, Any]:
+    store = open_store(url)
+    began = time.perf_counter()
+    await (await Filler.over(store, root, keys)).fill(kind, first, last)
+    await store.aclose()
+    return {"flows": last - first, "seconds": time.perf_counter() - began}
+
+
+if __name__ == "__main__":
+    pin_driver()
+    logging.getLogger("reset_flow").setLevel(logging.ERROR)  # what Redis promises is in the report
+    print(json.dumps(asyncio.run(_fill(**json.loads(sys.argv[1])))))

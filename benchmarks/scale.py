@@ -1,0 +1,192 @@
+"""
+What grows with what is stored, and with how many work on it.
+
+`python -m benchmarks.scale [--sizes 1000,100000,1000000] [--parts stored,sweep,parked,workers]`
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from benchmarks import growth_tables as tables
+from benchmarks.broker import CALLS, QUESTION, Broker, running
+from benchmarks.facts import RESULTS, facts, keep, sentence
+from benchmarks.places import STORES, Places
+from benchmarks.processes import fresh, pin_servers, together
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+__all__ = ["Scale"]
+
+CONCURRENCY = 16
+DURABLE = [store for store in STORES if store != "memory"]
+
+
+@attrs.frozen
+class Scale:
+    """
+    What all parts need.
+
+    Attributes:
+        keys: The path of a key file.
+    """
+
+    broker: Broker
+    places: Places
+    keys: str
+
+    @classmethod
+    @contextmanager
+    def opened(cls) -> Iterator[Scale]:
+        """With a broker and servers that end with the block."""
+        pin_servers()
+        with running() as broker, Places() as places, tempfile.TemporaryDirectory() as folder:
+            yield cls(broker, places, str(Path(folder) / "keys"))
+
+    def stored(self, store: str, sizes: Sequence[int], runs: int) -> list[dict[str, Any]]:
+        """What commands, searches, sweeps and purges take, at each size of one store that grows."""
+        figures = []
+        with self.places.empty(store) as place:
+            before = 0
+            for size in sorted(sizes):
+                given = {"url": place.url, "root": self.broker.root, "keys": self.keys}
+                filled = fresh("filling", {**given, "kind": "stored", "first": before, "last": size})
+                self.places.settle(place)
+                took = fresh("stored", {**given, "before": before, "size": size, "runs": runs})
+                figures.append({"store": store, **took, "filled_by_second": filled["flows"] / filled["seconds"]})
+                _tell(f"{store}: {size} stored")
+                before = size
+        return figures
+
+    def sweep(self, store: str, due: int) -> dict[str, Any]:
+        """One sweep over so many due flows."""
+        with self.places.empty(store) as place:
+            given = {"url": place.url, "root": self.broker.root, "keys": self.keys}
+            fresh("filling", {**given, "kind": "due", "first": 0, "last": due})
+            self.places.settle(place)
+            _tell(f"{store}: {due} due")
+            return {"store": store, **fresh("growth", {**given, "due": due})}
+
+    def parked(self, store: str, flows: int) -> dict[str, Any]:
+        """So many flows that are started and left alone."""
+        with self.places.empty(store) as place:
+            given = {"url": place.url, "root": self.broker.root, "keys": self.keys}
+            _tell(f"{store}: {flows} parked")
+            return {"store": store, **fresh("growth", {**given, "flows": flows})}
+
+    def workers(self, store: str, workers: int, seconds: float, flows: int) -> dict[str, Any]:
+        """
+        Several processes, first each on flows of its own, then all on the same ones.
+
+        Raises:
+            AssertionError: A call came more or less than once for a flow.
+        """
+        with self.places.empty(store) as place:
+            given = {"url": place.url, "root": self.broker.root, "keys": self.keys, "concurrency": CONCURRENCY}
+            fresh("filling", {**_without(given, "concurrency"), "kind": "due", "first": 0, "last": 0})
+            calls = self.broker.counts
+            each = [{**given, "what": "own", "label": f"own {nth}", "seconds": seconds} for nth in range(workers)]
+            own = together("workers", each)
+            calls = self._checked(calls, sum(one["total"] for one in own))
+            each = [{**given, "what": "raced", "label": "raced", "flows": flows} for _ in range(workers)]
+            raced = together("workers", each)
+            self._checked(calls, flows, asked_at_most=flows * workers)
+        _tell(f"{store}: {workers} workers")
+        done = sum(one["flows"] for one in own)
+        return {
+            "store": store,
+            "workers": workers,
+            "flows": done,
+            "flows_per_second": done / max(one["seconds"] for one in own),
+            "p50_ms": max(one["p50_ms"] for one in own),
+            "raced": flows,
+            "refused": sum(one["refused"] for one in raced),
+        }
+
+    def _checked(self, before: dict[str, int], flows: int, asked_at_most: int | None = None) -> dict[str, int]:
+        """Asking for the question changes nothing at the broker, so those who race may all do it."""
+        after = self.broker.counts
+        came = {call: after[call] - before[call] for call in CALLS}
+        asked = came.pop(QUESTION)
+        if set(came.values()) != {flows} or not flows <= asked <= (asked_at_most or flows):
+            raise AssertionError(f"{flows} flows, {asked} questions, and these calls: {came}")
+        return after
+
+
+def _without(given: dict[str, Any], name: str) -> dict[str, Any]:
+    return {each: value for each, value in given.items() if each != name}
+
+
+def _tell(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+def _among(known: Sequence[str]) -> Callable[[str], list[str]]:
+    def names(text: str) -> list[str]:
+        if unknown := set(text.split(",")) - set(known):
+            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: it must be of {', '.join(known)}")
+        return text.split(",")
+
+    return names
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(each) for each in text.split(",")]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description="What grows with what is stored.")
+    parser.add_argument("--parts", type=_among(list(tables.TABLES)), default=list(tables.TABLES))
+    parser.add_argument("--stores", type=_among(DURABLE), default=["sqlite", "postgres"])
+    parser.add_argument("--sizes", type=_numbers, default=[1_000, 100_000, 1_000_000], help="flows that are stored")
+    parser.add_argument("--runs", type=int, default=400, help="of each command")
+    parser.add_argument("--due", type=int, default=100_000, help="flows that one sweep ends")
+    parser.add_argument("--parked", type=int, default=100_000, help="flows that are started and left alone")
+    parser.add_argument("--workers", type=_numbers, default=[1, 2, 4], help="processes")
+    parser.add_argument("--worker-stores", type=_among(DURABLE), default=["postgres", "redis"])
+    parser.add_argument("--seconds", type=float, default=5.0, help="that workers have")
+    parser.add_argument("--raced", type=int, default=500, help="flows that all workers carry out at once")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of the figures")
+    return parser
+
+
+def _figures(scale: Scale, part: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    match part:
+        case "stored":
+            return [each for store in options.stores for each in scale.stored(store, options.sizes, options.runs)]
+        case "sweep":
+            return [scale.sweep(store, options.due) for store in options.stores]
+        case "parked":
+            return [scale.parked(store, options.parked) for store in options.stores]
+        case _:
+            return [
+                scale.workers(store, workers, options.seconds, options.raced)
+                for store in options.worker_stores
+                for workers in options.workers
+            ]
+
+
+def main() -> None:
+    """Measure part by part, print and keep."""
+    options = _parser().parse_args()
+    known = facts()
+    kept: dict[str, Any] = {"facts": known}
+    print(sentence(known))
+    with Scale.opened() as scale:
+        for part in options.parts:
+            kept[part] = _figures(scale, part, options)
+            print(f"\n{tables.TABLES[part](kept[part])}", flush=True)
+            path = keep("-scale", kept, options.results)  # after each part: the next one may take an hour
+    print(f"\n{path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""How long commands, searches, sweeps and purges take over a store that holds many flows; in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import sys
+import time
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from benchmarks.driver import carry, percentile
+from benchmarks.filling import REALM, Filler, identity, running_among, tag_of
+from benchmarks.processes import pin_driver
+from benchmarks.subjects import COMMANDS, Floor, Library, service
+from reset_flow import Policy, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+__all__: list[str] = []
+
+PAGE = 50
+PURGED = 1000
+SWEEPS = 5
+
+
+@attrs.frozen
+class Options:
+    """
+    What is measured.
+
+    Attributes:
+        before, size: Since the last measurement, the flows from `before` to `size` were stored.
+
+        runs: How often.
+    """
+
+    url: str
+    root: str
+    keys: str
+    before: int
+    size: int
+    runs: int
+
+
+class Watch:
+    """Seconds, by what took them."""
+
+    def __init__(self) -> None:
+        self.taken: defaultdict[str, list[float]] = defaultdict(list)
+
+    async def time(self, name: str, what: Awaitable[Any]) -> Any:
+        """What came of it."""
+        began = time.perf_counter()
+        outcome = await what
+        self.taken[name].append(time.perf_counter() - began)
+        return outcome
+
+    def milliseconds(self) -> dict[str, dict[str, float]]:
+        """The median, and what only one of a hundred exceeds."""
+        return {
+            name: {"p50_ms": percentile(values, 0.5) * 1e3, "p99_ms": percentile(values, 0.99) * 1e3}
+            for name, values in self.taken.items()
+        }
+
+
+async def measure(options: Options) -> dict[str, Any]:
+    """
+    The figures.
+
+    Raises:
+        AssertionError: Something was not found, or not done.
+    """
+    store, watch = open_store(options.url), Watch()
+    filler = await Filler.over(store, options.root, options.keys)
+    async with service(options.root, store, keys=options.keys, sweep=False) as opened:
+        subject = Library(opened)
+        async with Floor(options.root) as floor:
+            for number in range(options.runs + 1):
+                # In turn, so that both see the same times; the first one warms up.
+                taken = watch.taken if number else defaultdict(list)
+                floored: dict[str, list[float]] = defaultdict(list)
+                await carry(subject, f"{options.size}.{number}", taken)
+                await carry(floor, f"floor{number}", floored)
+                watch.taken["floor"] += [each for values in floored.values() for each in values] if number else []
+        some = running_among(options.before, options.size)
+        for number in random.sample(some, min(options.runs, len(some))):
+            flow = identity("stored", number)
+            await watch.time("get of any", opened.get(flow))
+            for command in COMMANDS[1:]:
+                await watch.time("command of any", getattr(subject, command)(flow))
+        for _ in range(options.runs):
+            number = random.randrange(options.size)  # noqa: S311 - any of them
+            found = await watch.time("find", opened.find(tag_of(number)))
+            if identity("stored", number) not in {flow.id for flow in found}:
+                raise AssertionError(f"{len(found)} flows were found, and the one looked for is not among them")
+        for _ in range(SWEEPS):
+            await watch.time("sweep, nothing due", opened.sweep())
+        for nth in range(SWEEPS):
+            first = options.size * SWEEPS + nth * PAGE
+            await filler.fill("due", first, first + PAGE)
+            report = await watch.time(f"sweep, {PAGE} due", opened.sweep())
+            if report.expired != PAGE:
+                raise AssertionError(f"of {PAGE} due flows {report.expired} were ended")
+        await filler.fill("old", options.size * SWEEPS, options.size * SWEEPS + PURGED)
+        before = datetime.now(UTC) - timedelta(days=35)
+        purged = await watch.time(f"purge of {PURGED}", store.purge(REALM, before, PURGED))
+        if purged != PURGED or Policy().retention > timedelta(days=35):
+            raise AssertionError(f"of {PURGED} old flows {purged} were deleted")
+    every = [each for command in COMMANDS for each in watch.taken[command]]
+    return {
+        "size": options.size,
+        "command_p50_ms": percentile(every, 0.5) * 1e3,
+        "command_p99_ms": percentile(every, 0.99) * 1e3,
+        **watch.milliseconds(),
+    }
+
+
+if __name__ == "__main__":
+    pin_driver()
+    logging.getLogger("reset_flow").setLevel(logging.ERROR)  # what Redis promises is in the report
+    print(json.dumps(asyncio.run(measure(Options(**json.loads(sys.argv[1]))))))
