@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
 from reset_flow import testing
+from reset_flow.cycle import Tended
 from reset_flow.errors import ConfigurationError, FlowBusy, FlowEnded, FlowNotFound
 from reset_flow.models import Failure, State
 from reset_flow.policy import Policy
-from reset_flow.recovery import SweepReport
+from reset_flow.recovery import AT_ONCE, SweepReport
 from reset_flow.sealing import Keyring
 
 refused: Any = testing.refused
@@ -99,6 +101,25 @@ async def test_a_sweep_says_what_it_did(house: Any, at: Any, clock: Any) -> None
     assert await fresh.service.sweep() == SweepReport()
     assert (await fresh.service.get(left.id)).failure is Failure.EXPIRED
     assert await at(worker=fresh, state=State.REQUESTED)
+
+
+async def test_a_sweep_keeps_nothing_of_the_flows_it_is_done_with(
+    house: Any, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = house.worker()
+    for number in range(64):
+        await worker.service.start(f"person {number}")
+    clock.advance(timedelta(hours=1))
+    alive, save = [], worker.door.save
+
+    async def look_and_save(record: Any, **options: Any) -> None:
+        alive.append(sum(isinstance(each, Tended) for each in gc.get_objects()))
+        await save(record, **options)
+
+    monkeypatch.setattr(worker.door, "save", look_and_save)
+    assert (await worker.service.sweep()).expired == 64
+    assert len(alive) == 64
+    assert max(alive) <= AT_ONCE
 
 
 async def test_many_workers_sweep_at_once(house: Any, clock: Any) -> None:
