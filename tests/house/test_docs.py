@@ -102,6 +102,13 @@ def test_a_line_for_the_shell_names_what_exists(line: str) -> None:
             assert shown.returncode == 0, shown.stderr
             for option in (word for word in words if word.startswith("--")):
                 assert option in shown.stdout
+        case "python":
+            shown = subprocess.run(
+                [sys.executable, *words[1:3], "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+            )
+            assert shown.returncode == 0, shown.stderr
+            for option in (word for word in words if word.startswith("--")):
+                assert option in shown.stdout
         case "pip" | "export":
             pass
         case _:
