@@ -40,7 +40,7 @@ def facts() -> dict[str, Any]:
         },
         "durability": DURABILITY,
         "load_before": round(os.getloadavg()[0], 2),
-        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "command": " ".join(["python", *sys.orig_argv[1:]]),
     }
 
 

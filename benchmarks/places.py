@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import shutil
@@ -21,6 +22,7 @@ __all__ = ["STORES", "Place", "Places", "Weight", "weigh"]
 
 STORES = ("memory", "sqlite", "postgres", "redis")
 FSYNC = "everysec"
+REDIS_DATABASES = 16
 DURABILITY = {
     "memory": "nothing kept",
     "sqlite": "WAL, synchronous=FULL",
@@ -52,6 +54,7 @@ class Places:
     def __init__(self) -> None:
         self._exits = ExitStack()
         self._servers: dict[str, servers.Server] = {}
+        self._numbers = itertools.count()
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +89,7 @@ class Places:
                 shutil.rmtree(folder)
         else:
             server = self.server(store)
-            with (_database if store == "postgres" else _emptied)(server) as url:
+            with _database(server) if store == "postgres" else _numbered(server, next(self._numbers)) as url:
                 yield Place(store, url, pids=[server.pid])
 
 
@@ -114,13 +117,13 @@ def _ask(url: str, statement: str) -> None:
 
 
 @contextmanager
-def _emptied(server: servers.Server) -> Iterator[str]:
+def _numbered(server: servers.Server, number: int) -> Iterator[str]:
     import redis  # noqa: PLC0415 - only who measures Redis needs it
 
-    with redis.Redis.from_url(server.url) as client:
-        client.flushall()
-        yield server.url
-        client.flushall()
+    url = urlsplit(server.url)._replace(path=f"/{number % REDIS_DATABASES}").geturl()
+    with redis.Redis.from_url(url) as client:
+        yield url
+        client.flushdb()
 
 
 @attrs.frozen

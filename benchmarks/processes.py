@@ -86,7 +86,7 @@ def _started(
 def _said(process: subprocess.Popen[str]) -> dict[str, Any]:
     out, _ = process.communicate(timeout=PATIENCE)
     if process.returncode:
-        raise SystemExit("a process of the measurement failed: what it says stands above")
+        raise RuntimeError("a process of the measurement failed: what it says stands above")
     said: dict[str, Any] = json.loads(out.splitlines()[-1])
     return said
 

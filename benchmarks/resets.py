@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import attrs
 from benchmarks.binaries import NoServerError
 from benchmarks.broker import running
 from benchmarks.flushes import flushes
+from benchmarks.medians import medians
 from benchmarks.places import Places
 from benchmarks.processes import fresh, pin_servers
 
@@ -51,7 +51,7 @@ def measured(
                     said = f"{store} at {concurrency}: {run['flows_per_second']:.0f} flows/s"
                     print(f"[{round_ + 1}/{repeats}] {said}", file=sys.stderr, flush=True)
     return [
-        {"store": store, "concurrency": concurrency, "runs": len(each), **_medians(each)}
+        {"store": store, "concurrency": concurrency, "runs": len(each), **medians(each)}
         for (store, concurrency), each in runs.items()
     ]
 
@@ -65,15 +65,6 @@ def _is_there(places: Places, store: str) -> bool:
         print(f"{store} is left out: {error}", file=sys.stderr)
         return False
     return True
-
-
-def _medians(runs: Sequence[Any]) -> Any:
-    """Of each figure by itself, whatever is known of it."""
-    if isinstance(runs[0], dict):
-        names = dict.fromkeys(name for run in runs for name in run)
-        return {name: _medians([run[name] for run in runs if name in run]) for name in names}
-    known = [run for run in runs if run is not None]
-    return statistics.median(known) if known else None
 
 
 def table(figures: Sequence[dict[str, Any]]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,14 @@ import attrs
 from benchmarks import growth_tables as tables
 from benchmarks.broker import CALLS, QUESTION, Broker, running
 from benchmarks.facts import RESULTS, facts, keep, sentence
+from benchmarks.medians import medians
 from benchmarks.places import STORES, Places
 from benchmarks.processes import fresh, pin_servers, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from benchmarks.places import Place
 
 __all__ = ["Scale"]
 
@@ -51,25 +54,29 @@ class Scale:
         with running() as broker, Places() as places, tempfile.TemporaryDirectory() as folder:
             yield cls(broker, places, str(Path(folder) / "keys"))
 
-    def stored(self, store: str, sizes: Sequence[int], runs: int) -> list[dict[str, Any]]:
-        """What commands, searches, sweeps and purges take, at each size of one store that grows."""
-        figures = []
-        with self.places.empty(store) as place:
-            before = 0
-            for size in sorted(sizes):
-                given = {"url": place.url, "root": self.broker.root, "keys": self.keys}
-                filled = fresh("filling", {**given, "kind": "stored", "first": before, "last": size})
+    def stored(self, store: str, sizes: Sequence[int], runs: int, repeats: int) -> list[dict[str, Any]]:
+        """What commands, searches, sweeps and purges take at each size: in rounds, so that all see the same times."""
+        figures: dict[int, list[dict[str, Any]]] = {}
+        with ExitStack() as exits:
+            places = {size: exits.enter_context(self.places.empty(store)) for size in sorted(sizes)}
+            for size, place in places.items():
+                filled = fresh("filling", {**self._given(place), "kind": "stored", "first": 0, "last": size})
                 self.places.settle(place)
-                took = fresh("stored", {**given, "before": before, "size": size, "runs": runs})
-                figures.append({"store": store, **took, "filled_by_second": filled["flows"] / filled["seconds"]})
-                _tell(f"{store}: {size} stored")
-                before = size
-        return figures
+                figures[size] = [{"filled_by_second": filled["flows"] / filled["seconds"]}]
+                _tell(f"{store}: {size} stored in {filled['seconds']:.0f} s")
+            for part in range(repeats):
+                for size, place in places.items():
+                    given = {**self._given(place), "size": size, "runs": runs, "part": part, "parts": repeats}
+                    figures[size].append(fresh("stored", given))
+        return [{**medians(each), "store": store, "size": size} for size, each in figures.items()]
+
+    def _given(self, place: Place) -> dict[str, Any]:
+        return {"url": place.url, "root": self.broker.root, "keys": self.keys}
 
     def sweep(self, store: str, due: int) -> dict[str, Any]:
         """One sweep over so many due flows."""
         with self.places.empty(store) as place:
-            given = {"url": place.url, "root": self.broker.root, "keys": self.keys}
+            given = self._given(place)
             fresh("filling", {**given, "kind": "due", "first": 0, "last": due})
             self.places.settle(place)
             _tell(f"{store}: {due} due")
@@ -78,7 +85,7 @@ class Scale:
     def parked(self, store: str, flows: int) -> dict[str, Any]:
         """So many flows that are started and left alone."""
         with self.places.empty(store) as place:
-            given = {"url": place.url, "root": self.broker.root, "keys": self.keys}
+            given = self._given(place)
             _tell(f"{store}: {flows} parked")
             return {"store": store, **fresh("growth", {**given, "flows": flows})}
 
@@ -90,8 +97,7 @@ class Scale:
             AssertionError: A call came more or less than once for a flow.
         """
         with self.places.empty(store) as place:
-            given = {"url": place.url, "root": self.broker.root, "keys": self.keys, "concurrency": CONCURRENCY}
-            fresh("filling", {**_without(given, "concurrency"), "kind": "due", "first": 0, "last": 0})
+            given = {**self._given(place), "concurrency": CONCURRENCY}
             calls = self.broker.counts
             each = [{**given, "what": "own", "label": f"own {nth}", "seconds": seconds} for nth in range(workers)]
             own = together("workers", each)
@@ -121,10 +127,6 @@ class Scale:
         return after
 
 
-def _without(given: dict[str, Any], name: str) -> dict[str, Any]:
-    return {each: value for each, value in given.items() if each != name}
-
-
 def _tell(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
@@ -148,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stores", type=_among(DURABLE), default=["sqlite", "postgres"])
     parser.add_argument("--sizes", type=_numbers, default=[1_000, 100_000, 1_000_000], help="flows that are stored")
     parser.add_argument("--runs", type=int, default=400, help="of each command")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds, of which the medians are kept")
     parser.add_argument("--due", type=int, default=100_000, help="flows that one sweep ends")
     parser.add_argument("--parked", type=int, default=100_000, help="flows that are started and left alone")
     parser.add_argument("--workers", type=_numbers, default=[1, 2, 4], help="processes")
@@ -161,7 +164,11 @@ def _parser() -> argparse.ArgumentParser:
 def _figures(scale: Scale, part: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     match part:
         case "stored":
-            return [each for store in options.stores for each in scale.stored(store, options.sizes, options.runs)]
+            return [
+                each
+                for store in options.stores
+                for each in scale.stored(store, options.sizes, options.runs, options.repeats)
+            ]
         case "sweep":
             return [scale.sweep(store, options.due) for store in options.stores]
         case "parked":
@@ -182,10 +189,17 @@ def main() -> None:
     print(sentence(known))
     with Scale.opened() as scale:
         for part in options.parts:
-            kept[part] = _figures(scale, part, options)
+            try:
+                kept[part] = _figures(scale, part, options)
+            except (AssertionError, OSError, RuntimeError) as error:
+                kept.setdefault("failed", {})[part] = str(error)
+                _tell(f"{part} failed: {error}")  # the others are worth having
+                continue
             print(f"\n{tables.TABLES[part](kept[part])}", flush=True)
-            path = keep("-scale", kept, options.results)  # after each part: the next one may take an hour
-    print(f"\n{path}")
+            path = keep("-scale", kept, options.results)  # after each part: the next one may take long
+            print(f"\n{path}", flush=True)
+    if "failed" in kept:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

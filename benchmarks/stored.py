@@ -36,17 +36,20 @@ class Options:
     What is measured.
 
     Attributes:
-        before, size: Since the last measurement, the flows from `before` to `size` were stored.
+        size: How many flows are stored.
 
         runs: How often.
+
+        part, parts: Which of the stored flows are carried on; the others are left for further measurements.
     """
 
     url: str
     root: str
     keys: str
-    before: int
     size: int
     runs: int
+    part: int
+    parts: int
 
 
 class Watch:
@@ -86,10 +89,11 @@ async def measure(options: Options) -> dict[str, Any]:
                 # In turn, so that both see the same times; the first one warms up.
                 taken = watch.taken if number else defaultdict(list)
                 floored: dict[str, list[float]] = defaultdict(list)
-                await carry(subject, f"{options.size}.{number}", taken)
+                await carry(subject, f"{options.part}.{number}", taken)
                 await carry(floor, f"floor{number}", floored)
                 watch.taken["floor"] += [each for values in floored.values() for each in values] if number else []
-        some = running_among(options.before, options.size)
+        bounds = [options.size * part // options.parts for part in (options.part, options.part + 1)]
+        some = running_among(*bounds)
         for number in random.sample(some, min(options.runs, len(some))):
             flow = identity("stored", number)
             await watch.time("get of any", opened.get(flow))
@@ -103,12 +107,12 @@ async def measure(options: Options) -> dict[str, Any]:
         for _ in range(SWEEPS):
             await watch.time("sweep, nothing due", opened.sweep())
         for nth in range(SWEEPS):
-            first = options.size * SWEEPS + nth * PAGE
+            first = (options.part * SWEEPS + nth) * PAGE
             await filler.fill("due", first, first + PAGE)
             report = await watch.time(f"sweep, {PAGE} due", opened.sweep())
             if report.expired != PAGE:
                 raise AssertionError(f"of {PAGE} due flows {report.expired} were ended")
-        await filler.fill("old", options.size * SWEEPS, options.size * SWEEPS + PURGED)
+        await filler.fill("old", 0, PURGED)
         before = datetime.now(UTC) - timedelta(days=35)
         purged = await watch.time(f"purge of {PURGED}", store.purge(REALM, before, PURGED))
         if purged != PURGED or Policy().retention > timedelta(days=35):

@@ -66,7 +66,7 @@ def test_the_profile_books_the_time_on_the_layers(tmp_path: Path) -> None:
 
 def test_a_store_is_filled_swept_parked_in_and_worked_on_by_several(tmp_path: Path) -> None:
     printed, kept = measure(
-        "benchmarks.scale", tmp_path, stores="sqlite", sizes="100,200", runs=5, due=60, parked=50,
+        "benchmarks.scale", tmp_path, stores="sqlite", sizes="100,200", runs=5, repeats=2, due=60, parked=50,
         worker_stores="sqlite", workers=2, seconds=0.2, raced=100,
     )  # fmt: skip
     assert [each["size"] for each in kept["stored"]] == [100, 200]
