@@ -18,16 +18,19 @@ from benchmarks.driver import carry, percentile
 from benchmarks.filling import REALM, Filler, identity, running_among, tag_of
 from benchmarks.processes import pin_driver
 from benchmarks.subjects import COMMANDS, Floor, Library, service
-from reset_flow import Policy, open_store
+from reset_flow import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
+
+    from reset_flow import ResetService, Store
 
 __all__: list[str] = []
 
 PAGE = 50
 PURGED = 1000
 SWEEPS = 5
+A_MONTH = timedelta(days=30)
 
 
 @attrs.frozen
@@ -53,10 +56,16 @@ class Options:
 
 
 class Watch:
-    """Seconds, by what took them."""
+    """
+    Seconds, by what took them.
+
+    Attributes:
+        bare: Of bare calls.
+    """
 
     def __init__(self) -> None:
         self.taken: defaultdict[str, list[float]] = defaultdict(list)
+        self.bare: defaultdict[str, list[float]] = defaultdict(list)
 
     async def time(self, name: str, what: Awaitable[Any]) -> Any:
         """What came of it."""
@@ -73,6 +82,45 @@ class Watch:
         }
 
 
+async def _commands(options: Options, opened: ResetService, watch: Watch) -> None:
+    """Whole new flows, the bare calls in turn with them; then stored ones carried to their ends, and searched for."""
+    subject = Library(opened)
+    async with Floor(options.root) as floor:
+        for number in range(options.runs + 1):
+            taken, bare = (watch.taken, watch.bare) if number else (defaultdict(list), defaultdict(list))  # warm first
+            await carry(subject, f"{options.part}.{number}", taken)
+            await carry(floor, f"floor{number}", bare)
+    first, last = (options.size * part // options.parts for part in (options.part, options.part + 1))
+    some = running_among(first, last)
+    for number in random.sample(some, min(options.runs, len(some))):
+        flow = identity("stored", number)
+        await watch.time("get of any", opened.get(flow))
+        for command in COMMANDS[1:]:
+            await watch.time("command of any", getattr(subject, command)(flow))
+    for _ in range(options.runs):
+        number = random.randrange(options.size)  # noqa: S311 - any of them
+        found = await watch.time("find", opened.find(tag_of(number)))
+        if identity("stored", number) not in {flow.id for flow in found}:
+            raise AssertionError(f"{len(found)} flows were found, and the one looked for is not among them")
+
+
+async def _upkeep(options: Options, opened: ResetService, store: Store, watch: Watch) -> None:
+    """Sweeps and a purge."""
+    filler = await Filler.over(store, options.root, options.keys)
+    for _ in range(SWEEPS):
+        await watch.time("sweep, nothing due", opened.sweep())
+    for nth in range(SWEEPS):
+        first = (options.part * SWEEPS + nth) * PAGE
+        await filler.fill("due", first, first + PAGE)
+        report = await watch.time(f"sweep, {PAGE} due", opened.sweep())
+        if report.expired != PAGE:
+            raise AssertionError(f"of {PAGE} due flows {report.expired} were ended")
+    await filler.fill("old", 0, PURGED)
+    purged = await watch.time(f"purge of {PURGED}", store.purge(REALM, datetime.now(UTC) - A_MONTH, PURGED))
+    if purged != PURGED:
+        raise AssertionError(f"of {PURGED} old flows {purged} were deleted")
+
+
 async def measure(options: Options) -> dict[str, Any]:
     """
     The figures.
@@ -81,43 +129,11 @@ async def measure(options: Options) -> dict[str, Any]:
         AssertionError: Something was not found, or not done.
     """
     store, watch = open_store(options.url), Watch()
-    filler = await Filler.over(store, options.root, options.keys)
     async with service(options.root, store, keys=options.keys, sweep=False) as opened:
-        subject = Library(opened)
-        async with Floor(options.root) as floor:
-            for number in range(options.runs + 1):
-                # In turn, so that both see the same times; the first one warms up.
-                taken = watch.taken if number else defaultdict(list)
-                floored: dict[str, list[float]] = defaultdict(list)
-                await carry(subject, f"{options.part}.{number}", taken)
-                await carry(floor, f"floor{number}", floored)
-                watch.taken["floor"] += [each for values in floored.values() for each in values] if number else []
-        bounds = [options.size * part // options.parts for part in (options.part, options.part + 1)]
-        some = running_among(*bounds)
-        for number in random.sample(some, min(options.runs, len(some))):
-            flow = identity("stored", number)
-            await watch.time("get of any", opened.get(flow))
-            for command in COMMANDS[1:]:
-                await watch.time("command of any", getattr(subject, command)(flow))
-        for _ in range(options.runs):
-            number = random.randrange(options.size)  # noqa: S311 - any of them
-            found = await watch.time("find", opened.find(tag_of(number)))
-            if identity("stored", number) not in {flow.id for flow in found}:
-                raise AssertionError(f"{len(found)} flows were found, and the one looked for is not among them")
-        for _ in range(SWEEPS):
-            await watch.time("sweep, nothing due", opened.sweep())
-        for nth in range(SWEEPS):
-            first = (options.part * SWEEPS + nth) * PAGE
-            await filler.fill("due", first, first + PAGE)
-            report = await watch.time(f"sweep, {PAGE} due", opened.sweep())
-            if report.expired != PAGE:
-                raise AssertionError(f"of {PAGE} due flows {report.expired} were ended")
-        await filler.fill("old", 0, PURGED)
-        before = datetime.now(UTC) - timedelta(days=35)
-        purged = await watch.time(f"purge of {PURGED}", store.purge(REALM, before, PURGED))
-        if purged != PURGED or Policy().retention > timedelta(days=35):
-            raise AssertionError(f"of {PURGED} old flows {purged} were deleted")
+        await _commands(options, opened, watch)
+        await _upkeep(options, opened, store, watch)
     every = [each for command in COMMANDS for each in watch.taken[command]]
+    watch.taken["floor"] = [each for values in watch.bare.values() for each in values]
     return {
         "size": options.size,
         "command_p50_ms": percentile(every, 0.5) * 1e3,
