@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import attrs
 
 from reset_flow.errors import FlowNotFound, LimitReached, StaleRecord, StoreUnavailable
 from reset_flow.models import State
-from reset_flow.ports import Charge, Query
-from reset_flow.testing.clock import FrozenClock
+from reset_flow.ports import Query
+from reset_flow.testing.budget_contract import BudgetContract
 from reset_flow.testing.records import make_record, next_version
 from reset_flow.testing.refusal import refused
 
@@ -24,7 +23,7 @@ __all__ = ["StoreContract"]
 NOTHING = timedelta(0)
 
 
-class StoreContract:
+class StoreContract(BudgetContract):
     """
     What every store must do, a promise a test. Needs pytest and pytest-asyncio in its auto mode.
 
@@ -38,32 +37,7 @@ class StoreContract:
                 await store.aclose()
 
     A store whose clock can't be set overrides `elapse` (to wait), `unit` (to wait for less) and `tolerance`.
-
-    Attributes:
-        unit: The length of the leases and windows in these tests.
-
-        tolerance: How far a length of time may be off that depends on the store's clock.
     """
-
-    unit = timedelta(seconds=10)
-    tolerance = timedelta(0)
-
-    @cached_property
-    def clock(self) -> FrozenClock:
-        """What the store is to take for its clock; one for each test."""
-        return FrozenClock()
-
-    async def elapse(self, time: timedelta) -> None:
-        """Let time pass for the store."""
-        self.clock.advance(time)
-
-    def near(self, length: timedelta | None, expected: timedelta) -> bool:
-        """Whether a length of time is what it should be."""
-        return length is not None and abs(length - expected) <= self.tolerance
-
-    def use(self, key: bytes = b"k" * 16, limit: int = 1, amount: int = 1) -> Charge:
-        """One use of a budget."""
-        return Charge(key=key, amount=amount, limit=limit, window=self.unit)
 
     # Saving and loading
 
@@ -162,125 +136,6 @@ class StoreContract:
         assert self.near((await store.load(record.id)).lease_left, self.unit)
         await store.save(next_version(record, lease=None))
         assert (await store.load(record.id)).lease_left is None
-
-    # Budgets
-
-    async def test_a_budget_lets_through_what_it_may_and_no_more(self, store: Store) -> None:
-        for _ in range(3):
-            await store.save(make_record(), charges=[self.use(limit=3)])
-            await self.elapse(self.unit / 10)
-        one_too_many = make_record()
-        error = await refused(store.save(one_too_many, charges=[self.use(limit=3)]), LimitReached)
-        assert self.near(error.retry_after, self.unit * 7 / 10)
-        await refused(store.load(one_too_many.id), FlowNotFound)
-        await store.save(one_too_many, charges=[self.use(b"o" * 16, limit=3)])
-
-    async def test_a_use_counts_until_its_window_is_over(self, store: Store) -> None:
-        await store.save(make_record(), charges=[self.use()])
-        await self.elapse(self.unit / 2)
-        error = await refused(store.save(make_record(), charges=[self.use()]), LimitReached)
-        assert self.near(error.retry_after, self.unit / 2)
-        assert error.retry_after is not None
-        await self.elapse(error.retry_after + self.tolerance - timedelta(microseconds=1))
-        if not self.tolerance:
-            error = await refused(store.save(make_record(), charges=[self.use()]), LimitReached)
-            assert error.retry_after == timedelta(microseconds=1)
-        await self.elapse(timedelta(microseconds=1))
-        await store.save(make_record(), charges=[self.use()])
-        await refused(store.save(make_record(), charges=[self.use()]), LimitReached)
-
-    async def test_a_lowered_limit_waits_until_enough_has_expired(self, store: Store) -> None:
-        for _ in range(4):
-            await store.save(make_record(), charges=[self.use(limit=4)])
-            await self.elapse(self.unit / 10)
-        error = await refused(store.save(make_record(), charges=[self.use(limit=2)]), LimitReached)
-        assert self.near(error.retry_after, self.unit * 8 / 10)
-        assert error.retry_after is not None
-        await self.elapse(error.retry_after + self.tolerance)
-        await store.save(make_record(), charges=[self.use(limit=2)])
-
-    async def test_a_use_is_given_back_to_the_flow_that_made_it(self, store: Store) -> None:
-        mine, other = make_record(), make_record()
-        await store.save(other, charges=[self.use(limit=2)])
-        await self.elapse(self.unit / 10)
-        await store.save(mine, charges=[self.use(limit=2)])
-        mine = next_version(mine)
-        await store.save(mine, charges=[self.use(limit=2, amount=-1)])
-        error = await refused(store.save(make_record(), charges=[self.use(limit=1)]), LimitReached)
-        assert self.near(error.retry_after, self.unit * 9 / 10)
-        # There is none of its own left: the other's stays.
-        await store.save(next_version(mine), charges=[self.use(amount=-1), self.use(b"o" * 16, amount=-1)])
-        await refused(store.save(make_record(), charges=[self.use(limit=1)]), LimitReached)
-        await store.save(make_record(), charges=[self.use(limit=2)])
-
-    async def test_a_use_is_given_back_though_others_came_after_it(self, store: Store) -> None:
-        mine, other = make_record(), make_record()
-        await store.save(mine, charges=[self.use(limit=2)])
-        await self.elapse(self.unit / 10)
-        await store.save(other, charges=[self.use(limit=2)])
-        await store.save(next_version(mine), charges=[self.use(amount=-1)])
-        error = await refused(store.save(make_record(), charges=[self.use()]), LimitReached)
-        assert self.near(error.retry_after, self.unit)
-        await store.save(make_record(), charges=[self.use(limit=2)])
-
-    async def test_the_newest_use_is_given_back(self, store: Store) -> None:
-        record = make_record()
-        await store.save(record, charges=[self.use(limit=2)])
-        await self.elapse(self.unit / 2)
-        record = next_version(record)
-        await store.save(record, charges=[self.use(limit=2)])
-        await store.save(next_version(record), charges=[self.use(limit=2, amount=-1)])
-        error = await refused(store.save(make_record(), charges=[self.use(limit=1)]), LimitReached)
-        assert self.near(error.retry_after, self.unit / 2)
-
-    async def test_a_use_outlasts_a_charge_with_a_shorter_window(self, store: Store) -> None:
-        short = attrs.evolve(self.use(), window=self.unit / 4)
-        await store.save(make_record(), charges=[self.use()])
-        await self.elapse(self.unit / 2)
-        await store.save(make_record(), charges=[short])
-        await refused(store.save(make_record(), charges=[short]), LimitReached)
-        error = await refused(store.save(make_record(), charges=[self.use(limit=2)]), LimitReached)
-        assert self.near(error.retry_after, self.unit / 2)
-
-    async def test_charges_are_counted_all_or_none(self, store: Store) -> None:
-        full, free = self.use(b"f" * 16), self.use(b"o" * 16)
-        record = make_record()
-        await store.save(record, charges=[full])
-        for charges in ([free, full], [full, free]):
-            await refused(store.save(make_record(), charges=charges), LimitReached)
-        taken_back = self.use(b"f" * 16, amount=-1)
-        await refused(store.save(next_version(record), charges=[taken_back, full, full]), LimitReached)
-        await refused(store.save(make_record(), charges=[full]), LimitReached)
-        await refused(store.save(next_version(record, version=3), charges=[free]), StaleRecord)
-        await store.save(make_record(), charges=[free])
-
-    async def test_one_key_may_be_charged_twice_in_one_save(self, store: Store) -> None:
-        twice = [self.use(limit=2), self.use(limit=2)]
-        error = await refused(store.save(make_record(), charges=[*twice, *twice]), LimitReached)
-        assert error.retry_after is None  # no waiting makes room for four
-        assert not error.retryable
-        record = make_record()
-        await store.save(record, charges=twice)
-        error = await refused(store.save(make_record(), charges=[self.use(limit=2)]), LimitReached)
-        assert self.near(error.retry_after, self.unit)
-        record = next_version(record)
-        await store.save(record, charges=[self.use(amount=-1), self.use(amount=-1), *twice])
-        await store.save(next_version(record), charges=[self.use(amount=-1), self.use(amount=-1)])
-        await store.save(make_record(), charges=twice)
-
-    async def test_the_longest_wait_of_all_charges_is_told(self, store: Store) -> None:
-        await store.save(make_record(), charges=[self.use(b"1" * 16)])
-        await self.elapse(self.unit / 2)
-        await store.save(make_record(), charges=[self.use(b"2" * 16)])
-        charges = [self.use(b"1" * 16), self.use(b"2" * 16)]
-        error = await refused(store.save(make_record(), charges=charges), LimitReached)
-        assert self.near(error.retry_after, self.unit)
-
-    async def test_of_many_at_once_no_more_than_the_limit_get_through(self, store: Store) -> None:
-        saves = [store.save(make_record(), charges=[self.use(limit=3)]) for _ in range(20)]
-        results = await asyncio.gather(*saves, return_exceptions=True)
-        assert [type(result) for result in results].count(LimitReached) == 17
-        assert results.count(None) == 3
 
     # Scans
 
