@@ -78,8 +78,13 @@ class Archive:
         self._lease = lease
         self._tracer = tracer or NullTracer()
 
-    def record(self, dossier: Dossier) -> Record:
-        """The record that makes this dossier the next version. Saving the same one twice is saving it once."""
+    def record(self, dossier: Dossier, stamp: bytes | None = None) -> Record:
+        """
+        The record that makes this dossier the next version. Saving the same one twice is saving it once.
+
+        Args:
+            stamp: Of the record that this one is saved instead of: of the two, no more than one is.
+        """
         record = Record(
             realm=self._realm,
             id=dossier.id,
@@ -89,7 +94,7 @@ class Archive:
             ended_at=dossier.ended_at,
             lease=self._lease if dossier.intent else None,
             lookups=dossier.lookups,
-            stamp=self._keyring.stamp(),
+            stamp=stamp or self._keyring.stamp(),
             body=b"",
         )
         body = self._keyring.seal(self._realm, dossier.id, codec.encode(dossier), associated(record))

@@ -7,23 +7,53 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+import attrs
+
+from reset_flow.machine import COMMANDS, Call
+from reset_flow.models import Accepted, NotActed, State
 from reset_flow.ports import Charge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from reset_flow.dossier import Dossier, Intent
+    from reset_flow.models import Outcome
     from reset_flow.policy import Budget, Policy
     from reset_flow.sealing import Keyring
 
-__all__ = ["Alarm", "Budgets"]
+__all__ = ["Alarm", "Budgets", "Priced"]
 
 logger = logging.getLogger("reset_flow")
 
 REMEMBERED = 10_000
 
 
+@attrs.frozen
+class Priced:
+    """
+    A dossier that is to be saved, and what that costs.
+
+    Attributes:
+        wish: Whether the last charge is for a reservation, without which the dossier is saved if there is none to have.
+    """
+
+    dossier: Dossier
+    charges: tuple[Charge, ...] = ()
+    wish: bool = False
+
+    def without(self) -> Priced:
+        """The same, its wish given up."""
+        return Priced(self.dossier.changed(reserved=False), self.charges[:-1])
+
+
 class Budgets:
-    """The charges of one realm. Nobody's name is in them, only keyed hashes."""
+    """
+    The charges of one realm. Nobody's name is in them, only keyed hashes.
+
+    A flow that asks for a code reserves the guess that it will take, so that nobody else can use up what it needs. A
+    reservation is a use like any other: it is exchanged for one that counts from now on when a code is typed, and given
+    back when no code will be.
+    """
 
     def __init__(self, keyring: Keyring, realm: str, policy: Policy, canonical_user: Callable[[str], str]) -> None:
         self._keyring = keyring
@@ -40,13 +70,39 @@ class Budgets:
             charges.append(self._charge("starts_per_origin", both, self._policy.starts_per_origin, 1))
         return tuple(charges)
 
-    def guess(self, user: str) -> tuple[Charge, ...]:
-        """For a code, before it is sent."""
-        return (self._charge("codes_per_user", self._canonical(user), self._policy.codes_per_user, 1),)
+    def intended(self, dossier: Dossier, charges: Sequence[Charge] = ()) -> Priced:
+        """With an intent that is not saved yet: a code that is to be typed is counted, whatever becomes of it."""
+        assert dossier.intent is not None
+        command = dossier.intent.command
+        if command == "verify":
+            # Taken back before it is counted anew: where the reservation still counts, this finds its place again.
+            amounts = (-1, 1) if dossier.reserved else (1,)
+            return Priced(dossier.changed(reserved=False), (*charges, *self._guess(dossier, *amounts)))
+        if COMMANDS[command].call is Call.REQUEST and not dossier.reserved:
+            return Priced(dossier.changed(reserved=True), (*charges, *self._guess(dossier, 1)), wish=True)
+        return Priced(dossier, tuple(charges))
 
-    def no_guess(self, user: str) -> tuple[Charge, ...]:
-        """For a code that was right, or never arrived."""
-        return (self._charge("codes_per_user", self._canonical(user), self._policy.codes_per_user, -1),)
+    def concluded(self, dossier: Dossier, intent: Intent, outcome: Outcome) -> Priced:
+        """With the outcome of that intent: a code that was right, or never arrived, was no guess."""
+        if intent.command != "verify":
+            return self.kept(dossier)
+        if isinstance(outcome, Accepted):
+            return Priced(dossier, self._guess(dossier, -1))
+        if isinstance(outcome, NotActed) and intent.sendings == 1:
+            return Priced(dossier.changed(reserved=True))
+        if dossier.state is State.QUESTION_ANSWERED:
+            return Priced(dossier.changed(reserved=True), self._guess(dossier, 1), wish=True)
+        return Priced(dossier)
+
+    def kept(self, dossier: Dossier, charges: Sequence[Charge] = ()) -> Priced:
+        """Without an intent: a flow in which no code may come next needs no reservation."""
+        if dossier.reserved and dossier.state is not State.QUESTION_ANSWERED:
+            return Priced(dossier.changed(reserved=False), (*charges, *self._guess(dossier, -1)))
+        return Priced(dossier, tuple(charges))
+
+    def _guess(self, dossier: Dossier, *amounts: int) -> tuple[Charge, ...]:
+        whose = self._canonical(dossier.user)
+        return tuple(self._charge("codes_per_user", whose, self._policy.codes_per_user, amount) for amount in amounts)
 
     def _charge(self, name: str, whose: str, budget: Budget, amount: int) -> Charge:
         key = self._keyring.lookup(self._realm, name, whose)

@@ -7,9 +7,7 @@ the listeners. All from the first save on runs in a task of the cycle's own: a c
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import random
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import attrs
 
 from reset_flow import rules
-from reset_flow.budgets import Alarm
+from reset_flow.budgets import Alarm, Priced
 from reset_flow.errors import (
     FlowBusy,
     FlowNotFound,
@@ -33,7 +31,7 @@ from reset_flow.errors import (
 )
 from reset_flow.machine import COMMANDS
 from reset_flow.models import Accepted, NewCredential, NotActed, Outcome, Rejected, Secret, Unknown, printable
-from reset_flow.tasks import OwnTasks
+from reset_flow.tasks import OwnTasks, Pauses
 from reset_flow.verdicts import recorded, verdict
 
 if TYPE_CHECKING:
@@ -44,7 +42,7 @@ if TYPE_CHECKING:
     from reset_flow.archive import Archive, Found
     from reset_flow.budgets import Budgets
     from reset_flow.calls import Caller
-    from reset_flow.dossier import Dossier, Intent
+    from reset_flow.dossier import Dossier
     from reset_flow.models import Flow
     from reset_flow.policy import Policy
     from reset_flow.ports import Charge, Guard, Record, Tracer
@@ -64,8 +62,6 @@ audit = logging.getLogger("reset_flow.audit")
 
 RACES = 5
 """How often a command that lost the race for a save looks again at what the winner left."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
-"""Seconds between two tries to save an outcome; doubled each time, and jittered."""
 
 
 @attrs.frozen(kw_only=True)
@@ -136,8 +132,7 @@ class Cycle:
                     return await self.keep(rules.remember(ended, key, command, ""), len(dossier.history))
                 secret = given if isinstance(given, Secret) else None
                 new = given if isinstance(given, NewCredential) else None
-                charges = self._budgets.guess(dossier.user) if command == "verify" else ()
-                return await self.send(rules.announce(dossier, command, self._now(), secret, key), new, charges)
+                return await self.send(rules.announce(dossier, command, self._now(), secret, key), new)
             except StaleRecord as error:
                 stale = error
             except LimitReached as error:
@@ -289,37 +284,49 @@ class Cycle:
     # --- in a task of its own, from the first save on
 
     async def _keep(self, dossier: Dossier, since: int, charges: Sequence[Charge] = ()) -> Dossier:
-        dossier = rules.signed(dossier, since, self._worker)
-        record = self._archive.record(dossier)
-        await self._archive.save(record, charges)
-        saved = dossier.changed(version=record.version)
+        priced = self._budgets.kept(rules.signed(dossier, since, self._worker), charges)
+        record = self._archive.record(priced.dossier)
+        await self._archive.save(record, priced.charges)
+        saved = priced.dossier.changed(version=record.version)
         self._announce(saved, since)
         return saved
 
-    async def _save_at_last(self, dossier: Dossier, charges: Sequence[Charge] = ()) -> Dossier:
+    async def _save_at_last(self, priced: Priced) -> Dossier:
         """Save what must not be lost: again and again until the store takes it, or the service has closed."""
-        record = self._archive.record(dossier)
-        pause = FIRST_PAUSE
+        record = self._archive.record(priced.dossier)
+        pauses = Pauses()
         while True:
             try:
-                await self._archive.save(record, charges)
+                await self._archive.save(record, priced.charges)
+            except LimitReached:
+                if not priced.wish:
+                    raise
+                priced = priced.without()
+                record = self._archive.record(priced.dossier, record.stamp)
             except StoreUnavailable:
-                logger.warning("flow %s: the store does not take an outcome, trying again", dossier.id)
-                await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
-                pause = min(2 * pause, LONGEST_PAUSE)
+                logger.warning("flow %s: the store does not take an outcome, trying again", record.id)
+                await pauses.next()
             else:
-                return dossier.changed(version=record.version)
+                return priced.dossier.changed(version=record.version)
 
     async def _send(self, intended: Dossier, new: NewCredential | None, charges: Sequence[Charge]) -> Flow:
         began = time.monotonic()
-        record = self._archive.record(intended)
+        priced = self._budgets.intended(intended, charges)
+        record = self._archive.record(priced.dossier)
         try:
-            await self._archive.save(record, charges)
+            try:
+                await self._archive.save(record, priced.charges)
+            except LimitReached:
+                if not priced.wish:
+                    raise
+                priced = priced.without()
+                record = self._archive.record(priced.dossier, record.stamp)
+                await self._archive.save(record, priced.charges)
         except StoreUnavailable:
             if not self._tasks.closed:
                 self._tasks.spawn(self._withdraw(intended, record))
             raise
-        dossier = intended.changed(version=record.version)
+        dossier = priced.dossier.changed(version=record.version)
         try:
             dossier, error = await self._carry_out(dossier, new, began)
         except StaleRecord:
@@ -333,7 +340,7 @@ class Cycle:
 
     async def _withdraw(self, intended: Dossier, record: Record) -> None:
         """Take back an intent whose save was not acknowledged, in case it got through: nothing was sent."""
-        pause = FIRST_PAUSE
+        pauses = Pauses()
         while True:
             with suppress(StoreUnavailable):
                 try:
@@ -344,8 +351,7 @@ class Cycle:
                     with suppress(StaleRecord):
                         await self._conclude(found.dossier, NotActed())
                 return
-            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
-            pause = min(2 * pause, LONGEST_PAUSE)
+            await pauses.next()
 
     async def _settle(self, dossier: Dossier, key: bytes | None = None) -> Dossier:
         """Find out, or say in doubt, what became of an intent whose lease has run out."""
@@ -370,7 +376,7 @@ class Cycle:
     ) -> tuple[Dossier, ResetFlowError | None]:
         """Each sending is an intent of its own, with a lease of its own."""
         began = time.monotonic()
-        dossier = await self._save_at_last(rules.announce_again(dossier))
+        dossier = await self._save_at_last(Priced(rules.announce_again(dossier)))
         return await self._carry_out(dossier, new, began, key)
 
     async def _conclude(
@@ -383,18 +389,12 @@ class Cycle:
         if len(resolved.history) > since:  # else nothing happened, and the same key may try again
             for each in dict.fromkeys((intent.key, key)):
                 resolved = rules.remember(resolved, each, intent.command, error.code if error else "")
-        saved = await self._save_at_last(resolved, self._judged(dossier, intent, outcome))
+        judged = intent.command == "verify" and isinstance(outcome, (Accepted, Rejected))
+        if judged and self._alarm.saw(right=isinstance(outcome, Accepted)):
+            self._tracer.count("alarm")
+        saved = await self._save_at_last(self._budgets.concluded(resolved, intent, outcome))
         self._announce(saved, since)
         return saved, error
-
-    def _judged(self, dossier: Dossier, intent: Intent, outcome: Outcome) -> Sequence[Charge]:
-        """A code that was right, or never arrived, was no guess: its charge is taken back."""
-        if intent.command != "verify":
-            return ()
-        if isinstance(outcome, (Accepted, Rejected)) and self._alarm.saw(right=isinstance(outcome, Accepted)):
-            self._tracer.count("alarm")
-        arrived = not isinstance(outcome, NotActed) or intent.sendings > 1
-        return () if arrived and not isinstance(outcome, Accepted) else self._budgets.no_guess(dossier.user)
 
     # --- telling the listeners
 

@@ -72,6 +72,8 @@ class Dossier:
 
         answers, codes, passwords, resends: How many of the attempts are used up.
 
+        reserved: Whether a use of the user's budget of codes is kept for the next guess of this flow.
+
         compensated: Whether an attempt was given back for a code that was lost to doubt.
 
         masked: Whether the broker refused this reset, which nobody is to learn: it is not called any more.
@@ -106,6 +108,7 @@ class Dossier:
     codes: int = 0
     passwords: int = 0
     resends: int = 0
+    reserved: bool = False
     compensated: bool = False
     masked: bool = False
     results: tuple[Result, ...] = ()

@@ -100,7 +100,8 @@ class Policy:
 
         retention: How long a flow is kept after its end.
 
-        codes_per_user: Wrong codes for one user, over all flows (NIST SP 800-63B-4 has a ceiling of 100 an account).
+        codes_per_user: Wrong codes for one user, over all flows (NIST SP 800-63B-4 has a ceiling of 100 an account). A
+            flow that runs holds its next guess in reserve.
 
         starts_per_origin: Flows that one origin may start for one user (OWASP: no flooding of a mailbox).
 

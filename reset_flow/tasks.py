@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,12 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
     from datetime import timedelta
 
-__all__ = ["OwnTasks"]
+__all__ = ["OwnTasks", "Pauses"]
 
 T = TypeVar("T")
 
 logger = logging.getLogger("reset_flow")
 
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
+"""Seconds between two tries."""
 LAST_PATIENCE = 1.0
 """Seconds for tasks that were cancelled; one that does not take it is left behind."""
 
@@ -75,6 +78,18 @@ class OwnTasks:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, ResetFlowError):
             logger.error("a command broke off: %s", type(error).__name__)
+
+
+class Pauses:
+    """Those between the tries of one thing: each twice as long as the one before, and jittered."""
+
+    def __init__(self) -> None:
+        self._pause = FIRST_PAUSE
+
+    async def next(self) -> None:
+        """Let the next one pass."""
+        await asyncio.sleep(self._pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
 
 async def _into(outcome: asyncio.Future[T], work: Coroutine[Any, Any, T]) -> None:

@@ -46,7 +46,8 @@ dossiers = st.builds(
     continuation=st.none() | st.binary(max_size=40), answer=secrets, token=secrets, intent=st.none() | intents,
     in_doubt=st.none() | st.sampled_from(Step), failure=st.none() | st.sampled_from(Failure),
     sent_at=st.none() | times, granted_at=st.none() | times, answers=counts, codes=counts, passwords=counts,
-    resends=counts, compensated=st.booleans(), masked=st.booleans(), results=st.lists(results, max_size=3).map(tuple),
+    resends=counts, compensated=st.booleans(), masked=st.booleans(), reserved=st.booleans(),
+    results=st.lists(results, max_size=3).map(tuple),
     listeners=names, owed=names, history=st.lists(transitions, max_size=8).map(tuple),
 )  # fmt: skip
 
@@ -93,8 +94,8 @@ def test_every_field_of_a_dossier_is_written_or_is_in_the_clear() -> None:
     assert {field.name for field in attrs.fields(Dossier)} == {
         "id", "version", "user", "credential", "transport", "state", "created_at", "expires_at", "ended_at", "lookups",
         "question", "continuation", "answer", "token", "intent", "in_doubt", "failure", "sent_at", "granted_at",
-        "answers", "codes", "passwords", "resends", "compensated", "masked", "results", "listeners", "owed",
-        "history",
+        "answers", "codes", "passwords", "resends", "reserved", "compensated", "masked", "results", "listeners",
+        "owed", "history",
     }, "a new field: add it to the codec, and to the strategy above"  # fmt: skip
 
 

@@ -20,6 +20,8 @@ from reset_flow.sandbox import Sandbox
 from reset_flow.sealing import Keyring
 from reset_flow.service import ResetService
 from reset_flow.stores.memory import MemoryStore
+from reset_flow.stores.postgres import PostgresStore
+from reset_flow.stores.redis import RedisStore
 from reset_flow.stores.sqlite import SQLiteStore
 from reset_flow.testing import FrozenClock
 from reset_flow.testing.transport import Held, ScriptedTransport
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from reset_flow.ports import Charge, Query, Record, Store, Transport
 
 LEASE = timedelta(seconds=30)
+KINDS: dict[str, Any] = {"postgres": PostgresStore, "redis": RedisStore}
+"""Of stores that have a server."""
 STEPS = {(edge.trigger, source, edge.target) for edge in EDGES for source in edge.sources}
 
 
@@ -46,6 +50,8 @@ class Door:
             waited for before it is written.
 
         down: Whether nothing gets through.
+
+        charged: The amounts of the charges of each save that was written.
     """
 
     def __init__(self, store: Store, *, closes: bool) -> None:
@@ -54,6 +60,7 @@ class Door:
         self.plan: deque[str | Held] = deque()
         self.down = False
         self.saves: list[Record] = []
+        self.charged: list[tuple[int, ...]] = []
         self.tries = 0
         self._closes = closes
 
@@ -71,6 +78,7 @@ class Door:
             raise StoreUnavailable("nothing was written")
         await self.store.save(record, charges=charges)
         self.saves.append(record)
+        self.charged.append(tuple(charge.amount for charge in charges))
         if isinstance(what, str) and what.startswith("after"):
             raise StoreUnavailable("the acknowledgement was lost")
 
@@ -127,11 +135,12 @@ class House:
 
     lease = LEASE
 
-    def __init__(self, path: Path, kind: str, clock: FrozenClock) -> None:
+    def __init__(self, path: Path, kind: str, clock: FrozenClock, url: str) -> None:
         self.clock = clock
         self.keyring = Keyring.load_or_create(path / "keys")
         self.path = path / "flows.db"
         self.kind = kind
+        self.url = url
         self._memory = MemoryStore(clock=clock)
         self._workers: list[Worker] = []
 
@@ -139,6 +148,8 @@ class House:
         """A way of its own into the store that all share."""
         if self.kind == "memory":
             return Door(self._memory, closes=False)
+        if self.kind in KINDS:
+            return Door(KINDS[self.kind](self.url, clock=clock or self.clock), closes=True)
         return Door(SQLiteStore(self.path, clock=clock or self.clock), closes=True)
 
     def worker(self, transport: Transport | None = None, **options: Any) -> Worker:
@@ -250,8 +261,14 @@ def kind() -> str:
 
 
 @pytest.fixture
-async def house(tmp_path: Path, kind: str, clock: FrozenClock) -> AsyncIterator[House]:
-    house = House(tmp_path, kind, clock)
+def url(request: pytest.FixtureRequest, kind: str) -> str:
+    """Of the server, where the store has one."""
+    return str(request.getfixturevalue(f"{kind}_url")) if kind in KINDS else ""
+
+
+@pytest.fixture
+async def house(tmp_path: Path, kind: str, clock: FrozenClock, url: str) -> AsyncIterator[House]:
+    house = House(tmp_path, kind, clock, url)
     yield house
     await house.aclose()
 
@@ -308,6 +325,7 @@ def at(house: House) -> Callable[..., Any]:
         await worker.idle()
         transport.calls.clear()
         worker.door.saves.clear()
+        worker.door.charged.clear()
         worker.door.tries = 0
         assert flow.state is state
         return await service.get(flow.id)

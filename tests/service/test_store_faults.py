@@ -26,8 +26,8 @@ BOTH_STORES = pytest.mark.parametrize("kind", ["memory", "sqlite"])
 
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reset_flow.cycle.FIRST_PAUSE", 0.002)
-    monkeypatch.setattr("reset_flow.cycle.LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("reset_flow.tasks.FIRST_PAUSE", 0.002)
+    monkeypatch.setattr("reset_flow.tasks.LONGEST_PAUSE", 0.01)
 
 
 @BOTH_STORES

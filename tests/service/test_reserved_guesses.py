@@ -1,0 +1,422 @@
+"""A running flow holds its next guess: nobody can use it up, and all guesses together stay within the budget."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from reset_flow import (
+    Accepted,
+    Budget,
+    CodeRejected,
+    LimitReached,
+    NotActed,
+    Policy,
+    Rejected,
+    ResetFlowError,
+    Secret,
+    State,
+    StoreUnavailable,
+    Unknown,
+)
+from reset_flow.budgets import Priced
+from reset_flow.testing import refused
+
+pytestmark = pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres", "redis"])
+
+DAY, HOUR = timedelta(hours=24), timedelta(hours=1)
+LIMIT = 10
+TWO = Policy(codes_per_user=Budget(2, DAY))
+MANY_STARTS = Budget(10_000, HOUR)
+
+
+async def use_up(worker: Any, at: Any, user: str = "robert.zak") -> int:
+    """Type wrong codes into flows of one's own until no more are taken. -> how many were"""
+    taken = 0
+    while True:
+        flow = await at(worker, State.QUESTION_ANSWERED, user=user)
+        for _ in range(5):
+            worker.transport.script(exchange=[Rejected()])
+            error: Any = await refused(worker.service.verify(flow.id, "000000"), ResetFlowError)
+            if isinstance(error, LimitReached):
+                worker.transport._parts["exchange"].clear()
+                return taken
+            taken += 1
+
+
+async def test_who_uses_up_the_guesses_of_a_user_does_not_stop_a_flow_that_runs(
+    house: Any, at: Any, clock: Any
+) -> None:
+    worker, stranger = house.worker(), house.worker()
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    clock.advance(timedelta(minutes=10))
+    assert await use_up(stranger, at, " Robert.Zak") == LIMIT - 1
+    clock.advance(timedelta(minutes=10))
+    flow = await house.worker().service.verify(flow.id, "004158")
+    assert flow.state is State.TOKEN_ISSUED
+    # Its guess was right, so one more may be wrong; then the first of the stranger's has to grow old.
+    assert await use_up(stranger, at) == 1
+    later = await at(stranger, State.QUESTION_ANSWERED)
+    error = await refused(stranger.service.verify(later.id, "004158"), LimitReached)
+    assert error.retry_after == DAY - timedelta(minutes=10)
+    clock.advance(error.retry_after - timedelta(microseconds=1))
+    later = await at(stranger, State.QUESTION_ANSWERED)
+    error = await refused(stranger.service.verify(later.id, "004158"), LimitReached)
+    assert error.retry_after == timedelta(microseconds=1)
+    clock.advance(error.retry_after)
+    assert (await stranger.service.verify(later.id, "004158")).state is State.TOKEN_ISSUED
+
+
+async def test_a_running_flow_that_guesses_wrong_has_no_claim_to_another_guess(house: Any, at: Any) -> None:
+    worker, stranger = house.worker(), house.worker()
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    await use_up(stranger, at)
+    worker.transport.script(exchange=[Rejected()])
+    wrong = await refused(worker.service.verify(flow.id, "000000"), CodeRejected)
+    assert wrong.flow
+    assert wrong.flow.attempts_left == 4
+    error = await refused(worker.service.verify(flow.id, "004158"), LimitReached)
+    assert error.retry_after == DAY
+    assert len(worker.transport.calls_of("exchange")) == 1
+
+
+@pytest.mark.parametrize("end", ["cancel", "expire", "attempts", "verify"])
+async def test_a_flow_that_ends_gives_its_guess_back(house: Any, at: Any, clock: Any, end: str) -> None:
+    worker = house.worker(policy=Policy(starts_per_user=MANY_STARTS))
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    wrong = 0
+    match end:
+        case "cancel":
+            await worker.service.cancel(flow.id)
+        case "expire":
+            clock.advance(timedelta(minutes=61))
+            assert (await worker.service.sweep()).expired == 1
+        case "attempts":
+            worker.transport.script(exchange=[Rejected()] * 5)
+            for _ in range(5):
+                await refused(worker.service.verify(flow.id, "000000"), CodeRejected)
+            wrong = 5
+        case "verify":
+            await worker.service.verify(flow.id, "004158")
+    assert await use_up(house.worker(), at) == LIMIT - wrong
+
+
+async def test_a_flow_whose_code_may_no_longer_come_gives_its_guess_back(house: Any, at: Any, clock: Any) -> None:
+    worker = house.worker(policy=Policy(codes_per_user=Budget(1, DAY)))
+    flow = await at(worker, State.REQUESTED)
+    worker.transport.script(request=[Rejected(), NotActed()])
+    for _ in range(2):  # a wrong answer, and one that never arrived: no code is on its way
+        await refused(worker.service.answer(flow.id, "Peterson"), ResetFlowError)
+        assert await self_verified(house, at)
+    flow = await worker.service.answer(flow.id, "Peterson")
+    clock.advance(timedelta(minutes=1))
+    worker.transport.script(request=[Rejected()])
+    await refused(worker.service.resend(flow.id), ResetFlowError)  # the answer is no longer taken
+    assert await self_verified(house, at)
+
+
+async def self_verified(house: Any, at: Any) -> bool:
+    """Whether another flow of the user finds a guess that it may take."""
+    worker = house.worker(policy=Policy(codes_per_user=Budget(1, DAY), starts_per_user=MANY_STARTS))
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    return bool((await worker.service.verify(flow.id, "004158")).state is State.TOKEN_ISSUED)
+
+
+async def test_a_flow_without_a_guess_gets_one_with_the_next_code(house: Any, at: Any, clock: Any) -> None:
+    policy = Policy(codes_per_user=Budget(1, DAY))
+    first, second = house.worker(policy=policy), house.worker(policy=policy)
+    holder = await at(first, State.QUESTION_ANSWERED)
+    flow = await at(second, State.QUESTION_ANSWERED)
+    error = await refused(second.service.verify(flow.id, "004158"), LimitReached)
+    assert error.retry_after == DAY
+    await first.service.cancel(holder.id)
+    clock.advance(timedelta(minutes=1))
+    await second.service.resend(flow.id)
+    third = await at(first, State.QUESTION_ANSWERED)
+    await refused(first.service.verify(third.id, "004158"), LimitReached)
+    assert (await second.service.verify(flow.id, "004158")).state is State.TOKEN_ISSUED
+    assert (await first.service.verify(third.id, "004158")).state is State.TOKEN_ISSUED
+
+
+async def test_a_reservation_that_has_grown_too_old_is_none(house: Any, at: Any, clock: Any) -> None:
+    worker = house.worker(policy=Policy(codes_per_user=Budget(1, timedelta(minutes=10))))
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    clock.advance(timedelta(minutes=11))
+    other = await at(worker, State.QUESTION_ANSWERED)
+    error = await refused(worker.service.verify(flow.id, "004158"), LimitReached)
+    assert error.retry_after == timedelta(minutes=10)
+    clock.advance(timedelta(minutes=4))
+    assert (await worker.service.verify(other.id, "004158")).state is State.TOKEN_ISSUED
+    assert (await worker.service.verify(flow.id, "004158")).state is State.TOKEN_ISSUED
+
+
+async def test_a_guess_that_a_dead_process_took_stays_taken(house: Any, at: Any) -> None:
+    worker = house.worker(policy=TWO)
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    held = worker.transport.hold("exchange", Rejected())
+    task = asyncio.create_task(worker.service.verify(flow.id, "000000"))
+    await held.arrived.wait()
+    await worker.dies()
+    await asyncio.gather(task, return_exceptions=True)
+    house.lease_runs_out()
+    other = house.worker(policy=TWO)
+    other.transport.script(exchange=[Rejected()])
+    assert (await other.service.sweep()).settled == 1
+    # One is used, the other reserved by the flow that goes on: it can take it, and nobody else.
+    later = await at(other, State.QUESTION_ANSWERED)
+    await refused(other.service.verify(later.id, "004158"), LimitReached)
+    other.transport.script(exchange=[Rejected()])
+    await refused(other.service.verify(flow.id, "000001"), CodeRejected)
+    await refused(other.service.verify(flow.id, "004158"), LimitReached)
+
+
+@pytest.mark.parametrize("lost", [["ok", "before"], ["ok", "ok", "before"], ["ok", "ok", "after"], ["ok", "after"]])
+async def test_an_outcome_gets_through_a_full_budget_and_a_store_that_fails(
+    house: Any, at: Any, monkeypatch: pytest.MonkeyPatch, lost: list[str]
+) -> None:
+    monkeypatch.setattr("reset_flow.tasks.FIRST_PAUSE", 0.002)
+    worker, stranger = house.worker(), house.worker()
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    await use_up(stranger, at)
+    worker.transport.script(exchange=[Rejected()])
+    worker.door.plan.extend(lost)
+    error = await refused(worker.service.verify(flow.id, "000000"), CodeRejected)
+    assert error.flow
+    assert error.flow.history[-1].trigger == "code_refused"
+    assert (await stranger.service.get(flow.id)) == error.flow
+    worker.door.plan.clear()
+    # What it has no reservation for, it must not exchange: the wrong code would be forgotten.
+    await refused(worker.service.verify(flow.id, "004158"), LimitReached)
+
+
+async def test_an_outcome_that_was_written_after_all_is_no_other_workers(
+    house: Any, at: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reset_flow.tasks.FIRST_PAUSE", 0.002)
+    worker, other = house.worker(policy=TWO), house.worker(policy=TWO)
+    flow, holder = await at(worker, State.QUESTION_ANSWERED), await at(other, State.QUESTION_ANSWERED)
+    save, tried = worker.door.save, list[Any]()
+
+    async def slow(record: Any, *, charges: Any = ()) -> None:
+        tried.append((record, charges))
+        if len(tried) == 2:  # the outcome is on its way, and nobody hears of it
+            raise StoreUnavailable("the connection was lost")
+        if len(tried) == 4:  # it arrives when its place has become free, just before what is saved instead
+            await other.service.cancel(holder.id)
+            await save(tried[1][0], charges=tried[1][1])
+        await save(record, charges=charges)
+
+    monkeypatch.setattr(worker.door, "save", slow)
+    worker.transport.script(exchange=[Rejected()])
+    await refused(worker.service.verify(flow.id, "000000"), CodeRejected)
+    assert [len(charges) for _, charges in tried] == [2, 1, 1, 0]
+    assert (await worker.service.verify(flow.id, "004158")).state is State.TOKEN_ISSUED
+
+
+@pytest.mark.parametrize("unknown", [False, True])
+async def test_no_command_saves_more_often_than_it_must(house: Any, clock: Any, *, unknown: bool) -> None:
+    worker = house.worker(policy=Policy(decoy_questions=["Where?"]))
+    worker.transport.script(challenge=[Rejected()] if unknown else [Accepted(value=Secret("Where?"))])
+    flow = await worker.service.start("robert.zak", origin="here")
+    wrong: list[Any] = [Rejected()] * 5
+    if unknown:  # what is right for it nobody knows: it refuses each answer, as a broker would
+        for _ in range(2):
+            await refused(worker.service.answer(flow.id, "Peterson"), ResetFlowError)
+        assert worker.door.charged == [(1, 1), (1,), (-1,), (1,), (-1,)]
+        await worker.service.cancel(flow.id)
+        assert worker.door.charged[5:] == [()]
+        return
+    await worker.service.answer(flow.id, "Peterson")
+    clock.advance(timedelta(minutes=1))
+    await worker.service.resend(flow.id)
+    worker.transport.script(exchange=wrong[:2])
+    for _ in range(2):
+        await refused(worker.service.verify(flow.id, "000000"), CodeRejected)
+    worker.transport.script(exchange=[NotActed()])
+    await refused(worker.service.verify(flow.id, "000000"), ResetFlowError)
+    await worker.service.verify(flow.id, "004158")
+    await worker.service.set_password(flow.id, "violet tractor 5")
+    assert worker.door.charged == [
+        (1, 1),
+        *[(1,), ()],  # answer: its intent, its outcome
+        *[(), ()],  # resend
+        *[(-1, 1), (1,)] * 2,
+        *[(-1, 1), ()],  # not acted
+        *[(-1, 1), (-1,)],
+        *[(), ()],  # set_password
+    ]
+    assert worker.door.tries == len(worker.door.charged)
+
+
+async def test_known_and_unknown_users_cost_the_same(house: Any, clock: Any) -> None:
+    charged = []
+    for who in ("known", "unknown"):
+        worker = house.worker()
+        worker.transport.script(challenge=[Accepted(value=Secret(""))] if who == "known" else [Rejected()])
+        worker.transport.script(exchange=[Rejected()] * 5)
+        flow = await worker.service.start(who)
+        clock.advance(timedelta(minutes=1))
+        await worker.service.resend(flow.id)
+        for _ in range(5):
+            await refused(worker.service.verify(flow.id, "000000"), CodeRejected)
+        assert worker.door.tries == len(worker.door.charged)
+        charged.append(worker.door.charged)
+    assert charged[0] == [(1, 1), (), (), (), *[(-1, 1), (1,)] * 4, (-1, 1), ()]
+    assert charged[1] == charged[0]
+
+
+class Guessing:
+    """People and strangers at the flows of one user, over workers that come and go, against a broker that knows."""
+
+    def __init__(self, house: Any, clock: Any, seed: int) -> None:
+        self.house, self.clock = house, clock
+        self.random = random.Random(seed)  # noqa: S311 - so that a failure can be repeated
+        self.policy = Policy(starts_per_user=MANY_STARTS, starts_per_origin=MANY_STARTS, resend_cooldown=timedelta(0))
+        self.flows: list[str] = []
+        self.codes = 0
+        self.sent: dict[str, datetime] = {}
+        self.right: set[str] = set()
+        self.refused = Counter[str]()
+        self.hires()
+
+    def hires(self) -> None:
+        self.worker = self.house.worker(policy=self.policy)
+
+    async def verify(self, *parts: Any) -> None:
+        """A code that nobody has typed before, and what comes of its sendings."""
+        if not self.flows:
+            return
+        self.codes += 1
+        code = f"{self.codes:06d}"
+
+        def played(part: Any) -> Any:
+            async def play(call: Any) -> Any:
+                sent = call.given.reveal()
+                if not isinstance(part, NotActed):
+                    self.sent.setdefault(sent, self.clock())
+                if isinstance(part, Accepted):
+                    self.right.add(sent)
+                return part
+
+            return play
+
+        self.worker.transport._parts["exchange"].clear()
+        self.worker.transport.script(exchange=[played(part) for part in parts])
+        await self.worker.service.verify(self.random.choice(self.flows), code)
+
+    async def crash(self) -> None:
+        """The process ends in the middle of a guess; the next one repeats it."""
+        await self.verify_held()
+        self.hires()
+        self.house.lease_runs_out()
+        self.worker.transport.script(exchange=[Rejected()] * 9)
+        await self.worker.service.sweep()
+
+    async def verify_held(self) -> None:
+        if not self.flows:
+            return
+        self.codes += 1
+        code = f"{self.codes:06d}"
+        self.worker.transport._parts["exchange"].clear()
+        held = self.worker.transport.hold("exchange", Rejected())
+        task = asyncio.create_task(self.worker.service.verify(self.random.choice(self.flows), code))
+        arrived = asyncio.create_task(held.arrived.wait())
+        await asyncio.wait([task, arrived], return_when=asyncio.FIRST_COMPLETED)
+        if held.arrived.is_set():
+            self.sent.setdefault(code, self.clock())
+        arrived.cancel()
+        await self.worker.dies()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def start(self, *, wrong_answer: bool = False) -> None:
+        user = self.random.choice(["robert.zak", "Robert.Zak", " ROBERT.ZAK "])
+        flow = await self.worker.service.start(user)
+        self.flows.append(flow.id)
+        self.worker.transport.script(request=[Rejected()] if wrong_answer else [])
+        await self.worker.service.answer(flow.id, "Peterson")
+
+    async def start_without_a_question(self) -> None:
+        self.worker.transport.script(challenge=[Accepted(value=Secret(""))])
+        self.flows.append((await self.worker.service.start("robert.zak")).id)
+
+    async def move(self, command: str) -> None:
+        if self.flows:
+            await getattr(self.worker.service, command)(self.random.choice(self.flows))
+
+    async def sweep(self) -> None:
+        await self.worker.service.sweep()
+
+    async def pause(self, shortest: float, longest: float) -> None:
+        self.clock.advance(timedelta(minutes=self.random.uniform(shortest, longest)))
+
+    async def step(self) -> None:
+        right = Accepted(value=Secret("a token"))
+        acts: list[tuple[int, Any]] = [
+            (8, self.start),
+            (1, lambda: self.start(wrong_answer=True)),
+            (1, self.start_without_a_question),
+            (12, lambda: self.verify(Rejected())),
+            (1, lambda: self.verify(right)),
+            (1, lambda: self.verify(NotActed())),
+            (1, lambda: self.verify(Unknown(), Rejected())),
+            (1, lambda: self.verify(Unknown(), right)),
+            (1, lambda: self.move("resend")),
+            (1, lambda: self.move("cancel")),
+            (1, self.crash),
+            (1, self.sweep),
+            (2, lambda: self.pause(0, 15)),
+            (1, lambda: self.pause(60, 26 * 60)),
+        ]
+        (act,) = self.random.choices([act for _, act in acts], [weight for weight, _ in acts])
+        try:
+            await act()
+        except ResetFlowError as error:
+            self.refused[error.code] += 1
+        self.flows = self.flows[-6:]
+
+    @property
+    def wrong(self) -> list[datetime]:
+        return sorted(at for code, at in self.sent.items() if code not in self.right)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_whatever_happens_no_more_than_ten_wrong_codes_are_sent_in_any_day(
+    house: Any, at: Any, clock: Any, seed: int
+) -> None:
+    guessing = Guessing(house, clock, seed)
+    for _ in range(300):
+        await guessing.step()
+    wrong = guessing.wrong
+    assert len(wrong) > LIMIT
+    for first, eleventh in zip(wrong, wrong[LIMIT:], strict=False):
+        assert eleventh - first >= DAY
+    assert guessing.refused["limit_reached"] > 0
+    # Once all flows have ended, what is left of the budget is exactly what was not typed wrong.
+    clock.advance(timedelta(minutes=61))
+    guessing.hires()
+    await guessing.worker.service.sweep()
+    recent = [at for at in wrong if at > clock() - DAY]
+    assert await use_up(guessing.worker, at) == LIMIT - len(recent)
+    last = await at(guessing.worker, State.QUESTION_ANSWERED)
+    error = await refused(guessing.worker.service.verify(last.id, "004158"), LimitReached)
+    assert error.retry_after == (min(recent) + DAY - clock() if recent else DAY)
+
+
+async def test_dossiers_from_before_reservations_take_a_guess_when_they_need_one(
+    house: Any, at: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = house.worker(policy=TWO)
+    with monkeypatch.context() as before:  # as an older release saved it: no charge, no flag
+        budgets = "reset_flow.budgets.Budgets.intended"
+        before.setattr(budgets, lambda _, dossier, charges=(): Priced(dossier, tuple(charges)))
+        flow = await at(worker, State.QUESTION_ANSWERED)
+    worker.transport.script(exchange=[Rejected()])
+    await refused(worker.service.verify(flow.id, "000000"), CodeRejected)
+    worker.transport.script(exchange=[Rejected()])
+    await refused(worker.service.verify(flow.id, "000000"), CodeRejected)
+    await refused(worker.service.verify(flow.id, "000000"), LimitReached)
