@@ -431,31 +431,18 @@ async def test_uses_that_count_no_more_are_purged_however_many(path: Path) -> No
         (sql.ENDED, "flows_ended"),
         (sql.BLOCKING, "PRIMARY KEY (key=? AND at>?)"),
         (sql.NEWEST, "PRIMARY KEY (key=?"),
-        (sql.FORGET, "PRIMARY KEY (key=? AND at<?)"),
+        (sql.NEXT, "sqlite_autoindex_flows_1"),
+        (sql.LAST, "sqlite_autoindex_flows_1"),
     ],
 )
 async def test_every_statement_goes_by_an_index_and_sorts_nothing(
     store: SQLiteStore, statement: str, index: str
 ) -> None:
     await store.save(make_record())
-    values: dict[str, Any] = dict.fromkeys(
-        (
-            "id",
-            "realm",
-            "due",
-            "now",
-            "number",
-            "size",
-            "lookup",
-            "before",
-            "key",
-            "start",
-            "flow",
-            "at",
-            "nth",
-            "offset",
-        )
+    names = (
+        "id realm due now number size lookup before key start flow at nth offset version state due_at ended_at lease"
     )
+    values: dict[str, Any] = dict.fromkeys([*names.split(), "leased_until", "lookups", "stamp", "body"])
     plan = [row[3].decode() for row in connection(store).execute(f"EXPLAIN QUERY PLAN {statement}", values)]
     assert any(index in step for step in plan)
     assert not any("SCAN" in step or "B-TREE" in step for step in plan)

@@ -33,7 +33,7 @@ def save(row: dict[str, Any], charges: tuple[Charge, ...], clock: Callable[[], d
     """
     now = micros(clock())
     row["leased_until"] = None if row["lease"] is None else now + row["lease"]
-    if not charges and row["ended_at"] is None and db.execute(sql.NEXT, row).rowcount:
+    if not charges and db.execute(sql.NEXT if row["ended_at"] is None else sql.LAST, row).rowcount:
         return
     stored = db.execute(sql.STORED, row).fetchall()
     number, version, stamp = stored[0] if stored else (0, 0, None)
@@ -43,7 +43,9 @@ def save(row: dict[str, Any], charges: tuple[Charge, ...], clock: Callable[[], d
         raise StaleRecord(row["id"], row["version"])
     tallies = _weigh(db, number, charges, now) if charges else {}
     row["number"] = number
-    if number:
+    if number and row["ended_at"] is None and db.execute(sql.NEXT, row).rowcount:
+        pass
+    elif number:
         db.execute(sql.UPDATE, row)
     else:
         number = db.execute(sql.INSERT, row).lastrowid
@@ -62,19 +64,15 @@ class _Tally:
 
         at, nth: Where the uses begin that the flow takes back.
 
-        start: Before it, uses may be forgotten.
     """
 
     lengths: list[int] = attrs.field(factory=list)
     at: int = MAX
     nth: int = 0
-    start: int = -MAX
 
     def write(self, db: Connection, values: dict[str, Any]) -> None:
         if self.at < MAX:
             db.execute(sql.TAKE_BACK, values)
-        if self.start > -MAX:
-            db.execute(sql.FORGET, values | {"start": self.start})
         for length in self.lengths:
             db.execute(sql.USE, values | {"expires_at": values["now"] + length})
 
@@ -99,7 +97,6 @@ def _weigh(db: Connection, number: int, charges: tuple[Charge, ...], now: int) -
         elif blocking := db.execute(sql.BLOCKING, values).fetchall():
             waits.append(blocking[0][0] + length - now)
         tally.lengths.append(length)
-        tally.start = max(tally.start, now - length)
     if waits:
         known = [wait for wait in waits if wait is not None]
         helps = len(known) == len(waits)

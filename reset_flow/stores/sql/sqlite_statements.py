@@ -22,11 +22,12 @@ INSERT = f"INSERT INTO flows ({', '.join(_WRITTEN)}) VALUES ({', '.join(f':{name
 UPDATE = f"UPDATE flows SET {', '.join(f'{name} = :{name}' for name in _WRITTEN[1:])} WHERE number = :number"  # noqa: S608
 # The usual save: the next version of a flow that runs. What never changes is asked for and not written, for the sake
 # of the indexes; where it is another version's turn, or anything is odd, nothing is found, and those above decide.
-NEXT = (
+_NEXT = (
     "UPDATE flows SET version = :version, state = :state, due_at = :due_at, lease = :lease, "
-    "leased_until = :leased_until, stamp = :stamp, body = :body WHERE id = :id AND version = :version - 1 "
+    "leased_until = :leased_until, stamp = :stamp, body = :body{} WHERE id = :id AND version = :version - 1 "
     "AND realm = :realm AND lookups = :lookups AND ended_at IS NULL"
 )
+NEXT, LAST = _NEXT.format(""), _NEXT.format(", ended_at = :ended_at")
 INSERT_LOOKUP = "INSERT INTO lookups (lookup, flow) VALUES (?, ?) ON CONFLICT DO NOTHING"
 
 LOAD = f"SELECT {_READ} FROM flows WHERE id = :id"  # noqa: S608
@@ -60,7 +61,6 @@ NEWEST = (
     "ORDER BY at DESC, nth DESC LIMIT 1"
 )
 TAKE_BACK = "DELETE FROM uses WHERE key = :key AND flow = :flow AND (at, nth) >= (:at, :nth)"
-FORGET = "DELETE FROM uses WHERE key = :key AND at <= :start AND expires_at <= :now"
 USE = (
     "INSERT INTO uses (key, at, nth, flow, expires_at) VALUES "
     "(:key, :now, (SELECT coalesce(max(nth) + 1, 0) FROM uses WHERE key = :key AND at = :now), :flow, :expires_at)"
