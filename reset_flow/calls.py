@@ -7,16 +7,17 @@ import random
 import time
 from collections import deque
 from types import NoneType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from reset_flow import rules
 from reset_flow.deadlines import Deadlines
 from reset_flow.machine import COMMANDS, Call
 from reset_flow.models import Accepted, Cause, Credential, NotActed, Outcome, Rejected, Secret, Unknown
 from reset_flow.ports import Case
+from reset_flow.tasks import apart
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine
+    from collections.abc import Awaitable
 
     from reset_flow.dossier import Dossier
     from reset_flow.models import NewCredential
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from reset_flow.ports import Tracer, Transport
 
 __all__ = ["Caller", "case_of"]
-
-T = TypeVar("T")
 
 GRACE = 1.25
 """How many deadlines a transport may take before it is cut off; one of ours never takes more than one."""
@@ -85,7 +84,7 @@ class Caller:
             if attempt:
                 await asyncio.sleep(CHALLENGE_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
             began = time.monotonic()
-            outcome = await _apart(self._within("challenge", self._transport.challenge(case), began))
+            outcome = await apart(self._within("challenge", self._transport.challenge(case), began))
             await self._pad(began)
             known = NotActed(detail=outcome.detail) if isinstance(outcome, Unknown) else outcome
             if not isinstance(known, NotActed) or known.cause is not Cause.UNAVAILABLE or known.retry_after:
@@ -159,17 +158,6 @@ class Caller:
                 assert dossier.token is not None
                 assert new is not None
                 return await self._transport.update(case, dossier.token, new)
-
-
-async def _apart(call: Coroutine[Any, Any, T]) -> T:
-    """In a task of its own: a caller who is cancelled is not shown its frames, which hold a URL with the login."""
-    task = asyncio.ensure_future(call)
-    try:
-        await asyncio.wait([task])
-    except asyncio.CancelledError:
-        task.cancel()
-        raise
-    return task.result()
 
 
 def _sound(outcome: object) -> bool:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
     from datetime import timedelta
 
-__all__ = ["OwnTasks", "Pauses"]
+__all__ = ["OwnTasks", "Pauses", "apart"]
 
 T = TypeVar("T")
 
@@ -90,6 +90,20 @@ class Pauses:
         """Let the next one pass."""
         await asyncio.sleep(self._pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+
+async def apart(work: Coroutine[Any, Any, T]) -> T:
+    """
+    What comes of the work, done in a task of its own: a caller who is cancelled is not shown its frames, which hold a
+    URL with the login.
+    """
+    outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(_into(outcome, work))
+    try:
+        return await outcome
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
 
 
 async def _into(outcome: asyncio.Future[T], work: Coroutine[Any, Any, T]) -> None:
