@@ -35,20 +35,23 @@ class Announcer:
         """Of all listeners, sorted."""
         return tuple(sorted(self._listeners))
 
-    async def tell(self, flow: Flow, since: int, names: Iterable[str]) -> set[str]:
+    async def tell(self, flow: Flow, since: int, names: Iterable[str], *, alarm: bool = False) -> set[str]:
         """
         Tell those of the names that are here what came after that many transitions, in order. -> who heard the last
 
         A listener that raises or takes too long misses that event, and delays or disturbs no other.
+
+        Args:
+            alarm: Whether the guess alarm went on by the first of these.
         """
         present = [name for name in names if name in self._listeners]
-        heard = await asyncio.gather(*(self._tell(name, flow, since) for name in present))
+        heard = await asyncio.gather(*(self._tell(name, flow, since, alarm) for name in present))
         return {name for name, last in zip(present, heard, strict=True) if last}
 
-    async def _tell(self, name: str, flow: Flow, since: int) -> bool:
+    async def _tell(self, name: str, flow: Flow, since: int, alarm: bool) -> bool:  # noqa: FBT001 - of `tell`
         heard = False
         for index, transition in enumerate(flow.history[since:], since):
-            event = Event(id=f"{flow.id}.{index}", flow=flow, transition=transition)
+            event = Event(id=f"{flow.id}.{index}", flow=flow, transition=transition, alarm=alarm and index == since)
             heard = False
             try:
                 async with asyncio.timeout(self._patience):

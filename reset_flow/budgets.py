@@ -1,10 +1,7 @@
-"""What is counted across flows: starts, wrong codes, and whether the wrong ones are too many to be honest."""
+"""What is counted across flows, and may not be too much: starts, and wrong codes."""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections import deque
 from typing import TYPE_CHECKING
 
 import attrs
@@ -21,11 +18,7 @@ if TYPE_CHECKING:
     from reset_flow.policy import Budget, Policy
     from reset_flow.sealing import Keyring
 
-__all__ = ["Alarm", "Budgets", "Priced"]
-
-logger = logging.getLogger("reset_flow")
-
-REMEMBERED = 10_000
+__all__ = ["Budgets", "Priced"]
 
 
 @attrs.frozen
@@ -107,31 +100,3 @@ class Budgets:
     def _charge(self, name: str, whose: str, budget: Budget, amount: int) -> Charge:
         key = self._keyring.lookup(self._realm, name, whose)
         return Charge(key=key, amount=amount, limit=budget.limit, window=budget.window)
-
-
-class Alarm:
-    """Whether the wrong codes that this worker saw are too many to be honest."""
-
-    def __init__(self, policy: Policy) -> None:
-        self._rule = policy.guess_alarm
-        self._wrong: deque[float] = deque(maxlen=REMEMBERED)
-        self._right: deque[float] = deque(maxlen=REMEMBERED)
-        self.on = False
-
-    def saw(self, *, right: bool) -> bool:
-        """Note a code that the broker judged. -> whether the alarm went on by it"""
-        if self._rule is None:
-            return False
-        now = time.monotonic()
-        (self._right if right else self._wrong).append(now)
-        for seen in (self._right, self._wrong):
-            while seen and seen[0] <= now - self._rule.window.total_seconds():
-                seen.popleft()
-        before = self.on
-        self.on = len(self._wrong) > max(self._rule.at_least, self._rule.share * len(self._right))
-        if self.on and not before:
-            logger.error(
-                "guess alarm: %d wrong codes and %d right ones within %s",
-                len(self._wrong), len(self._right), self._rule.window,
-            )  # fmt: skip
-        return self.on and not before

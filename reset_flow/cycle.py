@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import attrs
 
 from reset_flow import rules
-from reset_flow.budgets import Alarm, Priced
+from reset_flow.budgets import Priced
 from reset_flow.errors import (
     FlowBusy,
     FlowNotFound,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime, timedelta
 
+    from reset_flow.alarm import Alarm
     from reset_flow.announcer import Announcer
     from reset_flow.archive import Archive, Found
     from reset_flow.budgets import Budgets
@@ -84,6 +85,7 @@ class Cycle:
         budgets: Budgets,
         tracer: Tracer,
         *,
+        alarm: Alarm,
         policy: Policy,
         now: Callable[[], datetime],
         guards: Sequence[Guard],
@@ -97,7 +99,7 @@ class Cycle:
         self._guards = tuple(guards)
         self._budgets = budgets
         self._tracer = tracer
-        self._alarm = Alarm(policy)
+        self._alarm = alarm
         self._worker = worker
         self._tasks = OwnTasks()
 
@@ -230,8 +232,8 @@ class Cycle:
         """Return if the command may come now, with what was given."""
         rules.admit(dossier, command, self._policy, self._now())
         rules.check_input(dossier, command, given)
-        if command == "verify" and self._alarm.on and self._policy.stop_on_alarm:
-            raise LimitReached("wrong codes of all users together")
+        if command == "verify":
+            await self._alarm.admit()
         if isinstance(given, NewCredential) and command == "set_password":
             complaints = await self._policy.password.complaints(given.secret, dossier.user)
             if complaints:
@@ -390,26 +392,25 @@ class Cycle:
             for each in dict.fromkeys((intent.key, key)):
                 resolved = rules.remember(resolved, each, intent.command, error.code if error else "")
         judged = intent.command == "verify" and isinstance(outcome, (Accepted, Rejected))
-        if judged and self._alarm.saw(right=isinstance(outcome, Accepted)):
-            self._tracer.count("alarm")
+        alarm = judged and self._alarm.saw(right=isinstance(outcome, Accepted))
         saved = await self._save_at_last(self._budgets.concluded(resolved, intent, outcome))
-        self._announce(saved, since)
+        self._announce(saved, since, alarm=alarm)
         return saved, error
 
     # --- telling the listeners
 
-    def _announce(self, saved: Dossier, since: int) -> None:
+    def _announce(self, saved: Dossier, since: int, *, alarm: bool = False) -> None:
         for transition in saved.history[since:]:
             audit.info("flow %s: %s to %s (%s)", saved.id, transition.trigger, transition.target, self._worker)
             self._tracer.count("transition", trigger=transition.trigger)
             if transition.trigger.endswith("in_doubt") or transition.trigger == "code_spent":
                 self._tracer.count("doubt", trigger=transition.trigger)
         if self._announcer.names and len(saved.history) > since and not self._tasks.closed:
-            self._tasks.spawn(self._tell(saved, since, saved.listeners))
+            self._tasks.spawn(self._tell(saved, since, saved.listeners, alarm=alarm))
 
-    async def _tell(self, dossier: Dossier, since: int, names: Sequence[str]) -> int:
+    async def _tell(self, dossier: Dossier, since: int, names: Sequence[str], *, alarm: bool = False) -> int:
         """Tell what came after that many transitions; of an end, note who has heard it. -> how many have"""
-        heard = await self._announcer.tell(self.view(dossier), since, names)
+        heard = await self._announcer.tell(self.view(dossier), since, names, alarm=alarm)
         told = rules.heard(dossier, heard)
         if told.owed != dossier.owed:
             # Not noted is told again, which listeners are prepared for.

@@ -229,11 +229,14 @@ class Event:
         id: The same whenever the same transition is told again, so that repeats can be sorted out.
 
         flow: As it stood after the transition, or later.
+
+        alarm: Whether with this transition, of a wrong code, the wrong codes of the realm became too many to be honest.
     """
 
     id: str
     flow: Flow
     transition: Transition
+    alarm: bool = False
 
 
 @attrs.frozen(kw_only=True)

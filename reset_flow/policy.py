@@ -57,7 +57,7 @@ class Budget:
 class GuessAlarm:
     """
     When the wrong codes of a realm are too many to be honest: a code carries no user, so somebody may be trying all of
-    them at once. Counted by each worker for itself, approximately.
+    them at once. Counted over all workers and restarts, approximately: a worker tells the others every few seconds.
 
     Attributes:
         at_least: Wrong codes in a window below which there is no alarm.
@@ -107,7 +107,7 @@ class Policy:
 
         starts_per_user: Flows that may be started for one user. Those that run stay usable.
 
-        guess_alarm: When to raise one, to the log and as a metric; `None`: never.
+        guess_alarm: When to raise one, to the log, as a metric and to listeners; `None`: never.
 
         stop_on_alarm: Whether codes are refused while there is one. It lets anyone who guesses enough stop everyone.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -16,6 +17,7 @@ import attrs
 from reset_flow import keyfiles
 from reset_flow.errors import FlowNotFound, KeyringError, RecordUnreadable, StaleRecord
 from reset_flow.keyfiles import DELAY
+from reset_flow.ledger import Ledger, ledger_realm
 from reset_flow.ports import Query
 from reset_flow.sealing import Keyring
 
@@ -87,9 +89,10 @@ async def remove(path: Path, key_id: str, store: Store, realms: Iterable[str], *
     if now < safe_at:
         raise KeyringError(f"a worker may still write with key {key_id} until {safe_at:%H:%M:%S} UTC: remove it then")
     for realm in realms:
-        if flows := (await sealed_with(store, realm))[key_id]:
+        if records := (await sealed_with(store, realm))[key_id]:
             raise KeyringError(
-                f"key {key_id} seals {flows} flows of realm {realm}: run `reset-flow keys reseal` until it seals none"
+                f"key {key_id} seals {records} records of realm {realm}: "
+                "run `reset-flow keys reseal` until it seals none"
             )
 
     def smaller(keys: KeySet) -> KeySet:
@@ -99,10 +102,11 @@ async def remove(path: Path, key_id: str, store: Store, realms: Iterable[str], *
 
 
 async def sealed_with(store: Store, realm: str) -> Counter[str]:
-    """How many flows of a realm are sealed with which key, by its id."""
+    """How many flows of a realm are sealed with which key, by its id; the record that counts its codes is one more."""
     flows = Counter[str]()
-    async for piece in _pieces(store, realm):
-        flows.update(Keyring.key_of(record.body) for record in piece)
+    for each in (realm, ledger_realm(realm)):
+        async for piece in _pieces(store, each):
+            flows.update(Keyring.key_of(record.body) for record in piece)
     return flows
 
 
@@ -131,6 +135,7 @@ async def reseal(archive: Archive, store: Store, keyring: Keyring, realm: str) -
                 if isinstance(result, BaseException):
                     raise result
                 done[result] += 1
+    await _reseal_ledgers(store, keyring, realm)
     return ResealReport(resealed=done["resealed"], waiting=done["waiting"], unreadable=done["unreadable"])
 
 
@@ -156,6 +161,16 @@ async def _reseal(flow_id: str, archive: Archive, store: Store, keyring: Keyring
             return "unreadable"
         return "resealed"
     return "waiting"
+
+
+async def _reseal_ledgers(store: Store, keyring: Keyring, realm: str) -> None:
+    """Workers write to the record of codes all the time: one that was faster has sealed it anew."""
+    ledger = Ledger(store, keyring, realm, timedelta(minutes=1))
+    async for piece in _pieces(store, ledger_realm(realm)):
+        for record in piece:
+            if _old(record, keyring):
+                with suppress(StaleRecord):
+                    await ledger.reseal(record)
 
 
 async def _pieces(store: Store, realm: str) -> AsyncIterator[list[Record]]:

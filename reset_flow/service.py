@@ -8,10 +8,12 @@ import os
 import socket
 import time
 import warnings
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from reset_flow import inputs, rotation
+from reset_flow.alarm import Alarm
 from reset_flow.announcer import Announcer
 from reset_flow.archive import Archive
 from reset_flow.budgets import Budgets
@@ -107,12 +109,14 @@ class ResetService:
         budgets = Budgets(keyring, self._realm, policy, transport.canonical_user)
         caller = Caller(transport, policy, tracer)
         self._archive = Archive(store, keyring, self._realm, policy.lease, tracer)
+        self._alarm = Alarm(store, keyring, self._realm, tracer, policy=policy, now=self._now)
         self._cycle = Cycle(
             caller,
             self._archive,
             self._announcer,
             budgets,
             tracer,
+            alarm=self._alarm,
             policy=policy,
             now=self._now,
             guards=guards,
@@ -149,13 +153,14 @@ class ResetService:
             self._sweeping.cancel()
             await asyncio.gather(self._sweeping, return_exceptions=True)
             self._sweeping = None
-        try:
-            await self._cycle.aclose(patience)
-        finally:
+        give_up_at = time.monotonic() + patience.total_seconds()
+        async with AsyncExitStack() as closing:
+            closing.push_async_callback(self._store.aclose)
+            closing.push_async_callback(self._transport.aclose)
             try:
-                await self._transport.aclose()
+                await self._cycle.aclose(patience)
             finally:
-                await self._store.aclose()
+                await self._alarm.aclose(timedelta(seconds=give_up_at - time.monotonic()))
 
     def _now(self) -> datetime:
         now = self._clock()

@@ -74,7 +74,7 @@ def test_a_rotation_from_its_beginning_to_its_end(run: Run, at: At, keys: Path) 
     run("keys", "remove", "reset-flow.keys", old, "--store", DATABASE).refused(13, "until")
     aged(keys, timedelta(minutes=3))
     refused = run("keys", "remove", "reset-flow.keys", old, "--store", DATABASE)
-    refused.refused(13, f"key {old} seals 2 flows of realm default", "keys reseal")
+    refused.refused(13, f"key {old} seals 3 records of realm default", "keys reseal")
     assert run("keys", "reseal", "--json").json == {"key": new, "resealed": 2, "waiting": 0, "unreadable": 0}
     assert old in run("keys", "remove", "reset-flow.keys", old, "--store", DATABASE).out
     assert ids(keys) == [new]
@@ -140,7 +140,7 @@ def test_what_can_not_be_read_is_said_and_left(run: Run, at: At, keys: Path, hom
     assert done.status == 53
     assert json.loads(done.out) == {"key": new, "resealed": 1, "waiting": 0, "unreadable": 1}
     assert "records that can't be read, and are left as they are: 1" in done.err
-    run("keys", "remove", keys.name, ids(keys)[0], "--store", DATABASE, "--at-once").refused(13, "seals 1 flows")
+    run("keys", "remove", keys.name, ids(keys)[0], "--store", DATABASE, "--at-once").refused(13, "seals 1 records")
 
 
 def test_no_key_is_removed_without_the_store_that_knows_whether_it_is_needed(run: Run, keys: Path, home: Path) -> None:

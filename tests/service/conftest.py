@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
+from reset_flow.alarm import Alarm
 from reset_flow.errors import StoreUnavailable
 from reset_flow.machine import EDGES
 from reset_flow.models import Accepted, Failure, State
@@ -123,6 +124,10 @@ class Worker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def tells(self) -> None:
+        """Tell the others what codes it saw, and learn what they did."""
+        await self.service._alarm.sync()
 
     async def idle(self) -> None:
         """Wait until it has nothing under way."""
@@ -343,6 +348,11 @@ def until() -> Callable[[Callable[[], Any]], Any]:
                 await asyncio.sleep(0.001)
 
     return until
+
+
+@pytest.fixture(autouse=True)
+def _workers_tell_what_codes_they_saw_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Alarm, "INTERVAL", timedelta(hours=1))
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,302 @@
+"""The guess alarm: what all workers saw, over restarts, on every store; told once, and in nobody's way."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from reset_flow import (
+    CodeRejected,
+    Event,
+    GuessAlarm,
+    InvalidInput,
+    Keyring,
+    LimitReached,
+    Policy,
+    RecordUnreadable,
+    Rejected,
+    State,
+    inputs,
+    rotation,
+)
+from reset_flow.alarm import Alarm
+from reset_flow.ledger import Ledger, ledger_realm
+from reset_flow.ports import Query
+from reset_flow.testing import refused
+
+pytestmark = pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres", "redis"])
+
+TEN = Policy(guess_alarm=GuessAlarm(at_least=10))
+TEN_STOPS = Policy(guess_alarm=GuessAlarm(at_least=10), stop_on_alarm=True)
+WENT_ON = "guess alarm: "
+
+
+@pytest.fixture
+def guess(at: Any) -> Any:
+    """So many wrong codes of a worker, each for a user whom nobody has heard of."""
+    invented = iter(range(1_000_000))
+
+    async def guess(worker: Any, times: int) -> None:
+        for _ in range(times):
+            flow = await at(worker, State.QUESTION_ANSWERED, user=f"invented {next(invented)}")
+            worker.transport.script(exchange=[Rejected()])
+            await refused(worker.service.verify(flow.id, "000000"), CodeRejected)
+
+    return guess
+
+
+async def is_on(worker: Any, at: Any) -> bool:
+    """Whether a worker that stops codes upon an alarm refuses one."""
+    flow = await at(worker, State.QUESTION_ANSWERED, user="somebody")
+    try:
+        await worker.service.verify(flow.id, "004158")
+    except LimitReached:
+        return True
+    return False
+
+
+async def test_a_thousand_invented_users_set_off_the_alarm_and_stop_nobody(
+    house: Any, at: Any, guess: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = house.worker(policy=Policy())
+    before = await at(worker, State.QUESTION_ANSWERED)
+    await asyncio.gather(*(guess(worker, 100) for _ in range(10)))
+    assert caplog.text.count(WENT_ON) == 1
+    assert (await worker.service.verify(before.id, "004158")).state is State.TOKEN_ISSUED
+    assert not await is_on(worker, at)
+    other = house.worker(policy=Policy())
+    await worker.tells()
+    assert not await is_on(other, at)
+    await other.tells()
+    assert caplog.text.count(WENT_ON) == 2
+
+
+async def test_two_workers_who_saw_half_of_them_each_see_the_alarm(
+    house: Any, guess: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = house.worker(policy=TEN), house.worker(policy=TEN)
+    await guess(one, 5)
+    await guess(other, 5)
+    for worker in (one, other, one):
+        await worker.tells()
+    assert WENT_ON not in caplog.text
+    await guess(one, 1)
+    assert caplog.text.count(WENT_ON) == 1
+    await other.tells()
+    assert caplog.text.count(WENT_ON) == 1  # the eleventh is not told yet
+    await one.tells()
+    await other.tells()
+    assert caplog.text.count(WENT_ON) == 2
+    assert caplog.text.count(WENT_ON + "11 wrong codes") == 2
+
+
+async def test_what_was_counted_survives_a_restart(house: Any, at: Any, guess: Any) -> None:
+    worker = house.worker(policy=TEN_STOPS)
+    await guess(worker, 6)
+    await worker.service.aclose()
+    worker = house.worker(policy=TEN_STOPS)
+    assert not await is_on(worker, at)
+    await guess(worker, 5)
+    await worker.service.aclose()
+    assert await is_on(house.worker(policy=TEN_STOPS), at)
+
+
+async def test_a_worker_that_dies_loses_no_more_than_it_had_not_told(house: Any, at: Any, guess: Any) -> None:
+    worker = house.worker(policy=TEN_STOPS)
+    await guess(worker, 8)
+    await worker.tells()
+    await guess(worker, 2)
+    await worker.dies()
+    worker = house.worker(policy=TEN_STOPS)
+    await guess(worker, 2)
+    assert not await is_on(worker, at)
+    await guess(worker, 1)
+    assert await is_on(worker, at)
+
+
+async def test_where_it_is_to_stop_codes_all_workers_do_until_it_is_over(
+    house: Any, at: Any, guess: Any, clock: Any
+) -> None:
+    one, other = house.worker(policy=TEN_STOPS), house.worker(policy=TEN_STOPS)
+    assert not await is_on(other, at)  # its first look is behind it
+    await guess(one, 11)
+    assert await is_on(one, at)
+    await one.tells()
+    await other.tells()
+    for worker in (one, other, house.worker(policy=TEN_STOPS)):
+        assert await is_on(worker, at)
+        assert worker.transport.calls_of("exchange") == []
+    clock.advance(timedelta(minutes=58))
+    assert await is_on(other, at)
+    clock.advance(timedelta(minutes=3))
+    for worker in (one, other, house.worker(policy=TEN_STOPS)):
+        assert not await is_on(worker, at)
+
+
+async def test_right_codes_of_other_workers_speak_for_the_wrong_ones(house: Any, at: Any, guess: Any) -> None:
+    policy = Policy(guess_alarm=GuessAlarm(at_least=2, share=0.5), stop_on_alarm=True)
+    one, other = house.worker(policy=policy), house.worker(policy=policy)
+    for _ in range(8):
+        assert not await is_on(one, at)
+        await one.tells()
+    await guess(other, 4)
+    assert not await is_on(other, at)  # 4 wrong ones, 8 right ones; and now 9
+    await guess(other, 1)
+    assert await is_on(other, at)
+
+
+async def test_listeners_hear_of_it_with_the_wrong_code_that_a_worker_first_sees_it_with(
+    house: Any, guess: Any, clock: Any
+) -> None:
+    heard: dict[str, list[Event]] = {"one": [], "other": []}
+
+    def worker(name: str) -> Any:
+        async def listen(event: Event) -> None:
+            heard[name].append(event)
+
+        return house.worker(policy=TEN, listeners={"security": listen})
+
+    def alarms(name: str) -> list[str]:
+        return [event.transition.trigger for event in heard[name] if event.alarm]
+
+    one, other = worker("one"), worker("other")
+    await guess(one, 10)
+    await one.idle()
+    assert alarms("one") == []
+    await guess(one, 5)
+    await one.idle()
+    assert alarms("one") == ["code_refused"]
+    await one.tells()
+    await other.tells()
+    assert alarms("other") == []
+    await guess(other, 2)
+    await other.idle()
+    assert alarms("other") == ["code_refused"]
+    clock.advance(timedelta(minutes=61))  # over, and on again
+    await guess(one, 12)
+    await one.idle()
+    assert alarms("one") == ["code_refused"] * 2
+
+
+async def test_codes_are_told_by_themselves_and_seldom(
+    house: Any, guess: Any, until: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Alarm, "INTERVAL", timedelta(milliseconds=20))
+    one, other = house.worker(policy=TEN), house.worker(policy=TEN)
+    await guess(one, 12)
+    assert caplog.text.count(WENT_ON) == 1
+    await guess(other, 1)
+    await until(lambda: caplog.text.count(WENT_ON) == 2)
+
+
+async def test_a_code_costs_no_save_of_its_own(house: Any, at: Any) -> None:
+    worker = house.worker(policy=TEN)
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    await worker.service.verify(flow.id, "004158")  # its first look, and from then on the next is an hour away
+    for _ in range(4):
+        flow = await at(worker, State.QUESTION_ANSWERED)
+        await worker.service.verify(flow.id, "004158")
+        assert worker.door.tries == 2  # the two saves of the command
+    await worker.tells()
+    assert worker.door.tries == 3
+
+
+async def test_a_store_that_is_away_loses_no_count(house: Any, at: Any, guess: Any) -> None:
+    worker = house.worker(policy=TEN_STOPS)
+    await guess(worker, 11)
+    worker.door.down = True
+    await worker.tells()
+    worker.door.down = False
+    assert not await is_on(house.worker(policy=TEN_STOPS), at)
+    await worker.tells()
+    await worker.tells()
+    assert await is_on(house.worker(policy=TEN_STOPS), at)
+
+
+async def test_workers_that_tell_at_once_lose_and_double_nothing(house: Any, guess: Any) -> None:
+    workers = [house.worker(policy=TEN) for _ in range(4)]
+    for round_ in range(1, 4):
+        for worker in workers:
+            await guess(worker, 2)
+        await asyncio.gather(*(worker.tells() for worker in workers))
+        for worker in workers:  # who lost every race tells later
+            await worker.tells()
+        ledger = Ledger(house.worker(policy=TEN).door, house.keyring, "default", timedelta(minutes=1))
+        assert (await ledger.load())[0].total() == 8 * round_
+
+
+async def test_the_record_is_no_flow_and_shows_nothing(house: Any, at: Any, guess: Any) -> None:
+    worker = house.worker(policy=TEN)
+    await guess(worker, 3)
+    await worker.tells()
+    door = house.worker(policy=TEN).door
+    (record,) = [record async for record in door.scan(Query(realm=ledger_realm("default")), limit=9)]
+    assert (record.due_at, record.ended_at, record.lease, record.lookups) == (None, None, None, ())
+    assert record.id not in [found.dossier.id async for found in worker.service._archive.scan(limit=99)]
+    await refused(worker.service.get(record.id), RecordUnreadable)
+    await refused(inputs_name(ledger_realm("default")), InvalidInput)
+    other = house.worker(policy=TEN, realm="other")
+    await guess(other, 1)
+    await other.tells()
+    assert len([record async for record in door.scan(Query(realm=ledger_realm("other")), limit=9)]) == 1
+    assert (await door.load(record.id)).version == 1
+    assert not await is_on(worker, at)
+
+
+async def inputs_name(realm: str) -> str:
+    return inputs.name(realm, "realm")
+
+
+async def test_rotation_takes_the_old_key_from_it(house: Any, at: Any, guess: Any) -> None:
+    path = house.path.with_name("keys")
+    worker = house.worker(policy=TEN_STOPS)
+    await guess(worker, 11)
+    await worker.tells()
+    old = house.keyring.writes.id
+    new = rotation.rotate(path, delay=timedelta(0)).id
+    assert (await rotation.sealed_with(house.worker(policy=TEN).door, "default"))[old] == 12
+    assert (await worker.service.reseal()).resealed == 11
+    assert await rotation.sealed_with(house.worker(policy=TEN).door, "default") == {new: 12}
+    await rotation.remove(path, old, house.worker(policy=TEN).door, ["default"], settled=timedelta(0))
+    stranger = house.worker(policy=TEN_STOPS, keyring=Keyring.from_file(path))
+    assert await is_on(stranger, at)
+    await guess_on(worker)
+    assert [key for key, _ in (await rotation.sealed_with(house.worker(policy=TEN).door, "default")).items()] == [new]
+
+
+async def guess_on(worker: Any) -> None:
+    """A worker goes on telling after a rotation."""
+    worker.service._alarm.saw(right=False)
+    await worker.tells()
+
+
+async def test_a_record_that_nobody_can_read_is_written_over(house: Any, at: Any, guess: Any) -> None:
+    worker = house.worker(policy=TEN_STOPS)
+    await guess(worker, 11)
+    await worker.tells()
+    keys = house.keyring.rotated(timedelta(0)).without(house.keyring.writes.id)
+    keys.to_file(house.path.with_name("other keys"))
+    stranger = house.worker(policy=TEN_STOPS, keyring=keys)
+    assert not await is_on(stranger, at)
+    await guess(stranger, 11)
+    await stranger.tells()
+    ledger = Ledger(house.worker(policy=TEN).door, keys, "default", timedelta(minutes=1))
+    counts, version = await ledger.load()
+    assert (sum(count for (_, right), count in counts.items() if not right), version) == (11, 2)
+    # Resealing one that is unreadable empties it, rather than keep the key needed for ever.
+    lost = Ledger(house.worker(policy=TEN).door, Keyring.generate(), "default", timedelta(minutes=1))
+    await lost.reseal(await house.worker(policy=TEN).door.load(ledger._id))
+    assert (await ledger.load())[1] == 3
+
+
+async def test_without_a_rule_nothing_is_counted(house: Any, at: Any, guess: Any) -> None:
+    worker = house.worker(policy=Policy(guess_alarm=None, stop_on_alarm=True))
+    await guess(worker, 3)
+    assert not await is_on(worker, at)
+    await worker.service.aclose()
+    assert [
+        record async for record in house.worker(policy=TEN).door.scan(Query(realm=ledger_realm("default")), limit=9)
+    ] == []
