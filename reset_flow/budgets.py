@@ -94,9 +94,11 @@ class Budgets:
         return Priced(dossier, tuple(charges))
 
     def _guess(self, dossier: Dossier, *amounts: int) -> tuple[Charge, ...]:
-        whose = self._canonical(dossier.user)
-        return tuple(self._charge("codes_per_user", whose, self._policy.codes_per_user, amount) for amount in amounts)
+        budget, key = self._policy.codes_per_user, self._key("codes_per_user", self._canonical(dossier.user))
+        return tuple(Charge(key=key, amount=amount, limit=budget.limit, window=budget.window) for amount in amounts)
 
     def _charge(self, name: str, whose: str, budget: Budget, amount: int) -> Charge:
-        key = self._keyring.lookup(self._realm, name, whose)
-        return Charge(key=key, amount=amount, limit=budget.limit, window=budget.window)
+        return Charge(key=self._key(name, whose), amount=amount, limit=budget.limit, window=budget.window)
+
+    def _key(self, name: str, whose: str) -> bytes:
+        return self._keyring.lookup(self._realm, name, whose)
