@@ -149,7 +149,7 @@ async def test_right_codes_of_other_workers_speak_for_the_wrong_ones(house: Any,
 
 
 async def test_listeners_hear_of_it_with_the_wrong_code_that_a_worker_first_sees_it_with(
-    house: Any, guess: Any, clock: Any
+    house: Any, at: Any, guess: Any, clock: Any
 ) -> None:
     heard: dict[str, list[Event]] = {"one": [], "other": []}
 
@@ -171,6 +171,8 @@ async def test_listeners_hear_of_it_with_the_wrong_code_that_a_worker_first_sees
     assert alarms("one") == ["code_refused"]
     await one.tells()
     await other.tells()
+    assert not await is_on(other, at)  # a right code goes through, and carries nothing
+    await other.idle()
     assert alarms("other") == []
     await guess(other, 2)
     await other.idle()
@@ -179,6 +181,31 @@ async def test_listeners_hear_of_it_with_the_wrong_code_that_a_worker_first_sees
     await guess(one, 12)
     await one.idle()
     assert alarms("one") == ["code_refused"] * 2
+
+
+async def test_the_event_of_the_code_is_told_and_not_that_of_the_end_which_it_brings(house: Any, guess: Any) -> None:
+    heard: list[Event] = []
+
+    async def listen(event: Event) -> None:
+        heard.append(event)
+
+    policy = Policy(guess_alarm=GuessAlarm(at_least=2), code_attempts=1)
+    worker = house.worker(policy=policy, listeners={"security": listen})
+    await guess(worker, 3)
+    await worker.idle()
+    assert [event.transition.trigger for event in heard if event.alarm] == ["code_refused"]
+    assert heard[-1].transition.trigger == "abandon"
+
+
+async def test_a_worker_that_begins_learns_with_its_first_code(
+    house: Any, at: Any, guess: Any, until: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = house.worker(policy=TEN)
+    await guess(worker, 11)
+    await worker.tells()
+    assert caplog.text.count(WENT_ON) == 1
+    assert not await is_on(house.worker(policy=TEN), at)
+    await until(lambda: caplog.text.count(WENT_ON) == 2)
 
 
 async def test_codes_are_told_by_themselves_and_seldom(
