@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
-from reset_flow.models import State
+from reset_flow.models import State, Unpicklable
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -53,7 +53,7 @@ class Result:
 
 
 @attrs.frozen(kw_only=True, slots=False)
-class Dossier:
+class Dossier(Unpicklable):
     """
     One reset, as its record holds it.
 
@@ -84,6 +84,8 @@ class Dossier:
 
         owed: The names of those that have yet to hear of the end.
     """
+
+    refusal: ClassVar[str] = "a dossier can't be pickled, as it has a login: a keyring seals it"
 
     id: str
     version: int = 0

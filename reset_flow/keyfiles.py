@@ -15,12 +15,12 @@ from base64 import b64decode, b64encode
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import attrs
 
 from reset_flow.errors import KeyringError
-from reset_flow.models import printable
+from reset_flow.models import Unpicklable, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -57,14 +57,16 @@ def _checked_secret(key: Key, _: Any, value: bytes) -> None:
 
 
 @attrs.frozen(kw_only=True)
-class Key:
+class Key(Unpicklable):
     """
-    One key of a ring: its bytes are never shown.
+    One key of a ring: its bytes are never shown, and it can't be pickled.
 
     Attributes:
         writes_from: When it may be written with at the earliest, so that whoever reads has heard of it by then;
             `None`: as soon as it is in the ring.
     """
+
+    refusal: ClassVar[str] = "a key can't be pickled: write its ring to a file and read it where it is needed"
 
     id: str = attrs.field(validator=_checked_id)
     created_at: datetime = attrs.field(validator=_checked_time)

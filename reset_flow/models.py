@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import unicodedata
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeAlias
 
 import attrs
 
@@ -28,6 +28,7 @@ __all__ = [
     "Step",
     "Transition",
     "Unknown",
+    "Unpicklable",
     "printable",
 ]
 
@@ -82,7 +83,28 @@ class Failure(StrEnum):
     BROKER_REFUSED = "broker_refused"
 
 
-class Secret:
+class Unpicklable:
+    """
+    A frozen value with something in it that must not be written down: a copy of it is itself, and a pickle is refused.
+
+    Attributes:
+        refusal: Says what to do instead.
+    """
+
+    __slots__ = ()
+    refusal: ClassVar[str]
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(self.refusal)
+
+
+class Secret(Unpicklable):
     """
     A text that shows itself only to whoever calls `reveal`.
 
@@ -90,6 +112,7 @@ class Secret:
     """
 
     __slots__ = ("_text",)
+    refusal = "a secret can't be pickled"
 
     def __init__(self, text: str | Secret) -> None:
         self._text: str = text.reveal() if isinstance(text, Secret) else text
@@ -123,15 +146,6 @@ class Secret:
 
     __hash__ = None  # type: ignore[assignment] # a hash would be a fingerprint
 
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise TypeError("a secret can't be pickled")
-
 
 @attrs.frozen(kw_only=True, slots=False)
 class Transition:
@@ -154,9 +168,10 @@ class Transition:
 
 
 @attrs.frozen(kw_only=True)
-class Flow:
+class Flow(Unpicklable):
     """
-    One reset, as it stood when it was looked at. A value: later commands return new ones.
+    One reset, as it stood when it was looked at. A value: later commands return new ones. It can't be pickled, as it
+    has a login.
 
     Attributes:
         id: Names the flow; authorizes nobody.
@@ -179,6 +194,8 @@ class Flow:
 
         version: Goes up by one with each durable change.
     """
+
+    refusal: ClassVar[str] = "a flow can't be pickled, as it has a login: keep its id, or what flow.public() gives"
 
     id: str
     user: str = attrs.field(repr=False)
@@ -223,7 +240,7 @@ class Flow:
 @attrs.frozen(kw_only=True)
 class Event:
     """
-    What a listener is told.
+    What a listener is told. It can't be pickled, as its flow can't.
 
     Attributes:
         id: The same whenever the same transition is told again, so that repeats can be sorted out.
@@ -279,9 +296,9 @@ class Cause(StrEnum):
 
 
 @attrs.frozen(kw_only=True)
-class Accepted:
+class Accepted(Unpicklable):
     """
-    The broker did what it was asked for.
+    The broker did what it was asked for. It can't be pickled.
 
     Attributes:
         value: The question (`""`: none is needed, `None`: the broker does not say), or the token
@@ -289,6 +306,8 @@ class Accepted:
 
         continuation: Bytes that the transport wants back with the next call of this flow; `None` keeps the last ones.
     """
+
+    refusal: ClassVar[str] = "an outcome can't be pickled, as it may have a secret"
 
     value: Secret | None = None
     continuation: bytes | None = attrs.field(default=None, repr=False)

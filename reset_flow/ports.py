@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import attrs
 
-from reset_flow.models import Credential, Event, Flow, Outcome, State
+from reset_flow.models import Credential, Event, Flow, Outcome, State, Unpicklable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -19,13 +19,15 @@ __all__ = ["Case", "Charge", "Clock", "Guard", "Listener", "Query", "Record", "S
 
 
 @attrs.frozen(kw_only=True)
-class Case:
+class Case(Unpicklable):
     """
-    What a broker may need of a flow.
+    What a broker may need of a flow. It can't be pickled.
 
     Attributes:
         continuation: Whatever the transport returned with its last `Accepted`; kept sealed.
     """
+
+    refusal: ClassVar[str] = "a case can't be pickled, as it has a login"
 
     user: str = attrs.field(repr=False)
     credential: Credential = Credential.PASSWORD

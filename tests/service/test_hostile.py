@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import pickle
 import traceback
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import attrs
 import pytest
 
 import reset_flow
 from reset_flow import (
     Accepted,
     BrokerUnavailable,
+    Case,
     CodeRejected,
     ConfigurationError,
     Credential,
+    Event,
     FlowEnded,
     FlowNotFound,
     InvalidInput,
@@ -30,11 +34,13 @@ from reset_flow import (
     Secret,
     State,
     StoreUnavailable,
+    Transition,
     UnknownUser,
 )
 from reset_flow.testing import refused
 
 LOGIN = "robert.zak@example.org"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def shown(error: BaseException) -> str:
@@ -140,7 +146,7 @@ async def test_no_frame_shows_who_wanted_a_reset(house: Any) -> None:
 
 
 def every_error() -> list[ResetFlowError]:
-    made: list[ResetFlowError] = [
+    special: list[ResetFlowError] = [
         FlowNotFound("id"),
         FlowEnded("id", "expired"),
         reset_flow.IllegalCommand("id", "answer", State.FAILED, ("cancel",)),
@@ -150,9 +156,10 @@ def every_error() -> list[ResetFlowError]:
         CodeRejected("it must have 6 digits", sent=False),
         reset_flow.LimitReached("codes", timedelta(seconds=3)),
         BrokerUnavailable("nobody", timedelta(seconds=2)),
-        OutcomeInDoubt("who knows"),
     ]
-    return made
+    made: dict[type[ResetFlowError], ResetFlowError] = {type(error): error for error in special}
+    kinds = [getattr(reset_flow.errors, name) for name in reset_flow.errors.__all__]
+    return [made.get(kind) or kind("why") for kind in kinds]
 
 
 @pytest.mark.parametrize("error", every_error(), ids=lambda error: type(error).__name__)
@@ -162,8 +169,34 @@ async def test_an_error_survives_a_pickle_without_its_flow(house: Any, error: Re
     assert (type(again), str(again), again.code, again.retryable) == (
         type(error), str(error), error.code, error.retryable,
     )  # fmt: skip
+    assert vars(again) == {name: value for name, value in vars(error).items() if name != "flow"}
     assert again.flow is None
     assert LOGIN.encode() not in pickle.dumps(error)
+
+
+async def test_what_has_a_login_or_a_key_is_not_pickled(house: Any) -> None:
+    worker = house.worker()
+    flow = await worker.service.start(LOGIN)
+    event = Event(id="1.0", flow=flow, transition=Transition(trigger="t", source=flow.state, target=flow.state, at=NOW))
+    dossier = (await worker.service._archive.load(flow.id)).dossier
+    case = Case(user=LOGIN)
+    for each in (flow, event, [flow], dossier, case, Accepted(continuation=b"c"), house.keyring, house.keyring.writes):
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            with pytest.raises(TypeError, match="can't be pickled"):
+                pickle.dumps(each, protocol)
+    with pytest.raises(TypeError, match="keep its id, or what"):
+        pickle.dumps(event)
+    assert pickle.loads(pickle.dumps(flow.public())) == flow.public()  # noqa: S301 - its own
+
+
+async def test_a_flow_and_an_event_can_be_copied(house: Any) -> None:
+    flow = await house.worker().service.start(LOGIN)
+    transition = Transition(trigger="t", source=flow.state, target=flow.state, at=NOW)
+    event = Event(id="1.0", flow=flow, transition=transition)
+    assert copy.copy(flow) is flow
+    assert copy.deepcopy([flow]) == [flow]
+    assert copy.copy(event) == copy.deepcopy(event) == event
+    assert attrs.evolve(flow, version=7).version == 7
 
 
 async def test_a_store_that_gives_another_flow_is_not_believed(house: Any) -> None:
