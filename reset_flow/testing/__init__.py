@@ -1,9 +1,28 @@
-"""For people who embed the library: a clock that stands still, a broker that does as told, what every store must do."""
+"""
+For people who embed the library: a clock that stands still, a broker that does as told, what every store must do, and a
+search for what must not be written down.
+"""
 
 from reset_flow.testing.clock import FrozenClock
 from reset_flow.testing.contract import StoreContract
+from reset_flow.testing.dumps import dump
+from reset_flow.testing.leaks import Leak, LeakScanner
 from reset_flow.testing.records import make_record, next_version
 from reset_flow.testing.refusal import refused
+from reset_flow.testing.shown import shown_by, shown_by_error, traceback_of
 from reset_flow.testing.transport import ScriptedTransport
 
-__all__ = ["FrozenClock", "ScriptedTransport", "StoreContract", "make_record", "next_version", "refused"]
+__all__ = [
+    "FrozenClock",
+    "Leak",
+    "LeakScanner",
+    "ScriptedTransport",
+    "StoreContract",
+    "dump",
+    "make_record",
+    "next_version",
+    "refused",
+    "shown_by",
+    "shown_by_error",
+    "traceback_of",
+]

@@ -1,0 +1,85 @@
+"""For people who embed the library: all that a store keeps, as bytes, to be searched."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from reset_flow.errors import ConfigurationError
+from reset_flow.models import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+__all__ = ["dump"]
+
+
+async def dump(url: str | Secret) -> bytes:
+    """
+    What is in the store of this address: the files of SQLite, with the log that is written ahead; all tables of a
+    PostgreSQL database; all keys of a Redis database, with their values. In whatever order, the whole of it at once.
+
+    Raises:
+        ConfigurationError: Of a store that has such an address there is nothing to be had.
+    """
+    url = Secret(url)
+    for scheme, parts in (("sqlite:///", _files), ("postgres", _rows), ("redis", _values)):
+        if url.reveal().startswith(scheme):
+            return b"\n".join([part async for part in parts(url)])
+    raise ConfigurationError("only of sqlite:///, postgresql:// and redis:// stores there are dumps")
+
+
+async def _files(url: Secret) -> AsyncIterator[bytes]:
+    path = Path(unquote(url.reveal().removeprefix("sqlite:///")))
+    # By another process: closing a descriptor of the file in this one would drop SQLite's locks on it.
+    files = sorted(str(each) for each in path.parent.glob(f"{path.name}*"))
+    reading = await asyncio.create_subprocess_exec("cat", *files, stdout=asyncio.subprocess.PIPE)
+    yield (await reading.communicate())[0]
+
+
+async def _rows(url: Secret) -> AsyncIterator[bytes]:
+    import asyncpg  # noqa: PLC0415 - only who has such a store has the driver
+
+    connection = await asyncpg.connect(url.reveal())
+    try:
+        tables = await connection.fetch("SELECT relid::regclass::text FROM pg_stat_user_tables")
+        for (table,) in tables:
+            for row in await connection.fetch(f"SELECT * FROM {table}"):  # noqa: S608 - quoted by the server
+                for cell in row.values():
+                    yield _plain(cell)
+    finally:
+        await connection.close()
+
+
+async def _values(url: Secret) -> AsyncIterator[bytes]:
+    import redis.asyncio  # noqa: PLC0415 - only who has such a store has the driver
+
+    # Not by DUMP, which may compress what it gives.
+    reads = {
+        b"string": ("GET",),
+        b"hash": ("HGETALL",),
+        b"list": ("LRANGE", 0, -1),
+        b"set": ("SMEMBERS",),
+        b"zset": ("ZRANGE", 0, -1, "WITHSCORES"),
+        b"stream": ("XRANGE", "-", "+"),
+    }
+    async with redis.asyncio.Redis.from_url(url.reveal()) as client:
+        ask: Any = client.execute_command
+        async for key in client.scan_iter():
+            kind = await client.type(key)
+            if kind in reads:  # else it is gone meanwhile
+                command, *rest = reads[kind]
+                yield key
+                yield _plain(await ask(command, key, *rest))
+
+
+def _plain(value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, list | tuple | set | frozenset):
+        return b"\n".join(map(_plain, value))
+    if isinstance(value, dict):
+        return _plain([*value, *value.values()])
+    return str(value).encode()
