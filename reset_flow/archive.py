@@ -9,6 +9,7 @@ import attrs
 
 from reset_flow import codec
 from reset_flow.errors import FlowNotFound, RecordUnreadable, StoreError
+from reset_flow.frames import forget_frames
 from reset_flow.machine import COMMANDS
 from reset_flow.ports import Query, Record
 from reset_flow.sealing import UnknownKeyError
@@ -56,14 +57,6 @@ def associated(record: Record) -> bytes:
         f"{'' if record.lease is None else record.lease // MICROSECOND}\n"
         f"{b''.join(record.lookups).hex()}\n{record.stamp.hex()}"
     ).encode()
-
-
-def _forget_frames(error: StoreError) -> None:
-    """Let the causes keep their words but not their frames: a driver's hold addresses and passwords."""
-    cause = error.__cause__ or error.__context__
-    while cause is not None:
-        cause.__traceback__ = None
-        cause = cause.__cause__ or cause.__context__
 
 
 class Archive:
@@ -114,7 +107,7 @@ class Archive:
             try:
                 await self._store.save(record, charges=charges)
             except StoreError as error:
-                _forget_frames(error)
+                forget_frames(error.__cause__ or error.__context__)
                 raise
 
     async def load(self, flow_id: str) -> Found:
@@ -130,7 +123,7 @@ class Archive:
         try:
             record = await self._store.load(flow_id)
         except StoreError as error:
-            _forget_frames(error)
+            forget_frames(error.__cause__ or error.__context__)
             raise
         if record.id != flow_id:
             raise RecordUnreadable(flow_id, "the store gave another flow's")

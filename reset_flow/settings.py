@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from reset_flow.errors import ConfigurationError
+from reset_flow.models import Secret
 from reset_flow.sealing import Keyring
 from reset_flow.service import ResetService
 from reset_flow.transports.etna import EtnaTransport
@@ -22,8 +24,10 @@ __all__ = ["from_env", "open_store", "setting"]
 PREFIX = "RESET_FLOW_"
 SETTINGS = frozenset({"APP_KEY", "BROKER_URL", "KEYS", "REALM", "REVISION", "STORE"})
 
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 
-def open_store(url: str) -> Store:
+
+def open_store(url: str | Secret) -> Store:
     """
     A store, by its address: `memory:`, `sqlite:///flows.db` (relative), `sqlite:////var/lib/flows.db` (absolute),
     `postgresql://…` or `redis://…`.
@@ -33,16 +37,18 @@ def open_store(url: str) -> Store:
     Raises:
         ConfigurationError: No store has such an address.
     """
-    scheme = urlsplit(url).scheme
-    if url == "memory:":
+    url = Secret(url)
+    found = SCHEME.match(url.reveal())
+    scheme = found.group(0).lower() if found else ""
+    if url.reveal() == "memory:":
         from reset_flow.stores.memory import MemoryStore
 
         return MemoryStore()
     if scheme == "sqlite":
         from reset_flow.stores.sqlite import SQLiteStore
 
-        path = unquote(url.removeprefix("sqlite:///"))
-        if path == url or not path:
+        path = unquote(url.reveal().removeprefix("sqlite:///"))
+        if path == url.reveal() or not path:
             raise ConfigurationError("a SQLite address is sqlite:/// and a path, such as sqlite:///flows.db")
         return SQLiteStore(path)
     if scheme in ("postgres", "postgresql"):
@@ -58,7 +64,7 @@ def open_store(url: str) -> Store:
     )
 
 
-def setting(name: str, default: str | None = None, overrides: Mapping[str, str] | None = None) -> str:
+def setting(name: str, default: str | None = None, overrides: Mapping[str, str | Secret] | None = None) -> str:
     """
     `RESET_FLOW_` and the name, from the environment, or the content of the file that `…_FILE` names, stripped.
 
@@ -69,8 +75,9 @@ def setting(name: str, default: str | None = None, overrides: Mapping[str, str] 
         ConfigurationError: Both are set, neither is and there is no default, or the file can't be read or is open to
             others.
     """
-    if overrides and name in overrides:
-        return overrides[name]
+    overrides = _hidden(overrides)
+    if name in overrides:
+        return overrides[name].reveal()
     variable = PREFIX + name
     file = os.environ.get(f"{variable}_FILE")
     given = bool(os.environ.get(variable))  # and not what it is: whoever logs this frame must not find it
@@ -81,6 +88,11 @@ def setting(name: str, default: str | None = None, overrides: Mapping[str, str] 
     if given or default is not None:
         return os.environ.get(variable) or default or ""
     raise ConfigurationError(f"{variable} is not set, nor is {variable}_FILE")
+
+
+def _hidden(overrides: Mapping[str, str | Secret] | None) -> Mapping[str, Secret]:
+    """The same, fit to stand in a frame that is logged."""
+    return {name: Secret(value) for name, value in (overrides or {}).items()}
 
 
 def _content(path: str, variable: str) -> str:
@@ -94,7 +106,9 @@ def _content(path: str, variable: str) -> str:
     raise ConfigurationError(f"{variable}: {path} can't be read: {why}")
 
 
-def from_env(overrides: Mapping[str, str] | None = None, *, create_keys: bool = True, **options: Any) -> ResetService:
+def from_env(
+    overrides: Mapping[str, str | Secret] | None = None, *, create_keys: bool = True, **options: Any
+) -> ResetService:
     """
     A service, by the environment.
 
@@ -113,7 +127,8 @@ def from_env(overrides: Mapping[str, str] | None = None, *, create_keys: bool = 
         ConfigurationError: Something is missing or can't be; the message names the variable.
         KeyringError: The key file can't be used.
     """
-    if unknown := sorted(set(overrides or ()) - SETTINGS):
+    overrides = _hidden(overrides)
+    if unknown := sorted(set(overrides) - SETTINGS):
         raise ConfigurationError(f"there is no setting {unknown[0]}: there are {', '.join(sorted(SETTINGS))}")
     revision = setting("REVISION", "identifiers", overrides)
     if revision not in ("identifiers", "password"):

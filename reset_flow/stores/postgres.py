@@ -22,6 +22,7 @@ from reset_flow.errors import (
     StaleRecord,
     StoreUnavailable,
 )
+from reset_flow.models import Secret
 from reset_flow.stores.sql.postgres_connections import Server, check_dsn
 from reset_flow.stores.sql.postgres_lane import copy
 from reset_flow.stores.sql.postgres_rows import Save, readable, record_of, storable
@@ -75,7 +76,7 @@ class PostgresStore:
 
     def __init__(
         self,
-        dsn: str,
+        dsn: str | Secret,
         *,
         prefix: str = "reset_flow",
         connections: int = 2,
@@ -83,6 +84,7 @@ class PostgresStore:
         statement_timeout: timedelta = timedelta(seconds=10),
         clock: Callable[[], datetime] | None = None,
     ) -> None:
+        dsn = Secret(dsn)
         check_prefix(prefix)
         if connections < 1 or min(connect_timeout, statement_timeout) <= timedelta(0):
             raise ConfigurationError("connections and timeouts must be above zero")

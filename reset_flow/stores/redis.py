@@ -21,6 +21,7 @@ from reset_flow.errors import (
     StaleRecord,
     StoreUnavailable,
 )
+from reset_flow.models import Secret
 from reset_flow.stores.lua.durability import Durability
 from reset_flow.stores.lua.lane import Call, Lane
 from reset_flow.stores.lua.records import HEAD, LOOKUP_BYTES, micros, name, pack, span, unpack, version_of
@@ -70,13 +71,14 @@ class RedisStore:
 
     def __init__(
         self,
-        url: str,
+        url: str | Secret,
         *,
         prefix: str = "reset_flow",
         clock: Callable[[], datetime] | None = None,
         connect_timeout: timedelta = timedelta(seconds=5),
         reply_timeout: timedelta = timedelta(seconds=5),
     ) -> None:
+        url = Secret(url)
         if not prefix or "{" in prefix or "}" in prefix:
             raise ConfigurationError("the prefix of a Redis store must be a text without braces")
         self._tag = b"{%b}:" % name(prefix)

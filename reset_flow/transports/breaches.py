@@ -54,12 +54,13 @@ class BreachCheck:
 
     def __init__(
         self,
-        url: str = "https://api.pwnedpasswords.com/range/",
+        url: str | Secret = "https://api.pwnedpasswords.com/range/",
         *,
         session: ClientSession | None = None,
         deadline: timedelta = timedelta(seconds=2),
         threshold: int = 1,
     ) -> None:
+        url = Secret(url if isinstance(url, Secret) else str(url))
         self._base = _base(url)
         self._threshold = _times(threshold)
         self._sender = Sender(deadline=deadline, connect_deadline=deadline, session=session)
@@ -79,9 +80,9 @@ class BreachCheck:
         await self._sender.aclose()
 
 
-def _base(url: Any) -> URL:
+def _base(url: Secret) -> URL:
     try:
-        return endpoint(str(url))
+        return endpoint(url)
     except ConfigurationError as error:
         trouble = str(error).replace("base_url", "url", 1)
     raise ConfigurationError(trouble)

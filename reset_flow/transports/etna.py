@@ -122,7 +122,7 @@ class EtnaTransport:
 
     def __init__(
         self,
-        base_url: str,
+        base_url: str | Secret,
         app_key: str | Secret,
         *,
         revision: Revision = "identifiers",
@@ -134,7 +134,7 @@ class EtnaTransport:
         pin_method: str = "POST",
         name: str | None = None,
     ) -> None:
-        app_key = Secret(app_key)
+        base_url, app_key = Secret(base_url), Secret(app_key)
         base = endpoint(base_url)
         self._app_key = app_key
         if not carried(self._app_key.reveal()):

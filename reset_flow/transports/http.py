@@ -24,7 +24,7 @@ from yarl import URL
 
 from reset_flow.deadlines import Deadlines
 from reset_flow.errors import ConfigurationError
-from reset_flow.models import NotActed, Unknown
+from reset_flow.models import NotActed, Secret, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -251,24 +251,26 @@ class Sender:
         return self._own if self._loop is loop else None
 
 
-def endpoint(base_url: str) -> URL:
+def endpoint(base_url: str | Secret) -> URL:
     """
     The URL in its normal form, without a slash at its end; https, except to this machine.
 
     Raises:
         ConfigurationError: It is no such URL. No message repeats it: it may hold a password.
     """
-    if not all(char.isprintable() and not char.isspace() for char in base_url):
+    base_url = Secret(base_url)  # nor does a frame
+    if not all(char.isprintable() and not char.isspace() for char in base_url.reveal()):
         raise ConfigurationError("base_url has characters that no URL has")
     try:
-        netloc, url = urlsplit(base_url).netloc, URL(base_url)
+        more = "@" in urlsplit(base_url.reveal()).netloc or any(char in base_url.reveal() for char in "?#")
+        url = URL() if more else URL(base_url.reveal())
         host = url.host or ""
     except ValueError:
-        netloc, url, host = "", URL(), ""
+        more, url, host = False, URL(), ""
+    if more:
+        raise ConfigurationError("base_url must have no credentials, no query and no fragment")
     if url.scheme not in ("http", "https") or not host:
         raise ConfigurationError("base_url must be like https://host/api")
-    if "@" in netloc or "?" in base_url or "#" in base_url:
-        raise ConfigurationError("base_url must have no credentials, no query and no fragment")
     if url.scheme == "http" and not _loopback(host):
         raise ConfigurationError("base_url must be https: what it carries are passwords")
     return URL(str(url).rstrip("/"), encoded=True)

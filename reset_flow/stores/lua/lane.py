@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 
 from reset_flow.errors import ResetFlowError, StoreUnavailable
+from reset_flow.frames import forget_frames
 from reset_flow.models import printable
 
 if TYPE_CHECKING:
@@ -254,6 +255,7 @@ def failure(error: Exception) -> ResetFlowError:
         copy = type(error)(str(error))
         copy.__cause__ = error.__cause__
         return copy
+    forget_frames(error)
     unavailable = StoreUnavailable(f"redis can't be used: {printable(str(error)) or type(error).__name__}")
     unavailable.__cause__ = error
     return unavailable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis, RedisCluster
 
+    from reset_flow.models import Secret
     from reset_flow.stores.lua.lane import Subscription
 
 __all__ = ["OpenServer", "Server"]
@@ -33,11 +35,14 @@ BATCH = 256
 CLUSTER_BATCH = 32
 CLUSTER_RETRIES = 3
 
+UNQUOTED = re.compile(r"rediss?://[^/?#]*[/?#].*@", re.DOTALL)
+"""A password that would be taken for a path."""
+
 
 class Server:
     """What it takes to open a server, and what it said about itself."""
 
-    def __init__(self, url: str, tag: bytes, connect_timeout: timedelta, reply_timeout: timedelta) -> None:
+    def __init__(self, url: Secret, tag: bytes, connect_timeout: timedelta, reply_timeout: timedelta) -> None:
         self.durability: Durability | None = None
         self._url = _checked(url)
         self._tag = tag
@@ -58,7 +63,7 @@ class Server:
         options: dict[str, Any] = {"protocol": 2, "max_connections": CONNECTIONS, **self._timeouts}
         pool = None
         with suppress(ValueError):  # what it says may show a part of a password
-            pool = redis.asyncio.ConnectionPool.from_url(self._url, retry=Retry(NoBackoff(), 0), **options)
+            pool = redis.asyncio.ConnectionPool.from_url(self._url.reveal(), retry=Retry(NoBackoff(), 0), **options)
         if pool is None:
             raise ConfigurationError("the url of the Redis store can't be read: redis://user:password@host:6379/0")
         if pool.connection_kwargs.get("decode_responses"):
@@ -70,7 +75,7 @@ class Server:
             await self._inspect(client, info)
             if info.get("cluster_enabled"):
                 options |= {"max_connections": 2 * CLUSTER_BATCH, "retry": Retry(NoBackoff(), CLUSTER_RETRIES)}
-                cluster = redis.asyncio.RedisCluster.from_url(self._url, **options)
+                cluster = redis.asyncio.RedisCluster.from_url(self._url.reveal(), **options)
                 connection = OpenServer(client, cluster)
                 await cluster.initialize()
             await self._check_schema(connection)
@@ -180,10 +185,9 @@ async def _asked(question: Any) -> Any:
         return None
 
 
-def _checked(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    if scheme not in ("redis", "rediss", "unix"):
+def _checked(url: Secret) -> Secret:
+    if not url.reveal().startswith(("redis://", "rediss://", "unix://")):
         raise ConfigurationError("the url of a Redis store begins with redis://, rediss:// or unix://")
-    if any("@" in each for char in "/?#" for each in rest.split(char)[1:] if scheme != "unix"):
+    if UNQUOTED.match(url.reveal()):
         raise ConfigurationError("a password in the url of a Redis store must be percent-encoded")
     return url

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from reset_flow.errors import ConfigurationError, ResetFlowError, StoreUnavailable
+from reset_flow.frames import forget_frames
 from reset_flow.models import printable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+
+    from reset_flow.models import Secret
 
 __all__ = ["Line", "Pool", "Server", "check_dsn", "driver", "failures", "of_one"]
 
@@ -31,7 +34,7 @@ class Server:
         prepare: The first statement of each connection.
     """
 
-    dsn: str = attrs.field(repr=False)
+    dsn: Secret
     connections: int
     connect_timeout: float
     statement_timeout: float
@@ -45,7 +48,7 @@ class Server:
     async def connect(self) -> Any:
         """A connection beside the pool."""
         with _dsn_kept():
-            connection = await driver().connect(self.dsn, timeout=self.connect_timeout)
+            connection = await driver().connect(self.dsn.reveal(), timeout=self.connect_timeout)
         async with _given_up(connection, self.connect_timeout):
             await self._prepare(connection)
         return connection
@@ -53,7 +56,7 @@ class Server:
     def pool(self) -> Any:
         """Not yet connected, and without the round trip that a pool spends on each connection that comes back."""
         return driver().create_pool(
-            self.dsn,
+            self.dsn.reveal(),
             min_size=0,
             max_size=self.connections,
             timeout=self.connect_timeout,
@@ -134,14 +137,14 @@ class Line:
             self._connection.terminate()
 
 
-def check_dsn(dsn: str) -> None:
+def check_dsn(dsn: Secret) -> None:
     """
     Let pass what may be one.
 
     Raises:
         ConfigurationError: It can't be.
     """
-    if not dsn.startswith(("postgresql://", "postgres://")):
+    if not dsn.reveal().startswith(("postgresql://", "postgres://")):
         raise ConfigurationError("the dsn of a PostgresStore begins with postgresql://")
 
 
@@ -190,6 +193,7 @@ def _translated() -> Iterator[None]:
     except ResetFlowError:
         raise
     except failures() as error:
+        forget_frames(error)
         raise _unavailable(error) from error
 
 
@@ -200,6 +204,9 @@ def _dsn_kept() -> Iterator[None]:
     except ValueError:
         # The driver's words may show it.
         raise ConfigurationError("the dsn, or an environment variable of libpq's, can't be read") from None
+    except asyncio.CancelledError as error:
+        # Another one, without the driver's frames: those have it, too.
+        raise asyncio.CancelledError(*error.args) from None
 
 
 def _unavailable(error: Exception) -> StoreUnavailable:
