@@ -47,10 +47,9 @@ def open_store(url: str | Secret) -> Store:
     if scheme == "sqlite":
         from reset_flow.stores.sqlite import SQLiteStore
 
-        path = unquote(url.reveal().removeprefix("sqlite:///"))
-        if path == url.reveal() or not path:
+        if not url.reveal().startswith("sqlite:///") or url.reveal() == "sqlite:///":
             raise ConfigurationError("a SQLite address is sqlite:/// and a path, such as sqlite:///flows.db")
-        return SQLiteStore(path)
+        return SQLiteStore(unquote(url.reveal().removeprefix("sqlite:///")))
     if scheme in ("postgres", "postgresql"):
         from reset_flow.stores.postgres import PostgresStore
 
