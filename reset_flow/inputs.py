@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 from reset_flow.errors import AnswerRejected, CodeRejected, InvalidInput, PasswordRejected
 from reset_flow.models import Secret
 
-__all__ = ["answer", "code", "name", "password", "pin", "token"]
+__all__ = ["all_hidden", "answer", "code", "hidden", "name", "password", "pin", "token"]
 
 CODE_DIGITS = 6
 CODE_LENGTH = 64
@@ -34,6 +35,18 @@ def _trouble(text: Any, longest: int) -> str | None:
 
 def _plain(given: Any) -> Any:
     return given.reveal() if isinstance(given, Secret) else given
+
+
+def hidden(text: Any) -> Secret | None:
+    """The embedder's own name of something, fit to stand in a frame that is logged: it may be a login. Not checked."""
+    return None if text is None else Secret(text)
+
+
+def all_hidden(texts: Any) -> Any:
+    """The same of many, as a list; what can't be many is given back as it is."""
+    if isinstance(texts, str | Secret):
+        return [Secret(texts)]
+    return [Secret(text) for text in texts] if isinstance(texts, Iterable) else texts
 
 
 def name(text: Any, what: str) -> str:

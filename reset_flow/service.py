@@ -175,9 +175,9 @@ class ResetService:
         user: str | Secret,
         *,
         credential: Credential = Credential.PASSWORD,
-        ref: str | None = None,
-        tags: Iterable[str] = (),
-        origin: str | None = None,
+        ref: str | Secret | None = None,
+        tags: Iterable[str | Secret] = (),
+        origin: str | Secret | None = None,
     ) -> Flow:
         """
         A new flow, which expects an answer; or a code, where the broker asks this user no question.
@@ -197,7 +197,8 @@ class ResetService:
             UnknownUser: The broker will not reset this user, and `Policy.mask_unknown_users` is off.
             KeyReused: The `ref` names the reset of another user or credential.
         """
-        user = Secret(user)
+        user, ref, origin = Secret(user), inputs.hidden(ref), inputs.hidden(origin)
+        tags = inputs.all_hidden(tags)
         return await self._starter.start(user, credential, ref, tags, origin)
 
     async def adopt(
@@ -206,14 +207,14 @@ class ResetService:
         token: str | Secret,
         *,
         credential: Credential = Credential.PASSWORD,
-        ref: str | None = None,
-        tags: Iterable[str] = (),
+        ref: str | Secret | None = None,
+        tags: Iterable[str | Secret] = (),
     ) -> Flow:
         """
         A new flow for a token that came from elsewhere, such as a log-in with an expired password: it expects the new
         password at once. Takes and raises what `start` does.
         """
-        user, token = Secret(user), Secret(token)
+        user, token, ref, tags = Secret(user), Secret(token), inputs.hidden(ref), inputs.all_hidden(tags)
         return await self._starter.adopt(user, token, credential, ref, tags)
 
     # --- moving it on
@@ -221,7 +222,7 @@ class ResetService:
     # Each takes `key`, an idempotency key of the embedder's. Seen again for the same flow, it gives what came of the
     # first, without a call; the last eight are remembered. A command of which nothing came may be tried again with it.
 
-    async def answer(self, flow_id: str, text: str | Secret = "", *, key: str | None = None) -> Flow:
+    async def answer(self, flow_id: str, text: str | Secret = "", *, key: str | Secret | None = None) -> Flow:
         """
         The flow, once the answer was taken and a code is on its way; `in_doubt` says that it may be.
 
@@ -231,11 +232,11 @@ class ResetService:
         Raises:
             AnswerRejected: It is wrong.
         """
-        text = Secret(text)
+        text, key = Secret(text), inputs.hidden(key)
         given = self._checked(inputs.answer, text) if text else None
         return await self._cycle.run(flow_id, "answer", given, self._hashed(key))
 
-    async def resend(self, flow_id: str, *, key: str | None = None) -> Flow:
+    async def resend(self, flow_id: str, *, key: str | Secret | None = None) -> Flow:
         """
         The flow, once another code is on its way; `in_doubt` says that it may be.
 
@@ -243,9 +244,10 @@ class ResetService:
             LimitReached: Too soon, or too often for one flow.
             AnswerRejected: The answer that was once taken no longer is; the flow expects one again.
         """
+        key = inputs.hidden(key)
         return await self._cycle.run(flow_id, "resend", None, self._hashed(key))
 
-    async def verify(self, flow_id: str, code: str | Secret, *, key: str | None = None) -> Flow:
+    async def verify(self, flow_id: str, code: str | Secret, *, key: str | Secret | None = None) -> Flow:
         """
         The flow, once the code was taken: it expects the new password or PIN.
 
@@ -256,10 +258,10 @@ class ResetService:
             CodeRejected: It is wrong, or can't be a code.
             OutcomeInDoubt: Nobody knows; the person asks for another one.
         """
-        code = Secret(code)
+        code, key = Secret(code), inputs.hidden(key)
         return await self._cycle.run(flow_id, "verify", self._checked(inputs.code, code), self._hashed(key))
 
-    async def set_password(self, flow_id: str, password: str | Secret, *, key: str | None = None) -> Flow:
+    async def set_password(self, flow_id: str, password: str | Secret, *, key: str | Secret | None = None) -> Flow:
         """
         The flow at its end: the password works.
 
@@ -270,7 +272,7 @@ class ResetService:
             PasswordRejected: It is not good enough.
             OutcomeInDoubt: Nobody knows; the person may try to log in, or set it again.
         """
-        password = Secret(password)
+        password, key = Secret(password), inputs.hidden(key)
         checked = self._checked(inputs.password, password)
         given = NewCredential(secret=checked) if isinstance(checked, Secret) else checked
         return await self._cycle.run(flow_id, "set_password", given, self._hashed(key))
@@ -283,7 +285,7 @@ class ResetService:
         image_name: str | None = None,
         personal_phrase: str | Secret | None = None,
         authorization: str | Secret | None = None,
-        key: str | None = None,
+        key: str | Secret | None = None,
     ) -> Flow:
         """
         The flow at its end: the PIN works. Provisional, as the broker's documents are unsure of it.
@@ -297,7 +299,7 @@ class ResetService:
             PasswordRejected: It is not good enough.
             OutcomeInDoubt: Nobody knows; the person may try it, or set it again.
         """
-        pin = Secret(pin)
+        pin, key = Secret(pin), inputs.hidden(key)
         personal_phrase = None if personal_phrase is None else Secret(personal_phrase)
         authorization = None if authorization is None else Secret(authorization)
         inputs.extras(image_name, personal_phrase, authorization)
@@ -312,11 +314,12 @@ class ResetService:
             )
         return await self._cycle.run(flow_id, "set_pin", given, self._hashed(key))
 
-    async def cancel(self, flow_id: str, *, key: str | None = None) -> Flow:
+    async def cancel(self, flow_id: str, *, key: str | Secret | None = None) -> Flow:
         """The flow at its end, because nobody wants it any more."""
+        key = inputs.hidden(key)
         return await self._cycle.run(flow_id, "cancel", None, self._hashed(key))
 
-    def _hashed(self, key: str | None) -> bytes | None:
+    def _hashed(self, key: Secret | None) -> bytes | None:
         return None if key is None else self._keyring.digest(self._realm, "key", inputs.name(key, "key"))
 
     @staticmethod
@@ -333,8 +336,9 @@ class ResetService:
         """The flow as it stands. One whose time is up is ended by being looked at."""
         return await self._cycle.look(flow_id)
 
-    async def find(self, tag: str) -> list[Flow]:
+    async def find(self, tag: str | Secret) -> list[Flow]:
         """The flows that were started with this tag, the newest first, at most 100. Unreadable ones are left out."""
+        tag = Secret(tag)
         flows: dict[str, Flow] = {}
         for lookup in self._keyring.lookups(self._realm, "tag", inputs.name(tag, "tag")):
             async for found in self._archive.scan(lookup=lookup, limit=FOUND_AT_MOST - len(flows)):

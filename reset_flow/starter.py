@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterable
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -74,12 +73,12 @@ class Starter:
         self._listeners = listeners
         self._worker = worker
 
-    async def start(self, user: Secret, credential: Any, ref: str | None, tags: Any, origin: str | None) -> Flow:
+    async def start(self, user: Secret, credential: Any, ref: Secret | None, tags: Any, origin: Secret | None) -> Flow:
         """A new flow for a user, or the one that the `ref` has made already."""
         with self._told("start"):
             return await self._start(self._draft(user, credential, ref, tags), ref, origin)
 
-    async def adopt(self, user: Secret, token: Secret, credential: Any, ref: str | None, tags: Any) -> Flow:
+    async def adopt(self, user: Secret, token: Secret, credential: Any, ref: Secret | None, tags: Any) -> Flow:
         """A new flow for a token from elsewhere, or the one that the `ref` has made already."""
         with self._told("adopt"):
             return await self._adopt(self._draft(user, credential, ref, tags), token, ref)
@@ -94,7 +93,7 @@ class Starter:
             audit.info("%s refused: %s (%s)", command, error.code, self._worker)
             raise
 
-    async def _start(self, draft: Dossier, ref: str | None, origin: str | None) -> Flow:
+    async def _start(self, draft: Dossier, ref: Secret | None, origin: Secret | None) -> Flow:
         if ref is not None and (flow := await self._known(draft)):
             return flow
         charges = self._budgets.start(draft.user, None if origin is None else inputs.name(origin, "origin"))
@@ -111,7 +110,7 @@ class Starter:
                 return flow
             raise
 
-    async def _adopt(self, dossier: Dossier, token: Secret, ref: str | None) -> Flow:
+    async def _adopt(self, dossier: Dossier, token: Secret, ref: Secret | None) -> Flow:
         if ref is not None and (flow := await self._known(dossier, adopting=True)):
             return flow
         try:
@@ -121,9 +120,8 @@ class Starter:
                 return flow
             raise
 
-    def _draft(self, user: Secret, credential: Any, ref: str | None, tags: Any) -> Dossier:
-        tags = [tags] if isinstance(tags, str) else tags
-        if not isinstance(tags, Iterable) or len(tags := list(tags)) > TAGS:
+    def _draft(self, user: Secret, credential: Any, ref: Secret | None, tags: Any) -> Dossier:
+        if not isinstance(tags, list) or len(tags) > TAGS:
             raise InvalidInput(f"tags: there must be at most {TAGS}, in a list")
         if not isinstance(credential, str) or credential not in self._transport.credentials:
             raise InvalidInput(f"credential: {self._transport.name} can't reset a {credential}")
@@ -140,7 +138,7 @@ class Starter:
             expires_at=now + self._policy.flow_lifetime,
             listeners=self._listeners,
             lookups=tuple(
-                self._keyring.lookup(self._realm, "tag", inputs.name(tag, "tag")) for tag in dict.fromkeys(tags)
+                dict.fromkeys(self._keyring.lookup(self._realm, "tag", inputs.name(tag, "tag")) for tag in tags)
             ),
         )
 
