@@ -56,7 +56,7 @@ def _checked_secret(key: Key, _: Any, value: bytes) -> None:
         raise KeyringError(f"key {key.id} has {len(value)} bytes, and must have {KEY_BYTES}")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, init=False)
 class Key(Unpicklable):
     """
     One key of a ring: its bytes are never shown, and it can't be pickled.
@@ -72,6 +72,23 @@ class Key(Unpicklable):
     created_at: datetime = attrs.field(validator=_checked_time)
     writes_from: datetime | None = attrs.field(default=None, validator=attrs.validators.optional(_checked_time))
     secret: bytes = attrs.field(repr=False, validator=_checked_secret)
+
+    def __init__(
+        self,
+        *,
+        id: str,  # noqa: A002 - its name in the file
+        created_at: datetime,
+        secret: bytes,
+        writes_from: datetime | None = None,
+    ) -> None:
+        trouble = ""
+        try:
+            self.__attrs_init__(id=id, created_at=created_at, writes_from=writes_from, secret=secret)
+        except KeyringError as error:
+            trouble = str(error)
+        if trouble:
+            del secret  # as the frames of the checks are gone, so that nobody finds the bytes who logs frames
+            raise KeyringError(trouble)
 
     @classmethod
     def generate(cls) -> Key:

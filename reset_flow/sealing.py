@@ -114,7 +114,8 @@ class Keyring:
         return self._writers[-1][:2]
 
     def __repr__(self) -> str:
-        return f"<Keyring {' '.join(key.id for key in self.keys)}>"
+        # One that was refused half-way is shown as well, by whoever logs frames.
+        return f"<Keyring {' '.join(key.id for key in self.keys) if hasattr(self, '_keys') else 'of nothing'}>"
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("a keyring can't be pickled: write it to a file and read it where it is needed")
