@@ -43,6 +43,10 @@ async def test_a_whole_reset(scene: Any) -> None:
     await scene.does("get", flow.id)
     await scene.does("wait", flow.id)
     assert [event.transition.trigger for event in scene.watch.events][-1] == "password_accepted"
+    assert {"asyncio", "transitions.core", "reset_flow.audit"} <= scene.watch.lines.names
+    assert {"errors", "events", "metrics", "spans", "store", "values"} <= {
+        place for place, text in (await scene.watch.places(again=True)).items() if text
+    }
     await scene.watch.check()
 
 
