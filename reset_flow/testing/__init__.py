@@ -11,6 +11,7 @@ from reset_flow.testing.records import make_record, next_version
 from reset_flow.testing.refusal import refused
 from reset_flow.testing.shown import shown_by, shown_by_error, traceback_of
 from reset_flow.testing.transport import ScriptedTransport
+from reset_flow.testing.witness import Witness
 
 __all__ = [
     "FrozenClock",
@@ -18,6 +19,7 @@ __all__ = [
     "LeakScanner",
     "ScriptedTransport",
     "StoreContract",
+    "Witness",
     "dump",
     "make_record",
     "next_version",

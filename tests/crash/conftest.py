@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import signal
 import sys
 import time
 import warnings
-from base64 import b64encode
 from collections import Counter
+from contextlib import contextmanager
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import quote
 
 import aiohttp
 import attrs
@@ -40,14 +41,19 @@ from reset_flow import (
 )
 from reset_flow.machine import EDGES
 from reset_flow.sandbox import Sandbox
+from reset_flow.testing import LeakScanner, Witness, dump
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Iterator
 
 DEADLINE, LEASE = 0.8, 1.8
 PATIENCE = 120.0
+NUMBERS = count()
 DOOMED = Path(__file__).with_name("doomed.py")
-ANSWER = "Peterson"
+ANSWER = 'Königsallee "7 ½" \\ Häuser'
+APP_KEY = 'app+key/with=="all"'
+PASSWORD = "violet träctor & {}"
+TESTS = Path(__file__).parents[1]
 ROADS = {(edge.trigger, source): edge.target for edge in EDGES for source in edge.sources}
 REFUSALS = {
     "answer": AnswerRejected,
@@ -68,6 +74,10 @@ class Person:
     """Whether the same password is typed again when it is asked for again."""
     passwords: int = 0
     flow_id: str = ""
+    since: int = 0
+    """What the living service had shown before there was this person."""
+    witnesses: list[Path] = attrs.field(factory=list)
+    """What the processes have shown that died with a command of this person's."""
     asked: Counter[str] = attrs.field(factory=Counter)
     """How often each command was given; with a code or password, by that too."""
     told: list[tuple[str, type[ResetFlowError] | None]] = attrs.field(factory=list)
@@ -91,7 +101,7 @@ class Person:
             case "set_password":
                 if not (self.steady and self.passwords):
                     self.passwords += 1
-                password = f"violet tractor {self.passwords}"
+                password = PASSWORD.format(self.passwords)
                 self.asked[f"set_password {password}"] += 1
                 return [self.flow_id, password], {}
             case "adopt":
@@ -107,6 +117,8 @@ class Person:
             flow: Flow | None = await getattr(self.service, command)(*args, **options)
         except (FlowBusy, StaleRecord, StoreUnavailable) as error:
             # None of these may have sent anything.
+            if (command, type(error)) not in self.told:  # which there may be ten a second of
+                self.crash.witness.see_error(error)
             self.told.append((command, type(error)))
             self.asked[command] -= 1
             if command in ("verify", "set_password"):
@@ -114,13 +126,14 @@ class Person:
             return None
         except ResetFlowError as error:
             self.told.append((command, type(error)))
+            self.crash.witness.see_error(error)
             flow = error.flow
             if type(error) is REFUSALS.get(command):
                 assert self.crash.sandbox.state_of(self.user) == before, f"{command}: told no, and yet it was done"
         else:
             self.told.append((command, None))
             if flow and flow.state is State.PASSWORD_SET:
-                assert self.crash.sandbox.password_of(self.user) == f"violet tractor {self.passwords}"
+                assert self.crash.sandbox.password_of(self.user) == PASSWORD.format(self.passwords)
         return flow
 
     async def reach(self, state: State) -> None:
@@ -184,47 +197,34 @@ class Crash:
     keys: Path
     service: ResetService
     zygote: Zygote
+    witness: Witness
     people: int = 0
     tokens: dict[str, str] = attrs.field(factory=dict)
     at_once: asyncio.Semaphore = attrs.field(factory=lambda: asyncio.Semaphore(4))
 
     def person(self, *, question: bool = True) -> Person:
         self.people += 1
-        user = f"person.{self.people}"
+        user = f"Pérson+{self.people:03}/ü"
         self.sandbox.add_user(user, question="Where?" if question else None, answer=ANSWER if question else None)
-        return Person(self, user, question)
+        return Person(self, user, question, since=len(self.witness.heard))
 
     def token_of(self, user: str) -> str:
         return self.tokens[user]
 
-    async def kept(self) -> bytes:
-        """All that the store keeps, as bytes, in whatever order."""
-        if self.store.startswith("sqlite"):
-            # By another process: closing a descriptor of the file in this one would drop SQLite's locks on it.
-            files = sorted(str(path) for path in self.keys.parent.glob("flows.db*"))
-            reading = await asyncio.create_subprocess_exec("cat", *files, stdout=asyncio.subprocess.PIPE)
-            return (await reading.communicate())[0]
-        if self.store.startswith("redis"):
-            import redis.asyncio  # noqa: PLC0415 - only where it is looked into
-
-            async with redis.asyncio.Redis.from_url(self.store) as client:
-                return b"\n".join([key + b"\n" + (await client.dump(key) or b"") async for key in client.scan_iter()])
-        import asyncpg  # noqa: PLC0415 - only where it is looked into
-
-        connection = await asyncpg.connect(self.store)
-        try:
-            tables = await connection.fetch("SELECT relname FROM pg_stat_user_tables")
-            rows = [row for (name,) in tables for row in await connection.fetch(f'SELECT * FROM "{name}"')]  # noqa: S608
-        finally:
-            await connection.close()
-        cells = (cell for row in rows for cell in row.values() if isinstance(cell, (bytes, str)))
-        return b"\n".join(cell.encode() if isinstance(cell, str) else cell for cell in cells)
-
     async def check_nothing_shows(self, person: Person) -> None:
-        """Search all that the store keeps for what the person typed and was given, in plain and in usual disguises."""
-        words = {person.user, ANSWER, "sandbox", *self.given(person)}
-        found = leaks(await self.kept(), words)
-        assert not found, f"readable in the store: {found}"
+        """Search the store, and what processes showed, for what the person typed and was given, and for the keys."""
+        scanner = LeakScanner({"login": person.user, "answer": ANSWER, "app key": APP_KEY})
+        for each in self.given(person):
+            scanner.add(f"given {len(scanner.names)}", each)
+        ring = Keyring.from_file(self.keys)
+        for key in (*ring.keys, *ring.lookup_keys):
+            scanner.add(f"key {key.id}", key.secret)
+        assert scanner.find(await dump(self.store)) == [], "readable in the store"
+        assert scanner.find(bytes(self.witness.heard[person.since :])) == [], "shown by the process that lives"
+        for path in person.witnesses:
+            shown = path.read_bytes()
+            assert b"reset_flow" in shown, "nothing was heard of that process"
+            assert scanner.find(shown) == [], "shown by the process that died"
 
     def given(self, person: Person) -> set[str]:
         """The codes, tokens and passwords of the person."""
@@ -240,7 +240,7 @@ class Crash:
     async def expire_password(self, person: Person) -> None:
         """Let the person's log-in give a token instead of a session."""
         self.sandbox.user(person.user).password_expired = True
-        headers = {"Et-App-Key": "sandbox", "Username": person.user, "Password": "old-Passw0rd"}
+        headers = {"Et-App-Key": APP_KEY, "Username": person.user, "Password": "old-Passw0rd"}
         async with (
             aiohttp.ClientSession() as session,
             session.post(f"{self.sandbox.api_url}/token", headers=headers) as reply,
@@ -252,9 +252,12 @@ class Crash:
     ) -> dict[str, Any]:
         """Carry out a command in a process of its own that dies at this point; without one, what came of it."""
         args, options = person.job(command)
+        witness = self.keys.with_name(f"witness-{next(NUMBERS)}")
+        person.witnesses.append(witness)
         job = {
             "broker": self.sandbox.api_url, "store": self.store, "keys": str(self.keys), "deadline": deadline,
             "lease": lease, "command": command, "args": args, "options": options, "point": point,
+            "app_key": APP_KEY, "witness": str(witness),
         }  # fmt: skip
         async with self.at_once:
             end = await self.zygote.run(job)
@@ -268,7 +271,7 @@ class Crash:
         """Hold what the broker saw, and what the person was told, to the promises; these ends are allowed besides."""
         self._check_calls(person)
         if flow.state is State.PASSWORD_SET:
-            assert self.sandbox.password_of(person.user) == f"violet tractor {person.passwords}"
+            assert self.sandbox.password_of(person.user) == PASSWORD.format(person.passwords)
         else:
             assert flow.failure in failures, (flow, person.told)
         at = State.REQUESTED
@@ -299,25 +302,6 @@ class Crash:
         assert sent.pop("log_in", 0) <= asked["set_password"], (sent, asked)
         for what, times in sent.items():
             assert times <= 2 * asked[what], f"{what} was sent {times} times for {asked[what]} commands"
-
-
-def leaks(kept: bytes, words: set[str]) -> set[str]:
-    """Those of the words that can be found: as text, UTF-16, hexadecimal, base64 at each offset, or URL-quoted."""
-
-    def disguises(word: str) -> Iterator[bytes]:
-        plain = word.encode()
-        yield plain
-        yield word.encode("utf-16-le")
-        yield plain.hex().encode()
-        yield plain.hex().upper().encode()
-        yield quote(word, safe="").encode()
-        for pad in range(3):
-            # What stands before and after decides the characters at the ends.
-            coded = b64encode(b"x" * pad + plain)[(0, 2, 3)[pad] : -4 if (pad + len(plain)) % 3 else None]
-            if len(coded) > 5:
-                yield coded
-
-    return {word for word in words if any(each in kept for each in disguises(word))}
 
 
 class Zygote:
@@ -363,10 +347,18 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url
 
 
-@pytest.fixture
-def find_leaks() -> Callable[[bytes, set[str]], set[str]]:
-    """The search itself, to be tried out."""
-    return leaks
+@contextmanager
+def heard_by(witness: Witness) -> Iterator[None]:
+    """Have all that is logged in this process written down."""
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(witness)
+    root.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(witness)
 
 
 @pytest.fixture
@@ -378,14 +370,18 @@ def times() -> tuple[float, float]:
 @pytest.fixture
 async def crash(store_url: str, tmp_path: Path, times: tuple[float, float]) -> AsyncIterator[Crash]:
     keys = tmp_path / "keys"
-    async with Sandbox(port=0) as sandbox:
+    witness = Witness(callers=[TESTS])
+    async with Sandbox(port=0, app_key=APP_KEY) as sandbox:
         with warnings.catch_warnings(action="error"):
             service = ResetService(
-                EtnaTransport(sandbox.api_url, "sandbox", deadline=timedelta(seconds=times[0])),
+                EtnaTransport(sandbox.api_url, APP_KEY, name="broker", deadline=timedelta(seconds=times[0])),
                 open_store(store_url),
                 Keyring.load_or_create(keys),
                 policy=Policy(lease=timedelta(seconds=times[1]), resend_cooldown=timedelta(0), resends=20),
                 sweep=False,
+                listeners={"witness": witness.listen},
+                tracer=witness.tracer(),
             )
         async with service, Zygote() as zygote:
-            yield Crash(sandbox, store_url, keys, service, zygote)
+            with heard_by(witness):
+                yield Crash(sandbox, store_url, keys, service, zygote, witness)

@@ -5,6 +5,9 @@ Each line on standard input is a job, as JSON; each gets a process of its own, f
 imports. A line of JSON on standard output tells when it is over: its number, how the process ended, the points that it
 passed, the error that it was told. The points are `before` and `after` each thing that is awaited: `load`, `save` and
 the transport's calls, numbered as they come, such as `after save 2` or `before exchange 1`. Without a point, it lives.
+
+All that it says and shows until then (logs of every library at DEBUG, spans, events, errors with their locals) is in a
+file that outlives it, for those who search it.
 """
 
 from __future__ import annotations
@@ -18,13 +21,16 @@ import traceback
 import warnings
 from collections import Counter
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reset_flow import EtnaTransport, Keyring, Policy, ResetFlowError, ResetService, open_store
+from reset_flow.testing import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+TESTS = Path(__file__).parents[1]
 AWAITED = ("load", "save", "challenge", "request", "exchange", "update", "log_in")
 
 
@@ -63,20 +69,28 @@ class Doomed:
 
 async def carry_out(job: dict[str, Any]) -> str:
     """The code of the error that came of the command, if one did."""
-    transport = EtnaTransport(job["broker"], "sandbox", deadline=timedelta(seconds=job["deadline"]))
+    witness = Witness(Path(job["witness"]), callers=[TESTS])
+    witness.hear_all()
+    asyncio.get_running_loop().slow_callback_duration = 0  # in debug mode all of them are logged
+    transport = EtnaTransport(job["broker"], job["app_key"], name="broker", deadline=timedelta(seconds=job["deadline"]))
     policy = Policy(lease=timedelta(seconds=job["lease"]), resend_cooldown=timedelta(0))
     point = job["point"]
+    keyring = Keyring.from_file(job["keys"])
     service = ResetService(
         Doomed(transport, point),
         Doomed(open_store(job["store"]), point),
-        Keyring.from_file(job["keys"]),
+        keyring,
         policy=policy,
         sweep=False,
+        listeners={"witness": witness.listen},
+        tracer=witness.tracer(),
     )
+    witness.see(service, transport, keyring)
     async with service:
         try:
-            await getattr(service, job["command"])(*job["args"], **job["options"])
+            witness.see(await getattr(service, job["command"])(*job["args"], **job["options"]))
         except ResetFlowError as error:
+            witness.see_error(error)
             return error.code
     return ""
 
@@ -85,7 +99,7 @@ def live(job: dict[str, Any], report: int) -> None:
     """The short life of the process that carries out the job."""
     warnings.simplefilter("error")
     try:
-        end = {"told": asyncio.run(carry_out(job)), "passed": PASSED}
+        end = {"told": asyncio.run(carry_out(job), debug=not job["point"]), "passed": PASSED}
     except BaseException:  # noqa: BLE001 - whatever it is, it is to be seen
         end = {"told": traceback.format_exc(), "passed": PASSED}
     os.write(report, json.dumps(end).encode())
