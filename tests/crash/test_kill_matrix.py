@@ -82,3 +82,4 @@ async def test_a_flow_goes_on_wherever_its_process_is_killed(crash: Any, scene: 
     assert len(set(points)) == len(points)
     for _, each, end in await asyncio.gather(*(play(crash, scene, point) for point in points)):
         crash.check(each, end, scene.failures)
+    crash.check_the_living_shows_nothing()
