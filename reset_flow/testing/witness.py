@@ -76,6 +76,7 @@ class Witness(logging.Handler):
     def tracer(self) -> Tracer:
         """One that writes down each span as it ends. It needs the SDK of OpenTelemetry."""
         from opentelemetry.sdk.metrics import MeterProvider  # noqa: PLC0415 - not installed with the library
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult  # noqa: PLC0415
 
@@ -89,6 +90,7 @@ class Witness(logging.Handler):
                     witness.write(span.to_json())
                 return SpanExportResult.SUCCESS
 
-        spans = TracerProvider(shutdown_on_exit=False)
+        nothing = Resource.get_empty()  # to find out where it runs would take longer than all else
+        spans = TracerProvider(resource=nothing, shutdown_on_exit=False)
         spans.add_span_processor(SimpleSpanProcessor(Exporter()))
-        return OpenTelemetryTracer(spans, MeterProvider(shutdown_on_exit=False))
+        return OpenTelemetryTracer(spans, MeterProvider(resource=nothing, shutdown_on_exit=False))

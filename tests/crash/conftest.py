@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -186,7 +187,7 @@ class Person:
             return None
 
 
-@attrs.define
+@attrs.define(slots=False)
 class Crash:
     """A broker, a store, and a service in this process that goes on where another one died."""
 
@@ -225,13 +226,16 @@ class Crash:
         assert self._scanner(*self.people).find(shown) == [], "shown by the process that lives"
 
     def _scanner(self, *people: Person) -> LeakScanner:
-        scanner = LeakScanner({"answer": ANSWER, "app key": APP_KEY})
+        scanner = self._scanner_of_all.without()
         for each in {person.user for person in people} | {text for person in people for text in self.given(person)}:
             scanner.add(f"text {len(scanner.names)}", each)
-        ring = Keyring.from_file(self.keys)
-        for key in (*ring.keys, *ring.lookup_keys):
-            scanner.add(f"key {key.id}", key.secret)
         return scanner
+
+    @cached_property
+    def _scanner_of_all(self) -> LeakScanner:
+        ring = Keyring.from_file(self.keys)
+        keys = {f"key {key.id}": key.secret for key in (*ring.keys, *ring.lookup_keys)}
+        return LeakScanner({"answer": ANSWER, "app key": APP_KEY, **keys})
 
     def given(self, person: Person) -> set[str]:
         """The codes, tokens and passwords of the person."""

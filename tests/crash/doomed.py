@@ -122,6 +122,7 @@ def mind(job: dict[str, Any]) -> None:
 
 def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those who mind are not waited for
+    Witness().tracer()  # its imports are saved to all of them, too
     for line in sys.stdin:
         if os.fork() == 0:
             mind(json.loads(line))
