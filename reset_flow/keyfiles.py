@@ -8,6 +8,7 @@ error is raised, no frame of its traceback holds the file's content.
 from __future__ import annotations
 
 import fcntl
+import hmac
 import json
 import os
 import tempfile
@@ -72,6 +73,7 @@ class Key(Unpicklable):
     created_at: datetime = attrs.field(validator=_checked_time)
     writes_from: datetime | None = attrs.field(default=None, validator=attrs.validators.optional(_checked_time))
     secret: bytes = attrs.field(repr=False, validator=_checked_secret)
+    _prepared: hmac.HMAC = attrs.field(init=False, repr=False, eq=False)
 
     def __init__(
         self,
@@ -89,6 +91,13 @@ class Key(Unpicklable):
         if trouble:
             del secret  # as the frames of the checks are gone, so that nobody finds the bytes who logs frames
             raise KeyringError(trouble)
+        object.__setattr__(self, "_prepared", hmac.new(secret, digestmod="sha256"))
+
+    def mac(self, message: bytes) -> bytes:
+        """HMAC-SHA-256. Copied from a prepared one: `hmac.digest` takes three times as long and yields to threads."""
+        prepared = self._prepared.copy()
+        prepared.update(message)
+        return prepared.digest()
 
     @classmethod
     def generate(cls) -> Key:

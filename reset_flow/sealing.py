@@ -7,7 +7,6 @@ a key of its own, by HKDF-Expand (RFC 5869) from the ring's, so no key sees more
 
 from __future__ import annotations
 
-import hmac
 import logging
 import os
 import time
@@ -279,13 +278,13 @@ class Keyring:
 
     def digest(self, realm: str, purpose: str, text: str) -> bytes:
         """16 bytes that stand for exactly this text."""
-        return hmac.digest(self._lookup[0].secret, _message("exact", realm, purpose, text), "sha256")[:LOOKUP_BYTES]
+        return self._lookup[0].mac(_message("exact", realm, purpose, text))[:LOOKUP_BYTES]
 
     @staticmethod
     def _hash(key: Key, realm: str, purpose: str, name: str) -> bytes:
-        return hmac.digest(key.secret, _message("lookup", realm, purpose, canonical(name)), "sha256")[:LOOKUP_BYTES]
+        return key.mac(_message("lookup", realm, purpose, canonical(name)))[:LOOKUP_BYTES]
 
 
 def _flow_key(key: Key, realm: str, flow_id: str) -> bytes:
     """HKDF-Expand to 32 bytes: one HMAC."""
-    return hmac.digest(key.secret, _message("flow", realm, flow_id) + b"\x01", "sha256")
+    return key.mac(_message("flow", realm, flow_id) + b"\x01")

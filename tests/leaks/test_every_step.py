@@ -43,7 +43,7 @@ async def test_a_whole_reset(scene: Any) -> None:
     await scene.does("get", flow.id)
     await scene.does("wait", flow.id)
     assert [event.transition.trigger for event in scene.watch.events][-1] == "password_accepted"
-    assert {"asyncio", "transitions.core", "reset_flow.audit"} <= scene.watch.lines.names
+    assert {"asyncio", "reset_flow.audit"} <= scene.watch.lines.names
     assert {"errors", "events", "metrics", "spans", "store", "values"} <= {
         place for place, text in (await scene.watch.places(again=True)).items() if text
     }
@@ -102,7 +102,7 @@ async def test_the_parts_inside(scene: Any) -> None:
         budgets = scene.service._cycle._budgets
         scene.watch.see(found, found.dossier, found.dossier.intent, record, case, new, secret, budgets)
         scene.watch.see(vars(scene.service), vars(scene.service._store), vars(scene.service._transport))
-        scene.watch.see(vars(scene.service._transport._sender), budgets.guess(say("login")))
+        scene.watch.see(vars(scene.service._transport._sender), budgets.start(say("login"), say("login")))
         await scene.does(command, flow.id, given or scene.code())
 
 
