@@ -6,6 +6,7 @@ import asyncio
 import json
 import traceback
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -17,17 +18,21 @@ from reset_flow.errors import FlowEnded, ResetFlowError
 from reset_flow.models import Accepted, Event, NewCredential, NotActed, Rejected, Secret, State, Unknown
 from reset_flow.policy import Policy
 from reset_flow.ports import Case
-from reset_flow.testing.transport import ScriptedCall, ScriptedTransport
+from reset_flow.testing import LeakScanner, ScriptedTransport, refused, shown_by, shown_by_error, traceback_of
+from reset_flow.testing.transport import ScriptedCall
 
 LOGIN, QUESTION = "zygmunt.login@autoshares.com", "What was the name of your lemming?"
 ANSWER, CODE, TOKEN = "lemming Zdzisław", "904158", "t0k3n-of-nobody-else"
 PASSWORD, PHRASE, BEARER = "unlikely violet tractor", "phrase of nobody", "bearer-of-nobody"
 SECRETS = (LOGIN, QUESTION, ANSWER, CODE, TOKEN, PASSWORD, PHRASE, BEARER)
-PUBLIC = [each for each in SECRETS if each != QUESTION]
 
 
-def shown(text: str, secrets: Any = SECRETS) -> list[str]:
-    return [secret for secret in secrets if secret in text]
+SCANNER = LeakScanner({secret: secret for secret in SECRETS})
+TESTS = Path(__file__).parents[1]
+
+
+def shown(*places: str | bytes) -> list[str]:
+    return sorted({leak.name for leak in SCANNER.find(*places)})
 
 
 @pytest.fixture
@@ -46,9 +51,9 @@ async def test_a_flow_shows_neither_user_nor_question(worker: Any) -> None:
     for each in flows:
         event = Event(id=f"{each.id}.0", flow=each, transition=flows[-1].history[0])
         for value in (each, event, [each], {"flow": each}):
-            assert shown(f"{value!r} {value} {value:}" if not isinstance(value, list | dict) else repr(value)) == []
+            assert shown(shown_by(value)) == []
         document = json.dumps(each.public())
-        assert shown(document, PUBLIC) == []
+        assert shown(document) == [QUESTION]
         assert "history" not in each.public()
         assert json.loads(document)["question"] == QUESTION
     assert flow.user == LOGIN
@@ -85,8 +90,7 @@ async def test_what_the_parts_are_made_of_shows_nothing(worker: Any) -> None:
         worker.door.saves,
     ]
     for thing in things:
-        assert shown(repr(thing)) == []
-        assert shown(str(thing)) == []
+        assert shown(shown_by(thing)) == []
     assert shown("".join(repr(call) for call in worker.transport.calls)) == []
 
 
@@ -94,11 +98,11 @@ async def test_what_is_stored_shows_nothing(worker: Any) -> None:
     flow = await worker.service.start(LOGIN, tags=["tag of nobody"], ref="ref of nobody")
     for command, given in (("answer", ANSWER), ("verify", CODE), ("set_password", PASSWORD)):
         await getattr(worker.service, command)(flow.id, given, key=f"key of nobody {command}")
-    names = ("tag of nobody", "ref of nobody", "key of nobody")
+    names = LeakScanner({name: name for name in ("tag of nobody", "ref of nobody", "key of nobody")})
     for record in worker.door.saves:
         text = b"".join([record.body, *record.lookups, record.stamp, record.id.encode(), record.state.encode()])
-        for each in (*SECRETS, *names):
-            assert each.encode() not in text
+        assert shown(text) == []
+        assert names.find(text) == []
 
 
 async def test_no_error_shows_anything(worker: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -145,7 +149,7 @@ async def test_no_error_shows_anything(worker: Any, caplog: pytest.LogCaptureFix
     assert len(errors) >= 15
     assert any(isinstance(error, FlowEnded) for error in errors)
     for error in errors:
-        assert shown(f"{error} {error!r} {error.args!r}") == []
+        assert shown(shown_by_error(error, callers=[TESTS])) == []
         if error.__cause__ is None:
             assert error.__context__ is None or error.__suppress_context__
         printed = "".join(traceback.TracebackException.from_exception(error, capture_locals=False).format())
@@ -157,29 +161,17 @@ async def test_no_frame_of_ours_shows_a_secret(worker: Any) -> None:
     service, transport = worker.service, worker.transport
     flow = await service.start(LOGIN)
     transport.script(request=[Rejected(reasons=["no"])])
-    frames = []
-    try:
-        await service.answer(flow.id, ANSWER)
-    except ResetFlowError as error:
-        frames.append(traceback.TracebackException.from_exception(error, capture_locals=True))
+    errors = [await refused(service.answer(flow.id, ANSWER), ResetFlowError)]
     await service.answer(flow.id, ANSWER)
     transport._parts["exchange"].clear()
     transport.script(exchange=[Rejected(reasons=["no"]), Accepted(value=Secret(TOKEN))], update=[Rejected()])
-    try:
-        await service.verify(flow.id, CODE)
-    except ResetFlowError as error:
-        frames.append(traceback.TracebackException.from_exception(error, capture_locals=True))
+    errors.append(await refused(service.verify(flow.id, CODE), ResetFlowError))
     await service.verify(flow.id, CODE)
-    try:
-        await service.set_password(flow.id, PASSWORD)
-    except ResetFlowError as error:
-        frames.append(traceback.TracebackException.from_exception(error, capture_locals=True))
-    assert len(frames) == 3
-    for each in frames:
-        ours = [frame for frame in each.stack if "reset_flow" in frame.filename and "tests" not in frame.filename]
-        assert ours
-        for frame in ours:
-            assert shown(repr(frame.locals)) == []
+    errors.append(await refused(service.set_password(flow.id, PASSWORD), ResetFlowError))
+    for error in errors:
+        printed = traceback_of(error, callers=[TESTS])
+        assert "reset_flow/cycle.py" in printed
+        assert shown(printed) == []
 
 
 def test_every_public_value_has_a_repr_that_was_thought_of() -> None:
