@@ -36,7 +36,8 @@ def shown_by_error(error: BaseException, *, callers: Sequence[str | Path] = ()) 
 
 def traceback_of(error: BaseException, *, callers: Sequence[str | Path] = ()) -> str:
     """
-    The traceback as `traceback.TracebackException(capture_locals=True)` prints it, causes and groups included.
+    The traceback as `traceback.TracebackException(capture_locals=True)` prints it, causes and groups included; and also
+    what `raise ... from None` hides from printing, since a crash reporter or a debugger may walk further.
 
     Args:
         callers: Folders or files whose frames are left out: who calls with a secret has it in their own variables, and
@@ -46,6 +47,7 @@ def traceback_of(error: BaseException, *, callers: Sequence[str | Path] = ()) ->
     own = [Path(each).resolve() for each in callers]
     for each in _all_of(whole):
         each.stack[:] = [frame for frame in each.stack if not any(_is_in(frame.filename, place) for place in own)]
+        each.__suppress_context__ = False
     return "".join(whole.format())
 
 

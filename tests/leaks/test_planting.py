@@ -216,7 +216,7 @@ def test_frames_of_those_who_call_are_left_out(scanner: LeakScanner) -> None:
     assert scanner.find(shown_by_error(error, callers=[TESTS])) == []
 
 
-@pytest.mark.parametrize("kind", ["cause", "context", "group"])
+@pytest.mark.parametrize("kind", ["cause", "context", "hidden", "group"])
 def test_what_an_error_carries_is_searched_too(scanner: LeakScanner, kind: str) -> None:
     deep = broken_in(LIBRARY / "deep.py", CANARIES["token"])
     error: BaseException = StoreUnavailable("away")
@@ -225,6 +225,8 @@ def test_what_an_error_carries_is_searched_too(scanner: LeakScanner, kind: str) 
             error.__cause__ = deep
         case "context":
             error.__context__ = deep
+        case "hidden":
+            error.__context__, error.__suppress_context__ = deep, True
         case _:
             error = BaseExceptionGroup("both", [error, deep])
     assert {leak.name for leak in scanner.find(shown_by_error(error, callers=[TESTS]))} == {"token"}

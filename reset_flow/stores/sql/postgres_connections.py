@@ -201,11 +201,13 @@ def _translated() -> Iterator[None]:
 def _dsn_kept() -> Iterator[None]:
     try:
         yield
-    except ValueError:
-        # The driver's words may show it.
+    except ValueError as error:
+        # The driver's words may show it, and its frames do.
+        forget_frames(error)
         raise ConfigurationError("the dsn, or an environment variable of libpq's, can't be read") from None
     except asyncio.CancelledError as error:
         # Another one, without the driver's frames: those have it, too.
+        forget_frames(error)
         raise asyncio.CancelledError(*error.args) from None
 
 
