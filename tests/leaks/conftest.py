@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from reset_flow import EtnaTransport, Keyring, Policy, ResetFlowError, ResetService, open_store
+from reset_flow import EtnaTransport, Keyring, Policy, ResetFlowError, ResetService, State, open_store
 from reset_flow.sandbox import Sandbox
 from reset_flow.sealing import _flow_key
 from reset_flow.testing import LeakScanner, dump, shown_by, shown_by_error, traceback_of
@@ -175,6 +175,17 @@ class Scene:
     def secret(self, name: str) -> str:
         """One of the canaries."""
         return CANARIES[name]
+
+    async def at(self, state: State) -> Flow:
+        """The person's flow, new, in this state."""
+        flow: Flow = await self.service.start(CANARIES["login"])
+        if state in (State.QUESTION_ANSWERED, State.TOKEN_ISSUED):
+            flow = await self.service.answer(flow.id, CANARIES["answer"])
+        if state is State.TOKEN_ISSUED:
+            flow = await self.service.verify(flow.id, self.code())
+        self._know(flow.id)
+        assert flow.state is state
+        return flow
 
     def code(self) -> str:
         """The newest one that was sent."""

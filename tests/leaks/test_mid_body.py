@@ -110,21 +110,12 @@ def policy() -> Policy:
     return Policy(password=PasswordRules(max_length=10_000), resend_cooldown=timedelta(0))
 
 
-async def at_the_password(scene: Any) -> Any:
-    flow = await scene.service.start(scene.secret("login"))
-    flow = await scene.service.answer(flow.id, scene.secret("answer"))
-    flow = await scene.service.verify(flow.id, scene.code())
-    assert flow.state is State.TOKEN_ISSUED
-    scene._know(flow.id)
-    return flow
-
-
 @pytest.mark.parametrize("read", [0, 100, 5_000])
 @pytest.mark.parametrize("how", ENDS)
 async def test_a_password_that_is_half_sent(
     scene: Any, broken: Broken, transport: EtnaTransport, policy: Policy, *, how: str, read: int
 ) -> None:
-    flow = await at_the_password(scene)
+    flow = await scene.at(State.TOKEN_ISSUED)
     broken.how, broken.bytes = how, read
     password = scene.secret("password") + LONG
     async with scene.another(transport=transport, policy=policy) as service:
@@ -139,7 +130,7 @@ async def test_a_password_that_is_half_sent(
 async def test_a_caller_who_goes_away_while_a_password_is_half_sent(
     scene: Any, broken: Broken, transport: EtnaTransport, policy: Policy, raised: Any
 ) -> None:
-    flow = await at_the_password(scene)
+    flow = await scene.at(State.TOKEN_ISSUED)
     broken.how, broken.bytes = "silence", 5_000
     async with scene.another(transport=transport, policy=policy) as service:
         task = asyncio.create_task(service.set_password(flow.id, scene.secret("password") + LONG))
@@ -153,7 +144,7 @@ async def test_a_caller_who_goes_away_while_a_password_is_half_sent(
 async def test_a_service_that_is_closed_while_a_password_is_half_sent(
     scene: Any, broken: Broken, transport: EtnaTransport, policy: Policy
 ) -> None:
-    flow = await at_the_password(scene)
+    flow = await scene.at(State.TOKEN_ISSUED)
     broken.how, broken.bytes = "silence", 5_000
     async with scene.another(transport=transport, policy=policy) as service:
         task = asyncio.create_task(service.set_password(flow.id, scene.secret("password") + LONG))
