@@ -52,7 +52,7 @@ def associated(record: Record) -> bytes:
     """Every clear column that the library sets, in one form: what a body is sealed beside."""
     # The realm alone is free text; its length in front keeps it from running into its neighbour.
     return (
-        f"{len(record.realm)}\n{record.realm}\n{record.id}\n{record.version}\n{record.state.value}\n"
+        f"{len(record.realm)}\n{record.realm}\n{record.id}\n{record.version}\n{record.state}\n"
         f"{_micros(record.due_at)}\n{_micros(record.ended_at)}\n"
         f"{'' if record.lease is None else record.lease // MICROSECOND}\n"
         f"{b''.join(record.lookups).hex()}\n{record.stamp.hex()}"

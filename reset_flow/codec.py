@@ -79,13 +79,19 @@ def encode(dossier: Dossier) -> bytes:
             dossier.credential,
             dossier.transport,
             (start - EPOCH) // MICROSECOND,
-            _since(start, dossier.expires_at),
+            (dossier.expires_at - start) // MICROSECOND,
             dossier.question,
             _base64(dossier.continuation),
             _text(dossier.answer),
             _text(dossier.token),
             intent
-            and [intent.command, _since(start, intent.at), intent.sendings, _text(intent.secret), _base64(intent.key)],
+            and [
+                intent.command,
+                (intent.at - start) // MICROSECOND,
+                intent.sendings,
+                _text(intent.secret),
+                _base64(intent.key),
+            ],
             dossier.in_doubt,
             dossier.failure,
             _since(start, dossier.sent_at),
@@ -97,7 +103,12 @@ def encode(dossier: Dossier) -> bytes:
             dossier.owed,
             workers,
             [
-                [t.trigger, _STATES[t.source] + _STATES[t.target], _since(start, t.at), workers.index(t.worker)]
+                [
+                    t.trigger,
+                    _STATES[t.source] + _STATES[t.target],
+                    (t.at - start) // MICROSECOND,
+                    workers.index(t.worker),
+                ]
                 for t in dossier.history
             ],
         ]

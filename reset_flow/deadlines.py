@@ -19,26 +19,22 @@ class Deadlines:
     """The deadlines of the calls that are under way, in one event loop after the other."""
 
     def __init__(self) -> None:
+        self.running: set[_Deadline] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._running: set[_Deadline] = set()
 
     def within(self, seconds: float) -> _Deadline:
         """A context that raises `TimeoutError` where its end is not reached in time."""
         return _Deadline(self, seconds)
 
-    def add(self, deadline: _Deadline, loop: asyncio.AbstractEventLoop) -> None:
-        """See that it is kept."""
+    def keep(self, deadline: _Deadline, loop: asyncio.AbstractEventLoop) -> None:
+        """See that it is kept, for as long as it is among those that run. The timer stays behind: for the next one."""
         if loop is not self._loop:
             self._loop, self._timer = loop, None
-            self._running.clear()
-        self._running.add(deadline)
+            self.running.clear()
+        self.running.add(deadline)
         if self._timer is None or deadline.end < self._timer.when():
             self._wake_at(deadline.end)
-
-    def discard(self, deadline: _Deadline) -> None:
-        """It was kept. The timer stays: it is there for the next one."""
-        self._running.discard(deadline)
 
     def _wake_at(self, time: float) -> None:
         assert self._loop is not None
@@ -49,12 +45,12 @@ class Deadlines:
     def _look(self) -> None:
         assert self._loop is not None
         self._timer, now = None, self._loop.time()
-        for deadline in tuple(self._running):
+        for deadline in tuple(self.running):
             if deadline.end <= now:
-                self._running.discard(deadline)
+                self.running.discard(deadline)
                 deadline.pass_by()
-        if self._running:
-            self._wake_at(min(deadline.end for deadline in self._running))
+        if self.running:
+            self._wake_at(min(deadline.end for deadline in self.running))
 
 
 class _Deadline:
@@ -77,10 +73,10 @@ class _Deadline:
         assert task is not None
         self._task, self._before = task, task.cancelling()
         self.end = loop.time() + self._seconds
-        self._owner.add(self, loop)
+        self._owner.keep(self, loop)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._owner.discard(self)
+        self._owner.running.discard(self)
         # Another who cancels the task goes first.
         if self._passed and self._task.uncancel() <= self._before and kind is asyncio.CancelledError:
             raise TimeoutError from error

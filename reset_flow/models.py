@@ -46,10 +46,15 @@ class State(StrEnum):
     PASSWORD_SET = "password_set"  # noqa: S105 - a state, no password
     FAILED = "failed"
 
+    __hash__ = str.__hash__  # an enum's own is a Python function, and tables are asked all the time
+
     @property
     def ended(self) -> bool:
         """Whether no command can move a flow out of this state."""
-        return self in (State.PASSWORD_SET, State.FAILED)
+        return self in ENDED
+
+
+ENDED = frozenset({State.PASSWORD_SET, State.FAILED})
 
 
 class Step(StrEnum):
@@ -66,6 +71,8 @@ class Credential(StrEnum):
 
     PASSWORD = "password"  # noqa: S105 - the name of a credential
     PIN = "pin"
+
+    __hash__ = str.__hash__
 
     @property
     def step(self) -> Step:

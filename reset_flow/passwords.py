@@ -286,9 +286,11 @@ def _little_more(text: str, names: Iterable[str]) -> bool:
         if name in rest:
             longest = max(longest, len(name))
             rest = rest.replace(name, " ")  # not nothing: what is left must not make a name
+    if not longest:
+        return False
     rest = rest.replace(" ", "")
     letters = sum(not char.isdecimal() for char in rest)
-    return longest > 0 and len(rest) <= ADDED and letters <= max(0, min(ADDED_LETTERS, longest - ADDED_LETTERS))
+    return len(rest) <= ADDED and letters <= max(0, min(ADDED_LETTERS, longest - ADDED_LETTERS))
 
 
 def _row(folded: str) -> bool:

@@ -12,6 +12,7 @@ import os
 import time
 import unicodedata
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -49,10 +50,19 @@ def canonical(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold().strip()
 
 
+def _part(text: str) -> bytes:
+    encoded = text.encode()
+    return len(encoded).to_bytes(4, "big") + encoded
+
+
+@lru_cache(maxsize=256)
+def _head(*parts: str) -> bytes:
+    return b"".join(map(_part, parts))
+
+
 def _message(*parts: str) -> bytes:
-    """Parts joined so that no two lists of parts give the same bytes."""
-    encoded = [part.encode() for part in parts]
-    return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
+    """Parts joined so that no two lists of parts give the same bytes. All but the last are what many begin with."""
+    return _head(*parts[:-1]) + _part(parts[-1])
 
 
 class Keyring:
@@ -106,6 +116,8 @@ class Keyring:
         return self._writer()[1]
 
     def _writer(self) -> tuple[bytes, Key]:
+        if len(self._writers) == 1:
+            return self._writers[0][:2]
         now = time.time()
         for key_id, key, at in self._writers:
             if at <= now:

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import random
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from inspect import CORO_CREATED, getcoroutinestate
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from reset_flow.errors import OutcomeInDoubt, ResetFlowError, StoreUnavailable
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["OwnTasks", "Pauses", "apart"]
 
 T = TypeVar("T")
+_Tasks: TypeAlias = "dict[asyncio.Task[Any], tuple[asyncio.Future[Any] | None, Coroutine[Any, Any, Any]]]"
+"""Those under way, each with what it does, and where somebody may wait for the outcome."""
+
+CLOSED = "the service was closed before this was done: look at the flow again"
 
 logger = logging.getLogger("reset_flow")
 
@@ -35,7 +40,7 @@ class OwnTasks:
     """
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: _Tasks = {}
         self._closing = False
         self.closed = False
 
@@ -50,15 +55,14 @@ class OwnTasks:
         if self._closing:
             work.close()
             raise StoreUnavailable("the service was closed: make another one")
-        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.spawn(_into(outcome, work))
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[T] = loop.create_future()
+        self._tasks[loop.create_task(_into(outcome, work, self._tasks))] = outcome, work
         return await outcome
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Begin work that nobody waits for."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
+        self._tasks[asyncio.create_task(_into(None, work, self._tasks))] = None, work
 
     async def aclose(self, patience: timedelta) -> None:
         """Begin no more, wait for what is under way, and cancel what is not done by then."""
@@ -69,15 +73,14 @@ class OwnTasks:
                 await asyncio.wait(self._tasks, timeout=left)
         finally:  # also for whom this takes too long: a task that is left would never end
             self.closed = True
-            for task in self._tasks:
+            for task, (outcome, work) in self._tasks.items():
                 task.cancel()
+                if getcoroutinestate(work) == CORO_CREATED:  # nobody will ever begin it
+                    work.close()
+                    if outcome is not None and not outcome.done():
+                        outcome.set_exception(OutcomeInDoubt(CLOSED))
         if self._tasks:  # not `gather`: a listener that closes the service would wait for itself, by way of it
             await asyncio.wait(self._tasks, timeout=LAST_PATIENCE)
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) and not isinstance(error, ResetFlowError):
-            logger.error("a command broke off: %s", type(error).__name__)
 
 
 class Pauses:
@@ -97,8 +100,9 @@ async def apart(work: Coroutine[Any, Any, T]) -> T:
     What comes of the work, done in a task of its own: a caller who is cancelled is not shown its frames, which hold a
     URL with the login.
     """
-    outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(_into(outcome, work))
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+    task = loop.create_task(_into(outcome, work, {}))
     try:
         return await outcome
     except asyncio.CancelledError:
@@ -106,25 +110,28 @@ async def apart(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-async def _into(outcome: asyncio.Future[T], work: Coroutine[Any, Any, T]) -> None:
+async def _into(outcome: asyncio.Future[T] | None, work: Coroutine[Any, Any, T], among: _Tasks) -> None:
     """
-    Do the work for somebody who waits for the outcome, or has gone.
+    Do the work for somebody who waits for the outcome, or has gone, or never was; then leave those under way.
 
-    Not `asyncio.shield`: by that, a caller is woken one turn of the loop later.
+    Neither `asyncio.shield` nor a callback of the task: by them, a caller is woken one turn of the loop later.
     """
     try:
         result = await work
-    except asyncio.CancelledError:  # by `aclose`
-        if not outcome.done():
-            closed = "the service was closed before this was done: look at the flow again"
-            outcome.set_exception(OutcomeInDoubt(closed))
+    except asyncio.CancelledError:
+        if outcome is not None and not outcome.done():
+            outcome.set_exception(OutcomeInDoubt(CLOSED))
         raise
-    except BaseException as error:
-        if outcome.done() or not isinstance(error, Exception):
-            raise
-        outcome.set_exception(error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the outcome
+        if outcome is not None and not outcome.done():
+            outcome.set_exception(error)
+        elif not isinstance(error, ResetFlowError):
+            logger.error("a command broke off: %s", type(error).__name__)  # noqa: TRY400 - its frames hold secrets
     else:
-        if not outcome.done():
+        if outcome is not None and not outcome.done():
             outcome.set_result(result)
     finally:
+        task = asyncio.current_task()
+        assert task is not None
+        among.pop(task, None)
         del outcome  # or an error in it, by its traceback, would hold itself and all frames on the way
