@@ -44,17 +44,15 @@ class Found:
     busy: bool
 
 
-def _micros(time: datetime | None) -> int | str:
-    return "" if time is None else (time - EPOCH) // MICROSECOND
-
-
 def associated(record: Record) -> bytes:
     """Every clear column that the library sets, in one form: what a body is sealed beside."""
+    due, ended, lease = record.due_at, record.ended_at, record.lease
     # The realm alone is free text; its length in front keeps it from running into its neighbour.
     return (
         f"{len(record.realm)}\n{record.realm}\n{record.id}\n{record.version}\n{record.state}\n"
-        f"{_micros(record.due_at)}\n{_micros(record.ended_at)}\n"
-        f"{'' if record.lease is None else record.lease // MICROSECOND}\n"
+        f"{'' if due is None else (due - EPOCH) // MICROSECOND}\n"
+        f"{'' if ended is None else (ended - EPOCH) // MICROSECOND}\n"
+        f"{'' if lease is None else lease // MICROSECOND}\n"
         f"{b''.join(record.lookups).hex()}\n{record.stamp.hex()}"
     ).encode()
 

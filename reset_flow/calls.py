@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections import deque
+from functools import partial
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from reset_flow.ports import Case
 from reset_flow.tasks import apart
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from reset_flow.dossier import Dossier
     from reset_flow.models import NewCredential
@@ -39,6 +40,8 @@ FIRST_GUESS = (0.1,)
 """Seconds, as long as there was none."""
 TIMER = 0.001
 """Seconds by which an event loop sleeps too long: it waits in whole milliseconds, rounded up."""
+
+ROUTES = {route: route.name.lower() for route in Call}
 
 
 def case_of(dossier: Dossier) -> Case:
@@ -74,7 +77,7 @@ class Caller:
             return outcome
         if not (self._may_log_in and dossier.credential is Credential.PASSWORD and self._in_time(began)):
             return outcome
-        proof = await self._within("log_in", self._transport.log_in(case_of(dossier), new.secret), began)
+        proof = await self._within("log_in", partial(self._transport.log_in, case_of(dossier), new.secret), began)
         return Accepted() if isinstance(proof, Accepted) else outcome
 
     async def challenge(self, case: Case) -> Accepted | Rejected | NotActed:
@@ -84,7 +87,7 @@ class Caller:
             if attempt:
                 await asyncio.sleep(CHALLENGE_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
             began = time.monotonic()
-            outcome = await apart(self._within("challenge", self._transport.challenge(case), began))
+            outcome = await apart(self._within("challenge", partial(self._transport.challenge, case), began))
             await self._pad(began)
             known = NotActed(detail=outcome.detail) if isinstance(outcome, Unknown) else outcome
             if not isinstance(known, NotActed) or known.cause is not Cause.UNAVAILABLE or known.retry_after:
@@ -101,7 +104,7 @@ class Caller:
         if dossier.masked:
             outcome = await self._pretended(dossier.intent.command, route)
         else:
-            outcome = await self._within(route.name.lower(), self._call(dossier, new), began)
+            outcome = await self._within(ROUTES[route], partial(self._call, dossier, new), began)
             if isinstance(outcome, (Accepted, Rejected)):
                 self._took[route].append(time.monotonic() - started)
         await self._pad(started)
@@ -118,46 +121,43 @@ class Caller:
         if (left := self._floor - (time.monotonic() - began)) > 0:
             await asyncio.sleep(left)
 
-    async def _within(self, route: str, call: Awaitable[Outcome], began: float) -> Outcome:
-        """What came of the call in the time that is left."""
+    async def _within(self, route: str, call: Callable[[], Awaitable[Outcome]], began: float) -> Outcome:
+        """What came of the call in the time that is left. What a transport may not do leaves the outcome unknown."""
+        left = self._lease - (time.monotonic() - began)
         with self._tracer.span("call", route=route):
-            outcome = await self._guarded(call, began)
+            try:
+                # A bit more than its deadline, and less than what is left of the lease.
+                with self._deadlines.within(min(self._deadline * GRACE, (self._deadline + left) / 2)):
+                    outcome = await call()
+                if not _sound(outcome):
+                    outcome = Unknown(detail="no outcome that could be kept")
+            except asyncio.CancelledError:
+                if (task := asyncio.current_task()) and task.cancelling():
+                    raise
+                outcome = Unknown(detail="cancelled by itself")
+            except Exception as error:  # noqa: BLE001 - a transport of somebody else's may raise anything
+                outcome = Unknown(detail=type(error).__name__)
             self._tracer.count("outcome", route=route, outcome=type(outcome).__name__)
         return outcome
-
-    async def _guarded(self, call: Awaitable[Outcome], began: float) -> Outcome:
-        """Whatever a transport does against its contract leaves the outcome unknown."""
-        left = self._lease - (time.monotonic() - began)
-        try:
-            # A bit more than its deadline, and less than what is left of the lease.
-            with self._deadlines.within(min(self._deadline * GRACE, (self._deadline + left) / 2)):
-                outcome = await call
-        except asyncio.CancelledError:
-            if (task := asyncio.current_task()) and task.cancelling():
-                raise
-            return Unknown(detail="cancelled by itself")
-        except Exception as error:  # noqa: BLE001 - a transport of somebody else's may raise anything
-            return Unknown(detail=type(error).__name__)
-        return outcome if _sound(outcome) else Unknown(detail="no outcome that could be kept")
 
     def _in_time(self, began: float) -> bool:
         """Whether a whole deadline fits into what is left of the lease."""
         return self._lease - (time.monotonic() - began) > self._deadline
 
-    async def _call(self, dossier: Dossier, new: NewCredential | None) -> Outcome:
+    def _call(self, dossier: Dossier, new: NewCredential | None) -> Awaitable[Outcome]:
         intent, case = dossier.intent, case_of(dossier)
         assert intent is not None
         match COMMANDS[intent.command].call:
             case Call.REQUEST:
                 answer = dossier.answer if intent.command == "resend" else intent.secret
-                return await self._transport.request(case, answer)
+                return self._transport.request(case, answer)
             case Call.EXCHANGE:
                 assert intent.secret is not None
-                return await self._transport.exchange(case, intent.secret)
+                return self._transport.exchange(case, intent.secret)
             case _:
                 assert dossier.token is not None
                 assert new is not None
-                return await self._transport.update(case, dossier.token, new)
+                return self._transport.update(case, dossier.token, new)
 
 
 def _sound(outcome: object) -> bool:

@@ -35,7 +35,7 @@ from reset_flow.tasks import OwnTasks, Pauses
 from reset_flow.verdicts import recorded, verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from datetime import datetime, timedelta
 
     from reset_flow.alarm import Alarm
@@ -174,14 +174,16 @@ class Cycle:
             delivered = await self._tasks.run(self._tell(ended, len(ended.history) - 1, ended.owed))
         return Tended(settled=found.dossier.intent is not None, expired=ended is not dossier, delivered=delivered)
 
-    async def send(self, intended: Dossier, new: NewCredential | None = None, charges: Sequence[Charge] = ()) -> Flow:
+    def send(
+        self, intended: Dossier, new: NewCredential | None = None, charges: Sequence[Charge] = ()
+    ) -> Awaitable[Flow]:
         """
         Save an intent that is not saved yet, and carry it out.
 
         Raises:
             StaleRecord: The flow has moved since it was loaded; nothing was sent.
         """
-        return await self._tasks.run(self._send(intended, new, charges))
+        return self._tasks.run(self._send(intended, new, charges))
 
     async def begin(self, dossier: Dossier, charges: Sequence[Charge] = ()) -> Flow:
         """Send the first step of a flow that needs nothing of the person for it. Raises like `send`."""
@@ -287,10 +289,8 @@ class Cycle:
 
     async def _keep(self, dossier: Dossier, since: int, charges: Sequence[Charge] = ()) -> Dossier:
         priced = self._budgets.kept(rules.signed(dossier, since, self._worker), charges)
-        record = self._archive.record(priced.dossier)
-        await self._archive.save(record, priced.charges)
-        saved = priced.dossier.changed(version=record.version)
-        self._announce(saved, since)
+        await self._archive.save(record := self._archive.record(priced.dossier), priced.charges)
+        self._announce(saved := priced.dossier.changed(version=record.version), since)
         return saved
 
     async def _save_at_last(self, priced: Priced) -> Dossier:

@@ -52,6 +52,18 @@ def _system_clock() -> datetime:
     return datetime.now(UTC)
 
 
+def _careful(clock: Clock) -> Clock:
+    """The same, in UTC; one that is not aware is told so."""
+
+    def now() -> datetime:
+        time = clock()
+        if time.tzinfo is None:
+            raise ConfigurationError("the clock gives times without a zone: let it give aware ones")
+        return time.astimezone(UTC)
+
+    return now
+
+
 def _is_time(seconds: Any) -> bool:
     return isinstance(seconds, (int, float)) and -math.inf < seconds < LONGEST_TIMEOUT
 
@@ -102,7 +114,7 @@ class ResetService:
         self._store = store
         self._keyring = keyring
         self._policy = policy
-        self._clock = clock
+        self._now = clock if clock is _system_clock else _careful(clock)
         worker = worker or f"{socket.gethostname()}:{os.getpid()}"
         tracer = CarefulTracer(tracer) if tracer else NullTracer()
         self._announcer = Announcer({inputs.name(name, "listener"): each for name, each in (listeners or {}).items()})
@@ -161,12 +173,6 @@ class ResetService:
                 await self._cycle.aclose(patience)
             finally:
                 await self._alarm.aclose(timedelta(seconds=give_up_at - time.monotonic()))
-
-    def _now(self) -> datetime:
-        now = self._clock()
-        if now.tzinfo is None:
-            raise ConfigurationError("the clock gives times without a zone: let it give aware ones")
-        return now if now.tzinfo is UTC else now.astimezone(UTC)
 
     # --- making a flow
 
