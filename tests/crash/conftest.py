@@ -24,6 +24,7 @@ import pytest
 from reset_flow import (
     AnswerRejected,
     CodeRejected,
+    Credential,
     EtnaTransport,
     Failure,
     Flow,
@@ -54,13 +55,17 @@ DOOMED = Path(__file__).with_name("doomed.py")
 ANSWER = 'Königsallee "7 ½" \\ Häuser'
 APP_KEY = 'app+key/with=="all"'
 PASSWORD = "violet träctor & {}"
+PIN = "47110815{}"
+PHRASE = "phräse + \\ of mine"
 TESTS = Path(__file__).parents[1]
+GIVEN = ("Code", "Token", "Password", "Pin", "PersonalPhrase")
 ROADS = {(edge.trigger, source): edge.target for edge in EDGES for source in edge.sources}
 REFUSALS = {
     "answer": AnswerRejected,
     "resend": AnswerRejected,
     "verify": CodeRejected,
     "set_password": PasswordRejected,
+    "set_pin": PasswordRejected,
 }
 
 
@@ -71,6 +76,7 @@ class Person:
     crash: Crash
     user: str
     question: bool
+    credential: Credential = Credential.PASSWORD
     steady: bool = True
     """Whether the same password is typed again when it is asked for again."""
     passwords: int = 0
@@ -85,24 +91,33 @@ class Person:
     def service(self) -> ResetService:
         return self.crash.service
 
+    @property
+    def last(self) -> str:
+        """The command that ends it well."""
+        return f"set_{self.credential}"
+
+    @property
+    def wanted(self) -> str:
+        """The password or PIN that was typed last."""
+        return {Credential.PASSWORD: PASSWORD, Credential.PIN: PIN}[self.credential].format(self.passwords)
+
     def job(self, command: str) -> tuple[list[str], dict[str, Any]]:
         """The arguments of the command, noted as given."""
         self.asked[command] += 1
         match command:
             case "start":
-                return [self.user], {"ref": self.user}
+                return [self.user], {"ref": self.user, "credential": self.credential}
             case "answer":
                 return [self.flow_id, ANSWER], {}
             case "verify":
                 code = self.crash.sandbox.newest_code(self.user)
                 self.asked[f"verify {code}"] += 1
                 return [self.flow_id, code], {}
-            case "set_password":
+            case "set_password" | "set_pin":
                 if not (self.steady and self.passwords):
                     self.passwords += 1
-                password = PASSWORD.format(self.passwords)
-                self.asked[f"set_password {password}"] += 1
-                return [self.flow_id, password], {}
+                self.asked[f"{command} {self.wanted}"] += 1
+                return [self.flow_id, self.wanted], self.crash.beside(self)
             case "adopt":
                 return [self.user, self.crash.token_of(self.user)], {"ref": self.user}
             case _:
@@ -120,7 +135,7 @@ class Person:
                 self.crash.witness.see_error(error)
             self.told.append((command, type(error)))
             self.asked[command] -= 1
-            if command in ("verify", "set_password"):
+            if command in ("verify", self.last):
                 self.asked[f"{command} {args[1]}"] -= 1
             return None
         except ResetFlowError as error:
@@ -132,7 +147,7 @@ class Person:
         else:
             self.told.append((command, None))
             if flow and flow.state is State.PASSWORD_SET:
-                assert self.crash.sandbox.password_of(self.user) == PASSWORD.format(self.passwords)
+                assert self.crash.kept(self) == self.wanted
         return flow
 
     async def reach(self, state: State) -> None:
@@ -141,7 +156,7 @@ class Person:
         assert flow
         self.flow_id = flow.id
         for command, target in (
-            ("answer", State.QUESTION_ANSWERED), ("verify", State.TOKEN_ISSUED), ("set_password", State.PASSWORD_SET),
+            ("answer", State.QUESTION_ANSWERED), ("verify", State.TOKEN_ISSUED), (self.last, State.PASSWORD_SET),
         ):  # fmt: skip
             if flow.state is state:
                 return
@@ -170,7 +185,7 @@ class Person:
                 lost = flow.state is State.CODE_VERIFIED or flow.in_doubt is not None
                 command = "resend" if lost or self.told[-1:] == [("verify", CodeRejected)] else "verify"
             else:
-                command = "set_password"
+                command = self.last
             done = await self.do(command)
             if done:
                 self.flow_id = done.id
@@ -244,13 +259,28 @@ class Crash:
         tokens = {call.reply["Model"] for call in mine if call.route == "exchange" and call.reply}
         return {
             text
-            for text in (*(body.get(key) for body in bodies for key in ("Code", "Token", "Password")), *tokens)
+            for text in (*(body.get(key) for body in bodies for key in GIVEN), *tokens, self.tokens.get(person.user))
             if isinstance(text, str)
         }
+
+    def kept(self, person: Person) -> str:
+        """The password or PIN that works."""
+        user = self.sandbox.user(person.user)
+        return user.pin if person.credential is Credential.PIN else user.password
+
+    def beside(self, person: Person) -> dict[str, Any]:
+        """What goes with a new password or PIN."""
+        if person.credential is Credential.PASSWORD:
+            return {}
+        return {"image_name": "cactus", "personal_phrase": PHRASE, "authorization": self.tokens[person.user]}
 
     async def expire_password(self, person: Person) -> None:
         """Let the person's log-in give a token instead of a session."""
         self.sandbox.user(person.user).password_expired = True
+        await self.log_in(person)
+
+    async def log_in(self, person: Person) -> None:
+        """Get the person a token, of whatever kind."""
         headers = {"Et-App-Key": APP_KEY, "Username": person.user, "Password": "old-Passw0rd"}
         async with (
             aiohttp.ClientSession() as session,
@@ -282,7 +312,7 @@ class Crash:
         """Hold what the broker saw, and what the person was told, to the promises; these ends are allowed besides."""
         self._check_calls(person)
         if flow.state is State.PASSWORD_SET:
-            assert self.sandbox.password_of(person.user) == PASSWORD.format(person.passwords)
+            assert self.kept(person) == person.wanted
         else:
             assert flow.failure in failures, (flow, person.told)
         at = State.REQUESTED
@@ -305,12 +335,14 @@ class Crash:
                     sent[f"verify {body['Code']}"] += 1
                 case "update":
                     sent[f"set_password {body['Password']}"] += 1
+                case "change_pin":
+                    sent[f"set_pin {body['Pin']}"] += 1
                 case "log_in":
                     sent["log_in"] += 1
         asked = person.asked
         requests = asked["answer"] + asked["resend"] + (0 if person.question else asked["start"])
         assert sent.pop("request", 0) <= requests, (sent, asked)
-        assert sent.pop("log_in", 0) <= asked["set_password"], (sent, asked)
+        assert sent.pop("log_in", 0) <= asked["set_password"] + (person.credential is Credential.PIN), (sent, asked)
         for what, times in sent.items():
             assert times <= 2 * asked[what], f"{what} was sent {times} times for {asked[what]} commands"
 

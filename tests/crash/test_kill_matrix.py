@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
-from reset_flow import Failure, State
+from reset_flow import Credential, Failure, State
 
 if TYPE_CHECKING:
     from reset_flow import Flow
@@ -46,6 +46,10 @@ SCENES = [
         for fault in ("", "drop_after", "drop_before")
     ),
     Scene(command="set_password", at=State.TOKEN_ISSUED, steady=False, failures=UNKNOWN),
+    *(
+        Scene(command="set_pin", at=State.TOKEN_ISSUED, route="change_pin", fault=fault, failures=UNKNOWN)
+        for fault in ("", "drop_after", "drop_before")
+    ),
     Scene(command="adopt", at=None),
     Scene(command="cancel", at=State.QUESTION_ANSWERED, failures=(Failure.CANCELLED,)),
 ]
@@ -56,6 +60,9 @@ async def play(crash: Any, scene: Scene, point: str | None) -> tuple[list[str], 
     person = crash.person(question=scene.question)
     if scene.command == "adopt":
         await crash.expire_password(person)
+    if scene.command == "set_pin":
+        person.credential = Credential.PIN
+        await crash.log_in(person)
     if scene.at:
         await person.reach(scene.at)
     if scene.fault:

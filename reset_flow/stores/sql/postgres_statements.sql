@@ -31,16 +31,21 @@ SELECT id, realm, version, state, due_at, ended_at, lease, lookups, stamp, body,
     (SELECT {prefix}_now($1)) AS present, number, 0::bigint AS due
 FROM {prefix}_flows WHERE id > $2 ORDER BY id LIMIT $3
 
--- What others are busy with is left for the next time.
+-- What others are busy with is left for the next time. Lookups are found one by one: for a join, the planner takes the
+-- flows for thousands, and reads the whole table.
 
 -- name: purge_flows
 WITH doomed AS (
     SELECT id, number, lookups FROM {prefix}_flows WHERE realm = $1 AND ended_at < $2
     ORDER BY ended_at, number LIMIT $3 FOR UPDATE SKIP LOCKED
 ), forgotten AS (
-    DELETE FROM {prefix}_lookups AS gone
-    USING doomed, generate_series(1, length(doomed.lookups), 16) AS start
-    WHERE gone.lookup = substring(doomed.lookups FROM start FOR 16) AND gone.number = doomed.number
+    DELETE FROM {prefix}_lookups WHERE ctid = ANY (ARRAY(
+        SELECT place.ctid FROM doomed, generate_series(1, length(doomed.lookups), 16) AS start,
+        LATERAL (
+            SELECT ctid FROM {prefix}_lookups AS each
+            WHERE each.lookup = substring(doomed.lookups FROM start FOR 16) AND each.number = doomed.number LIMIT 1
+        ) AS place
+    ))
 )
 DELETE FROM {prefix}_flows AS gone USING doomed WHERE gone.id = doomed.id RETURNING gone.id
 
