@@ -49,7 +49,8 @@ def save(row: dict[str, Any], charges: tuple[Charge, ...], clock: Callable[[], d
         db.execute(sql.UPDATE, row)
     else:
         number = db.execute(sql.INSERT, row).lastrowid
-        db.executemany(sql.INSERT_LOOKUP, [(lookup, number) for lookup in _cut(row["lookups"])])
+        if row["lookups"]:
+            db.executemany(sql.INSERT_LOOKUP, [(lookup, number) for lookup in _cut(row["lookups"])])
     for key, tally in tallies.items():
         tally.write(db, {"key": key, "flow": number, "now": now, "at": tally.at, "nth": tally.nth})
 
@@ -63,7 +64,6 @@ class _Tally:
         lengths: How long each new use counts.
 
         at, nth: Where the uses begin that the flow takes back.
-
     """
 
     lengths: list[int] = attrs.field(factory=list)
