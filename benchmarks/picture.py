@@ -72,7 +72,7 @@ def _legend(stores: Sequence[str], known: dict[str, Any]) -> list[str]:
         label = f"{store}: {known['durability'][store]}"
         parts.append(f'<rect class="{store}" x="{x:.0f}" y="44" width="12" height="12" rx="2"/>')
         parts.append(_text(x + 18, 54, label, "small"))
-        x += 44 + 5.6 * len(label)
+        x += 34 + 5.6 * len(label)
     return parts
 
 

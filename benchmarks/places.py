@@ -26,8 +26,8 @@ REDIS_DATABASES = 16
 DURABILITY = {
     "memory": "nothing kept",
     "sqlite": "WAL, synchronous=FULL",
-    "postgres": "fsync and synchronous_commit on",
-    "redis": f"appendonly yes, appendfsync {FSYNC}",
+    "postgres": "synchronous_commit on",
+    "redis": f"AOF, appendfsync {FSYNC}",
 }
 
 
