@@ -7,6 +7,7 @@ A timer for each call costs as much as sealing what it is about to send.
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,35 +17,50 @@ __all__ = ["Deadlines"]
 
 
 class Deadlines:
-    """The deadlines of the calls that are under way, in one event loop after the other."""
+    """The deadlines of the calls that are under way, in whatever loop."""
 
     def __init__(self) -> None:
-        self.running: set[_Deadline] = set()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._watch: _Watch | None = None
 
     def within(self, seconds: float) -> _Deadline:
         """A context that raises `TimeoutError` where its end is not reached in time."""
         return _Deadline(self, seconds)
 
-    def keep(self, deadline: _Deadline, loop: asyncio.AbstractEventLoop) -> None:
-        """See that it is kept, for as long as it is among those that run. The timer stays behind: for the next one."""
-        if loop is not self._loop:
-            self._loop, self._timer = loop, None
-            self.running.clear()
-        self.running.add(deadline)
-        if self._timer is None or deadline.end < self._timer.when():
+    def watch(self) -> _Watch:
+        """What sees to those of the running loop."""
+        loop = asyncio.get_running_loop()
+        if self._watch is None or self._watch.loop is not loop:
+            self._watch = _Watch(loop)  # the other one goes on with what it has
+        return self._watch
+
+
+class _Watch:
+    """
+    Some deadlines of one loop, and their timer.
+
+    Attributes:
+        running: Those to keep. The timer stays behind when there are none: for the next one.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.running: set[_Deadline] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._at = math.inf
+
+    def add(self, deadline: _Deadline) -> None:
+        """See that it is kept."""
+        if deadline.end < self._at:
             self._wake_at(deadline.end)
+        self.running.add(deadline)
 
     def _wake_at(self, time: float) -> None:
-        assert self._loop is not None
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(time, self._look)
+        self._at, self._timer = time, self.loop.call_at(time, self._look)
 
     def _look(self) -> None:
-        assert self._loop is not None
-        self._timer, now = None, self._loop.time()
+        self._at, self._timer, now = math.inf, None, self.loop.time()
         for deadline in tuple(self.running):
             if deadline.end <= now:
                 self.running.discard(deadline)
@@ -61,7 +77,7 @@ class _Deadline:
         end: By the clock of the loop.
     """
 
-    __slots__ = ("_before", "_owner", "_passed", "_seconds", "_task", "end")
+    __slots__ = ("_before", "_owner", "_passed", "_seconds", "_task", "_watch", "end")
 
     def __init__(self, owner: Deadlines, seconds: float) -> None:
         self._owner = owner
@@ -69,14 +85,14 @@ class _Deadline:
         self._passed = False
 
     def __enter__(self) -> None:
-        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        task, watch = asyncio.current_task(), self._owner.watch()
         assert task is not None
-        self._task, self._before = task, task.cancelling()
-        self.end = loop.time() + self._seconds
-        self._owner.keep(self, loop)
+        self._task, self._before, self._watch = task, task.cancelling(), watch
+        self.end = watch.loop.time() + self._seconds
+        watch.add(self)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._owner.running.discard(self)
+        self._watch.running.discard(self)
         # Another who cancels the task goes first.
         if self._passed and self._task.uncancel() <= self._before and kind is asyncio.CancelledError:
             raise TimeoutError from error

@@ -115,7 +115,8 @@ class ResetService:
         self._keyring = keyring
         self._policy = policy
         self._now = clock if clock is _system_clock else _careful(clock)
-        worker = worker or f"{socket.gethostname()}:{os.getpid()}"
+        here = socket.gethostname().encode("utf-8", "replace").decode()
+        worker = inputs.name(worker, "worker") if worker else f"{here}:{os.getpid()}"
         tracer = CarefulTracer(tracer) if tracer else NullTracer()
         self._announcer = Announcer({inputs.name(name, "listener"): each for name, each in (listeners or {}).items()})
         budgets = Budgets(keyring, self._realm, policy, transport.canonical_user)

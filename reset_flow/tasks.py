@@ -55,14 +55,18 @@ class OwnTasks:
         if self._closing:
             work.close()
             raise StoreUnavailable("the service was closed: make another one")
-        loop = asyncio.get_running_loop()
-        outcome: asyncio.Future[T] = loop.create_future()
-        self._tasks[loop.create_task(_into(outcome, work, self._tasks))] = outcome, work
+        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._begin(outcome, work)
         return await outcome
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Begin work that nobody waits for."""
-        self._tasks[asyncio.create_task(_into(None, work, self._tasks))] = None, work
+        self._begin(None, work)
+
+    def _begin(self, outcome: asyncio.Future[T] | None, work: Coroutine[Any, Any, T]) -> None:
+        task = asyncio.get_running_loop().create_task(_into(outcome, work, self._tasks))
+        if not task.done():  # as it is at once where tasks are eager
+            self._tasks[task] = outcome, work
 
     async def aclose(self, patience: timedelta) -> None:
         """Begin no more, wait for what is under way, and cancel what is not done by then."""
@@ -70,7 +74,7 @@ class OwnTasks:
         self._closing = True
         try:
             while self._tasks and (left := give_up_at - time.monotonic()) > 0:
-                await asyncio.wait(self._tasks, timeout=left)
+                await self._wait(left)
         finally:  # also for whom this takes too long: a task that is left would never end
             self.closed = True
             for task, (outcome, work) in self._tasks.items():
@@ -80,7 +84,12 @@ class OwnTasks:
                     if outcome is not None and not outcome.done():
                         outcome.set_exception(OutcomeInDoubt(CLOSED))
         if self._tasks:  # not `gather`: a listener that closes the service would wait for itself, by way of it
-            await asyncio.wait(self._tasks, timeout=LAST_PATIENCE)
+            await self._wait(LAST_PATIENCE)
+
+    async def _wait(self, seconds: float) -> None:
+        done, _ = await asyncio.wait(self._tasks, timeout=seconds)
+        for task in done:  # one that was cancelled before it began could not do so itself
+            self._tasks.pop(task, None)
 
 
 class Pauses:
@@ -122,11 +131,13 @@ async def _into(outcome: asyncio.Future[T] | None, work: Coroutine[Any, Any, T],
         if outcome is not None and not outcome.done():
             outcome.set_exception(OutcomeInDoubt(CLOSED))
         raise
-    except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the outcome
+    except BaseException as error:
         if outcome is not None and not outcome.done():
             outcome.set_exception(error)
         elif not isinstance(error, ResetFlowError):
             logger.error("a command broke off: %s", type(error).__name__)  # noqa: TRY400 - its frames hold secrets
+        if not isinstance(error, Exception):
+            raise
     else:
         if outcome is not None and not outcome.done():
             outcome.set_result(result)

@@ -200,10 +200,10 @@ class Sender:
         payload = None if body is None else _Body(body)
         status, again, whole, flaw, connecting = 0, None, None, "", False
         try:
+            session = self._session()
+            if session is None:
+                return NotActed(detail="the transport is closed, or belongs to another event loop")
             with self._deadlines.within(self._seconds):
-                session = self._session()
-                if session is None:
-                    return NotActed(detail="the transport is closed, or belongs to another event loop")
                 response = await session.request(
                     method,
                     url,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -28,7 +29,13 @@ ARGUMENTS = {
     "key_id", "keys", "limit", "path", "port",
     "quiet", "ready_file", "realm", "ref", "revision", "running", "store", "tag", "user",
 }  # fmt: skip
-AT_TERMINAL = "import os, sys; os.login_tty(0); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+AT_TERMINAL = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # as at a terminal; who runs in the background is told to ignore it
+os.login_tty(0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+PATIENCE = 60.0
 
 
 class Terminal:
@@ -55,6 +62,8 @@ class Terminal:
         return self._process.wait(10)
 
     def _read(self) -> str:
+        readable, _, _ = select.select([self._master], [], [], PATIENCE)
+        assert readable, f"nothing more comes after {self.seen!r}"
         try:
             return os.read(self._master, 4096).decode()
         except OSError:  # Linux says so when nobody has the other end any more

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -121,3 +122,27 @@ def test_a_loop_that_ended_is_no_end_of_it() -> None:
     with pytest.raises(RuntimeError):
         asyncio.run(left_behind())
     asyncio.run(late())
+
+
+def test_two_loops_at_once_do_not_take_each_others_deadlines_away() -> None:
+    deadlines, ends = Deadlines(), []
+    began = threading.Event()
+
+    async def silent() -> None:
+        try:
+            with deadlines.within(0.2):
+                began.set()
+                await asyncio.Event().wait()
+        except TimeoutError:
+            ends.append("cut off")
+
+    async def brief() -> None:
+        with deadlines.within(10):
+            await asyncio.sleep(0)
+
+    thread = threading.Thread(target=lambda: asyncio.run(silent()))
+    thread.start()
+    assert began.wait(10)
+    asyncio.run(brief())
+    thread.join(10)
+    assert ends == ["cut off"]

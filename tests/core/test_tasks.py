@@ -92,3 +92,24 @@ async def test_what_is_done_apart_ends_with_its_caller() -> None:
     async with asyncio.timeout(5):
         await ended.wait()
     assert await apart(asyncio.sleep(0, "done")) == "done"
+
+
+class _Odd(BaseException):
+    """Such as some test tools and schedulers raise."""
+
+
+@pytest.mark.parametrize("how", ["in a task of the service", "apart"])
+async def test_whatever_is_raised_reaches_the_caller(how: str) -> None:
+    async def work() -> None:
+        raise _Odd
+
+    with pytest.raises(_Odd):
+        async with asyncio.timeout(5):
+            await (apart(work()) if how == "apart" else OwnTasks().run(work()))
+
+
+async def test_nothing_is_left_of_work_that_never_began() -> None:
+    tasks = OwnTasks()
+    tasks.spawn(asyncio.sleep(0))
+    await tasks.aclose(AT_ONCE)
+    assert len(tasks) == 0

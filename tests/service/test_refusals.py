@@ -594,3 +594,9 @@ async def test_of_two_commands_at_once_one_is_sent(house: Any, at: Any) -> None:
     results = await asyncio.gather(*commands, return_exceptions=True)
     assert [isinstance(result, Exception) for result in results].count(False) == 1
     assert len(worker.transport.calls) == 1
+
+
+def test_a_worker_whose_name_nothing_could_hold_is_refused_before_it_begins(house: Any) -> None:
+    for name in ("a\ud800", "a\x00", "x" * 400):
+        with pytest.raises(InvalidInput, match="worker"):
+            house.worker(worker=name)

@@ -82,7 +82,7 @@ class _Job:
     future: asyncio.Future[Any]
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class _Batch:
     """
     What shares a transaction.
@@ -93,7 +93,7 @@ class _Batch:
 
     jobs: Sequence[_Job]
     loop: asyncio.AbstractEventLoop
-    outcomes: Sequence[Any] | None
+    outcomes: Sequence[Any] | None = None
 
 
 class Writer:
@@ -108,7 +108,8 @@ class Writer:
         self._open_database = open_database
         self._saved = saved
         self._waiting: list[_Job] = []
-        self._under_way = False
+        self._current: _Batch | None = None
+        self._done: _Batch | None = None  # the last that the thread is through with
         self._crowded = False
         self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -124,20 +125,17 @@ class Writer:
             self._check()
         assert self._database is not None
         # The writer knows the newest pages; the reader must get them from the log.
-        return self._database.reader if self._under_way else self._database.writer
+        return self._database.writer if self._free() else self._database.reader
 
     async def run(self, work: Callable[[Connection], Any] | None, saves: str | None = None) -> Any:
         """What the work returned, once it is committed; raises what it raised."""
         self._check()
         if self._thread is None:
-            self._pid = os.getpid()
-            # A daemon: a program that forgets `aclose` still ends. What it cuts off was acknowledged to nobody.
-            self._thread = threading.Thread(target=self._serve, name="reset-flow-sqlite", daemon=True)
-            self._thread.start()
+            self._begin_thread()
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         self._waiting.append(_Job(work, saves, future))
-        if not self._under_way:
+        if self._free():
             self._begin_soon(loop)
         outcome = await future
         if isinstance(outcome, ResetFlowError):
@@ -150,7 +148,7 @@ class Writer:
             self._stopped = True
             loop = asyncio.get_running_loop()
             self._waiting = [job for job in self._waiting if job.future.get_loop() is loop]
-            if not self._under_way and not self._waiting:
+            if self._free() and not self._waiting:
                 self._batches.put(None)
 
     async def stopped(self) -> None:
@@ -164,7 +162,23 @@ class Writer:
         if self._thread is not None and self._pid != os.getpid():
             raise StoreUnavailable("the store was opened before this process was forked: make one after the fork")
 
+    def _begin_thread(self) -> None:
+        # A daemon: a program that forgets `aclose` still ends. What it cuts off was acknowledged to nobody.
+        thread = threading.Thread(target=self._serve, name="reset-flow-sqlite", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise StoreUnavailable("no thread can be had for the database: raise the limit of this process") from error
+        self._thread, self._pid = thread, os.getpid()
+
     # --- in the loop
+
+    def _free(self) -> bool:
+        """Whether no batch is under way. One that is done, and whose loop ended or rests before it heard so, is not."""
+        current = self._current
+        if current is not None and current is self._done and current.loop is not asyncio.get_running_loop():
+            self._current = None
+        return self._current is None
 
     def _begin_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._crowded:  # others are about to come, in this turn of the loop
@@ -174,19 +188,18 @@ class Writer:
 
     def _begin(self) -> None:
         """Begin a transaction for what waits, if there is none; more than one may ask for it."""
-        if self._under_way or not self._waiting:
+        if not self._waiting or not self._free():
             return
         loop = asyncio.get_running_loop()
         waiting = [job for job in self._waiting if job.future.get_loop() is loop]  # others' loops have ended
         jobs, self._waiting = waiting[:BATCH], waiting[BATCH:]
         if jobs:
-            self._under_way = True
             self._crowded = len(jobs) > 1
-            outcomes: Sequence[Any] | None = None
+            batch = self._current = _Batch(jobs, loop)
             try:
-                outcomes = self._here(jobs)
+                batch.outcomes = self._here(jobs)
             finally:
-                self._batches.put(_Batch(jobs, loop, outcomes))
+                self._batches.put(batch)
 
     def _here(self, jobs: Sequence[_Job]) -> Sequence[Any] | None:
         """The outcomes of the jobs, if they can be had without waiting."""
@@ -204,9 +217,11 @@ class Writer:
         for job, outcome in zip(batch.jobs, outcomes, strict=True):
             if not job.future.done():
                 job.future.set_result(outcome)
+        for job, outcome in zip(batch.jobs, outcomes, strict=True):
             if job.saves is not None and outcome is None:
-                self._saved(job.saves)
-        self._go_on()
+                with suppress(RuntimeError):  # somebody waits in another loop, which has ended
+                    self._saved(job.saves)
+        self._go_on(batch)
 
     def _tell_all(self, batch: _Batch, error: Exception) -> None:
         """That nothing was done. Those that came meanwhile have waited as well; each gets an error of its own."""
@@ -215,10 +230,12 @@ class Writer:
             if not job.future.done():
                 with suppress(RuntimeError):  # of another loop, which has ended
                     job.future.set_result(failure(error))
-        self._go_on()
+        self._go_on(batch)
 
-    def _go_on(self) -> None:
-        self._under_way = False
+    def _go_on(self, batch: _Batch) -> None:
+        if self._current is not batch:
+            return  # another loop has gone on already
+        self._current = None
         if self._waiting:
             self._begin_soon(asyncio.get_running_loop())
         elif self._stopped:
@@ -244,15 +261,16 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the outcome
             self._roll_back()
             tell = partial(self._tell_all, batch, error)
-        with suppress(RuntimeError):
+        self._done = batch
+        with suppress(RuntimeError):  # the loop is closed, and nobody waits in it any more
             batch.loop.call_soon_threadsafe(tell)
-            return
-        # That loop is closed and nobody waits in it any more, but in another one somebody may.
-        self._under_way = False
-        for job in tuple(self._waiting):
+        # Nor may it ever run again: who waits in another loop goes on there.
+        waiting = self._waiting
+        if waiting and (loop := waiting[-1].future.get_loop()) is not batch.loop:
             with suppress(RuntimeError):
-                job.future.get_loop().call_soon_threadsafe(self._begin)
-                return
+                loop.call_soon_threadsafe(self._begin)
+        elif self._stopped and not waiting:
+            self._batches.put(None)
 
     def _there(self, jobs: Sequence[_Job]) -> Sequence[Any]:
         self._roll_back()  # what the loop began and could not end
