@@ -44,20 +44,8 @@ _STATES = {state: letter for letter, state in zip("rqctpf", State, strict=True)}
 _LETTERS = {letter: state for state, letter in _STATES.items()}
 
 
-def _since(start: datetime, time: datetime | None) -> int | None:
-    return None if time is None else (time - start) // MICROSECOND
-
-
 def _after(start: datetime, microseconds: int | None) -> datetime | None:
     return None if microseconds is None else start + timedelta(microseconds=microseconds)
-
-
-def _text(secret: Secret | None) -> str | None:
-    return None if secret is None else secret.reveal()
-
-
-def _base64(value: bytes | None) -> str | None:
-    return None if value is None else b64encode(value).decode()
 
 
 def _bytes(text: str | None) -> bytes | None:
@@ -71,7 +59,7 @@ def _secret(text: str | None) -> Secret | None:
 def encode(dossier: Dossier) -> bytes:
     """The bytes to seal. Whoever calls must have checked that every text can be written as UTF-8."""
     start, intent = dossier.created_at, dossier.intent
-    workers = list(dict.fromkeys(transition.worker for transition in dossier.history))
+    workers = list(dict.fromkeys([transition.worker for transition in dossier.history]))
     return orjson.dumps(
         [
             SCHEMA,
@@ -81,24 +69,24 @@ def encode(dossier: Dossier) -> bytes:
             (start - EPOCH) // MICROSECOND,
             (dossier.expires_at - start) // MICROSECOND,
             dossier.question,
-            _base64(dossier.continuation),
-            _text(dossier.answer),
-            _text(dossier.token),
+            None if dossier.continuation is None else b64encode(dossier.continuation).decode(),
+            None if dossier.answer is None else dossier.answer.reveal(),
+            None if dossier.token is None else dossier.token.reveal(),
             intent
             and [
                 intent.command,
                 (intent.at - start) // MICROSECOND,
                 intent.sendings,
-                _text(intent.secret),
-                _base64(intent.key),
+                None if intent.secret is None else intent.secret.reveal(),
+                None if intent.key is None else b64encode(intent.key).decode(),
             ],
             dossier.in_doubt,
             dossier.failure,
-            _since(start, dossier.sent_at),
-            _since(start, dossier.granted_at),
+            None if dossier.sent_at is None else (dossier.sent_at - start) // MICROSECOND,
+            None if dossier.granted_at is None else (dossier.granted_at - start) // MICROSECOND,
             [dossier.answers, dossier.codes, dossier.passwords, dossier.resends],
             dossier.compensated + 2 * dossier.masked + 4 * dossier.reserved,
-            [[_base64(result.key), result.command, result.code] for result in dossier.results],
+            [[b64encode(result.key).decode(), result.command, result.code] for result in dossier.results],
             dossier.listeners,
             dossier.owed,
             workers,
