@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import tempfile
 from pathlib import Path
 
 from benchmarks.facts import RESULTS, facts, keep, sentence
@@ -30,14 +32,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=3, help="the medians of so many runs are kept")
     parser.add_argument("--seconds", type=float, default=1.8, help="of each run")
     parser.add_argument("--profile", action="store_true", help="where the time goes; draws and keeps nothing else")
-    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks.svg"), help="the picture")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of the figures")
+    parser.add_argument("--out", type=Path, help="the picture")
+    parser.add_argument("--results", type=Path, help="the folder of the figures")
     return parser
 
 
 def main() -> None:
     """Measure, print, keep and draw."""
     options = _parser().parse_args()
+    whole = len(sys.argv) == 1  # a trial must not take the place of what is kept
+    results = options.results or (RESULTS if whole else Path(tempfile.gettempdir()))
+    out = options.out or (Path("docs") if whole else results) / "benchmarks.svg"
     known = facts()
     figures = measured(
         options.stores,
@@ -49,10 +54,10 @@ def main() -> None:
     print(f"{sentence(known)}\n")
     print(layer_table(figures) if options.profile else table(figures))
     kept = {"facts": known, "fsyncs_counted_by": HOW, "figures": figures}
-    print(f"\n{keep('-profile' if options.profile else '', kept, options.results)}")
+    print(f"\n{keep('-profile' if options.profile else '', kept, results)}")
     if not options.profile:
-        options.out.write_text(svg(known, figures))
-        print(options.out)
+        out.write_text(svg(known, figures))
+        print(out)
 
 
 if __name__ == "__main__":

@@ -203,6 +203,7 @@ class ResetService:
             LimitReached: Too many were started for this user; those that run stay usable.
             UnknownUser: The broker will not reset this user, and `Policy.mask_unknown_users` is off.
             KeyReused: The `ref` names the reset of another user or credential.
+            FlowBusy: The `ref` names a flow with a call under way, or that a process left which died in it.
         """
         user, ref, origin = Secret(user), inputs.hidden(ref), inputs.hidden(origin)
         tags = inputs.all_hidden(tags)
