@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Archive", "Found", "associated"]
 
-MICROSECOND = timedelta(microseconds=1)
+NO_TIME, MICROSECOND = timedelta(0), timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -36,12 +36,12 @@ class Found:
     Attributes:
         stamp: Of the save that it comes from.
 
-        busy: Whether whoever announced its intent may still be at it, by the store's clock.
+        busy: How long whoever announced its intent may still be at it, by the store's clock; nothing: no longer.
     """
 
     dossier: Dossier
     stamp: bytes
-    busy: bool
+    busy: timedelta
 
 
 def associated(record: Record) -> bytes:
@@ -159,7 +159,7 @@ class Archive:
             dossier = codec.decode(self._keyring.open(record.realm, record.id, record.body, associated(record)), record)
             left = record.lease_left
             if dossier.intent is None or dossier.intent.command in COMMANDS:
-                return Found(dossier, record.stamp, busy=left is not None and left > timedelta(0))
+                return Found(dossier, record.stamp, busy=max(left or NO_TIME, NO_TIME))
             why = "it is busy with a command that this release does not know"
         except UnknownKeyError as error:
             if record.realm != self._realm:

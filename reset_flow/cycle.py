@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Cycle", "Given", "Tended"]
 
-T = TypeVar("T")
 Given: TypeAlias = Secret | NewCredential | InputRejected | None
 """What came with a command: fit to be sent, or the error that says why it is not."""
 
@@ -102,6 +101,7 @@ class Cycle:
         self._alarm = alarm
         self._worker = worker
         self._tasks = OwnTasks()
+        self._unsent: dict[str, bytes] = {}  # stamps of intents that were given up, though the store may have them
 
     # --- what the service asks for
 
@@ -212,6 +212,7 @@ class Cycle:
         if flow := self._recalled(found.dossier, command, key):
             return found.dossier, flow
         same = intent and intent.command == command and intent.secret == given and command in SETTLED_BY_ASKING
+        same = same and found.stamp != self._unsent.get(flow_id)
         dossier = await self._settled(found, key if same else None)
         try:
             if flow := self._recalled(dossier, command, key):
@@ -262,10 +263,7 @@ class Cycle:
 
     async def _settled(self, found: Found, key: bytes | None = None) -> Dossier:
         """
-        The dossier without an intent.
-
-        Args:
-            key: Of the same command, asked for again under another key: it recalls the same result from now on.
+        The dossier without an intent. The key of the same command, asked for again, recalls its result from now on.
 
         Raises:
             FlowBusy: The intent may still be under way.
@@ -274,8 +272,10 @@ class Cycle:
         if dossier.intent is None:
             return dossier
         self._check_broker(dossier)
+        if self._unsent.get(dossier.id) == found.stamp:
+            return (await self._tasks.run(self._conclude(dossier, NotActed())))[0]
         if found.busy:
-            raise FlowBusy(dossier.id, dossier.intent.command).with_flow(self.view(dossier))
+            raise FlowBusy(dossier.id, dossier.intent.command, found.busy).with_flow(self.view(dossier))
         return await self._tasks.run(self._settle(dossier, key))
 
     async def _expired(self, dossier: Dossier) -> Dossier:
@@ -326,7 +326,8 @@ class Cycle:
                 await self._archive.save(record, priced.charges)
         except StoreUnavailable:
             if not self._tasks.closed:
-                self._tasks.spawn(self._withdraw(intended, record))
+                self._unsent[record.id] = record.stamp
+                self._tasks.spawn(self._withdraw(record))
             raise
         dossier = priced.dossier.changed(version=record.version)
         try:
@@ -340,20 +341,20 @@ class Cycle:
             raise error.with_flow(self.view(dossier))
         return self.view(dossier)
 
-    async def _withdraw(self, intended: Dossier, record: Record) -> None:
+    async def _withdraw(self, record: Record) -> None:
         """Take back an intent whose save was not acknowledged, in case it got through: nothing was sent."""
         pauses = Pauses()
-        while True:
-            with suppress(StoreUnavailable):
-                try:
-                    found = await self._archive.load(intended.id)
-                except FlowNotFound:
-                    return
-                if found.stamp == record.stamp:
-                    with suppress(StaleRecord):
-                        await self._conclude(found.dossier, NotActed())
-                return
-            await pauses.next()
+        try:
+            with suppress(FlowNotFound, StaleRecord):
+                while True:
+                    with suppress(StoreUnavailable):
+                        found = await self._archive.load(record.id)
+                        if found.stamp == record.stamp:
+                            await self._conclude(found.dossier, NotActed())
+                        return
+                    await pauses.next()
+        finally:
+            self._unsent.pop(record.id, None)
 
     async def _settle(self, dossier: Dossier, key: bytes | None = None) -> Dossier:
         """Find out, or say in doubt, what became of an intent whose lease has run out."""

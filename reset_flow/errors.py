@@ -36,6 +36,7 @@ did not move its flow carries it, as it now stands, as `flow`. No message holds 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from reset_flow.models import printable
@@ -144,15 +145,22 @@ class IllegalCommand(ResetFlowError):
 
 
 class FlowBusy(ResetFlowError):
-    """Another command of the same flow is under way. Ask again when it is done."""
+    """
+    Another command of the same flow is under way. Ask again when it is done.
+
+    Attributes:
+        retry_after: By then it is over, even if the process died that began it; mostly it is sooner.
+    """
 
     code = "flow_busy"
     retryable = True
 
-    def __init__(self, flow_id: str, command: str) -> None:
-        super().__init__(f"flow {flow_id} is busy with {command}: wait until it is done")
+    def __init__(self, flow_id: str, command: str, retry_after: timedelta | None = None) -> None:
+        until = "" if retry_after is None else f", {math.ceil(retry_after.total_seconds())} s at the most"
+        super().__init__(f"flow {flow_id} is busy with {command}: wait until it is done{until}")
         self.flow_id = flow_id
         self.command = command
+        self.retry_after = retry_after
 
 
 class KeyReused(ResetFlowError):

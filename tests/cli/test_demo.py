@@ -86,6 +86,11 @@ def test_kept_files_hold_the_flow_and_can_be_listed(run: Run, home: Path) -> Non
     run("demo", "--keep", "kept").refused(6, "choose another folder")
 
 
+def as_at_a_terminal() -> None:
+    """Who runs in the background is told to ignore an interrupt."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
     ("number", "status", "words"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 6, "ended by SIGTERM")]
 )
@@ -93,7 +98,13 @@ def test_whoever_ends_it_early_finds_nothing_left(
     temporary: Path, number: signal.Signals, status: int, words: str
 ) -> None:
     environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+    with subprocess.Popen(
+        COMMAND,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        preexec_fn=as_at_a_terminal,  # noqa: PLW1509 - no other thread is there yet
+    ) as process:
         try:
             assert process.stdout is not None
             seen = ""

@@ -70,6 +70,8 @@ async def test_while_the_lease_lasts_nobody_touches_the_flow(crash: Any, clock: 
     clock.advance(timedelta(seconds=29))
     for each in ("answer", "resend", "verify", "set_password"):
         error = await refused(give(other, flow, each), FlowBusy)
+        assert error.retry_after == timedelta(seconds=1)
+        assert "1 s at the most" in str(error)
         assert (error.flow, error.command, error.retryable) == (seen, command, True)
     error = await refused(other.service.cancel(flow.id), FlowBusy)
     assert (await other.service.sweep()).settled == 0

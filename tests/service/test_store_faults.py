@@ -70,6 +70,30 @@ async def test_an_intent_is_withdrawn_once_the_store_is_back(house: Any, at: Any
     assert (await other.service.cancel(flow.id)).ended
 
 
+@EVERY_COMMAND
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "after the lease"])
+async def test_an_intent_that_was_given_up_is_never_sent_by_its_own_worker(
+    house: Any, at: Any, clock: Any, monkeypatch: pytest.MonkeyPatch, *, command: str, late: bool
+) -> None:
+    monkeypatch.setattr("reset_flow.tasks.FIRST_PAUSE", 60.0)
+    worker = house.worker()
+    stands, given, after = COMMANDS[command]
+    flow = await at(worker, stands)
+    clock.advance(timedelta(minutes=1))
+    worker.door.plan.append("after and away")
+    await refused(getattr(worker.service, command)(flow.id, *given), StoreUnavailable)
+    await asyncio.sleep(0.01)  # it has been tried to withdraw it, in vain
+    worker.door.down = False
+    if late:
+        house.lease_runs_out()
+        await worker.service.sweep()
+        seen = await worker.service.get(flow.id)
+        assert (seen.state, seen.in_doubt, seen.attempts_left) == (flow.state, None, flow.attempts_left)
+        assert worker.transport.calls == []
+    moved = await getattr(worker.service, command)(flow.id, *given)
+    assert (moved.state, len(worker.transport.calls)) == (after, 1)
+
+
 async def test_an_intent_that_is_withdrawn_is_not_somebody_elses(house: Any, at: Any) -> None:
     worker, other = house.worker(), house.worker()
     flow = await at(worker, State.QUESTION_ANSWERED)

@@ -133,7 +133,7 @@ async def test_a_step_that_nobody_answers_whole_is_unknown(serve: Serve, etna: M
             writer.write(server.reply(b'{"Errors": [], "IsSucceed": true, "State": "Succeeded"}', length=1000))
 
     server = await serve(script)
-    got = await CALLS[step](etna(server.url, deadline=timedelta(seconds=0.2)))
+    got = await CALLS[step](etna(server.url, deadline=timedelta(seconds=1)))
     assert len(server.requests) == 1
     if step == "challenge":
         assert isinstance(got, NotActed)
