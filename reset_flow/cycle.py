@@ -101,7 +101,7 @@ class Cycle:
         self._alarm = alarm
         self._worker = worker
         self._tasks = OwnTasks()
-        self._unsent: dict[str, bytes] = {}  # stamps of intents that were given up, though the store may have them
+        self._unsent: set[bytes] = set()  # stamps of intents that were given up, though the store may have them
 
     # --- what the service asks for
 
@@ -212,7 +212,7 @@ class Cycle:
         if flow := self._recalled(found.dossier, command, key):
             return found.dossier, flow
         same = intent and intent.command == command and intent.secret == given and command in SETTLED_BY_ASKING
-        same = same and found.stamp != self._unsent.get(flow_id)
+        same = same and found.stamp not in self._unsent
         dossier = await self._settled(found, key if same else None)
         try:
             if flow := self._recalled(dossier, command, key):
@@ -272,7 +272,7 @@ class Cycle:
         if dossier.intent is None:
             return dossier
         self._check_broker(dossier)
-        if self._unsent.get(dossier.id) == found.stamp:
+        if found.stamp in self._unsent:
             return (await self._tasks.run(self._conclude(dossier, NotActed())))[0]
         if found.busy:
             raise FlowBusy(dossier.id, dossier.intent.command, found.busy).with_flow(self.view(dossier))
@@ -289,14 +289,20 @@ class Cycle:
 
     async def _keep(self, dossier: Dossier, since: int, charges: Sequence[Charge] = ()) -> Dossier:
         priced = self._budgets.kept(rules.signed(dossier, since, self._worker), charges)
-        await self._archive.save(record := self._archive.record(priced.dossier), priced.charges)
-        self._announce(saved := priced.dossier.changed(version=record.version), since)
+        saved = await self._save(priced)
+        self._announce(saved, since)
         return saved
 
-    async def _save_at_last(self, priced: Priced) -> Dossier:
-        """Save what must not be lost: again and again until the store takes it, or the service has closed."""
-        record = self._archive.record(priced.dossier)
-        pauses = Pauses()
+    async def _save(self, priced: Priced, record: Record | None = None, *, at_last: bool = False) -> Dossier:
+        """
+        The dossier as it is saved: without its wish, and under the same stamp, where that can't be granted.
+
+        Args:
+            record: Of it, if there is one already.
+
+            at_last: It must not be lost: again and again until the store takes it, or the service has closed.
+        """
+        record, pauses = record or self._archive.record(priced.dossier), Pauses()
         while True:
             try:
                 await self._archive.save(record, priced.charges)
@@ -306,6 +312,8 @@ class Cycle:
                 priced = priced.without()
                 record = self._archive.record(priced.dossier, record.stamp)
             except StoreUnavailable:
+                if not at_last:
+                    raise
                 logger.warning("flow %s: the store does not take an outcome, trying again", record.id)
                 await pauses.next()
             else:
@@ -316,20 +324,12 @@ class Cycle:
         priced = self._budgets.intended(intended, charges)
         record = self._archive.record(priced.dossier)
         try:
-            try:
-                await self._archive.save(record, priced.charges)
-            except LimitReached:
-                if not priced.wish:
-                    raise
-                priced = priced.without()
-                record = self._archive.record(priced.dossier, record.stamp)
-                await self._archive.save(record, priced.charges)
+            dossier = await self._save(priced, record)
         except StoreUnavailable:
             if not self._tasks.closed:
-                self._unsent[record.id] = record.stamp
+                self._unsent.add(record.stamp)
                 self._tasks.spawn(self._withdraw(record))
             raise
-        dossier = priced.dossier.changed(version=record.version)
         try:
             dossier, error = await self._carry_out(dossier, new, began)
         except StaleRecord:
@@ -354,7 +354,7 @@ class Cycle:
                         return
                     await pauses.next()
         finally:
-            self._unsent.pop(record.id, None)
+            self._unsent.discard(record.stamp)
 
     async def _settle(self, dossier: Dossier, key: bytes | None = None) -> Dossier:
         """Find out, or say in doubt, what became of an intent whose lease has run out."""
@@ -379,7 +379,7 @@ class Cycle:
     ) -> tuple[Dossier, ResetFlowError | None]:
         """Each sending is an intent of its own, with a lease of its own."""
         began = time.monotonic()
-        dossier = await self._save_at_last(Priced(rules.announce_again(dossier)))
+        dossier = await self._save(Priced(rules.announce_again(dossier)), at_last=True)
         return await self._carry_out(dossier, new, began, key)
 
     async def _conclude(
@@ -394,7 +394,7 @@ class Cycle:
                 resolved = rules.remember(resolved, each, intent.command, error.code if error else "")
         judged = intent.command == "verify" and isinstance(outcome, (Accepted, Rejected))
         alarm = judged and self._alarm.saw(right=isinstance(outcome, Accepted))
-        saved = await self._save_at_last(self._budgets.concluded(resolved, intent, outcome))
+        saved = await self._save(self._budgets.concluded(resolved, intent, outcome), at_last=True)
         self._announce(saved, since, alarm=alarm)
         return saved, error
 

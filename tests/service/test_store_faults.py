@@ -75,14 +75,20 @@ async def test_an_intent_is_withdrawn_once_the_store_is_back(house: Any, at: Any
 async def test_an_intent_that_was_given_up_is_never_sent_by_its_own_worker(
     house: Any, at: Any, clock: Any, monkeypatch: pytest.MonkeyPatch, *, command: str, late: bool
 ) -> None:
-    monkeypatch.setattr("reset_flow.tasks.FIRST_PAUSE", 60.0)
+    asleep = asyncio.Event()
+
+    async def for_ever(_: Any) -> None:
+        asleep.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("reset_flow.tasks.Pauses.next", for_ever)
     worker = house.worker()
     stands, given, after = COMMANDS[command]
     flow = await at(worker, stands)
     clock.advance(timedelta(minutes=1))
     worker.door.plan.append("after and away")
     await refused(getattr(worker.service, command)(flow.id, *given), StoreUnavailable)
-    await asyncio.sleep(0.01)  # it has been tried to withdraw it, in vain
+    await asleep.wait()  # it has been tried to withdraw it, in vain
     worker.door.down = False
     if late:
         house.lease_runs_out()
