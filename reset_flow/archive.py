@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b32hexencode
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from reset_flow.ports import Charge, Store, Tracer
     from reset_flow.sealing import Keyring
 
-__all__ = ["Archive", "Found", "associated"]
+__all__ = ["Archive", "Found", "associated", "spelled"]
 
 NO_TIME, MICROSECOND = timedelta(0), timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -42,6 +43,11 @@ class Found:
     dossier: Dossier
     stamp: bytes
     busy: timedelta
+
+
+def spelled(name: bytes) -> str:
+    """The id of a record that is named by these bytes: in base32hex, small, and without padding."""
+    return b32hexencode(name).decode().rstrip("=").lower()
 
 
 def associated(record: Record) -> bytes:

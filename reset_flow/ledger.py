@@ -6,15 +6,14 @@ It stands in a realm of its own, whose name no embedder can give, so that nothin
 
 from __future__ import annotations
 
-import json
-from base64 import b32hexencode
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
+import orjson
 
-from reset_flow.archive import associated
+from reset_flow.archive import associated, spelled
 from reset_flow.errors import FlowNotFound
 from reset_flow.models import State
 from reset_flow.ports import Record
@@ -31,7 +30,7 @@ Counts: TypeAlias = Counter[tuple[int, bool]]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 SCHEMA = 1
-NOTHING = json.dumps([SCHEMA, []]).encode()
+NOTHING = orjson.dumps([SCHEMA, []])
 
 
 def ledger_realm(realm: str) -> str:
@@ -52,7 +51,7 @@ class Ledger:
         self._store = store
         self._keyring = keyring
         self._realm = ledger_realm(realm)
-        self._id = b32hexencode(keyring.lookup(realm, "codes", realm)).decode().rstrip("=").lower()
+        self._id = spelled(keyring.lookup(realm, "codes", realm))
         self._length = length
 
     def number(self, time: datetime) -> int:
@@ -120,11 +119,11 @@ class Ledger:
             [number * length, counts[number, False], counts[number, True]]
             for number in sorted({each for each, _ in counts})
         ]
-        return json.dumps([SCHEMA, rows], separators=(",", ":")).encode()
+        return orjson.dumps([SCHEMA, rows])
 
     def _decode(self, body: bytes) -> Counts:
         length = self._length // MICROSECOND
-        schema, rows = json.loads(body)
+        schema, rows = orjson.loads(body)
         if schema != SCHEMA:
             raise ValueError(f"schema {schema}")
         counts: Counts = Counter()

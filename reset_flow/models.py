@@ -154,7 +154,7 @@ class Secret(Unpicklable):
     __hash__ = None  # type: ignore[assignment] # a hash would be a fingerprint
 
 
-@attrs.frozen(kw_only=True, slots=False)
+@attrs.frozen(kw_only=True)
 class Transition:
     """
     One step that a flow durably took.

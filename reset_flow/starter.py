@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from reset_flow import inputs, rules
+from reset_flow.archive import spelled
 from reset_flow.calls import case_of
 from reset_flow.dossier import Dossier
 from reset_flow.errors import (
@@ -39,7 +40,6 @@ __all__ = ["Starter"]
 audit = logging.getLogger("reset_flow.audit")
 
 ID_BYTES = 16
-DIGITS = "0123456789abcdefghijklmnopqrstuv"
 TAGS = 16
 
 
@@ -130,7 +130,7 @@ class Starter:
             flow_id = self._keyring.lookup(self._realm, "ref", inputs.name(ref, "ref"))
         now = self._now()
         return Dossier(
-            id=_spelled(flow_id),
+            id=spelled(flow_id),
             user=inputs.name(user, "user"),
             credential=Credential(credential),
             transport=self._transport.name,
@@ -179,9 +179,3 @@ class Starter:
             return ""
         number = int.from_bytes(self._keyring.lookup(self._realm, "decoy", self._transport.canonical_user(user)))
         return questions[number % len(questions)]
-
-
-def _spelled(flow_id: bytes) -> str:
-    """In base32hex (RFC 4648), small, and without padding. The library's own takes four times as long as a save."""
-    number = int.from_bytes(flow_id) << 2  # to whole digits
-    return "".join([DIGITS[number >> shift & 31] for shift in range(125, -1, -5)])

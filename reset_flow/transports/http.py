@@ -106,7 +106,8 @@ class _Connector(aiohttp.TCPConnector):
 
     aiohttp would take those bytes for the reply to the next request, which may be another person's.
 
-    And none that makes room for 256 KiB at each read, as asyncio's do: that memory comes from the system every time.
+    And none that makes room for 256 KiB at each read, as asyncio's do: so much may have to come from the
+    system each time.
     """
 
     async def connect(
