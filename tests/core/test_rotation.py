@@ -23,6 +23,7 @@ from reset_flow.models import State
 from reset_flow.rotation import ResealReport
 from reset_flow.sealing import Key, Keyring
 from reset_flow.service import ResetService
+from reset_flow.settings import open_store
 from reset_flow.stores.memory import MemoryStore
 from reset_flow.stores.sqlite import SQLiteStore
 from reset_flow.testing import ScriptedTransport
@@ -160,10 +161,16 @@ class Worker:
         return flow
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def worker(request: pytest.FixtureRequest, path: Path) -> AsyncIterator[Worker]:
-    store = SQLiteStore(path.with_name("flows.db")) if request.param == "sqlite" else MemoryStore()
-    worker = Worker(store, path)
+@pytest.fixture(params=["memory", "sqlite", "postgres", "redis"])
+def address(request: pytest.FixtureRequest, path: Path) -> str:
+    if request.param in ("postgres", "redis"):
+        return str(request.getfixturevalue(f"{request.param}_url"))
+    return "memory:" if request.param == "memory" else f"sqlite:///{path.with_name('flows.db')}"
+
+
+@pytest.fixture
+async def worker(address: str, path: Path) -> AsyncIterator[Worker]:
+    worker = Worker(open_store(address), path)
     yield worker
     await worker.service.aclose()
 
