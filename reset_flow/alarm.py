@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from reset_flow.ledger import Counts
     from reset_flow.policy import GuessAlarm, Policy
-    from reset_flow.ports import Store, Tracer
+    from reset_flow.ports import Store
     from reset_flow.sealing import Keyring
+    from reset_flow.tracing import SafeTracer
 
 __all__ = ["Alarm"]
 
@@ -47,7 +48,14 @@ class Alarm:
     INTERVAL = timedelta(seconds=5)
 
     def __init__(
-        self, store: Store, keyring: Keyring, realm: str, tracer: Tracer, *, policy: Policy, now: Callable[[], datetime]
+        self,
+        store: Store,
+        keyring: Keyring,
+        realm: str,
+        tracer: SafeTracer,
+        *,
+        policy: Policy,
+        now: Callable[[], datetime],
     ) -> None:
         self._rule = policy.guess_alarm
         self._stops = policy.stop_on_alarm

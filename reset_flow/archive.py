@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from reset_flow.dossier import Dossier
-    from reset_flow.ports import Charge, Store, Tracer
+    from reset_flow.ports import Charge, Store
     from reset_flow.sealing import Keyring
+    from reset_flow.tracing import SafeTracer
 
 __all__ = ["Archive", "Found", "associated", "spelled"]
 
@@ -29,7 +30,7 @@ NO_TIME, MICROSECOND = timedelta(0), timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class Found:
     """
     A dossier as it was just loaded.
@@ -67,7 +68,7 @@ class Archive:
     """The flows of one realm."""
 
     def __init__(
-        self, store: Store, keyring: Keyring, realm: str, lease: timedelta, tracer: Tracer | None = None
+        self, store: Store, keyring: Keyring, realm: str, lease: timedelta, tracer: SafeTracer | None = None
     ) -> None:
         self._store = store
         self._keyring = keyring
@@ -107,12 +108,12 @@ class Archive:
 
     async def save(self, record: Record, charges: Sequence[Charge] = ()) -> None:
         """Keep it; the errors are the store's."""
-        with self._tracer.span("save", state=record.state, charges=len(charges)):
-            try:
-                await self._store.save(record, charges=charges)
-            except StoreError as error:
-                forget_frames(error.__cause__ or error.__context__)
-                raise
+        try:
+            saving = self._store.save(record, charges=charges)
+            await self._tracer.during(saving, "save", state=record.state, charges=len(charges))
+        except StoreError as error:
+            forget_frames(error.__cause__ or error.__context__)
+            raise
 
     async def load(self, flow_id: str) -> Found:
         """

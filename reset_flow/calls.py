@@ -18,12 +18,13 @@ from reset_flow.ports import Case
 from reset_flow.tasks import apart
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from reset_flow.dossier import Dossier
     from reset_flow.models import NewCredential
     from reset_flow.policy import Policy
-    from reset_flow.ports import Tracer, Transport
+    from reset_flow.ports import Transport
+    from reset_flow.tracing import SafeTracer
 
 __all__ = ["Caller", "case_of"]
 
@@ -52,7 +53,7 @@ def case_of(dossier: Dossier) -> Case:
 class Caller:
     """Sends what intents announce."""
 
-    def __init__(self, transport: Transport, policy: Policy, tracer: Tracer) -> None:
+    def __init__(self, transport: Transport, policy: Policy, tracer: SafeTracer) -> None:
         self._transport = transport
         self._tracer = tracer
         self._deadline = transport.deadline.total_seconds()
@@ -107,7 +108,8 @@ class Caller:
             outcome = await self._within(ROUTES[route], partial(self._call, dossier, new), began)
             if isinstance(outcome, (Accepted, Rejected)):
                 self._took[route].append(time.monotonic() - started)
-        await self._pad(started)
+        if self._floor:
+            await self._pad(started)
         return outcome
 
     async def _pretended(self, command: str, route: Call) -> Outcome:
@@ -121,23 +123,25 @@ class Caller:
         if (left := self._floor - (time.monotonic() - began)) > 0:
             await asyncio.sleep(left)
 
-    async def _within(self, route: str, call: Callable[[], Awaitable[Outcome]], began: float) -> Outcome:
+    def _within(self, route: str, call: Callable[[], Awaitable[Outcome]], began: float) -> Coroutine[Any, Any, Outcome]:
         """What came of the call in the time that is left. What a transport may not do leaves the outcome unknown."""
+        return self._tracer.during(self._bounded(route, call, began), "call", route=route)
+
+    async def _bounded(self, route: str, call: Callable[[], Awaitable[Outcome]], began: float) -> Outcome:
         left = self._lease - (time.monotonic() - began)
-        with self._tracer.span("call", route=route):
-            try:
-                # A bit more than its deadline, and less than what is left of the lease.
-                with self._deadlines.within(min(self._deadline * GRACE, (self._deadline + left) / 2)):
-                    outcome = await call()
-                if not _sound(outcome):
-                    outcome = Unknown(detail="no outcome that could be kept")
-            except asyncio.CancelledError:
-                if (task := asyncio.current_task()) and task.cancelling():
-                    raise
-                outcome = Unknown(detail="cancelled by itself")
-            except Exception as error:  # noqa: BLE001 - a transport of somebody else's may raise anything
-                outcome = Unknown(detail=type(error).__name__)
-            self._tracer.count("outcome", route=route, outcome=type(outcome).__name__)
+        try:
+            # A bit more than its deadline, and less than what is left of the lease.
+            with self._deadlines.within(min(self._deadline * GRACE, (self._deadline + left) / 2)):
+                outcome = await call()
+            if not _sound(outcome):
+                outcome = Unknown(detail="no outcome that could be kept")
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
+            outcome = Unknown(detail="cancelled by itself")
+        except Exception as error:  # noqa: BLE001 - a transport of somebody else's may raise anything
+            outcome = Unknown(detail=type(error).__name__)
+        self._tracer.count("outcome", route=route, outcome=type(outcome).__name__)
         return outcome
 
     def _in_time(self, began: float) -> bool:

@@ -40,12 +40,15 @@ UPGRADES: dict[int, Callable[[list[Any]], list[Any]]] = {1: _from_1}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 
-_STATES = {state: letter for letter, state in zip("rqctpf", State, strict=True)}
-_LETTERS = {letter: state for state, letter in _STATES.items()}
+_LETTERS = dict(zip("rqctpf", State, strict=True))
+_ENDS = {a + b: (source, target) for a, source in _LETTERS.items() for b, target in _LETTERS.items()}
+_EDGES = {ends: letters for letters, ends in _ENDS.items()}
+_CREDENTIALS = {credential.value: credential for credential in Credential}  # a dict asks in a tenth of the time
 
 
 def _after(start: datetime, microseconds: int | None) -> datetime | None:
-    return None if microseconds is None else start + timedelta(microseconds=microseconds)
+    # To multiply takes a third of the time of `timedelta(microseconds=...)`.
+    return None if microseconds is None else start + microseconds * MICROSECOND
 
 
 def _bytes(text: str | None) -> bytes | None:
@@ -58,8 +61,8 @@ def _secret(text: str | None) -> Secret | None:
 
 def encode(dossier: Dossier) -> bytes:
     """The bytes to seal. Whoever calls must have checked that every text can be written as UTF-8."""
-    start, intent = dossier.created_at, dossier.intent
-    workers = list(dict.fromkeys([transition.worker for transition in dossier.history]))
+    start, intent, history = dossier.created_at, dossier.intent, dossier.history
+    workers = list(dict.fromkeys([step.worker for step in history]))
     return orjson.dumps(
         [
             SCHEMA,
@@ -92,12 +95,12 @@ def encode(dossier: Dossier) -> bytes:
             workers,
             [
                 [
-                    t.trigger,
-                    _STATES[t.source] + _STATES[t.target],
-                    (t.at - start) // MICROSECOND,
-                    workers.index(t.worker),
+                    step.trigger,
+                    _EDGES[step.source, step.target],
+                    (step.at - start) // MICROSECOND,
+                    workers.index(step.worker),
                 ]
-                for t in dossier.history
+                for step in history
             ],
         ]
     )
@@ -136,7 +139,7 @@ def _decode(row: list[Any], record: Record) -> Dossier:
         failure, sent, granted, (answers, codes, passwords, resends), flags, results, listeners, owed, workers,
         history,
     ) = _upgraded(row)  # fmt: skip
-    start = EPOCH + timedelta(microseconds=created)
+    start = EPOCH + created * MICROSECOND
     return Dossier(
         id=record.id,
         version=record.version,
@@ -144,10 +147,10 @@ def _decode(row: list[Any], record: Record) -> Dossier:
         ended_at=record.ended_at,
         lookups=record.lookups,
         user=user,
-        credential=Credential(credential),
+        credential=_CREDENTIALS[credential],
         transport=transport,
         created_at=start,
-        expires_at=start + timedelta(microseconds=expires),
+        expires_at=start + expires * MICROSECOND,
         question=question,
         continuation=_bytes(continuation),
         answer=_secret(answer),
@@ -164,18 +167,20 @@ def _decode(row: list[Any], record: Record) -> Dossier:
         compensated=bool(flags & 1),
         masked=bool(flags & 2),
         reserved=bool(flags & 4),
-        results=tuple(Result(key=b64decode(key), command=command, code=code) for key, command, code in results),
+        results=tuple([Result(key=b64decode(key), command=command, code=code) for key, command, code in results]),
         listeners=tuple(listeners),
         owed=tuple(owed),
         history=tuple(
-            Transition(
-                trigger=trigger,
-                source=_LETTERS[edge[0]],
-                target=_LETTERS[edge[1]],
-                at=start + timedelta(microseconds=at),
-                worker=workers[worker],
-            )
-            for trigger, edge, at, worker in history
+            [
+                Transition(
+                    trigger=trigger,
+                    source=_ENDS[edge][0],
+                    target=_ENDS[edge][1],
+                    at=start + at * MICROSECOND,
+                    worker=workers[worker],
+                )
+                for trigger, edge, at, worker in history
+            ]
         ),
     )
 
@@ -184,7 +189,7 @@ def _intent(start: datetime, row: list[Any]) -> Intent:
     command, at, sendings, secret, key = row
     return Intent(
         command=command,
-        at=start + timedelta(microseconds=at),
+        at=start + at * MICROSECOND,
         sendings=sendings,
         secret=_secret(secret),
         key=_bytes(key),

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from reset_flow.dossier import Dossier
     from reset_flow.models import Flow
     from reset_flow.policy import Policy
-    from reset_flow.ports import Charge, Guard, Record, Tracer
+    from reset_flow.ports import Charge, Guard, Record
+    from reset_flow.tracing import SafeTracer
 
 __all__ = ["Cycle", "Given", "Tended"]
 
@@ -82,7 +83,7 @@ class Cycle:
         archive: Archive,
         announcer: Announcer,
         budgets: Budgets,
-        tracer: Tracer,
+        tracer: SafeTracer,
         *,
         alarm: Alarm,
         policy: Policy,
@@ -116,8 +117,8 @@ class Cycle:
             ResetFlowError: The flow did not move on; it is attached as it now stands.
         """
         try:
-            with self._tracer.span("command", command=command, flow=flow_id):
-                return await self._run(flow_id, command, given, key)
+            work = self._run(flow_id, command, given, key)
+            return await self._tracer.during(work, "command", command=command, flow=flow_id)
         except ResetFlowError as error:
             audit.info("flow %s: %s refused: %s (%s)", printable(flow_id), command, error.code, self._worker)
             raise
@@ -130,7 +131,7 @@ class Cycle:
                 if flow:
                     return flow
                 if COMMANDS[command].call is None:
-                    ended = rules.cancel(dossier, self._now())
+                    ended = rules.cancel(dossier, self._moment())
                     return await self.keep(rules.remember(ended, key, command, ""), len(dossier.history))
                 secret = given if isinstance(given, Secret) else None
                 new = given if isinstance(given, NewCredential) else None
@@ -207,22 +208,23 @@ class Cycle:
     async def _ready(self, flow_id: str, command: str, given: Given, key: bytes | None) -> tuple[Dossier, Flow | None]:
         """The dossier that the command may come for; with a flow where that is all that is to be returned."""
         found = await self._archive.load(flow_id)
-        intent = found.dossier.intent
-        self._check_broker(found.dossier)
-        if flow := self._recalled(found.dossier, command, key):
-            return found.dossier, flow
-        same = intent and intent.command == command and intent.secret == given and command in SETTLED_BY_ASKING
-        same = same and found.stamp not in self._unsent
-        dossier = await self._settled(found, key if same else None)
+        dossier, intent = found.dossier, found.dossier.intent
+        self._check_broker(dossier)
+        if key and (flow := self._recalled(dossier, command, key)):
+            return dossier, flow
         try:
-            if flow := self._recalled(dossier, command, key):
-                return dossier, flow
-            if same:
-                fired = dossier.history[len(found.dossier.history) :]
-                if error := verdict(command, Unknown(), fired):
-                    raise error
-                return dossier, self.view(dossier)
-            dossier = await self._expired(dossier)
+            if intent is not None:
+                same = intent.command == command and intent.secret == given and command in SETTLED_BY_ASKING
+                same = same and found.stamp not in self._unsent
+                dossier = await self._settled(found, key if same else None)
+                if key and (flow := self._recalled(dossier, command, key)):
+                    return dossier, flow
+                if same:
+                    if error := verdict(command, Unknown(), dossier.history[len(found.dossier.history) :]):
+                        raise error
+                    return dossier, self.view(dossier)
+            if rules.expired(dossier, self._now()):
+                dossier = await self._expired(dossier)
             await self._admit(dossier, command, given)
         except StaleRecord:
             raise
@@ -244,9 +246,9 @@ class Cycle:
         for guard in self._guards:
             await guard(self.view(dossier), command)
 
-    def _recalled(self, dossier: Dossier, command: str, key: bytes | None) -> Flow | None:
+    def _recalled(self, dossier: Dossier, command: str, key: bytes) -> Flow | None:
         """What came of the command that had this key before; raises if an error did."""
-        result = key and rules.recall(dossier, key)
+        result = rules.recall(dossier, key)
         if not result:
             return None
         flow = self.view(dossier)
@@ -280,16 +282,17 @@ class Cycle:
 
     async def _expired(self, dossier: Dossier) -> Dossier:
         """The dossier, ended if its time is up."""
-        now = self._now()
-        if not rules.expired(dossier, now):
+        if not rules.expired(dossier, self._now()):
             return dossier
-        return await self._tasks.run(self._keep(rules.expire(dossier, now), len(dossier.history)))
+        return await self._tasks.run(self._keep(rules.expire(dossier, self._moment()), len(dossier.history)))
+
+    def _moment(self) -> rules.Moment:
+        return rules.Moment(self._now(), self._worker)
 
     # --- in a task of its own, from the first save on
 
     async def _keep(self, dossier: Dossier, since: int, charges: Sequence[Charge] = ()) -> Dossier:
-        priced = self._budgets.kept(rules.signed(dossier, since, self._worker), charges)
-        saved = await self._save(priced)
+        saved = await self._save(self._budgets.kept(dossier, charges))
         self._announce(saved, since)
         return saved
 
@@ -302,7 +305,8 @@ class Cycle:
 
             at_last: It must not be lost: again and again until the store takes it, or the service has closed.
         """
-        record, pauses = record or self._archive.record(priced.dossier), Pauses()
+        record = record or self._archive.record(priced.dossier)
+        pauses: Pauses | None = None
         while True:
             try:
                 await self._archive.save(record, priced.charges)
@@ -315,6 +319,7 @@ class Cycle:
                 if not at_last:
                     raise
                 logger.warning("flow %s: the store does not take an outcome, trying again", record.id)
+                pauses = pauses or Pauses()
                 await pauses.next()
             else:
                 return priced.dossier.changed(version=record.version)
@@ -387,7 +392,7 @@ class Cycle:
     ) -> tuple[Dossier, ResetFlowError | None]:
         intent, since = dossier.intent, len(dossier.history)
         assert intent is not None
-        resolved = rules.signed(rules.resolve(dossier, outcome, self._policy, self._now()), since, self._worker)
+        resolved = rules.resolve(dossier, outcome, self._policy, self._moment())
         error = verdict(intent.command, outcome, resolved.history[since:], mute=self._policy.mask_unknown_users)
         if len(resolved.history) > since:  # else nothing happened, and the same key may try again
             for each in dict.fromkeys((intent.key, key)):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from reset_flow.archive import Archive, Found
     from reset_flow.cycle import Cycle
-    from reset_flow.ports import Tracer
+    from reset_flow.tracing import SafeTracer
 
 __all__ = ["SweepReport", "Sweeper"]
 
@@ -73,7 +73,7 @@ class Sweeper:
     """Sweeps one realm. Any number of workers may do so at once: versions keep them apart."""
 
     def __init__(
-        self, cycle: Cycle, archive: Archive, tracer: Tracer, *, retention: timedelta, now: Callable[[], datetime]
+        self, cycle: Cycle, archive: Archive, tracer: SafeTracer, *, retention: timedelta, now: Callable[[], datetime]
     ) -> None:
         self._cycle = cycle
         self._archive = archive
@@ -90,11 +90,13 @@ class Sweeper:
         Raises:
             StoreUnavailable: The store went away; what was done is done.
         """
-        with self._tracer.span("sweep"):
-            report = await self._sweep()
-            for name in ("settled", "expired", "delivered", "purged", "unreadable"):
-                if amount := getattr(report, name):
-                    self._tracer.count(name, amount)
+        return await self._tracer.during(self._counted(), "sweep")
+
+    async def _counted(self) -> SweepReport:
+        report = await self._sweep()
+        for name in ("settled", "expired", "delivered", "purged", "unreadable"):
+            if amount := getattr(report, name):
+                self._tracer.count(name, amount)
         return report
 
     async def _sweep(self) -> SweepReport:

@@ -1,8 +1,8 @@
-"""What may come in a flow, and what an outcome means for it. Pure: a time comes in, a new dossier goes out."""
+"""What may come in a flow, and what an outcome means for it. Pure: a moment comes in, a new dossier goes out."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from reset_flow.policy import Policy
 
 __all__ = [
+    "Moment",
     "admit",
     "adopt",
     "adopted",
@@ -49,16 +50,32 @@ __all__ = [
     "remember",
     "repeatable",
     "resolve",
-    "signed",
     "unsent",
     "view",
 ]
+
+COUNTERS = {
+    "answer": "answers",
+    "resend": "resends",
+    "verify": "codes",
+    "set_password": "passwords",
+    "set_pin": "passwords",
+}
+"""What of a dossier counts the attempts at a command."""
 
 RESULTS = 8
 """How many results of commands with an idempotency key a flow remembers."""
 
 SENDINGS = 2
 """How often one command may be sent: once, and once more when nobody knows what came of it."""
+
+
+@attrs.frozen(slots=False)
+class Moment:
+    """When something is decided, and by which worker."""
+
+    at: datetime
+    worker: str = ""
 
 
 # --- looking
@@ -157,7 +174,7 @@ def announce(
 ) -> Dossier:
     """The dossier with the intent of sending, its attempt counted."""
     intent = Intent(command=command, at=now, secret=secret, key=key)
-    return _count(dossier.changed(intent=intent), command, 1)
+    return dossier.changed(intent=intent, **_counted(dossier, command, 1))
 
 
 def announce_again(dossier: Dossier) -> Dossier:
@@ -171,85 +188,72 @@ def repeatable(intent: Intent) -> bool:
     return COMMANDS[intent.command].repeatable and intent.sendings < SENDINGS
 
 
-def _count(dossier: Dossier, command: str, amount: int) -> Dossier:
-    match command:
-        case "answer":
-            return dossier.changed(answers=dossier.answers + amount)
-        case "resend":
-            return dossier.changed(resends=dossier.resends + amount)
-        case "verify":
-            return dossier.changed(codes=dossier.codes + amount)
-        case "set_password" | "set_pin":
-            return dossier.changed(passwords=dossier.passwords + amount)
-        case _:
-            return dossier
+def _counted(dossier: Dossier, command: str, amount: int) -> dict[str, int]:
+    """What changes when so many attempts at the command are added."""
+    counter = COUNTERS.get(command)
+    return {counter: getattr(dossier, counter) + amount} if counter else {}
 
 
 # --- after it
 
 
-def resolve(dossier: Dossier, outcome: Outcome, policy: Policy, now: datetime) -> Dossier:
+def resolve(dossier: Dossier, outcome: Outcome, policy: Policy, now: Moment) -> Dossier:
     """What the outcome makes of a dossier with an intent. Attempts that are used up end the flow."""
     intent = dossier.intent
     assert intent is not None
-    done = dossier.changed(intent=None)
     match outcome:
-        case NotActed() if intent.sendings == 1:
-            return _count(done, intent.command, -1)
         case Accepted():
-            done = _accepted(done, intent, outcome, policy, now)
+            return _accepted(dossier, intent, outcome, policy, now)
+        case NotActed() if intent.sendings == 1:
+            return dossier.changed(intent=None, **_counted(dossier, intent.command, -1))
         case Rejected():
-            done = _rejected(done, intent, policy, now)
+            done = _rejected(dossier, intent, policy, now)
         case _:
-            done = _unknown(done, intent, now)
-    if not isinstance(outcome, Accepted) and attempts_left(done, policy) == 0:
-        return _end(done, Failure.TOO_MANY_ATTEMPTS, now)
-    return done
+            done = _unknown(dossier, intent, now)
+    return _end(done, Failure.TOO_MANY_ATTEMPTS, now) if attempts_left(done, policy) == 0 else done
 
 
-def _accepted(dossier: Dossier, intent: Intent, outcome: Accepted, policy: Policy, now: datetime) -> Dossier:
+def _accepted(dossier: Dossier, intent: Intent, outcome: Accepted, policy: Policy, now: Moment) -> Dossier:
     """A guess that the broker accepts is given back; another code that was asked for is not."""
-    if outcome.continuation is not None:
-        dossier = dossier.changed(continuation=outcome.continuation)
     triggers = COMMANDS[intent.command].accepted
+    known: dict[str, Any] = {} if outcome.continuation is None else {"continuation": outcome.continuation}
     match intent.command:
         case "start" | "answer":
-            known = dossier.changed(answer=intent.secret, sent_at=intent.at, in_doubt=None)
-            return _fire(_count(known, intent.command, -1), triggers, now)
+            known |= _counted(dossier, intent.command, -1)
+            return _fire(dossier, triggers, now, answer=intent.secret, sent_at=intent.at, in_doubt=None, **known)
         case "resend":
-            return _fire(dossier.changed(sent_at=intent.at, in_doubt=None), triggers, now)
-        case "verify" if not outcome.value:
-            return _fire(_count(dossier, "verify", -1).changed(in_doubt=Step.CODE), triggers[:1], now)
+            return _fire(dossier, triggers, now, sent_at=intent.at, in_doubt=None, **known)
         case "verify":
-            assert outcome.value is not None
-            known = _granted(dossier.changed(answer=None, in_doubt=None), outcome.value, policy, now)
-            return _fire(_count(known, "verify", -1), triggers, now)
+            known |= _counted(dossier, "verify", -1)
+            if not outcome.value:
+                return _fire(dossier, triggers[:1], now, in_doubt=Step.CODE, **known)
+            known |= _granted(dossier, outcome.value, policy, now.at)
+            return _fire(dossier, triggers, now, answer=None, in_doubt=None, **known)
         case _:
-            return _close(_fire(dossier.changed(in_doubt=None), triggers, now), now)
+            return _fire(dossier, triggers, now, in_doubt=None, **_closed(dossier, now))
 
 
-def _granted(dossier: Dossier, token: Secret, policy: Policy, now: datetime) -> Dossier:
-    """With its token, and no longer to live than that may be used."""
+def _granted(dossier: Dossier, token: Secret, policy: Policy, now: datetime) -> dict[str, Any]:
+    """What changes with its token, and no longer to live than that may be used."""
     lifetime = policy.token_lifetime or (dossier.expires_at - now)
-    return dossier.changed(token=token, granted_at=now, expires_at=min(dossier.expires_at, now + lifetime))
+    return {"token": token, "granted_at": now, "expires_at": min(dossier.expires_at, now + lifetime)}
 
 
-def _rejected(dossier: Dossier, intent: Intent, policy: Policy, now: datetime) -> Dossier:
+def _rejected(dossier: Dossier, intent: Intent, policy: Policy, now: Moment) -> Dossier:
     triggers = COMMANDS[intent.command].rejected
     match intent.command:
         case "start" if dossier.question == "" and policy.mask_unknown_users:
-            waived = dossier.changed(masked=True, sent_at=intent.at)
-            return _fire(waived, COMMANDS["start"].accepted, now)
+            return _fire(dossier, COMMANDS["start"].accepted, now, masked=True, sent_at=intent.at)
         case "start" if dossier.question == "":
             return _end(dossier, Failure.BROKER_REFUSED, now)  # no question, and yet a no: nothing is left to ask for
         case "resend":
             # The answer that the broker once took is wrong by now. The table has no way back from a verified code but
             # over the code being spent, which a person who asks for another one has given up.
             road = ("code_spent", *triggers) if dossier.state is State.CODE_VERIFIED else triggers
-            return _fire(dossier.changed(answer=None, in_doubt=None), road, now)
+            return _fire(dossier, road, now, answer=None, in_doubt=None)
         case "verify" if intent.sendings > 1:
-            given_back = dossier if dossier.compensated else _count(dossier, "verify", -1)
-            return _fire(given_back.changed(in_doubt=Step.CODE, compensated=True), ("code_spent",), now)
+            given_back = {} if dossier.compensated else _counted(dossier, "verify", -1)
+            return _fire(dossier, ("code_spent",), now, in_doubt=Step.CODE, compensated=True, **given_back)
         case "set_password" | "set_pin" if intent.sendings > 1 or _last_step_in_doubt(dossier):
             # The broker may have refused the token that an earlier sending spent, or the password: nobody can know.
             return _unknown(dossier, intent, now)
@@ -257,13 +261,14 @@ def _rejected(dossier: Dossier, intent: Intent, policy: Policy, now: datetime) -
             return _fire(dossier, triggers, now)
 
 
-def _unknown(dossier: Dossier, intent: Intent, now: datetime) -> Dossier:
-    in_doubt = dossier.changed(in_doubt=_doubt(intent.command, dossier.credential))
+def _unknown(dossier: Dossier, intent: Intent, now: Moment) -> Dossier:
+    doubt = _doubt(intent.command, dossier.credential)
+    known: dict[str, Any] = {"in_doubt": doubt}
     if intent.command in ("start", "answer"):
-        in_doubt = in_doubt.changed(answer=intent.secret)
-    if in_doubt.in_doubt is Step.ANSWER:
-        in_doubt = in_doubt.changed(sent_at=intent.at)
-    return _fire(in_doubt, COMMANDS[intent.command].unknown, now)
+        known["answer"] = intent.secret
+    if doubt is Step.ANSWER:
+        known["sent_at"] = intent.at
+    return _fire(dossier, COMMANDS[intent.command].unknown, now, **known)
 
 
 def _doubt(command: str, credential: Credential) -> Step:
@@ -301,12 +306,12 @@ def remember(dossier: Dossier, key: bytes | None, command: str, code: str) -> Do
 # --- ends, and ways around
 
 
-def cancel(dossier: Dossier, now: datetime) -> Dossier:
+def cancel(dossier: Dossier, now: Moment) -> Dossier:
     """The flow, ended because the person wants no more of it."""
     return _end(dossier, Failure.CANCELLED, now)
 
 
-def expire(dossier: Dossier, now: datetime) -> Dossier:
+def expire(dossier: Dossier, now: Moment) -> Dossier:
     """The flow, ended because its time is up."""
     return _end(dossier, Failure.EXPIRED, now)
 
@@ -322,15 +327,6 @@ def masked(dossier: Dossier, question: str) -> Dossier:
     return dossier.changed(question=question, masked=True)
 
 
-def signed(dossier: Dossier, since: int, worker: str) -> Dossier:
-    """The dossier whose transitions after that many say who took them."""
-    new = (
-        Transition(trigger=each.trigger, source=each.source, target=each.target, at=each.at, worker=worker)
-        for each in dossier.history[since:]
-    )
-    return dossier.changed(history=(*dossier.history[:since], *new))
-
-
 def adopted(dossier: Dossier) -> bool:
     """Whether the flow began with a token from elsewhere."""
     return [transition.trigger for transition in dossier.history[:1]] == list(COMMANDS["adopt"].accepted)
@@ -341,19 +337,20 @@ def unsent(dossier: Dossier) -> bool:
     return dossier.state is State.REQUESTED and not dossier.question and not dossier.intent and not dossier.history
 
 
-def adopt(dossier: Dossier, token: Secret, policy: Policy, now: datetime) -> Dossier:
+def adopt(dossier: Dossier, token: Secret, policy: Policy, now: Moment) -> Dossier:
     """A new flow that has its token from elsewhere."""
-    return _fire(_granted(dossier, token, policy, now), COMMANDS["adopt"].accepted, now)
+    return _fire(dossier, COMMANDS["adopt"].accepted, now, **_granted(dossier, token, policy, now.at))
 
 
-def _end(dossier: Dossier, failure: Failure, now: datetime) -> Dossier:
+def _end(dossier: Dossier, failure: Failure, now: Moment) -> Dossier:
     """Ended in failure; but whoever may have set a password is not told that it was not set."""
     known = Failure.OUTCOME_UNKNOWN if _last_step_in_doubt(dossier) else failure
-    return _close(_fire(dossier.changed(failure=known), ("abandon",), now), now)
+    return _fire(dossier, ("abandon",), now, failure=known, **_closed(dossier, now))
 
 
-def _close(dossier: Dossier, now: datetime) -> Dossier:
-    return dossier.changed(answer=None, token=None, continuation=None, ended_at=now, owed=dossier.listeners)
+def _closed(dossier: Dossier, now: Moment) -> dict[str, Any]:
+    """What changes with every end."""
+    return {"answer": None, "token": None, "continuation": None, "ended_at": now.at, "owed": dossier.listeners}
 
 
 def heard(dossier: Dossier, names: Iterable[str]) -> Dossier:
@@ -361,10 +358,11 @@ def heard(dossier: Dossier, names: Iterable[str]) -> Dossier:
     return dossier.changed(owed=tuple(name for name in dossier.owed if name not in set(names)))
 
 
-def _fire(dossier: Dossier, triggers: Iterable[str], now: datetime) -> Dossier:
-    state, history = dossier.state, list(dossier.history)
+def _fire(dossier: Dossier, triggers: Iterable[str], now: Moment, **known: Any) -> Dossier:
+    """The dossier after these transitions, with all else that is known by them; what was intended is over."""
+    state, history = dossier.state, dossier.history
     for trigger in triggers:
         target = move(state, trigger)
-        history.append(Transition(trigger=trigger, source=state, target=target, at=now))
-        state = target
-    return dossier.changed(state=state, history=tuple(history))
+        step = Transition(trigger=trigger, source=state, target=target, at=now.at, worker=now.worker)
+        state, history = target, (*history, step)
+    return dossier.changed(state=state, history=history, intent=None, **known)

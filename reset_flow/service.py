@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from reset_flow.recovery import SweepReport
     from reset_flow.rotation import ResealReport
     from reset_flow.sealing import Keyring
+    from reset_flow.tracing import SafeTracer
 
 __all__ = ["ResetService"]
 
@@ -117,18 +118,18 @@ class ResetService:
         self._now = clock if clock is _system_clock else _careful(clock)
         here = socket.gethostname().encode("utf-8", "replace").decode()
         worker = inputs.name(worker, "worker") if worker else f"{here}:{os.getpid()}"
-        tracer = CarefulTracer(tracer) if tracer else NullTracer()
+        safe: SafeTracer = CarefulTracer(tracer) if tracer else NullTracer()
         self._announcer = Announcer({inputs.name(name, "listener"): each for name, each in (listeners or {}).items()})
         budgets = Budgets(keyring, self._realm, policy, transport.canonical_user)
-        caller = Caller(transport, policy, tracer)
-        self._archive = Archive(store, keyring, self._realm, policy.lease, tracer)
-        self._alarm = Alarm(store, keyring, self._realm, tracer, policy=policy, now=self._now)
+        caller = Caller(transport, policy, safe)
+        self._archive = Archive(store, keyring, self._realm, policy.lease, safe)
+        self._alarm = Alarm(store, keyring, self._realm, safe, policy=policy, now=self._now)
         self._cycle = Cycle(
             caller,
             self._archive,
             self._announcer,
             budgets,
-            tracer,
+            safe,
             alarm=self._alarm,
             policy=policy,
             now=self._now,
@@ -141,14 +142,14 @@ class ResetService:
             transport,
             keyring,
             budgets,
-            tracer=tracer,
+            tracer=safe,
             policy=policy,
             realm=self._realm,
             now=self._now,
             listeners=self._announcer.names,
             worker=worker,
         )
-        self._sweeper = Sweeper(self._cycle, self._archive, tracer, retention=policy.retention, now=self._now)
+        self._sweeper = Sweeper(self._cycle, self._archive, safe, retention=policy.retention, now=self._now)
         self._sweeps = sweep
         self._sweeping: asyncio.Task[None] | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from reset_flow import inputs, rules
@@ -24,7 +24,7 @@ from reset_flow.models import Accepted, Credential, Rejected
 from reset_flow.verdicts import not_acted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine
     from datetime import datetime
 
     from reset_flow.budgets import Budgets
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from reset_flow.cycle import Cycle
     from reset_flow.models import Flow, Secret
     from reset_flow.policy import Policy
-    from reset_flow.ports import Tracer, Transport
+    from reset_flow.ports import Transport
     from reset_flow.sealing import Keyring
+    from reset_flow.tracing import SafeTracer
 
 __all__ = ["Starter"]
 
@@ -54,7 +55,7 @@ class Starter:
         keyring: Keyring,
         budgets: Budgets,
         *,
-        tracer: Tracer,
+        tracer: SafeTracer,
         policy: Policy,
         realm: str,
         now: Callable[[], datetime],
@@ -75,25 +76,22 @@ class Starter:
 
     async def start(self, user: Secret, credential: Any, ref: Secret | None, tags: Any, origin: Secret | None) -> Flow:
         """A new flow for a user, or the one that the `ref` has made already."""
-        with self._told("start"):
-            return await self._start(self._draft(user, credential, ref, tags), ref, origin)
+        return await self._told(self._start(user, credential, ref, tags, origin), "start")
 
     async def adopt(self, user: Secret, token: Secret, credential: Any, ref: Secret | None, tags: Any) -> Flow:
         """A new flow for a token from elsewhere, or the one that the `ref` has made already."""
-        with self._told("adopt"):
-            return await self._adopt(self._draft(user, credential, ref, tags), token, ref)
+        return await self._told(self._adopt(user, token, credential, ref, tags), "adopt")
 
-    @contextmanager
-    def _told(self, command: str) -> Iterator[None]:
+    async def _told(self, work: Coroutine[Any, Any, Flow], command: str) -> Flow:
         """Tell the tracer of a command that makes a flow; and the audit log, where it makes none."""
         try:
-            with self._tracer.span("command", command=command):
-                yield
+            return await self._tracer.during(work, "command", command=command)
         except ResetFlowError as error:
             audit.info("%s refused: %s (%s)", command, error.code, self._worker)
             raise
 
-    async def _start(self, draft: Dossier, ref: Secret | None, origin: Secret | None) -> Flow:
+    async def _start(self, user: Secret, credential: Any, ref: Secret | None, tags: Any, origin: Secret | None) -> Flow:
+        draft = self._draft(user, credential, ref, tags)
         if ref is not None and (flow := await self._known(draft)):
             return flow
         charges = self._budgets.start(draft.user, None if origin is None else inputs.name(origin, "origin"))
@@ -110,11 +108,13 @@ class Starter:
                 return flow
             raise
 
-    async def _adopt(self, dossier: Dossier, token: Secret, ref: Secret | None) -> Flow:
+    async def _adopt(self, user: Secret, token: Secret, credential: Any, ref: Secret | None, tags: Any) -> Flow:
+        dossier = self._draft(user, credential, ref, tags)
         if ref is not None and (flow := await self._known(dossier, adopting=True)):
             return flow
         try:
-            return await self._cycle.keep(rules.adopt(dossier, inputs.token(token), self._policy, self._now()))
+            now = rules.Moment(self._now(), self._worker)
+            return await self._cycle.keep(rules.adopt(dossier, inputs.token(token), self._policy, now))
         except StaleRecord:
             if flow := await self._known(dossier, adopting=True):
                 return flow

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["OwnTasks", "Pauses", "apart"]
 
 T = TypeVar("T")
-_Tasks: TypeAlias = "dict[asyncio.Task[Any], tuple[asyncio.Future[Any] | None, Coroutine[Any, Any, Any]]]"
-"""Those under way, each with what it does, and where somebody may wait for the outcome."""
+_Tasks: TypeAlias = "dict[Coroutine[Any, Any, Any], tuple[asyncio.Task[Any], asyncio.Future[Any] | None]]"
+"""What is under way, each with its task, and where somebody may wait for the outcome."""
 
 CLOSED = "the service was closed before this was done: look at the flow again"
 
@@ -45,19 +45,19 @@ class OwnTasks:
         self.closed = False
 
     def __iter__(self) -> Iterator[asyncio.Task[Any]]:
-        return iter(tuple(self._tasks))
+        return iter([task for task, _ in self._tasks.values()])
 
     def __len__(self) -> int:
         return len(self._tasks)
 
-    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
         """What comes of the work, which goes on if the caller is cancelled."""
         if self._closing:
             work.close()
             raise StoreUnavailable("the service was closed: make another one")
         outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._begin(outcome, work)
-        return await outcome
+        return outcome
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Begin work that nobody waits for."""
@@ -66,7 +66,7 @@ class OwnTasks:
     def _begin(self, outcome: asyncio.Future[T] | None, work: Coroutine[Any, Any, T]) -> None:
         task = asyncio.get_running_loop().create_task(_into(outcome, work, self._tasks))
         if not task.done():  # as it is at once where tasks are eager
-            self._tasks[task] = outcome, work
+            self._tasks[work] = task, outcome
 
     async def aclose(self, patience: timedelta) -> None:
         """Begin no more, wait for what is under way, and cancel what is not done by then."""
@@ -77,7 +77,7 @@ class OwnTasks:
                 await self._wait(left)
         finally:  # also for whom this takes too long: a task that is left would never end
             self.closed = True
-            for task, (outcome, work) in self._tasks.items():
+            for work, (task, outcome) in self._tasks.items():
                 task.cancel()
                 if getcoroutinestate(work) == CORO_CREATED:  # nobody will ever begin it
                     work.close()
@@ -87,9 +87,9 @@ class OwnTasks:
             await self._wait(LAST_PATIENCE)
 
     async def _wait(self, seconds: float) -> None:
-        done, _ = await asyncio.wait(self._tasks, timeout=seconds)
-        for task in done:  # one that was cancelled before it began could not do so itself
-            self._tasks.pop(task, None)
+        await asyncio.wait(self, timeout=seconds)
+        for work in [work for work, (task, _) in self._tasks.items() if task.done()]:
+            del self._tasks[work]  # one that was cancelled before it began could not do so itself
 
 
 class Pauses:
@@ -142,7 +142,5 @@ async def _into(outcome: asyncio.Future[T] | None, work: Coroutine[Any, Any, T],
         if outcome is not None and not outcome.done():
             outcome.set_result(result)
     finally:
-        task = asyncio.current_task()
-        assert task is not None
-        among.pop(task, None)
+        among.pop(work, None)
         del outcome  # or an error in it, by its traceback, would hold itself and all frames on the way

@@ -27,12 +27,12 @@ import logging
 import re
 import time
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from reset_flow.errors import ConfigurationError, ResetFlowError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
     from contextlib import AbstractContextManager
     from types import TracebackType
 
@@ -41,9 +41,10 @@ if TYPE_CHECKING:
 
     from reset_flow.ports import Tracer
 
-__all__ = ["CarefulTracer", "NullTracer", "OpenTelemetryTracer"]
+__all__ = ["CarefulTracer", "NullTracer", "OpenTelemetryTracer", "SafeTracer"]
 
 Given: TypeAlias = str | int | bool
+T = TypeVar("T")
 
 logger = logging.getLogger("reset_flow")
 
@@ -84,13 +85,23 @@ BOUNDARIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 """Seconds. From a save in memory to a call that ran into its deadline, twice; OpenTelemetry's own are milliseconds."""
 
 
+class SafeTracer(Protocol):
+    """What the library itself tells: it never raises."""
+
+    def during(self, work: Coroutine[Any, Any, T], name: str, **attributes: Given) -> Coroutine[Any, Any, T]:
+        """The work, with a span around it."""
+
+    def count(self, name: str, amount: int = 1, **attributes: Given) -> None:
+        """As `Tracer` has it."""
+
+
 class NullTracer:
     """Says nothing to nobody. What a service has unless it is given another."""
 
-    def span(self, name: str, **attributes: Given) -> AbstractContextManager[None]:
-        """Nothing."""
+    def during(self, work: Coroutine[Any, Any, T], name: str, **attributes: Given) -> Coroutine[Any, Any, T]:
+        """The work alone."""
         del name, attributes
-        return NOTHING
+        return work
 
     def count(self, name: str, amount: int = 1, **attributes: Given) -> None:
         """Nothing."""
@@ -123,6 +134,11 @@ class CarefulTracer:
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
         self._swallowed = _Swallowed()
+
+    async def during(self, work: Coroutine[Any, Any, T], name: str, **attributes: Given) -> T:
+        """The work, in a span of the tracer's if it gives one."""
+        with self.span(name, **attributes):
+            return await work
 
     def span(self, name: str, **attributes: Given) -> AbstractContextManager[None]:
         """As the tracer has it, or nothing if it fails."""

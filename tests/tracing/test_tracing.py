@@ -284,10 +284,13 @@ def test_a_span_can_not_swallow_what_passes_through() -> None:
 
 
 def test_a_tracer_made_of_generators_is_as_good(caplog: pytest.LogCaptureFixture) -> None:
-    class Generators(NullTracer):
+    class Generators:
         @contextmanager
         def span(self, name: str, **attributes: Any) -> Iterator[None]:
             yield
+
+        def count(self, name: str, amount: int = 1, **attributes: Any) -> None:
+            pass
 
     tracer = CarefulTracer(Generators())
     assert used(tracer) == 42
@@ -318,14 +321,35 @@ def test_a_span_that_fails_does_not_stay_the_current_one(told: Told, caplog: pyt
     assert caplog.messages == ["a tracer failed, and is not heard: RuntimeError"]
 
 
-def test_no_tracer_says_nothing_and_costs_nothing() -> None:
-    tracer = NullTracer()
-    assert used(tracer) == 42
-    assert tracer.span("call", route="request") is tracer.span("save")
-    with tracer.span("command"), tracer.span("call"):
-        pass
-    with pytest.raises(KeyError), tracer.span("command"):
-        raise KeyError
+async def answered() -> int:
+    return 42
+
+
+async def failed() -> int:
+    raise KeyError
+
+
+async def test_no_tracer_says_nothing_and_costs_nothing() -> None:
+    tracer, work = NullTracer(), answered()
+    tracer.count("outcome", 2, route="request")
+    assert tracer.during(work, "call", route="request") is work
+    assert await work == 42
+
+
+async def test_work_is_done_within_a_span(told: Told) -> None:
+    tracer = CarefulTracer(told.tracer)
+    assert await tracer.during(answered(), "call", route="request") == 42
+    with pytest.raises(KeyError):
+        await tracer.during(failed(), "save")
+    assert [span.name for span in told.spans] == ["reset_flow.call", "reset_flow.save"]
+
+
+@pytest.mark.parametrize("span", [Failing(), FailsAtTheEnd()], ids=["at the beginning", "at the end"])
+async def test_work_is_done_whatever_fails_around_it(span: Any) -> None:
+    for tracer in (CarefulTracer(Spans(span)), CarefulTracer(Failing())):
+        assert await tracer.during(answered(), "call") == 42
+        with pytest.raises(KeyError):
+            await tracer.during(failed(), "call")
 
 
 def test_without_opentelemetry_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,7 +364,6 @@ def test_without_opentelemetry_it_says_what_to_install(monkeypatch: pytest.Monke
     with pytest.raises(ConfigurationError, match=r"pip install 'reset-flow\[otel\]'") as caught:
         OpenTelemetryTracer()
     assert caught.value.__cause__ is None
-    assert used(NullTracer()) == 42
 
 
 def test_the_module_loads_no_opentelemetry() -> None:
@@ -350,8 +373,8 @@ def test_the_module_loads_no_opentelemetry() -> None:
 
 
 def test_each_is_a_tracer(told: Told) -> None:
-    tracers: list[Tracer] = [NullTracer(), told.tracer, CarefulTracer(told.tracer)]
-    assert [used(tracer) for tracer in tracers] == [42] * 3
+    tracers: list[Tracer] = [told.tracer, CarefulTracer(told.tracer)]
+    assert [used(tracer) for tracer in tracers] == [42] * 2
     assert len(told.spans) == 2
 
 
