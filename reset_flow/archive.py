@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from base64 import b32hexencode
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     from reset_flow.sealing import Keyring
     from reset_flow.tracing import SafeTracer
 
-__all__ = ["Archive", "Found", "associated", "spelled"]
+__all__ = ["Archive", "Found", "associated", "new_id", "spelled"]
 
+ID_DIGITS = 26
+DIGITS = b"0123456789abcdefghijklmnopqrstuv" * 8
+"""Of base32hex, one for each byte: as random as the bytes are."""
 NO_TIME, MICROSECOND = timedelta(0), timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -46,6 +50,11 @@ class Found:
     busy: timedelta
 
 
+def new_id() -> str:
+    """An id that nobody can guess, and that names nothing."""
+    return secrets.token_bytes(ID_DIGITS).translate(DIGITS).decode()
+
+
 def spelled(name: bytes) -> str:
     """The id of a record that is named by these bytes: in base32hex, small, and without padding."""
     return b32hexencode(name).decode().rstrip("=").lower()
@@ -60,7 +69,7 @@ def associated(record: Record) -> bytes:
         f"{'' if due is None else (due - EPOCH) // MICROSECOND}\n"
         f"{'' if ended is None else (ended - EPOCH) // MICROSECOND}\n"
         f"{'' if lease is None else lease // MICROSECOND}\n"
-        f"{b''.join(record.lookups).hex()}\n{record.stamp.hex()}"
+        f"{b''.join(record.lookups).hex() if record.lookups else ''}\n{record.stamp.hex()}"
     ).encode()
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Budgets", "Priced"]
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class Priced:
     """
     A dossier that is to be saved, and what that costs.
@@ -95,7 +95,7 @@ class Budgets:
 
     def _guess(self, dossier: Dossier, *amounts: int) -> tuple[Charge, ...]:
         budget, key = self._policy.codes_per_user, self._key("codes_per_user", self._canonical(dossier.user))
-        return tuple(Charge(key=key, amount=amount, limit=budget.limit, window=budget.window) for amount in amounts)
+        return tuple([Charge(key=key, amount=amount, limit=budget.limit, window=budget.window) for amount in amounts])
 
     def _charge(self, name: str, whose: str, budget: Budget, amount: int) -> Charge:
         return Charge(key=self._key(name, whose), amount=amount, limit=budget.limit, window=budget.window)

@@ -140,7 +140,7 @@ def _decode(row: list[Any], record: Record) -> Dossier:
         history,
     ) = _upgraded(row)  # fmt: skip
     start = EPOCH + created * MICROSECOND
-    return Dossier(
+    return Dossier.of(
         id=record.id,
         version=record.version,
         state=record.state,

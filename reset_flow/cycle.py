@@ -322,7 +322,7 @@ class Cycle:
                 pauses = pauses or Pauses()
                 await pauses.next()
             else:
-                return priced.dossier.changed(version=record.version)
+                return priced.dossier.saved(record.version)
 
     async def _send(self, intended: Dossier, new: NewCredential | None, charges: Sequence[Charge]) -> Flow:
         began = time.monotonic()

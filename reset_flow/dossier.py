@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import attrs
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Dossier", "Intent", "Result"]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)
 class Intent:
     """
     The durable note that a call is about to be sent.
@@ -118,12 +118,27 @@ class Dossier(Unpicklable):
     owed: tuple[str, ...] = ()
     history: tuple[Transition, ...] = attrs.field(default=(), repr=False)
 
+    @classmethod
+    def of(cls, **values: Any) -> Dossier:
+        """One of which every field is given, in half the time."""
+        assert len(values) == len(FIELDS)
+        return cls._holding(values)
+
     def changed(self, **changes: Any) -> Dossier:
-        """What `attrs.evolve` gives, in a quarter of the time: a flow takes some thirty of these."""
+        """What `attrs.evolve` gives, in a quarter of the time: a flow takes a dozen of these."""
         assert FIELDS.issuperset(changes)
-        other = object.__new__(Dossier)
-        object.__setattr__(other, "__dict__", self.__dict__ | changes)
-        return other
+        return self._holding(self.__dict__ | changes)
+
+    @classmethod
+    def _holding(cls, values: dict[str, Any]) -> Dossier:
+        made = object.__new__(cls)
+        object.__setattr__(made, "__dict__", values)
+        return made
+
+    def saved(self, version: int) -> Self:
+        """The same one, now that its record is stored. Until then nobody else had it: there is no need of a copy."""
+        object.__setattr__(self, "version", version)
+        return self
 
 
 FIELDS = frozenset(attrs.fields_dict(Dossier))

@@ -40,6 +40,19 @@ CIPHERS = 1024
 
 logger = logging.getLogger("reset_flow")
 
+_DRAWN: list[bytes] = []
+os.register_at_fork(after_in_child=_DRAWN.clear)  # or it would go on with its parent's
+
+
+def _drawn() -> bytes:
+    """Random bytes, as long as a nonce. In bulk: a system call for each would hand the interpreter to other threads."""
+    while True:
+        try:
+            return _DRAWN.pop()
+        except IndexError:  # or another thread took the last one
+            drawn = os.urandom(NONCE_BYTES * NONCES_AT_ONCE)
+            _DRAWN.extend([drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES)])
+
 
 class UnknownKeyError(ValueError):
     """A body was sealed with a key that the ring does not have."""
@@ -82,8 +95,6 @@ class Keyring:
 
     def __init__(self, seal: tuple[Key, ...], lookup: tuple[Key, ...], *, saved: bool = False) -> None:
         self._hold(KeySet(seal=seal, lookup=lookup))
-        self._nonces: list[bytes] = []
-        self._nonces_of = 0
         self._path: Path | None = None
         self._mark: Mark | None = None
         self._complained_of: Mark | str | None = ""
@@ -115,14 +126,13 @@ class Keyring:
         """The key that seals what is saved now."""
         return self._writer()[1]
 
-    def _writer(self) -> tuple[bytes, Key]:
-        if len(self._writers) == 1:
-            return self._writers[0][:2]
-        now = time.time()
-        for key_id, key, at in self._writers:
-            if at <= now:
-                return key_id, key
-        return self._writers[-1][:2]
+    def _writer(self) -> tuple[bytes, Key, float]:
+        if len(self._writers) > 1:
+            now = time.time()
+            for writer in self._writers:
+                if writer[2] <= now:
+                    return writer
+        return self._writers[-1]
 
     def __repr__(self) -> str:
         # One that was refused half-way is shown as well, by whoever logs frames.
@@ -223,9 +233,10 @@ class Keyring:
 
     def seal(self, realm: str, flow_id: str, body: bytes, associated: bytes) -> bytes:
         """The body, readable only with this ring, as this flow's of this realm, and beside the same associated data."""
-        key_id, key = self._writer()
-        nonce = self._nonce()
-        return b"".join((key_id, nonce, self._cipher(key_id, key, realm, flow_id).encrypt(nonce, body, associated)))
+        key_id, key, _ = self._writer()
+        nonce = _drawn()
+        cipher = self._ciphers.get((key_id, realm, flow_id)) or self._cipher(key_id, key, realm, flow_id)
+        return key_id + nonce + cipher.encrypt(nonce, body, associated)
 
     def open(self, realm: str, flow_id: str, sealed: bytes, associated: bytes) -> bytes:
         """
@@ -237,24 +248,24 @@ class Keyring:
         """
         if len(sealed) < ID_BYTES + NONCE_BYTES + TAG_BYTES:
             raise ValueError("it is cut off")
-        key = self._seal.get(sealed[:ID_BYTES])
+        key_id = sealed[:ID_BYTES]
+        key = self._seal.get(key_id)
         if key is None and self.refresh():
-            key = self._seal.get(sealed[:ID_BYTES])
+            key = self._seal.get(key_id)
         if key is None:
-            raise UnknownKeyError(f"key {sealed[:ID_BYTES].hex()} is not in the ring")
+            raise UnknownKeyError(f"key {key_id.hex()} is not in the ring")
         nonce, body = sealed[ID_BYTES : ID_BYTES + NONCE_BYTES], sealed[ID_BYTES + NONCE_BYTES :]
+        cipher = self._ciphers.get((key_id, realm, flow_id)) or self._cipher(key_id, key, realm, flow_id)
         try:
-            return self._cipher(sealed[:ID_BYTES], key, realm, flow_id).decrypt(nonce, body, associated)
+            return cipher.decrypt(nonce, body, associated)
         except InvalidTag:
             raise ValueError(f"it was changed, or is another record's (key {key.id})") from None
 
     def _cipher(self, key_id: bytes, key: Key, realm: str, flow_id: str) -> AESGCM:
-        ciphers, place = self._ciphers, (key_id, realm, flow_id)
-        cipher = ciphers.get(place)
-        if cipher is None:
-            if len(ciphers) >= CIPHERS:
-                ciphers.clear()
-            cipher = ciphers[place] = AESGCM(_flow_key(key, realm, flow_id))
+        ciphers = self._ciphers
+        if len(ciphers) >= CIPHERS:
+            ciphers.clear()
+        cipher = ciphers[key_id, realm, flow_id] = AESGCM(_flow_key(key, realm, flow_id))
         return cipher
 
     @staticmethod
@@ -264,19 +275,7 @@ class Keyring:
 
     def stamp(self) -> bytes:
         """8 random bytes."""
-        return self._nonce()[:STAMP_BYTES]
-
-    def _nonce(self) -> bytes:
-        # Drawn in bulk: a system call for each would hand the interpreter to another thread every time. A child after
-        # a fork must not go on with its parent's.
-        if self._nonces_of != os.getpid():
-            self._nonces, self._nonces_of = [], os.getpid()
-        while True:
-            try:
-                return self._nonces.pop()
-            except IndexError:  # or another thread took the last one
-                drawn = os.urandom(NONCE_BYTES * NONCES_AT_ONCE)
-                self._nonces = [drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES)]
+        return _drawn()[:STAMP_BYTES]
 
     # --- names
 

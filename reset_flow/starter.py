@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from reset_flow import inputs, rules
-from reset_flow.archive import spelled
+from reset_flow.archive import new_id, spelled
 from reset_flow.calls import case_of
 from reset_flow.dossier import Dossier
 from reset_flow.errors import (
@@ -40,7 +39,6 @@ __all__ = ["Starter"]
 
 audit = logging.getLogger("reset_flow.audit")
 
-ID_BYTES = 16
 TAGS = 16
 
 
@@ -125,22 +123,21 @@ class Starter:
             raise InvalidInput(f"tags: there must be at most {TAGS}, in a list")
         if not isinstance(credential, str) or credential not in self._transport.credentials:
             raise InvalidInput(f"credential: {self._transport.name} can't reset a {credential}")
-        flow_id = secrets.token_bytes(ID_BYTES)
-        if ref is not None:
-            flow_id = self._keyring.lookup(self._realm, "ref", inputs.name(ref, "ref"))
+        flow_id = new_id() if ref is None else spelled(self._lookup("ref", ref))
         now = self._now()
         return Dossier(
-            id=spelled(flow_id),
+            id=flow_id,
             user=inputs.name(user, "user"),
             credential=Credential(credential),
             transport=self._transport.name,
             created_at=now,
             expires_at=now + self._policy.flow_lifetime,
             listeners=self._listeners,
-            lookups=tuple(
-                dict.fromkeys(self._keyring.lookup(self._realm, "tag", inputs.name(tag, "tag")) for tag in tags)
-            ),
+            lookups=tuple(dict.fromkeys([self._lookup("tag", tag) for tag in tags])),
         )
+
+    def _lookup(self, purpose: str, given: Secret) -> bytes:
+        return self._keyring.lookup(self._realm, purpose, inputs.name(given, purpose))
 
     async def _known(self, draft: Dossier, *, adopting: bool = False) -> Flow | None:
         """The flow that this `ref` has made already; taken up where nothing was sent for it yet."""
