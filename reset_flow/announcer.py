@@ -28,12 +28,8 @@ class Announcer:
 
     def __init__(self, listeners: Mapping[str, Listener], patience: timedelta = PATIENCE) -> None:
         self._listeners = dict(listeners)
+        self.names = tuple(sorted(self._listeners))
         self._patience = patience.total_seconds()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of all listeners, sorted."""
-        return tuple(sorted(self._listeners))
 
     async def tell(self, flow: Flow, since: int, names: Iterable[str], *, alarm: bool = False) -> set[str]:
         """

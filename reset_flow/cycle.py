@@ -394,7 +394,7 @@ class Cycle:
         assert intent is not None
         resolved = rules.resolve(dossier, outcome, self._policy, self._moment())
         error = verdict(intent.command, outcome, resolved.history[since:], mute=self._policy.mask_unknown_users)
-        if len(resolved.history) > since:  # else nothing happened, and the same key may try again
+        if (key or intent.key) and len(resolved.history) > since:  # else nothing happened, and it may be tried again
             for each in dict.fromkeys((intent.key, key)):
                 resolved = rules.remember(resolved, each, intent.command, error.code if error else "")
         judged = intent.command == "verify" and isinstance(outcome, (Accepted, Rejected))
