@@ -9,14 +9,13 @@ from reset_flow.errors import InvalidInput
 from reset_flow.models import State
 from reset_flow.ports import Record
 
-__all__ = ["COLUMNS", "micros", "span", "to_record", "to_row"]
+__all__ = ["COLUMNS", "check", "cut", "micros", "span", "to_record", "to_row"]
 
 COLUMNS = ("id", "realm", "version", "state", "due_at", "ended_at", "lease", "lookups", "stamp", "body")
 """What `to_row` gives, by name; `to_record` wants them in this order, and the lease's end behind them."""
 
 LOOKUP_BYTES = 16
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
 FOREVER = 2**61
 """73,000 years: still a 64-bit number when a time is added."""
 
@@ -25,25 +24,30 @@ STATES = {state.value.encode(): state for state in State}
 
 def micros(time: datetime) -> int:
     """Since 1970."""
-    return (time - EPOCH) // MICROSECOND
+    return _whole(time - EPOCH)
 
 
 def span(length: timedelta) -> int:
     """A length of time; what is longer than forever is forever."""
-    return min(length // MICROSECOND, FOREVER)
+    return min(_whole(length), FOREVER)
+
+
+def _whole(length: timedelta) -> int:
+    # Takes less than dividing it.
+    return (length.days * 86_400 + length.seconds) * 1_000_000 + length.microseconds
 
 
 def _time(value: int | None) -> datetime | None:
-    return None if value is None else EPOCH + timedelta(microseconds=value)
+    return None if value is None else EPOCH + timedelta(0, 0, value)
 
 
 def _length(value: int | None) -> timedelta | None:
-    return None if value is None else timedelta(microseconds=value)
+    return None if value is None else timedelta(0, 0, value)
 
 
-def to_row(record: Record) -> dict[str, Any]:
+def check(record: Record) -> None:
     """
-    The columns of a record.
+    Have no database refuse a record.
 
     Raises:
         InvalidInput: A lookup is not 16 bytes long, or a text can't be written as UTF-8.
@@ -53,20 +57,36 @@ def to_row(record: Record) -> dict[str, Any]:
         record.realm.encode()
     except UnicodeEncodeError:
         raise InvalidInput("the id and the realm of a record must be Unicode texts") from None
-    if any(len(lookup) != LOOKUP_BYTES for lookup in record.lookups):
-        raise InvalidInput("a lookup must be 16 bytes long")
+    for lookup in record.lookups:
+        if len(lookup) != LOOKUP_BYTES:
+            raise InvalidInput("a lookup must be 16 bytes long")
+
+
+def to_row(record: Record) -> dict[str, Any]:
+    """
+    The columns of a record.
+
+    Raises:
+        InvalidInput: As `check` does.
+    """
+    check(record)
     return {
         "id": record.id,
         "realm": record.realm,
         "version": record.version,
         "state": str(record.state),
-        "due_at": None if record.due_at is None else (record.due_at - EPOCH) // MICROSECOND,
-        "ended_at": None if record.ended_at is None else (record.ended_at - EPOCH) // MICROSECOND,
+        "due_at": None if record.due_at is None else micros(record.due_at),
+        "ended_at": None if record.ended_at is None else micros(record.ended_at),
         "lease": None if record.lease is None else span(record.lease),
         "lookups": b"".join(record.lookups),
         "stamp": record.stamp,
         "body": record.body,
     }
+
+
+def cut(lookups: bytes) -> tuple[bytes, ...]:
+    """The lookups of a row, one by one."""
+    return tuple(lookups[at : at + LOOKUP_BYTES] for at in range(0, len(lookups), LOOKUP_BYTES))
 
 
 def to_record(row: tuple[Any, ...], now: int) -> Record:
@@ -90,10 +110,10 @@ def to_record(row: tuple[Any, ...], now: int) -> Record:
             due_at=_time(due_at),
             ended_at=_time(ended_at),
             lease=_length(lease),
-            lookups=tuple(lookups[at : at + LOOKUP_BYTES] for at in range(0, len(lookups), LOOKUP_BYTES)),
+            lookups=cut(lookups) if lookups else (),
             stamp=stamp,
             body=body,
-            lease_left=None if leased_until is None else timedelta(microseconds=leased_until - now),
+            lease_left=None if leased_until is None else timedelta(0, 0, leased_until - now),
         )
     except KeyError:
         raise ValueError("its state is not one of ours") from None
