@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -24,14 +24,14 @@ import attrs
 
 from reset_flow.errors import ConfigurationError, FlowNotFound, RecordUnreadable, StoreUnavailable
 from reset_flow.stores.sql import sqlite_changes as changes, sqlite_statements as sql
-from reset_flow.stores.sql.rows import COLUMNS, micros, to_record, to_row
+from reset_flow.stores.sql.rows import COLUMNS, micros, to_record
 from reset_flow.stores.sql.writer import Writer, failure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from reset_flow.ports import Charge, Query, Record
-    from reset_flow.stores.sql.writer import Connection
+    from reset_flow.stores.sql.writer import Cursor
 
 __all__ = ["SQLiteStore"]
 
@@ -59,13 +59,18 @@ parent holds for its own; the parent's last close then deletes the log that the 
 """
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class _Database:
     writer: sqlite3.Connection
     reader: sqlite3.Connection
     file: tuple[int, int]
     patience: float
     pid: int = attrs.field(factory=os.getpid)
+    writing: sqlite3.Cursor = attrs.field(init=False)
+    reading: sqlite3.Cursor = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.writing, self.reading = self.writer.cursor(), self.reader.cursor()
 
     def begin(self) -> None:
         self.writer.execute(f"PRAGMA busy_timeout = {round(self.patience * 1000)}")
@@ -108,13 +113,17 @@ class SQLiteStore:
     ) -> None:
         if os.fspath(path) in ("", ":memory:"):
             raise ConfigurationError("an SQLite store needs the path of a file: without one, take a MemoryStore")
-        self._clock = clock or (lambda: datetime.now(UTC))
+        self._now = _present if clock is None else partial(_told, clock)
         self._watched: dict[str, set[asyncio.Event]] = {}
         self._writer = Writer(partial(_open, os.fspath(path), busy_timeout.total_seconds()), self._wake)
 
     async def save(self, record: Record, *, charges: Sequence[Charge] = ()) -> None:
         """As the port says. One that is cancelled may have been written, or not."""
-        await self._writer.run(partial(changes.save, to_row(record), tuple(charges), self._clock), record.id)
+        outcome = await self._writer.put(
+            record.id, changes.save, record, changes.usual(record), tuple(charges), self._now
+        )
+        if outcome is not None:
+            raise outcome
 
     async def load(self, flow_id: str) -> Record:
         """
@@ -125,7 +134,7 @@ class SQLiteStore:
         """
         row = await self._find(sql.LOAD, flow_id)
         try:
-            return to_record(row[:TO_LEASE], self._now())
+            return to_record(row, 0 if row[-1] is None else self._now())
         except ValueError as error:
             raise RecordUnreadable(flow_id, str(error)) from None
 
@@ -178,50 +187,61 @@ class SQLiteStore:
         while purged < limit:
             size = min(limit - purged, PIECE)
             values = {"realm": realm, "before": micros(before), "size": size}
-            piece = await self._writer.run(partial(changes.purge_flows, values))
+            piece = await self._writer.run(changes.purge_flows, values)
             purged += piece
             if piece < size:
                 break
         key: bytes | None = b""
         while key is not None:
-            key = await self._writer.run(partial(changes.purge_uses, {"key": key, "now": self._now(), "size": PIECE}))
+            key = await self._writer.run(changes.purge_uses, {"key": key, "now": self._now(), "size": PIECE})
         return purged
 
     async def aclose(self) -> None:
         """As the port says. What was waiting to be saved is saved."""
         self._writer.stop()
-        for flow_id in tuple(self._watched):
-            self._wake(flow_id)
+        self._wake(tuple(self._watched))
         await self._writer.stopped()
 
-    def _now(self) -> int:
-        return micros(self._clock())
-
-    def _wake(self, flow_id: str) -> None:
-        for event in self._watched.get(flow_id, ()):
-            event.set()
+    def _wake(self, flow_ids: Sequence[str]) -> None:
+        if self._watched:
+            for event in (event for flow_id in flow_ids for event in self._watched.get(flow_id, ())):
+                with suppress(RuntimeError):  # somebody waits in another loop, which has ended
+                    event.set()
 
     async def _find(self, statement: str, flow_id: str) -> tuple[Any, ...]:
-        rows: list[tuple[Any, ...]] = []
-        with suppress(UnicodeEncodeError):  # what can't be written names no flow
-            rows = await self._read(statement, {"id": flow_id})
+        try:
+            rows = await self._read(statement, (flow_id,))
+        except UnicodeEncodeError:  # what can't be written names no flow
+            rows = []
         if not rows:
             raise FlowNotFound(flow_id)
         return rows[0]
 
-    async def _read(self, statement: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
-        reader = await self._writer.reader()
+    async def _read(self, statement: str, values: Any) -> list[tuple[Any, ...]]:
+        reader = self._writer.reader()
+        if reader is None:
+            await self._writer.run(None)
+            reader = self._writer.reader()
+            assert reader is not None
         try:
-            return _fetch(statement, values, reader)
+            return _fetch(reader, statement, values)
         except sqlite3.Error as error:
             if not _busy(error):
                 raise failure(error) from error
         # Another process repairs or closes the log; the loop must not wait for it.
-        found: list[tuple[Any, ...]] = await self._writer.run(partial(_fetch, statement, values))
+        found: list[tuple[Any, ...]] = await self._writer.run(_fetch, statement, values)
         return found
 
 
-def _fetch(statement: str, values: dict[str, Any], db: Connection) -> list[tuple[Any, ...]]:
+def _present() -> int:
+    return time.time_ns() // 1000
+
+
+def _told(clock: Callable[[], datetime]) -> int:
+    return micros(clock())
+
+
+def _fetch(db: Cursor, statement: str, values: Any) -> list[tuple[Any, ...]]:
     # To the end: a statement that is left half-way holds a snapshot, and the log can't be reused.
     rows: list[tuple[Any, ...]] = db.execute(statement, values).fetchall()
     return rows

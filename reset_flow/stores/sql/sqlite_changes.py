@@ -9,50 +9,119 @@ import attrs
 
 from reset_flow.errors import LimitReached, StaleRecord
 from reset_flow.stores.sql import sqlite_statements as sql
-from reset_flow.stores.sql.rows import LOOKUP_BYTES, micros, span
+from reset_flow.stores.sql.rows import check, cut, micros, span, to_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
-    from reset_flow.ports import Charge
-    from reset_flow.stores.sql.writer import Connection
+    from reset_flow.ports import Charge, Record
+    from reset_flow.stores.sql.writer import Cursor
 
-__all__ = ["purge_flows", "purge_uses", "save"]
+__all__ = ["purge_flows", "purge_uses", "save", "usual"]
 
 MAX = 2**63 - 1
+NOTHING = sql.NOTHING
 
 
-def save(row: dict[str, Any], charges: tuple[Charge, ...], clock: Callable[[], datetime], db: Connection) -> None:
+def usual(record: Record) -> tuple[Any, ...]:
     """
-    Write the row of a record, and its charges.
+    The columns of a record as the usual saves want them, but for the end of its lease.
+
+    Raises:
+        InvalidInput: As `check` does.
+    """
+    check(record)
+    return (
+        str(record.state),
+        NOTHING if record.due_at is None else micros(record.due_at),
+        NOTHING if record.lease is None else span(record.lease),
+        bytearray(record.stamp),  # unlike bytes, the driver knows it at once
+        bytearray(record.body),
+        NOTHING if record.ended_at is None else micros(record.ended_at),
+        record.id,
+        record.realm,
+        record.version,
+        bytearray().join(record.lookups),
+    )
+
+
+def save(
+    db: Cursor, record: Record, values: tuple[Any, ...], charges: tuple[Charge, ...], clock: Callable[[], int]
+) -> None:
+    """
+    Write a record, whose `usual` columns are known, and its charges.
 
     Raises:
         StaleRecord: As the port says.
         LimitReached: As the port says.
     """
-    now = micros(clock())
-    row["leased_until"] = None if row["lease"] is None else now + row["lease"]
-    if not charges and db.execute(sql.NEXT if row["ended_at"] is None else sql.LAST, row).rowcount:
-        return
+    lease = values[sql.LEASE]
+    now = clock() if charges or lease != NOTHING else 0
+    rooms = _rooms(charges, now) if charges else ()
+    if rooms is not None:
+        kind = sql.FIRST if record.version == 1 else sql.NEXT if record.ended_at is None else sql.LAST
+        statement = kind[len(rooms) // 3]
+        if db.execute(statement, (NOTHING if lease == NOTHING else now + lease, *values, *rooms)).rowcount:
+            if record.version == 1 and record.lookups:
+                _index(db, record)
+            for charge in charges:
+                _apply(db, charge, record.id, now)
+            return
+    _save_any(db, record, charges, now)
+
+
+def _rooms(charges: tuple[Charge, ...], now: int) -> list[Any] | None:
+    """What the charges need, if they are sure to get through wherever that is there; `None`: that is to be weighed."""
+    counted: dict[bytes, Charge] = {}
+    for charge in charges:
+        if charge.amount < 0:
+            if counted:  # else it can but make room
+                return None
+        elif charge.limit < 1 or charge.key in counted:
+            return None
+        else:
+            counted[charge.key] = charge
+    if len(counted) > sql.MOST_ROOMS:
+        return None
+    rooms: list[Any] = []
+    for key, charge in counted.items():
+        rooms += (bytearray(key), now - span(charge.window), charge.limit - 1)
+    return rooms
+
+
+def _apply(db: Cursor, charge: Charge, flow_id: str, now: int) -> None:
+    key = bytearray(charge.key)
+    if charge.amount < 0:
+        db.execute(sql.TAKE_BACK, (key, flow_id))
+    else:
+        db.execute(sql.USE, (key, now, key, now, now + span(charge.window), flow_id))
+
+
+def _index(db: Cursor, record: Record) -> None:
+    db.executemany(sql.INSERT_LOOKUP, [(lookup, db.lastrowid) for lookup in record.lookups])
+
+
+def _save_any(db: Cursor, record: Record, charges: tuple[Charge, ...], now: int) -> None:
+    """Whatever the usual statements leave to be decided: what to refuse, and why."""
+    row = to_row(record)
     stored = db.execute(sql.STORED, row).fetchall()
     number, version, stamp = stored[0] if stored else (0, 0, None)
-    if stamp == row["stamp"]:
+    if stamp == record.stamp:
         return
-    if row["version"] != version + 1:
-        raise StaleRecord(row["id"], row["version"])
+    if record.version != version + 1:
+        raise StaleRecord(record.id, record.version)
     tallies = _weigh(db, number, charges, now) if charges else {}
-    row["number"] = number
-    if number and row["ended_at"] is None and db.execute(sql.NEXT, row).rowcount:
-        pass
-    elif number:
+    row |= {"number": number, "leased_until": None if row["lease"] is None else now + row["lease"]}
+    if number:
         db.execute(sql.UPDATE, row)
     else:
-        number = db.execute(sql.INSERT, row).lastrowid
-        if row["lookups"]:
-            db.executemany(sql.INSERT_LOOKUP, [(lookup, number) for lookup in _cut(row["lookups"])])
+        db.execute(sql.INSERT, row)
+        _index(db, record)
     for key, tally in tallies.items():
-        tally.write(db, {"key": key, "flow": number, "now": now, "at": tally.at, "nth": tally.nth})
+        if tally.at < MAX:
+            db.execute(sql.TAKE_ALL_BACK, {"key": key, "flow": number, "at": tally.at, "nth": tally.nth})
+        for charge in tally.counted:
+            _apply(db, charge, record.id, now)
 
 
 @attrs.define
@@ -61,23 +130,17 @@ class _Tally:
     What one save does to the uses of one key.
 
     Attributes:
-        lengths: How long each new use counts.
+        counted: What is a new use each.
 
         at, nth: Where the uses begin that the flow takes back.
     """
 
-    lengths: list[int] = attrs.field(factory=list)
+    counted: list[Charge] = attrs.field(factory=list)
     at: int = MAX
     nth: int = 0
 
-    def write(self, db: Connection, values: dict[str, Any]) -> None:
-        if self.at < MAX:
-            db.execute(sql.TAKE_BACK, values)
-        for length in self.lengths:
-            db.execute(sql.USE, values | {"expires_at": values["now"] + length})
 
-
-def _weigh(db: Connection, number: int, charges: tuple[Charge, ...], now: int) -> dict[bytes, _Tally]:
+def _weigh(db: Cursor, number: int, charges: tuple[Charge, ...], now: int) -> dict[bytes, _Tally]:
     """Judge the charges one after the other, as if those before had been written. Nothing is."""
     tallies: dict[bytes, _Tally] = {}
     waits: list[int | None] = []
@@ -85,18 +148,18 @@ def _weigh(db: Connection, number: int, charges: tuple[Charge, ...], now: int) -
         tally = tallies.setdefault(charge.key, _Tally())
         values: dict[str, Any] = {"key": charge.key, "flow": number, "at": tally.at, "nth": tally.nth}
         if charge.amount < 0:
-            if tally.lengths:
-                tally.lengths.pop()
+            if tally.counted:
+                tally.counted.pop()
             elif newest := db.execute(sql.NEWEST, values).fetchall():
                 tally.at, tally.nth = newest[0]
             continue
         length = span(charge.window)
-        values |= {"start": now - length, "offset": charge.limit - len(tally.lengths) - 1}
+        values |= {"start": now - length, "offset": charge.limit - len(tally.counted) - 1}
         if values["offset"] < 0:
             waits.append(None)
         elif blocking := db.execute(sql.BLOCKING, values).fetchall():
             waits.append(blocking[0][0] + length - now)
-        tally.lengths.append(length)
+        tally.counted.append(charge)
     if waits:
         known = [wait for wait in waits if wait is not None]
         helps = len(known) == len(waits)
@@ -104,15 +167,15 @@ def _weigh(db: Connection, number: int, charges: tuple[Charge, ...], now: int) -
     return tallies
 
 
-def purge_flows(values: dict[str, Any], db: Connection) -> int:
+def purge_flows(db: Cursor, values: dict[str, Any]) -> int:
     """Delete those that ended first, and what searches find them by. -> how many"""
     ended = db.execute(sql.ENDED, values).fetchall()
-    db.executemany(sql.DELETE_LOOKUP, [(lookup, number) for number, lookups in ended for lookup in _cut(lookups)])
+    db.executemany(sql.DELETE_LOOKUP, [(lookup, number) for number, lookups in ended for lookup in cut(lookups)])
     db.executemany(sql.DELETE, [(number,) for number, _ in ended])
     return len(ended)
 
 
-def purge_uses(values: dict[str, Any], db: Connection) -> bytes | None:
+def purge_uses(db: Cursor, values: dict[str, Any]) -> bytes | None:
     """Delete those expired among a piece of all uses, behind a key. -> where to go on next"""
     last = db.execute(sql.USES_PIECE, values).fetchall()
     if not last:
@@ -121,7 +184,3 @@ def purge_uses(values: dict[str, Any], db: Connection) -> bytes | None:
     (key,) = last[0]
     db.execute(sql.FORGET_PIECE, values | {"end": key})
     return bytes(key)
-
-
-def _cut(lookups: bytes) -> list[bytes]:
-    return [lookups[at : at + LOOKUP_BYTES] for at in range(0, len(lookups), LOOKUP_BYTES)]

@@ -23,7 +23,7 @@ from reset_flow.errors import ResetFlowError, StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Connection", "Database", "Writer", "failure"]
+__all__ = ["Connection", "Cursor", "Database", "Writer", "failure"]
 
 BATCH = 256
 
@@ -34,6 +34,17 @@ class Connection(Protocol):
     @property
     def in_transaction(self) -> bool:
         """Whether a BEGIN has been neither committed nor rolled back."""
+
+
+class Cursor(Protocol):
+    """
+    As much of a driver's cursor as is used here. A connection has one, which runs all its statements: to make one for
+    each takes its time as well.
+    """
+
+    @property
+    def lastrowid(self) -> int | None:
+        """Of the last row that was inserted."""
 
     def execute(self, statement: str, values: Any = ..., /) -> Any:
         """One statement."""
@@ -49,14 +60,19 @@ class Database(Protocol):
     Attributes:
         writer: Waits for nobody; used by the loop or by the thread, never by both at once.
 
-        reader: For the loop, while the writer is in use.
+        writing: Its cursor.
+
+        reading: Of another connection, for the loop, while the writer is in use.
     """
 
     @property
     def writer(self) -> Connection: ...  # noqa: D102
 
     @property
-    def reader(self) -> Connection: ...  # noqa: D102
+    def writing(self) -> Cursor: ...  # noqa: D102
+
+    @property
+    def reading(self) -> Cursor: ...  # noqa: D102
 
     def begin(self) -> None:
         """Have the writer begin to write, and wait for others who do."""
@@ -65,20 +81,23 @@ class Database(Protocol):
         """Close both."""
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class _Job:
     """
     Something to be done inside a transaction.
 
     Attributes:
+        saves: The id of the flow that it saves; `None`: it may take long, and is for the thread.
+
         work: What it refuses, it refuses before it writes, as others share the transaction. `None`: only to have the
             database opened.
 
-        saves: The id of the flow that it saves; `None`: it may take long, and is for the thread.
+        values: For the work, behind the cursor.
     """
 
-    work: Callable[[Connection], Any] | None
     saves: str | None
+    work: Callable[..., Any] | None
+    values: tuple[Any, ...]
     future: asyncio.Future[Any]
 
 
@@ -101,10 +120,10 @@ class Writer:
     All writing of a store. It opens the database at the first call, and after a failure again.
 
     Args:
-        saved: Told in the loop the id of each flow that was saved.
+        saved: Told in the loop the ids of the flows that were saved.
     """
 
-    def __init__(self, open_database: Callable[[], Database], saved: Callable[[str], None]) -> None:
+    def __init__(self, open_database: Callable[[], Database], saved: Callable[[Sequence[str]], None]) -> None:
         self._open_database = open_database
         self._saved = saved
         self._waiting: list[_Job] = []
@@ -117,30 +136,32 @@ class Writer:
         self._database: Database | None = None
         self._stopped = False
 
-    async def reader(self) -> Connection:
-        """The connection for reads in the loop."""
+    def reader(self) -> Cursor | None:
+        """For reads in the loop; `None`: the database is not open, until something was run."""
         self._check()
         if self._database is None:
-            await self.run(None)
-            self._check()
-        assert self._database is not None
+            return None
         # The writer knows the newest pages; the reader must get them from the log.
-        return self._database.writer if self._free() else self._database.reader
+        return self._database.writing if self._free() else self._database.reading
 
-    async def run(self, work: Callable[[Connection], Any] | None, saves: str | None = None) -> Any:
+    async def run(self, work: Callable[..., Any] | None, *values: Any) -> Any:
         """What the work returned, once it is committed; raises what it raised."""
+        outcome = await self.put(None, work, *values)
+        if isinstance(outcome, ResetFlowError):
+            raise outcome
+        return outcome
+
+    def put(self, saves: str | None, work: Callable[..., Any] | None, *values: Any) -> asyncio.Future[Any]:
+        """What the work will have returned, once it is committed, or the error that it raised."""
         self._check()
         if self._thread is None:
             self._begin_thread()
         loop = asyncio.get_running_loop()
         future = loop.create_future()
-        self._waiting.append(_Job(work, saves, future))
+        self._waiting.append(_Job(saves, work, values, future))
         if self._free():
             self._begin_soon(loop)
-        outcome = await future
-        if isinstance(outcome, ResetFlowError):
-            raise outcome
-        return outcome
+        return future
 
     def stop(self) -> None:
         """Take no more jobs."""
@@ -203,12 +224,11 @@ class Writer:
 
     def _here(self, jobs: Sequence[_Job]) -> Sequence[Any] | None:
         """The outcomes of the jobs, if they can be had without waiting."""
-        if self._database is None or any(job.saves is None for job in jobs):
+        if self._database is None or None in [job.saves for job in jobs]:
             return None
-        db = self._database.writer
         try:
-            db.execute("BEGIN IMMEDIATE")
-            return [_attempt(db, job) for job in jobs]
+            self._database.writing.execute("BEGIN IMMEDIATE")
+            return _attempt(self._database.writing, jobs)
         except Exception:  # noqa: BLE001 - another process writes, or something is wrong: the thread finds out
             return None
 
@@ -217,10 +237,7 @@ class Writer:
         for job, outcome in zip(batch.jobs, outcomes, strict=True):
             if not job.future.done():
                 job.future.set_result(outcome)
-        for job, outcome in zip(batch.jobs, outcomes, strict=True):
-            if job.saves is not None and outcome is None:
-                with suppress(RuntimeError):  # somebody waits in another loop, which has ended
-                    self._saved(job.saves)
+        self._saved([job.saves for job, outcome in zip(batch.jobs, outcomes, strict=True) if job.saves and not outcome])
         self._go_on(batch)
 
     def _tell_all(self, batch: _Batch, error: Exception) -> None:
@@ -256,7 +273,7 @@ class Writer:
         try:
             outcomes = self._there(batch.jobs) if batch.outcomes is None else batch.outcomes
             if self._database is not None and self._database.writer.in_transaction:
-                self._database.writer.execute("COMMIT")
+                self._database.writing.execute("COMMIT")
             tell = partial(self._tell, batch, outcomes)
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the outcome
             self._roll_back()
@@ -278,19 +295,22 @@ class Writer:
             self._database = self._open_database()
         if any(job.work is not None for job in jobs):
             self._database.begin()
-        return [_attempt(self._database.writer, job) for job in jobs]
+        return _attempt(self._database.writing, jobs)
 
     def _roll_back(self) -> None:
         if self._database is not None and self._database.writer.in_transaction:
             with suppress(Exception):
-                self._database.writer.execute("ROLLBACK")
+                self._database.writing.execute("ROLLBACK")
 
 
-def _attempt(db: Connection, job: _Job) -> Any:
-    try:
-        return None if job.work is None else job.work(db)
-    except ResetFlowError as error:
-        return error.with_traceback(None)
+def _attempt(db: Cursor, jobs: Sequence[_Job]) -> list[Any]:
+    outcomes: list[Any] = []
+    for job in jobs:
+        try:
+            outcomes.append(None if job.work is None else job.work(db, *job.values))
+        except ResetFlowError as error:
+            outcomes.append(error.with_traceback(None))
+    return outcomes
 
 
 def failure(error: Exception) -> ResetFlowError:
