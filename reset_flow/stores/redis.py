@@ -1,9 +1,10 @@
 """
 Flows in Redis: for many workers on many machines.
 
-Every change is one Lua script, which the server runs whole or not at all. One connection carries all calls of a store:
-whatever waits is sent in one go, because it is the round trips that cost, and a caller who goes away leaves nothing
-half-read behind. A second connection hears of what other workers save, as soon as somebody waits for it.
+Every change is made by a Lua script, which the server runs whole or not at all. One connection carries all calls of a
+store: whatever waits is sent in one go, its saves as one call of one script and its loads as another, because it is
+calls and round trips that cost; and a caller who goes away leaves nothing half-read behind. A second connection hears
+of what other workers save, as soon as somebody waits for it.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from reset_flow.errors import (
 )
 from reset_flow.models import Secret
 from reset_flow.stores.lua.durability import Durability
-from reset_flow.stores.lua.lane import Call, Lane
-from reset_flow.stores.lua.records import HEAD, LOOKUP_BYTES, micros, name, pack, span, unpack, version_of
+from reset_flow.stores.lua.lane import Call, Joint, Lane
+from reset_flow.stores.lua.records import HEAD, LOOKUP_BYTES, micros, name, pack, unpack, version_of
 from reset_flow.stores.lua.scans import begin, go_on, wanted
 from reset_flow.stores.lua.server import Server
 
@@ -39,6 +40,12 @@ __all__ = ["Durability", "RedisStore"]
 PAGE = 50
 PIECE = 100
 POLL = 1.0
+
+KEYS = b"flow:", b"flows", b"purged", b"all:", b"due:", b"ended:", b"lookup:", b"uses:", b"saved:"
+"""Of `save.lua`, behind the tag."""
+
+SAVED, STALE, NEVER, UNREADABLE = 0, -1, -2, -3
+"""What it says of a record; above zero it is how long to wait."""
 
 
 class RedisStore:
@@ -84,6 +91,8 @@ class RedisStore:
         self._tag = b"{%b}:" % name(prefix)
         self._server = Server(url, self._tag, connect_timeout, reply_timeout)
         self._clock = clock
+        self._saving = Joint("save", [self._tag + each for each in KEYS], self._now)
+        self._loading = Joint("load", [self._tag + KEYS[0]], self._now)
         self._lane: Lane | None = None
         self._closed = False
 
@@ -99,27 +108,16 @@ class RedisStore:
         Raises:
             RecordUnreadable: The stored version is damaged.
         """
-        packed = pack(record)
-        flow_id, realm, saved = name(record.id), name(record.realm), _channel(self._tag, record.id)
-        names = [b"flow:" + flow_id, b"flows", b"purged", b"all:" + realm, b"due:" + realm, b"ended:" + realm]
-        names += [b"lookup:" + lookup + realm for lookup in record.lookups]
-        names += [b"uses:" + charge.key for charge in charges]
-        values: list[Any] = [flow_id, realm, record.version, record.stamp]
-        values.append(b"" if record.lease is None else span(record.lease))
-        values += [b"" if time is None else micros(time) for time in (record.due_at, record.ended_at)]
-        values += [packed, saved, len(record.lookups)]
-        for charge in charges:
-            values += [charge.amount, charge.limit, span(charge.window)]
-        match await self._run("save", names, values):
-            case [b"saved"]:
-                if self._lane is not None:
-                    self._lane.wake(saved)
-            case [b"stale"]:
-                raise StaleRecord(record.id, record.version)
-            case [b"limit", wait]:
-                raise LimitReached("uses of this budget", None if wait < 0 else timedelta(microseconds=wait))
-            case _:
-                raise RecordUnreadable(record.id, "what is stored is no record of this release")
+        outcome = await self._open_lane().run(self._saving, pack(record, charges))
+        if outcome == SAVED:
+            if self._lane is not None:
+                self._lane.wake(_channel(self._tag, record.id))
+        elif outcome == STALE:
+            raise StaleRecord(record.id, record.version)
+        elif outcome == UNREADABLE:
+            raise RecordUnreadable(record.id, "what is stored is no record of this release")
+        else:
+            raise LimitReached("uses of this budget", None if outcome == NEVER else timedelta(microseconds=outcome))
 
     async def load(self, flow_id: str) -> Record:
         """
@@ -128,7 +126,7 @@ class RedisStore:
         Raises:
             RecordUnreadable: The record is damaged.
         """
-        now, value = await self._run("load", [b"flow:" + name(flow_id)], [])
+        now, value = await self._open_lane().run(self._loading, name(flow_id))
         if value is None:
             raise FlowNotFound(flow_id)
         try:
@@ -205,8 +203,12 @@ class RedisStore:
             await self._lane.stop()
 
     async def _run(self, script: str, names: list[bytes], values: list[Any]) -> Any:
-        time = b"" if self._clock is None else micros(self._clock())
-        return await self._open_lane().run(Call.of(script, [self._tag + each for each in names], [time, *values]))
+        call = Call.of(script, [self._tag + each for each in names], [self._now(), *values])
+        return await self._open_lane().run(call)
+
+    def _now(self) -> int | bytes:
+        """As scripts take it."""
+        return b"" if self._clock is None else micros(self._clock())
 
     async def _version(self, flow_id: str) -> int:
         key = self._tag + b"flow:" + name(flow_id)

@@ -577,6 +577,19 @@ async def test_a_caller_who_goes_away_leaves_the_replies_to_their_owners(store: 
             assert isinstance(result, asyncio.CancelledError) if n % 3 == 0 else result == record
 
 
+async def test_what_one_is_refused_for_is_not_refused_to_others(store: RedisStore, admin: Any) -> None:
+    await admin.lpush(b"{reset_flow}:all:spoiled", "no set")
+    records = [make_record(realm="spoiled" if n == 3 else "default") for n in range(8)]
+    saves = [store.save(record, charges=[attempt(9)]) for record in records]
+    results = await asyncio.gather(*saves, return_exceptions=True)
+    spoiled, results[3] = results[3], None
+    assert isinstance(spoiled, StoreUnavailable)
+    assert "wrong kind" in str(spoiled)
+    assert results == [None] * 8
+    assert await ids(store) == sorted(record.id for record in records if record.realm == "default")
+    assert await admin.zcard(b"{reset_flow}:uses:" + b"a" * 16) == 7
+
+
 async def test_what_waits_when_the_store_is_closed_is_saved(redis_url: str) -> None:
     store = RedisStore(redis_url)
     records = [make_record() for _ in range(600)]

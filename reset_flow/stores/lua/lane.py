@@ -8,7 +8,8 @@ from collections import deque
 from contextlib import suppress
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Protocol
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import attrs
 
@@ -19,7 +20,7 @@ from reset_flow.models import printable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-__all__ = ["Call", "Connection", "Lane", "Subscription", "failure"]
+__all__ = ["Call", "Connection", "Joint", "Lane", "Subscription", "failure"]
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 10.0
@@ -54,6 +55,28 @@ class Call:
         text, digest = _script(script)
         arguments = (len(keys), *keys, *values)
         return cls(("EVALSHA", digest, *arguments), ("EVAL", text, *arguments))
+
+
+@attrs.frozen(eq=False)
+class Joint:
+    """
+    A script that does what waits together in one call: it takes a text for each, and gives an outcome for each.
+
+    Attributes:
+        first: Gives the value in front of the texts.
+    """
+
+    script: str
+    keys: Sequence[bytes]
+    first: Callable[[], Any]
+
+    def call(self, texts: Sequence[bytes]) -> Call:
+        """Of all that waits."""
+        return Call.of(self.script, self.keys, (self.first(), *texts))
+
+
+_Job: TypeAlias = tuple[Call | Joint, bytes, "asyncio.Future[Any]"]
+"""What waits, for an outcome."""
 
 
 class Subscription(Protocol):
@@ -99,7 +122,7 @@ class Lane:
         self.loop = asyncio.get_running_loop()
         self._open_server = open_server
         self._server: Connection | None = None
-        self._waiting: deque[tuple[Call, asyncio.Future[Any]]] = deque()
+        self._waiting: deque[_Job] = deque()
         self._arrived = asyncio.Event()
         self._stopped = False
         self._watched: dict[bytes, set[asyncio.Event]] = {}
@@ -113,15 +136,15 @@ class Lane:
         """Whether it can't be used any more, by anybody."""
         return self._task.done() or self.loop.is_closed()
 
-    async def run(self, call: Call) -> Any:
-        """The reply to a call."""
+    async def run(self, what: Call | Joint, text: bytes = b"") -> Any:
+        """The reply to a call; the outcome for a text, done together with all that wait for the same script."""
         future = self.loop.create_future()
-        self._waiting.append((call, future))
+        self._waiting.append((what, text, future))
         self._arrived.set()
-        reply = await future
-        if isinstance(reply, ResetFlowError):
-            raise reply
-        return reply
+        outcome = await future
+        if isinstance(outcome, ResetFlowError):
+            raise outcome
+        return outcome
 
     async def stop(self) -> None:
         """Carry out what waits, then close everything."""
@@ -154,34 +177,41 @@ class Lane:
             if self._server is not None:
                 with suppress(Exception):
                     await self._server.aclose()
-            self._tell(self._waiting, [StoreUnavailable("the event loop has ended")] * len(self._waiting))
+            _tell(self._waiting, repeat(StoreUnavailable("the event loop has ended")))
 
     async def _send(self) -> None:
         """Carry out everything that waits, at least as much of it as the server takes at once."""
-        batch: list[tuple[Call, asyncio.Future[Any]]] = []
-        replies: list[Any] = []
+        batch: list[_Job] = []
         lost: Exception = StoreUnavailable("the event loop has ended")
         try:
             if self._server is None:
                 self._server = await self._open_server()
             while self._waiting and len(batch) < self._server.batch:
-                call, future = self._waiting.popleft()
-                if not future.done():
-                    batch.append((call, future))
-            replies = await self._server.send([call for call, _ in batch]) if batch else []
+                job = self._waiting.popleft()
+                if not job[-1].done():
+                    batch.append(job)
+            if batch:
+                await self._carry_out(batch, self._server)
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the outcome
             lost = error
             if self._server is None:
                 batch.extend(self._waiting)
                 self._waiting.clear()
         finally:
-            self._tell(batch, replies or [lost] * len(batch))
+            _tell(batch, repeat(lost))
 
-    def _tell(self, calls: Iterable[tuple[Call, asyncio.Future[Any]]], replies: Sequence[Any]) -> None:
-        for (_, future), reply in zip(calls, replies, strict=True):
-            if not future.done():
-                # An error comes as a result, so that nobody complains when the one who waited has gone.
-                future.set_result(failure(reply) if isinstance(reply, Exception) else reply)
+    @staticmethod
+    async def _carry_out(batch: Iterable[_Job], server: Connection) -> None:
+        groups: dict[Call | Joint, list[_Job]] = {}
+        for job in batch:
+            groups.setdefault(job[0], []).append(job)
+        calls = [
+            what if isinstance(what, Call) else what.call([text for _, text, _ in jobs])
+            for what, jobs in groups.items()
+        ]
+        for (what, jobs), reply in zip(groups.items(), await server.send(calls), strict=True):
+            joint = isinstance(what, Joint) and isinstance(reply, list)
+            _tell(jobs, reply if joint else repeat(reply))
 
     # Waiting for others
 
@@ -247,6 +277,13 @@ class Lane:
             else:
                 silent = True
                 await subscription.ping()
+
+
+def _tell(jobs: Iterable[_Job], outcomes: Iterable[Any]) -> None:
+    """An error comes as a result, so that nobody complains when the one who waited has gone."""
+    for (_, _, future), outcome in zip(jobs, outcomes, strict=False):
+        if not future.done():
+            future.set_result(failure(outcome) if isinstance(outcome, Exception) else outcome)
 
 
 def failure(error: Exception) -> ResetFlowError:

@@ -1,4 +1,8 @@
--- What is kept of one flow. -> time, record
--- KEYS: the flow. ARGV: time.
+-- What is kept of many flows. -> for each: time, record
+-- KEYS: what the keys of flows begin with. ARGV: time, then ids.
 
-return {now, fetch(KEYS[1]) or false}
+local found = {}
+for i = 2, #ARGV do
+    found[i - 1] = {now, fetch(KEYS[1] .. ARGV[i]) or false}
+end
+return found
