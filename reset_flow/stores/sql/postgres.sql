@@ -68,7 +68,10 @@ CREATE FUNCTION {prefix}_save(
     ids text[], realms text[], versions bigint[], states text[], due_ats bigint[], ended_ats bigint[], leases bigint[],
     lookups bytea[], stamps bytea[], bodies bytea[], names bigint[], charge_ends integer[],
     keys bytea[], amounts integer[], limits bigint[], windows bigint[]
-) RETURNS bigint[] LANGUAGE plpgsql VOLATILE AS $$
+) RETURNS bigint[] LANGUAGE plpgsql VOLATILE
+-- All that is asked for is found by an index: to plan again for other values costs more than to find it.
+SET plan_cache_mode = force_generic_plan
+AS $$
 DECLARE
     codes bigint[] := '{}';
     saved bigint[] := '{}';
@@ -79,18 +82,18 @@ DECLARE
     flow_number bigint;
     place bigint;
     charge integer := 1;
-    first_charge integer;
+    counted integer[] := '{}';
+    fresh_charges integer[];
     fresh_keys bytea[];
     fresh_ends bigint[];
     taken bigint[];
+    taken_keys bytea[];
+    taken_ats bigint[];
     mine bigint;
     used_at bigint;
     used_number bigint;
-    wait bigint;
 BEGIN
-    FOREACH place IN ARRAY locks LOOP
-        PERFORM pg_advisory_xact_lock(place);
-    END LOOP;
+    PERFORM pg_advisory_xact_lock(each.place) FROM unnest(locks) AS each (place);
     present := {prefix}_now(given_now);
 
     FOR incoming IN
@@ -114,11 +117,12 @@ BEGIN
                 CONTINUE;
             END IF;
 
-            flow_number := stored.number;
-            first_charge := charge;
-
             -- One after the other, as if those before had been written. Nothing is.
+            flow_number := stored.number;
             fresh_ends := '{}';
+            fresh_charges := '{}';
+            taken_keys := '{}';
+            taken_ats := '{}';
             FOR charge IN charge .. incoming.charge_end LOOP
                 IF amounts[charge] < 0 THEN
                     place := NULL;
@@ -132,16 +136,18 @@ BEGIN
                         fresh_keys[place] := NULL;
                         CONTINUE;
                     END IF;
-                    SELECT uses.number INTO used_number FROM {prefix}_uses AS uses
+                    SELECT uses.at, uses.number INTO used_at, used_number FROM {prefix}_uses AS uses
                         WHERE uses.key = keys[charge] AND uses.flow = flow_number AND uses.number <> ALL (taken)
                         ORDER BY uses.at DESC, uses.number DESC LIMIT 1;
                     IF FOUND THEN
                         taken := taken || used_number;
+                        taken_keys := taken_keys || keys[charge];
+                        taken_ats := taken_ats || used_at;
                     END IF;
                     CONTINUE;
                 END IF;
 
-                SELECT count(*) INTO mine FROM unnest(fresh_keys) AS fresh (key) WHERE fresh.key = keys[charge];
+                mine := cardinality(array_positions(fresh_keys, keys[charge]));
                 IF limits[charge] <= mine THEN
                     code := -2;
                 ELSE
@@ -155,6 +161,7 @@ BEGIN
                 END IF;
                 fresh_keys := fresh_keys || keys[charge];
                 fresh_ends := fresh_ends || present + windows[charge];
+                fresh_charges := fresh_charges || charge;
             END LOOP;
             charge := incoming.charge_end + 1;
 
@@ -162,6 +169,7 @@ BEGIN
                 codes := codes || code;
                 CONTINUE;
             END IF;
+            counted := counted || fresh_charges;
         END IF;
 
         IF incoming.version = 1 THEN
@@ -191,23 +199,31 @@ BEGIN
                 FROM generate_series(1, length(incoming.lookups), 16) AS start
                 ON CONFLICT DO NOTHING;
         END IF;
-        IF fresh_keys <> '{}' THEN
+        FOR place IN 1 .. cardinality(fresh_keys) LOOP
+            IF fresh_keys[place] IS NOT NULL THEN
+                INSERT INTO {prefix}_uses (key, at, flow, expires_at)
+                    VALUES (fresh_keys[place], present, flow_number, fresh_ends[place]);
+            END IF;
+        END LOOP;
+        FOR place IN 1 .. cardinality(taken) LOOP
             DELETE FROM {prefix}_uses AS uses
-                USING unnest(keys[first_charge : charge - 1], windows[first_charge : charge - 1],
-                    amounts[first_charge : charge - 1]) AS made (key, length, amount)
-                WHERE uses.key = made.key AND uses.at <= present - made.length AND uses.expires_at <= present
-                    AND made.amount > 0;
-            INSERT INTO {prefix}_uses (key, at, flow, expires_at)
-                SELECT fresh.key, present, flow_number, fresh.expires_at
-                FROM unnest(fresh_keys, fresh_ends) AS fresh (key, expires_at)
-                WHERE fresh.key IS NOT NULL;
-        END IF;
-        IF taken <> '{}' THEN
-            DELETE FROM {prefix}_uses AS uses WHERE uses.key = ANY (keys) AND uses.number = ANY (taken);
-        END IF;
+                WHERE uses.key = taken_keys[place] AND uses.at = taken_ats[place] AND uses.number = taken[place];
+        END LOOP;
         codes := codes || code;
         saved := saved || incoming.name;
     END LOOP;
+
+    -- What counts no more is looked for once, and key by key: for a join, the planner may read the whole table.
+    IF counted <> '{}' THEN
+        DELETE FROM {prefix}_uses WHERE ctid = ANY (ARRAY(
+            SELECT gone.ctid FROM unnest(counted) AS made (charge), LATERAL (
+                SELECT uses.ctid FROM {prefix}_uses AS uses
+                WHERE uses.key = keys[made.charge] AND uses.at <= present - windows[made.charge]
+                    AND uses.expires_at <= present
+                LIMIT 1000
+            ) AS gone
+        ));
+    END IF;
 
     -- One notification, because whoever sends one commits alone; its length is bounded by the size of a batch.
     IF saved <> '{}' THEN
