@@ -106,7 +106,7 @@ class PostgresStore:
     async def save(self, record: Record, *, charges: Sequence[Charge] = ()) -> None:
         """As the port says. One that is cancelled may have been written, or not."""
         row = to_row(record)
-        if not (storable(record.id) and storable(record.realm)):
+        if "\0" in record.id or "\0" in record.realm:
             raise InvalidInput("PostgreSQL can't store a text with a null character")
         session = await self._open()
         code = await session.saves.add(Save(row, tuple(charges)))

@@ -454,6 +454,13 @@ async def test_one_that_can_not_be_saved_does_not_harm_its_neighbours(store: Pos
     assert await store.load(records[5].id) == records[5]
 
 
+async def test_texts_may_hold_what_is_special_in_an_array(store: PostgresStore) -> None:
+    odd = ["", "NULL", "null", "{}", ",", '"', "'", "\\", '\\"', '"\\', " a ", "\n", "\\x41", "%s", "é"]
+    records = [make_record(id=f"{text}1{text}", realm=text) for text in odd]
+    await asyncio.gather(*(store.save(record) for record in records))
+    assert await asyncio.gather(*(store.load(record.id) for record in records)) == records
+
+
 async def test_texts_that_postgresql_can_not_hold_are_refused(store: PostgresStore) -> None:
     for text in ("a\0b", "\ud800"):
         await refused(store.save(make_record(id=text)), InvalidInput)

@@ -170,6 +170,8 @@ def failures() -> tuple[type[Exception], ...]:
 
 def of_one(error: BaseException | None) -> bool:
     """Whether one of many may have been the reason. Not so: lost connections, timeouts and shutdowns."""
+    if isinstance(error, TypeError):  # it is no number of the server's
+        return True
     return (getattr(error, "sqlstate", None) or "08")[:2] not in ("08", "25", "57", "58")
 
 

@@ -68,7 +68,7 @@ class Lane(Generic[Job]):
         try:
             return await self._work(jobs)
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the outcome
-            if len(jobs) > 1 and of_one(error.__cause__):
+            if len(jobs) > 1 and of_one(error.__cause__ or error):
                 return [outcome for job in jobs for outcome in await self._outcomes([job])]
             return [copy(error) for _ in jobs]
 

@@ -7,12 +7,13 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import orjson
 
 from reset_flow.stores.sql.postgres_statements import lock_of, name_of
 from reset_flow.stores.sql.rows import COLUMNS, span, to_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from reset_flow.ports import Charge, Record
 
@@ -37,16 +38,43 @@ class Save:
 def arguments(prefix: str, saves: Sequence[Save]) -> list[Any]:
     """What the function `save` takes, behind the time."""
     charges = [charge for save in saves for charge in save.charges]
-    return [
-        sorted({lock_of(prefix, charge.key) for charge in charges}),
-        *([save.row[column] for save in saves] for column in COLUMNS),
-        [name_of(save.row["id"]) for save in saves],
-        list(accumulate(len(save.charges) for save in saves)),
-        [charge.key for charge in charges],
-        [charge.amount for charge in charges],
-        [charge.limit for charge in charges],
-        [span(charge.window) for charge in charges],
+    columns = zip(*(save.row.values() for save in saves), strict=True)
+    ids, realms, versions, states, due_ats, ended_ats, leases, lookups, stamps, bodies = columns
+    return [  # in the order of its parameters
+        _numbers(sorted({lock_of(prefix, charge.key) for charge in charges})),
+        _texts(ids),
+        _texts(realms),
+        _numbers(versions),
+        _texts(states),
+        _numbers(due_ats),
+        _numbers(ended_ats),
+        _numbers(leases),
+        _bytes(lookups),
+        _bytes(stamps),
+        bodies,  # which are long
+        _numbers(map(name_of, ids)),
+        _numbers(accumulate(len(save.charges) for save in saves)),
+        _bytes(charge.key for charge in charges),
+        _numbers(charge.amount for charge in charges),
+        _numbers(charge.limit for charge in charges),
+        _numbers(span(charge.window) for charge in charges),
     ]
+
+
+# An array as text, since the driver asks of each item in a list at length whether that is a list as well.
+
+
+def _numbers(values: Iterable[int | None]) -> str:
+    return f"{{{orjson.dumps(list(values))[1:-1].decode()}}}"
+
+
+def _texts(values: Iterable[str]) -> str:
+    escaped = [value.replace("\\", r"\\").replace('"', r"\"") for value in values]
+    return '{"' + '","'.join(escaped) + '"}' if escaped else "{}"
+
+
+def _bytes(values: Iterable[bytes]) -> str:
+    return _texts(rf"\x{value.hex()}" for value in values)
 
 
 def storable(text: str) -> bool:

@@ -1,8 +1,14 @@
 -- What PostgreSQL is asked. $1 is the time where one is given, and else NULL. The clock is read in a query of its own:
 -- a function that may say something else for each row keeps a condition from using an index.
 
+-- Arrays come as text, but that of the bodies.
+
 -- name: save
-SELECT {prefix}_save($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+SELECT {prefix}_save(
+    $1, $2::text::bigint[], $3::text::text[], $4::text::text[], $5::text::bigint[], $6::text::text[],
+    $7::text::bigint[], $8::text::bigint[], $9::text::bigint[], $10::text::bytea[], $11::text::bytea[], $12, $13::text::bigint[],
+    $14::text::integer[], $15::text::bytea[], $16::text::integer[], $17::text::bigint[], $18::text::bigint[]
+)
 
 -- name: load
 SELECT id, realm, version, state, due_at, ended_at, lease, lookups, stamp, body, leased_until,
