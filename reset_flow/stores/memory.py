@@ -70,7 +70,7 @@ class MemoryStore:
         number = kept.number if kept else next(self._numbers)
         self._uses |= self._charged(number, charges, now)
         leased_until = None if record.lease is None else now + record.lease
-        self._kept[record.id] = _Kept(number, attrs.evolve(record, lease_left=None), leased_until)
+        self._kept[record.id] = _Kept(number, _with(record, None), leased_until)
         for event in self._saved.get(record.id, ()):
             event.set()
 
@@ -192,5 +192,8 @@ class MemoryStore:
         return self._find(flow_id).record.version
 
     def _look(self, kept: _Kept) -> Record:
-        left = None if kept.leased_until is None else kept.leased_until - self._clock()
-        return attrs.evolve(kept.record, lease_left=left)
+        return _with(kept.record, None if kept.leased_until is None else kept.leased_until - self._clock())
+
+
+def _with(record: Record, lease_left: timedelta | None) -> Record:
+    return record if record.lease_left == lease_left else attrs.evolve(record, lease_left=lease_left)
