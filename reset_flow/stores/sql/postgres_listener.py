@@ -47,7 +47,8 @@ class Listener:
 
     def wake(self, flow_id: str) -> None:
         """Have those look who wait for this flow."""
-        self._wake(name_of(flow_id))
+        if self._watched:
+            self._wake(name_of(flow_id))
 
     async def listen(self, patience: float) -> bool:
         """Whether notifications are heard from now on."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from reset_flow.ports import Charge, Record
 
-__all__ = ["Save", "arguments", "readable", "record_of", "storable"]
+__all__ = ["Save", "arguments", "readable", "record_of", "storable", "texts"]
 
 TO_LEASE = len(COLUMNS) + 1
 
@@ -42,10 +42,10 @@ def arguments(prefix: str, saves: Sequence[Save]) -> list[Any]:
     ids, realms, versions, states, due_ats, ended_ats, leases, lookups, stamps, bodies = columns
     return [  # in the order of its parameters
         _numbers(sorted({lock_of(prefix, charge.key) for charge in charges})),
-        _texts(ids),
-        _texts(realms),
+        texts(ids),
+        texts(realms),
         _numbers(versions),
-        _texts(states),
+        texts(states),
         _numbers(due_ats),
         _numbers(ended_ats),
         _numbers(leases),
@@ -68,13 +68,14 @@ def _numbers(values: Iterable[int | None]) -> str:
     return f"{{{orjson.dumps(list(values))[1:-1].decode()}}}"
 
 
-def _texts(values: Iterable[str]) -> str:
+def texts(values: Iterable[str]) -> str:
+    """Many as one."""
     escaped = [value.replace("\\", r"\\").replace('"', r"\"") for value in values]
     return '{"' + '","'.join(escaped) + '"}' if escaped else "{}"
 
 
 def _bytes(values: Iterable[bytes]) -> str:
-    return _texts(rf"\x{value.hex()}" for value in values)
+    return texts(rf"\x{value.hex()}" for value in values)
 
 
 def storable(text: str) -> bool:

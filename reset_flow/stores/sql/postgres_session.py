@@ -10,7 +10,7 @@ from reset_flow.errors import ConfigurationError, StoreUnavailable
 from reset_flow.stores.sql.postgres_connections import Line, Pool, failures
 from reset_flow.stores.sql.postgres_lane import Lane
 from reset_flow.stores.sql.postgres_listener import Listener
-from reset_flow.stores.sql.postgres_rows import arguments
+from reset_flow.stores.sql.postgres_rows import arguments, texts
 from reset_flow.stores.sql.postgres_schema import migrate
 from reset_flow.stores.sql.postgres_statements import statements
 
@@ -103,7 +103,8 @@ class Session:
             each.terminate()
 
     async def _load_all(self, flow_ids: list[str]) -> list[Any]:
-        rows = {row["id"]: row for row in await self._loading.fetch(self._sql["load"], self._now(), flow_ids)}
+        found = await self._loading.fetch(self._sql["load"], self._now(), texts(flow_ids))
+        rows = {row["id"]: row for row in found}
         return [rows.get(flow_id) for flow_id in flow_ids]
 
     async def _save_all(self, saves: list[Save]) -> list[Any]:

@@ -13,7 +13,7 @@ SELECT {prefix}_save(
 -- name: load
 SELECT id, realm, version, state, due_at, ended_at, lease, lookups, stamp, body, leased_until,
     (SELECT {prefix}_now($1)) AS present
-FROM {prefix}_flows WHERE id = ANY ($2::text[])
+FROM {prefix}_flows WHERE id = ANY ($2::text::text[])
 
 -- Each scan goes by an index, in pages that end after so many rows, however few of them are wanted.
 
