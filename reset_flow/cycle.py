@@ -16,6 +16,7 @@ import attrs
 
 from reset_flow import rules
 from reset_flow.budgets import Priced
+from reset_flow.chronicle import Chronicle
 from reset_flow.errors import (
     FlowBusy,
     FlowNotFound,
@@ -93,7 +94,6 @@ class Cycle:
     ) -> None:
         self._caller = caller
         self._archive = archive
-        self._announcer = announcer
         self._policy = policy
         self._now = now
         self._guards = tuple(guards)
@@ -102,6 +102,7 @@ class Cycle:
         self._alarm = alarm
         self._worker = worker
         self._tasks = OwnTasks()
+        self._chronicle = Chronicle(announcer, archive, tracer, self._tasks, policy=policy, worker=worker)
         self._unsent: set[bytes] = set()  # stamps of intents that were given up, though the store may have them
 
     # --- what the service asks for
@@ -172,7 +173,7 @@ class Cycle:
         ended = await self._expired(dossier)
         delivered = 0
         if found.dossier.owed:
-            delivered = await self._tasks.run(self._tell(ended, len(ended.history) - 1, ended.owed))
+            delivered = await self._tasks.run(self._chronicle.tell(ended, len(ended.history) - 1, ended.owed))
         return Tended(settled=found.dossier.intent is not None, expired=ended is not dossier, delivered=delivered)
 
     def send(
@@ -293,7 +294,7 @@ class Cycle:
 
     async def _keep(self, dossier: Dossier, since: int, charges: Sequence[Charge] = ()) -> Dossier:
         saved = await self._save(self._budgets.kept(dossier, charges))
-        self._announce(saved, since)
+        self._chronicle.write(saved, since)
         return saved
 
     async def _save(self, priced: Priced, record: Record | None = None, *, at_last: bool = False) -> Dossier:
@@ -326,15 +327,7 @@ class Cycle:
 
     async def _send(self, intended: Dossier, new: NewCredential | None, charges: Sequence[Charge]) -> Flow:
         began = time.monotonic()
-        priced = self._budgets.intended(intended, charges)
-        record = self._archive.record(priced.dossier)
-        try:
-            dossier = await self._save(priced, record)
-        except StoreUnavailable:
-            if not self._tasks.closed:
-                self._unsent.add(record.stamp)
-                self._tasks.spawn(self._withdraw(record))
-            raise
+        dossier = await self._intend(intended, charges)
         try:
             dossier, error = await self._carry_out(dossier, new, began)
         except StaleRecord:
@@ -345,6 +338,17 @@ class Cycle:
         if error:
             raise error.with_flow(self.view(dossier))
         return self.view(dossier)
+
+    async def _intend(self, intended: Dossier, charges: Sequence[Charge]) -> Dossier:
+        priced = self._budgets.intended(intended, charges)
+        record = self._archive.record(priced.dossier)
+        try:
+            return await self._save(priced, record)
+        except StoreUnavailable:
+            if not self._tasks.closed:
+                self._unsent.add(record.stamp)
+                self._tasks.spawn(self._withdraw(record))
+            raise
 
     async def _withdraw(self, record: Record) -> None:
         """Take back an intent whose save was not acknowledged, in case it got through: nothing was sent."""
@@ -400,26 +404,5 @@ class Cycle:
         judged = intent.command == "verify" and isinstance(outcome, (Accepted, Rejected))
         alarm = judged and self._alarm.saw(right=isinstance(outcome, Accepted))
         saved = await self._save(self._budgets.concluded(resolved, intent, outcome), at_last=True)
-        self._announce(saved, since, alarm=alarm)
+        self._chronicle.write(saved, since, alarm=alarm)
         return saved, error
-
-    # --- telling the listeners
-
-    def _announce(self, saved: Dossier, since: int, *, alarm: bool = False) -> None:
-        for transition in saved.history[since:]:
-            audit.info("flow %s: %s to %s (%s)", saved.id, transition.trigger, transition.target, self._worker)
-            self._tracer.count("transition", trigger=transition.trigger)
-            if transition.trigger.endswith("in_doubt") or transition.trigger == "code_spent":
-                self._tracer.count("doubt", trigger=transition.trigger)
-        if self._announcer.names and len(saved.history) > since and not self._tasks.closed:
-            self._tasks.spawn(self._tell(saved, since, saved.listeners, alarm=alarm))
-
-    async def _tell(self, dossier: Dossier, since: int, names: Sequence[str], *, alarm: bool = False) -> int:
-        """Tell what came after that many transitions; of an end, note who has heard it. -> how many have"""
-        heard = await self._announcer.tell(self.view(dossier), since, names, alarm=alarm)
-        told = rules.heard(dossier, heard)
-        if told.owed != dossier.owed:
-            # Not noted is told again, which listeners are prepared for.
-            with suppress(StaleRecord, StoreUnavailable):
-                await self._archive.save(self._archive.record(told))
-        return len(heard)
