@@ -85,6 +85,8 @@ ROWS = (
 """Alphabets, the rows and columns of keyboards, and the usual walks over two of them, in canonical form."""
 
 WALKS = "\n".join((*ROWS, *(row[::-1] for row in ROWS)))
+RUNS = frozenset(WALKS[start : start + RUN] for start in range(len(WALKS) - RUN + 1))
+"""The shortest ones. Few passwords have one in them, and to look through all the rows takes long."""
 
 
 class PasswordCheck(Protocol):
@@ -102,6 +104,8 @@ class PasswordCheck(Protocol):
 
 def canonical(text: str) -> str:
     """The form in which passwords and names are compared. The second normalization is for what folding took apart."""
+    if text.isascii():
+        return text.lower()  # which is all that happens to it below
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
@@ -189,12 +193,10 @@ class PasswordRules:
         if length > self.max_length:
             return (f"it must have at most {self.max_length} characters",)
         folded = canonical(password.reveal())
-        trouble = (
-            (COMMON, folded in blocklist),
-            *_named(folded, canonical(user), self.words),
-            (ROW, _row(folded)),
-        )
-        return tuple(complaint for complaint, applies in trouble if applies)
+        bare = _letters(folded).replace(" ", "")
+        login, word = _named(folded, bare, canonical(user), self.words)
+        trouble = ((COMMON, folded in blocklist), (LOGIN, login), (WORD, word), (ROW, _row(folded, bare)))
+        return tuple([complaint for complaint, applies in trouble if applies])
 
     async def _asked(self, password: Secret, user: str) -> tuple[str, ...]:
         if not self.checks:
@@ -250,22 +252,25 @@ def _forget(task: asyncio.Task[Any]) -> None:
         task.exception()
 
 
-def _named(folded: str, user: str, words: Iterable[str]) -> Iterable[tuple[str, bool]]:
-    text, logins = _letters(folded).replace(" ", ""), _names(user)
+def _named(folded: str, bare: str, user: str, words: Iterable[str]) -> tuple[bool, bool]:
+    """Whether it is little more than the login, and than one of the words."""
+    logins = _names(user)
+    login = folded == user or _little_more(bare, logins)
+    if not words:
+        return login, False
     names = frozenset().union(*(_names(canonical(word)) for word in words))
-    login = folded == user or _little_more(text, logins)
-    word = _little_more(text, names)
-    both = not login and not word and _little_more(text, logins | names)
-    return (LOGIN, login or both), (WORD, word or both)
+    word = _little_more(bare, names)
+    both = not login and not word and _little_more(bare, logins | names)
+    return login or both, word or both
 
 
-ASCII_LETTERS = {code: " " for code in range(128) if not chr(code).isalnum()}
+ASCII_LETTERS = bytes(code if chr(code).isalnum() else ord(" ") for code in range(128)).ljust(256)
 
 
 def _letters(text: str) -> str:
     """The text with spaces for all that is neither letter, digit nor pictogram."""
     if text.isascii():
-        return text.translate(ASCII_LETTERS)
+        return text.encode().translate(ASCII_LETTERS).decode()  # by far faster than `str.translate`
     kinds = ((char, unicodedata.category(char)) for char in text)
     return "".join(char if kind[0] in "LMN" or kind == "So" else " " for char, kind in kinds)
 
@@ -273,8 +278,8 @@ def _letters(text: str) -> str:
 def _names(text: str) -> frozenset[str]:
     """What somebody may be called by it."""
     whole, local = _letters(text), _letters(text.rpartition("@")[0])
-    names = {whole.replace(" ", ""), local.replace(" ", ""), *(word for word in whole.split() if len(word) >= PART)}
-    return frozenset(name for name in names if len(name) >= (PART if name.isdecimal() else 2))
+    names = {whole.replace(" ", ""), local.replace(" ", ""), *[word for word in whole.split() if len(word) >= PART]}
+    return frozenset([name for name in names if len(name) >= (PART if name.isdecimal() else 2)])
 
 
 def _little_more(text: str, names: Iterable[str]) -> bool:
@@ -293,25 +298,27 @@ def _little_more(text: str, names: Iterable[str]) -> bool:
     return len(rest) <= ADDED and letters <= max(0, min(ADDED_LETTERS, longest - ADDED_LETTERS))
 
 
-def _row(folded: str) -> bool:
+def _row(folded: str, bare: str) -> bool:
     if _neighbours(folded):
         return True
-    separators = {char for char, letter in zip(folded, _letters(folded), strict=True) if letter == " "}
-    return len(separators) == 1 and _neighbours(folded.replace(separators.pop(), ""))
+    separators = set(folded).difference(bare)
+    return len(separators) == 1 and _neighbours(bare)
 
 
 def _neighbours(text: str) -> bool:
     if len(set(text)) <= DIFFERENT < len(text):
         return True
-    units = range(1, min(UNIT, len(text) // 2) + 1)
-    if any(text == (text[:unit] * len(text))[: len(text)] for unit in units):
-        return True
+    for unit in range(1, min(UNIT, len(text) // 2) + 1):
+        if text[unit] == text[0] and text.startswith(text[unit:]):
+            return True
     pieces, start = 0, 0
-    while start < len(text) and pieces <= PIECES:
-        length = _run(text[start:])
-        start += length if length >= RUN else 1
+    while start < len(text):
+        if pieces == PIECES:
+            return False
+        first = text[start : start + RUN]
+        start += _run(text[start:]) if first in RUNS or first == text[start] * RUN else 1
         pieces += 1
-    return pieces <= PIECES and pieces < len(text)
+    return pieces < len(text)
 
 
 def _run(text: str) -> int:
