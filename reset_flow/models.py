@@ -29,6 +29,7 @@ __all__ = [
     "Transition",
     "Unknown",
     "Unpicklable",
+    "one_line",
     "printable",
 ]
 
@@ -282,12 +283,18 @@ class NewCredential:
     authorization: Secret | None = None
 
 
+def one_line(text: str) -> str:
+    """The whole text, with one space for whatever is space, control or no character."""
+    if not text.isprintable():  # which it is if it has nothing of that but plain spaces
+        text = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in text)
+    return " ".join(text.split())
+
+
 def printable(text: object) -> str:
     """The text of somebody else, fit for people and logs: one line, no control characters, at most 200 characters."""
     if not isinstance(text, str):
         text = type(text).__name__
-    kept = (" " if unicodedata.category(char)[0] in "CZ" else char for char in text[: 2 * REASON_LENGTH])
-    return " ".join("".join(kept).split())[:REASON_LENGTH]
+    return one_line(text[: 2 * REASON_LENGTH])[:REASON_LENGTH]
 
 
 def _reasons(texts: object) -> tuple[str, ...]:
