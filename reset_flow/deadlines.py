@@ -24,14 +24,10 @@ class Deadlines:
 
     def within(self, seconds: float) -> _Deadline:
         """A context that raises `TimeoutError` where its end is not reached in time."""
-        return _Deadline(self, seconds)
-
-    def watch(self) -> _Watch:
-        """What sees to those of the running loop."""
         loop = asyncio.get_running_loop()
         if self._watch is None or self._watch.loop is not loop:
             self._watch = _Watch(loop)  # the other one goes on with what it has
-        return self._watch
+        return _Deadline(self._watch, seconds)
 
 
 class _Watch:
@@ -77,17 +73,18 @@ class _Deadline:
         end: By the clock of the loop.
     """
 
-    __slots__ = ("_before", "_owner", "_passed", "_seconds", "_task", "_watch", "end")
+    __slots__ = ("_before", "_passed", "_seconds", "_task", "_watch", "end")
 
-    def __init__(self, owner: Deadlines, seconds: float) -> None:
-        self._owner = owner
+    def __init__(self, watch: _Watch, seconds: float) -> None:
+        self._watch = watch
         self._seconds = seconds
         self._passed = False
 
     def __enter__(self) -> None:
-        task, watch = asyncio.current_task(), self._owner.watch()
+        watch = self._watch
+        task = asyncio.current_task(watch.loop)
         assert task is not None
-        self._task, self._before, self._watch = task, task.cancelling(), watch
+        self._task, self._before = task, task.cancelling()
         self.end = watch.loop.time() + self._seconds
         watch.add(self)
 

@@ -101,7 +101,9 @@ def code(given: Any) -> Secret:
     trouble = _trouble(_plain(given), CODE_LENGTH)
     if trouble:
         raise CodeRejected(trouble, sent=False)
-    digits = Secret("".join(_digit(char) for char in _plain(given)))
+    digits = Secret(_plain(given))
+    if not (digits.reveal().isascii() and digits.reveal().isdecimal()):
+        digits = Secret("".join([_digit(char) for char in digits.reveal()]))
     if len(digits.reveal()) != CODE_DIGITS or "?" in digits.reveal():
         raise CodeRejected(f"it must have {CODE_DIGITS} digits", sent=False)
     return digits

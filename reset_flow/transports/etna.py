@@ -46,13 +46,15 @@ import json
 import re
 import unicodedata
 from datetime import timedelta
+from json.encoder import encode_basestring as quoted
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import quote
 
+import orjson
 from yarl import URL
 
 from reset_flow.errors import ConfigurationError
-from reset_flow.models import Accepted, Cause, Credential, NotActed, Rejected, Secret, Unknown
+from reset_flow.models import Accepted, Cause, Credential, NotActed, Rejected, Secret, Unknown, one_line
 from reset_flow.transports.http import Reply, Sender, carried, endpoint
 
 if TYPE_CHECKING:
@@ -79,6 +81,7 @@ NEVER_HANDLED = frozenset({401, 403, 404, 405, 406, 411, 413, 414, 415})
 
 IDENTIFIERS = {Credential.PASSWORD: "ResetPassword", Credential.PIN: "ResetPinCode"}
 PIN_METHODS = frozenset({"GET", "PATCH", "POST", "PUT"})
+ENVELOPE, LOG_IN = frozenset({"IsSucceed", "Errors"}), frozenset({"State"})
 QUESTION_LENGTH = 1000
 USABLE_TOKEN = re.compile(r"[!-~]{1,4096}")
 TOO_MANY, UNAVAILABLE = 429, 503
@@ -88,6 +91,7 @@ SHORT = 4
 """Characters; a shorter secret is hidden only where it stands alone, or nothing would be left of the sentence."""
 
 HIDDEN = "***"
+DONE = Accepted()
 SILENT: tuple[list[str], None] = ([], None)
 BETWEEN_WORDS = re.compile(r"(\W+)")
 
@@ -104,7 +108,9 @@ def _no_number(name: str) -> Any:
 
 
 DECODE = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number).decode
-ENCODE = json.JSONEncoder(ensure_ascii=False).encode
+
+ORDINARY = 1000
+"""Bytes of a body in which no number is too large, and nothing too deep, for either of two decoders."""
 
 
 class EtnaTransport:
@@ -241,7 +247,7 @@ class EtnaTransport:
             return _unsendable()
         headers = self._headers() | {"Username": case.user, "Password": password.reveal()}
         result = await self._sender.send("POST", self._log_in_url, headers, b"")
-        return _judged(result, _logged_in, (case.user, password), envelope=("State",))
+        return _judged(result, _logged_in, (case.user, password), LOG_IN)
 
     async def aclose(self) -> None:
         """Let go of the connections. A call that comes later gets `NotActed`. Idempotent."""
@@ -257,10 +263,10 @@ class EtnaTransport:
         authorization: dict[str, str] | None = None,
     ) -> Outcome:
         try:
-            content = ENCODE(body).encode()
+            content = ("{" + ", ".join([f'"{key}": {quoted(text)}' for key, text in body.items()]) + "}").encode()
         except UnicodeEncodeError:
             return _unsendable()
-        headers = self._headers() | {"Content-Type": "application/json"} | (authorization or {})
+        headers = {**self._headers(), "Content-Type": "application/json", **(authorization or {})}
         return _judged(await self._sender.send(method, url, headers, content), read, secrets)
 
     def _headers(self) -> dict[str, str]:
@@ -271,13 +277,13 @@ def _judged(
     result: Result,
     read: Callable[[Document], Accepted | No | None],
     secrets: tuple[str | Secret | None, ...],
-    envelope: tuple[str, ...] = ("IsSucceed", "Errors"),
+    envelope: frozenset[str] = ENVELOPE,
 ) -> Outcome:
     """What a reply means, by the tables above. `read` says what an envelope means: yes, no, or nothing known."""
     if not isinstance(result, Reply):
         return result
     document = None if result.body is None else _document(result.body)
-    enveloped = document is not None and any(key in document for key in envelope)
+    enveloped = document is not None and not envelope.isdisjoint(document)
     turned_away = _turned_away(result, None if enveloped else document, enveloped=enveloped)
     if turned_away is not None:
         return turned_away
@@ -293,8 +299,7 @@ def _judged(
 
 def _turned_away(reply: Reply, document: Document | None, *, enveloped: bool) -> NotActed | None:
     """The first three rows."""
-    status = reply.status
-    error = (document or {}).get("error")
+    status, error = reply.status, document and document.get("error")
     if isinstance(error, str) and error.strip().lower().startswith("application key"):
         return NotActed(cause=Cause.APP_KEY, detail="the broker does not know the app key")
     if status == TOO_MANY or (status == UNAVAILABLE and reply.retry_after is not None):
@@ -311,7 +316,7 @@ def _code_sent(document: Document) -> Accepted | No | None:
         return words
     if codes:
         return codes if errors is None and succeeded is False else None
-    return Accepted() if errors == [] or (errors is None and succeeded is True) else None
+    return DONE if errors == [] or (errors is None and succeeded is True) else None
 
 
 def _question(document: Document) -> Accepted | No | None:
@@ -319,16 +324,16 @@ def _question(document: Document) -> Accepted | No | None:
     model, succeeded = document.get("Model"), document.get("IsSucceed")
     if succeeded is False and not (isinstance(model, str) and model):
         return _no(errors, words, codes)
-    if succeeded is not True or errors not in SILENT or not isinstance(model, str | None):
+    if succeeded is not True or errors not in SILENT or not (model is None or isinstance(model, str)):
         return None
-    question = _one_line(model or "")
+    question = one_line((model or "")[: 2 * QUESTION_LENGTH])[:QUESTION_LENGTH]  # fit for a page: no wall of text
     return Accepted(value=Secret(question) if question or model == "" else None)
 
 
 def _token(document: Document) -> Accepted | No | None:
     errors, words, codes = _complaints(document)
     model, succeeded = document.get("Model"), document.get("IsSucceed")
-    if succeeded is not True or not isinstance(errors, list | None):
+    if succeeded is not True or not (errors is None or isinstance(errors, list)):
         return _no(errors, words, codes) if succeeded is False else None
     usable = isinstance(model, str) and USABLE_TOKEN.fullmatch(model)
     return Accepted(value=Secret(str(model)) if usable else None)
@@ -338,7 +343,7 @@ def _done(document: Document) -> Accepted | No | None:
     errors, words, codes = _complaints(document)
     succeeded = document.get("IsSucceed")
     if succeeded is True:
-        return Accepted() if errors in SILENT and not codes else None
+        return DONE if errors in SILENT and not codes else None
     return _no(errors, words, codes) if succeeded is False else None
 
 
@@ -350,7 +355,7 @@ def _no(errors: Any, words: No, codes: No) -> No | None:
 def _logged_in(document: Document) -> Accepted | No | None:
     state, reason = document["State"], document.get("Reason")
     if state == "Succeeded" or (state == "Expecting" and document.get("Step") == "VerificationCode"):
-        return Accepted()
+        return DONE
     return _texts([reason]) if state == "Failed" else None
 
 
@@ -366,17 +371,24 @@ def _invalid(document: Document) -> No | None:
 def _complaints(document: Document) -> tuple[Any, No, No]:
     """`Errors` as it came, the words in it, and the codes beside it."""
     errors, codes = document.get("Errors"), document.get("ErrorsCode")
-    if not isinstance(codes, list | None):
+    if not (codes is None or isinstance(codes, list)):
         codes = ["codes in no known form"]  # whatever they say, it is not nothing
     return errors, _texts(errors), _texts(codes)
 
 
-def _texts(texts: Any) -> list[str]:
-    return [text for text in texts if isinstance(text, str) and text.strip()] if isinstance(texts, list) else []
+def _texts(said: Any) -> list[str]:
+    return [text for text in said if isinstance(text, str) and text.strip()] if said and isinstance(said, list) else []
 
 
 def _document(body: bytes) -> Document | None:
     """The JSON object in the body, whatever type it came under; `None` if it is no object, or not quite JSON."""
+    if len(body) < ORDINARY:
+        try:
+            known = orjson.loads(body)
+        except ValueError:
+            known = None  # some of these can be read below
+        if isinstance(known, dict) and body.count(b":") == len(known):  # a key that came twice has two of them
+            return known
     try:
         document = DECODE(body.decode("utf-8-sig"))  # .NET likes to write a byte order mark
     except (ValueError, RecursionError):
@@ -386,7 +398,7 @@ def _document(body: bytes) -> Document | None:
 
 def _hidden(words: No, secrets: tuple[str | Secret | None, ...]) -> No:
     """The words without what they repeat of ours: they go into errors, and those into logs."""
-    for spelled in (str, _flat):  # as it was sent, and as it will be printed
+    for spelled in (str, one_line):  # as it was sent, and as it will be printed
         words = [spelled(word) for word in words]
         for secret in secrets:
             text = spelled(secret.reveal() if isinstance(secret, Secret) else secret or "")
@@ -395,23 +407,12 @@ def _hidden(words: No, secrets: tuple[str | Secret | None, ...]) -> No:
     return words
 
 
-def _flat(text: str) -> str:
-    """On one line, as `printable` puts it, but whole."""
-    return " ".join("".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in text).split())
-
-
 def _without(text: str, sentence: str) -> str:
     # No pattern is made of the secret: `re` keeps those that it has seen.
     if len(text) < SHORT:
         return "".join(HIDDEN if part.lower() == text.lower() else part for part in BETWEEN_WORDS.split(sentence))
     sentence = sentence.replace(text, HIDDEN)
     return HIDDEN if text.lower() in sentence.lower() else sentence
-
-
-def _one_line(text: str) -> str:
-    """A question fit for a page: a wall of text is cut, and what is no text, left out."""
-    kept = (" " if unicodedata.category(char)[0] in "CZ" else char for char in text[: 2 * QUESTION_LENGTH])
-    return " ".join("".join(kept).split())[:QUESTION_LENGTH]
 
 
 def _unsendable() -> NotActed:

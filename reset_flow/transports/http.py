@@ -27,10 +27,10 @@ from reset_flow.errors import ConfigurationError
 from reset_flow.models import NotActed, Secret, Unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
 
     from aiohttp.abc import AbstractStreamWriter
-    from aiohttp.client_middlewares import ClientHandlerType
+    from aiohttp.client_middlewares import ClientHandlerType, ClientMiddlewareType
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
 
@@ -58,7 +58,7 @@ anyway."""
 CONNECTING_FAILED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, slots=False)  # without slots it is made in less time
 class Reply:
     """
     What came back.
@@ -93,11 +93,11 @@ class _Body(aiohttp.BytesPayload):
 
     begun = False
 
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+    def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> Coroutine[Any, Any, None]:
         connection = writer.transport
-        # On a closing one the next line raises before it writes.
+        # On a closing one what is returned raises before it writes.
         self.begun = connection is not None and not connection.is_closing()
-        await super().write_with_length(writer, content_length)
+        return super().write_with_length(writer, content_length)
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -115,8 +115,9 @@ class _Connector(aiohttp.TCPConnector):
     ) -> Connection:
         while True:
             connection = await super().connect(req, traces, timeout)
-            if connection.protocol is None or not connection.protocol.should_close:
-                transport: Any = connection.transport
+            protocol = connection.protocol
+            if protocol is None or not protocol.should_close:
+                transport: Any = protocol and protocol.transport
                 if getattr(transport, "max_size", 0) > READ_SIZE:  # other loops have no such setting
                     transport.max_size = READ_SIZE
                 return connection
@@ -134,13 +135,15 @@ async def _once(request: aiohttp.ClientRequest, handler: ClientHandlerType) -> a
     raise _ConnectionLost(lost)
 
 
-class _Options(TypedDict):
-    """What every request is sent with, whatever the session's own defaults are."""
+class _Options(TypedDict, total=False):
+    """What requests are sent with."""
 
     allow_redirects: bool
     auto_decompress: bool
+    middlewares: tuple[ClientMiddlewareType, ...]
     raise_for_status: bool
     read_bufsize: int
+    skip_auto_headers: tuple[str, ...]
     ssl: SSLContext | bool
     timeout: aiohttp.ClientTimeout
 
@@ -177,7 +180,6 @@ class Sender:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._options: _Options = {
-            "allow_redirects": False,
             "auto_decompress": False,  # a bomb stays packed, and `Accept-Encoding: identity` asks for none
             "raise_for_status": False,
             "read_bufsize": READ_BUFFER,
@@ -190,6 +192,10 @@ class Sender:
                 ceil_threshold=float("inf"),
             ),
         }
+        # Our own session has the others as its defaults: with each request they would have to be merged anew.
+        said = _Options() if session is None else self._options
+        self._plain: _Options = {**said, "allow_redirects": False, "middlewares": ()}
+        self._guarded: _Options = {**self._plain, "middlewares": (_once,)}
 
     async def send(self, method: str, url: URL, headers: Mapping[str, str], body: bytes | None = None) -> Result:
         """
@@ -199,27 +205,23 @@ class Sender:
         Raises nothing, except for cancellation.
         """
         payload = None if body is None else _Body(body)
+        options = self._plain if method in SENT_ONCE else self._guarded
+        if not body and (payload is not None or method != "GET"):  # to a GET without one aiohttp gives no type anyway
+            options = {**options, "skip_auto_headers": (CONTENT_TYPE,)}  # nothing is of no type
         status, again, whole, flaw, connecting = 0, None, None, "", False
         try:
             session = self._session()
             if session is None:
                 return NotActed(detail="the transport is closed, or belongs to another event loop")
             with self._deadlines.within(self._seconds):
-                response = await session.request(
-                    method,
-                    url,
-                    headers=headers,
-                    data=payload,
-                    middlewares=() if method in SENT_ONCE else (_once,),
-                    skip_auto_headers=None if body else (CONTENT_TYPE,),  # nothing is of no type
-                    **self._options,
-                )
+                response = await session.request(method, url, headers=headers, data=payload, **options)
                 # Kept from here on: a body that breaks off does not take the status with it.
                 status, again = response.status, response.headers.get(RETRY_AFTER)
                 try:
                     whole, flaw = await _read(response)
                 finally:
-                    response.release()  # closes the connection unless the body was read to its end
+                    if not response.closed:  # as it is once the body was read to its end
+                        response.release()  # which closes the connection
         except Exception as error:  # noqa: BLE001 - whatever aiohttp raises, nobody above may see
             flaw, connecting = _name(error), isinstance(error, CONNECTING_FAILED)
         if status:
@@ -244,8 +246,12 @@ class Sender:
         if self._own is None:
             self._loop = loop
             self._own = aiohttp.ClientSession(
-                connector=_Connector(limit=CONNECTIONS, keepalive_timeout=KEEPALIVE),
+                auto_decompress=self._options["auto_decompress"],
+                connector=_Connector(limit=CONNECTIONS, keepalive_timeout=KEEPALIVE, ssl=self._options["ssl"]),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                raise_for_status=self._options["raise_for_status"],
+                read_bufsize=self._options["read_bufsize"],
+                timeout=self._options["timeout"],
                 trust_env=self._trust_env,
             )
             self._own.trace_configs.clear()
@@ -284,9 +290,13 @@ def carried(text: str) -> bool:
 
 async def _read(response: aiohttp.ClientResponse) -> tuple[bytes | None, str]:
     """The body, if all of it can be had; if not, what is wrong with it."""
-    if response.headers.get(CONTENT_ENCODING, IDENTITY).strip().lower() != IDENTITY:
+    encoding = response.headers.get(CONTENT_ENCODING)
+    if encoding is not None and encoding.strip().lower() != IDENTITY:
         return None, "an encoded body"
     content = response.content
+    if content.is_eof():  # it came with the head, as most do
+        whole = content.read_nowait()
+        return (whole, "") if len(whole) <= BODY_LIMIT else (None, "a body that is too long")
     body = bytearray(await content.readany())
     while len(body) <= BODY_LIMIT:
         if content.at_eof():

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+from hypothesis import given, strategies as st
 
 from reset_flow.errors import ConfigurationError
 from reset_flow.models import Accepted, Cause, Credential, NewCredential, NotActed, Rejected, Secret, Unknown
 from reset_flow.ports import Case
+from reset_flow.transports import etna as api
 from reset_flow.transports.etna import EtnaTransport
 
 if TYPE_CHECKING:
@@ -341,6 +343,43 @@ async def test_what_is_not_quite_a_known_object_is_unknown(etna: Make, broker: A
     transport = etna()
     for step in (*SPENDING, "log_in"):
         assert await ASK[step](transport) == NOTHING, step
+
+
+VALUES = (
+    *("true", "null", "[]", '["a: b"]', '"x"', '":"', '"\\":"', '"\\ud800"', '"\\u0000"', '{"a": 1, "a": 2}', "{}"),
+    *(
+        "[" * 400 + "]" * 400,
+        "9" * 400,
+        "1e999",
+        "-0",
+        "0.5E+1",
+        "NaN",
+        "-Infinity",
+        "01",
+        "+1",
+        "tru",
+        '"\t"',
+        '"\ue000"',
+    ),
+)
+BODIES = st.builds(
+    lambda pairs, gap, end, mark: (
+        mark + ("{" + ", ".join(f'"{key}"{gap}{value}' for key, value in pairs) + end).encode()
+    ),
+    st.lists(st.tuples(st.sampled_from(["IsSucceed", "Errors", "Model", "Model ", "", ":"]), st.sampled_from(VALUES))),
+    st.sampled_from([":", ": ", " :", "\n:\t", "", "::"]),
+    st.sampled_from(["}", "} ", "}\n", ",}", "", "}}", "}\x00", "}\xa0"]),
+    st.sampled_from([b"", b"", b" ", b"\xef\xbb\xbf", b"\xff"]),
+)
+
+
+@given(BODIES)
+def test_a_short_body_is_read_as_a_long_one_is(body: bytes) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        read = api._document(body)
+        patch.setattr(api, "ORDINARY", 0)
+        slowly = api._document(body)
+    assert repr(read) == repr(slowly)
 
 
 @pytest.mark.parametrize("content_type", ["text/html", "application/json; charset=latin-1", "image/png", ""])

@@ -86,6 +86,19 @@ async def test_calls_share_a_connection(serve: Serve, sender: MakeSender) -> Non
     assert (server.connections, len(server.requests)) == (1, 3)
 
 
+@pytest.mark.parametrize("foreign", [False, True])
+@pytest.mark.parametrize("body", [None, b""])
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH"])
+async def test_nothing_is_of_no_type(
+    serve: Serve, sender: MakeSender, method: str, body: bytes | None, *, foreign: bool
+) -> None:
+    server = await serve(answers)
+    async with aiohttp.ClientSession() as session:
+        client = sender(session=session if foreign else None)
+        assert await client.send(method, URL(server.url), {}, body) == Reply(status=200, body=b"{}")
+    assert b"content-type" not in server.requests[0].lower()
+
+
 async def test_a_body_in_pieces_comes_back_whole(serve: Serve, sender: MakeSender) -> None:
     async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.request(reader)
