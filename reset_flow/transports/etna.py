@@ -44,7 +44,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from datetime import timedelta
 from json.encoder import encode_basestring as quoted
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -55,6 +54,7 @@ from yarl import URL
 
 from reset_flow.errors import ConfigurationError
 from reset_flow.models import Accepted, Cause, Credential, NotActed, Rejected, Secret, Unknown, one_line
+from reset_flow.passwords import canonical
 from reset_flow.transports.http import Reply, Sender, carried, endpoint
 
 if TYPE_CHECKING:
@@ -178,8 +178,7 @@ class EtnaTransport:
         Which spellings the broker takes for the same user is not documented. Too wide a guess makes two users share a
         budget; too narrow a one gives who tries codes another budget for each spelling. So it is wide.
         """
-        folded = unicodedata.normalize("NFKC", user).casefold()
-        return unicodedata.normalize("NFKC", folded).strip()
+        return canonical(user).strip()
 
     async def challenge(self, case: Case) -> Outcome:
         """Step 2. Accepted with the question, with `""` for none, or with `None`: the broker can't be asked."""
