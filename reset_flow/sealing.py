@@ -40,18 +40,20 @@ CIPHERS = 1024
 
 logger = logging.getLogger("reset_flow")
 
-_DRAWN: list[bytes] = []
-os.register_at_fork(after_in_child=_DRAWN.clear)  # or it would go on with its parent's
+_POOLS: dict[int, list[bytes]] = {}
+"""Of the process of this id alone: what a child finds after a fork is its parent's, also where no hook was run."""
+os.register_at_fork(after_in_child=_POOLS.clear)
 
 
 def _drawn() -> bytes:
     """Random bytes, as long as a nonce. In bulk: a system call for each would hand the interpreter to other threads."""
     while True:
         try:
-            return _DRAWN.pop()
-        except IndexError:  # or another thread took the last one
+            return _POOLS[os.getpid()].pop()
+        except (KeyError, IndexError):  # or another thread took the last one
             drawn = os.urandom(NONCE_BYTES * NONCES_AT_ONCE)
-            _DRAWN.extend([drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES)])
+            _POOLS.clear()
+            _POOLS[os.getpid()] = [drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES)]
 
 
 class UnknownKeyError(ValueError):

@@ -92,7 +92,7 @@ class RedisStore:
         self._server = Server(url, self._tag, connect_timeout, reply_timeout)
         self._clock = clock
         self._saving = Joint("save", [self._tag + each for each in KEYS], self._now)
-        self._loading = Joint("load", [self._tag + KEYS[0]], self._now)
+        self._loading = Joint("load", None, self._now)
         self._lane: Lane | None = None
         self._closed = False
 
@@ -126,7 +126,7 @@ class RedisStore:
         Raises:
             RecordUnreadable: The record is damaged.
         """
-        now, value = await self._open_lane().run(self._loading, name(flow_id))
+        now, value = await self._open_lane().run(self._loading, self._tag + KEYS[0] + name(flow_id))
         if value is None:
             raise FlowNotFound(flow_id)
         try:

@@ -63,15 +63,19 @@ class Joint:
     A script that does what waits together in one call: it takes a text for each, and gives an outcome for each.
 
     Attributes:
+        keys: `None`: the texts are the keys.
+
         first: Gives the value in front of the texts.
     """
 
     script: str
-    keys: Sequence[bytes]
+    keys: Sequence[bytes] | None
     first: Callable[[], Any]
 
     def call(self, texts: Sequence[bytes]) -> Call:
         """Of all that waits."""
+        if self.keys is None:
+            return Call.of(self.script, texts, (self.first(),))
         return Call.of(self.script, self.keys, (self.first(), *texts))
 
 

@@ -1,8 +1,9 @@
 -- What is kept of many flows. -> for each: time, record
--- KEYS: what the keys of flows begin with. ARGV: time, then ids.
+-- KEYS: the flows. They are named in full: a cluster that moves them would look for any other key in vain.
+-- ARGV: time.
 
 local found = {}
-for i = 2, #ARGV do
-    found[i - 1] = {now, fetch(KEYS[1] .. ARGV[i]) or false}
+for i, key in ipairs(KEYS) do
+    found[i] = {now, fetch(key) or false}
 end
 return found
