@@ -205,6 +205,14 @@ async def test_of_many_processes_that_open_and_save_at_once_one_wins(postgres_ur
     assert (await store.load("contested")).version == 1
 
 
+async def test_no_plan_is_compiled(store: PostgresStore) -> None:
+    await store.save(make_record())
+    assert store._session
+    for line in (store._session.pool, store._session._saving):
+        (row,) = await line.fetch("SELECT current_setting('jit') AS jit")
+        assert row["jit"] == "off"
+
+
 async def test_workers_that_charge_the_same_budgets_neither_overdraw_nor_block_each_other(
     store: PostgresStore, other: PostgresStore, database: Any, postgres_url: str
 ) -> None:

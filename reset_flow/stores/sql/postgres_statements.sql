@@ -72,7 +72,10 @@ SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('{prefix}_schema')) 
 -- name: read_schema
 SELECT max(version) FROM {prefix}_schema
 
+-- To compile a purge costs half a second, as soon as the tables are large, and to carry it out a millisecond.
+
 -- name: prepare
 SELECT set_config('default_transaction_isolation', 'read committed', false),
     set_config('statement_timeout', $1, false),
+    set_config('jit', 'off', false),
     CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', false) END
