@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import hmac
 import json
@@ -31,7 +32,7 @@ from reset_flow.testing import LeakScanner, shown_by_error
 from reset_flow.tracing import NullTracer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from reset_flow.ports import Record, Store
 
@@ -196,10 +197,13 @@ def test_a_folder_that_is_missing_is_a_clear_error(tmp_path: Path, ring: Keyring
         Keyring.from_file(tmp_path / "none")
 
 
-def test_a_child_after_a_fork_draws_nonces_of_its_own(ring: Keyring) -> None:
+@pytest.mark.parametrize(
+    "fork", [os.fork, ctypes.PyDLL(None).fork], ids=["by Python", "by a server that runs no hooks"]
+)
+def test_a_child_after_a_fork_draws_nonces_of_its_own(ring: Keyring, fork: Callable[[], int]) -> None:
     ring.seal("r", "f", BODY, b"")
     reader, writer = os.pipe()
-    if (child := os.fork()) == 0:
+    if (child := fork()) == 0:
         os.write(writer, ring.seal("r", "f", BODY, b"")[4:16])
         os._exit(0)
     os.waitpid(child, 0)

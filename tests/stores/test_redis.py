@@ -817,3 +817,9 @@ async def test_many_that_are_due_at_one_moment_are_all_found(store: RedisStore) 
     for name in names:
         await store.save(make_record(id=name, due_at=moment))
     assert await ids(store, Query(realm="default", due=True)) == names
+
+
+def test_flows_are_loaded_by_keys_that_a_cluster_can_move() -> None:
+    keys = [b"{reset_flow}flow:a", b"{reset_flow}flow:b"]
+    loading = RedisStore("redis://127.0.0.1:1")._loading.call(keys)
+    assert [*loading.command[2:5]] == [2, *keys]
