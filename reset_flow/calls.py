@@ -108,8 +108,7 @@ class Caller:
             outcome = await self._within(ROUTES[route], partial(self._call, dossier, new), began)
             if isinstance(outcome, (Accepted, Rejected)):
                 self._took[route].append(time.monotonic() - started)
-        if self._floor:
-            await self._pad(started)
+        await self._pad(started)
         return outcome
 
     async def _pretended(self, command: str, route: Call) -> Outcome:

@@ -224,8 +224,7 @@ class Cycle:
                     if error := verdict(command, Unknown(), dossier.history[len(found.dossier.history) :]):
                         raise error
                     return dossier, self.view(dossier)
-            if rules.expired(dossier, self._now()):
-                dossier = await self._expired(dossier)
+            dossier = await self._expired(dossier)
             await self._admit(dossier, command, given)
         except StaleRecord:
             raise

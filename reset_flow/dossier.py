@@ -118,22 +118,12 @@ class Dossier(Unpicklable):
     owed: tuple[str, ...] = ()
     history: tuple[Transition, ...] = attrs.field(default=(), repr=False)
 
-    @classmethod
-    def of(cls, **values: Any) -> Dossier:
-        """One of which every field is given, in half the time."""
-        assert len(values) == len(FIELDS)
-        return cls._holding(values)
-
     def changed(self, **changes: Any) -> Dossier:
-        """What `attrs.evolve` gives, in a quarter of the time: a flow takes a dozen of these."""
+        """What `attrs.evolve` gives, in a quarter of the time: a flow takes nine of these."""
         assert FIELDS.issuperset(changes)
-        return self._holding(self.__dict__ | changes)
-
-    @classmethod
-    def _holding(cls, values: dict[str, Any]) -> Dossier:
-        made = object.__new__(cls)
-        object.__setattr__(made, "__dict__", values)
-        return made
+        other = object.__new__(Dossier)
+        object.__setattr__(other, "__dict__", self.__dict__ | changes)
+        return other
 
     def saved(self, version: int) -> Self:
         """The same one, now that its record is stored. Until then nobody else had it: there is no need of a copy."""

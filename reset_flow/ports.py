@@ -34,7 +34,7 @@ class Case(Unpicklable):
     continuation: bytes | None = attrs.field(default=None, repr=False)
 
 
-@attrs.frozen(kw_only=True, slots=False)  # without slots a frozen class is made in two thirds of the time
+@attrs.frozen(kw_only=True, slots=False)  # without slots a frozen class is made in less time
 class Record:
     """
     What a store keeps of a flow. Times have whole microseconds.

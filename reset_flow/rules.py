@@ -75,7 +75,7 @@ class Moment:
     """When something is decided, and by which worker."""
 
     at: datetime
-    worker: str = ""
+    worker: str
 
 
 # --- looking

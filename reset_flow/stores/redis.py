@@ -211,7 +211,7 @@ class RedisStore:
         return b"" if self._clock is None else micros(self._clock())
 
     async def _version(self, flow_id: str) -> int:
-        key = self._tag + b"flow:" + name(flow_id)
+        key = self._tag + KEYS[0] + name(flow_id)
         head = await self._open_lane().run(Call(("GETRANGE", key, 0, HEAD.size - 1)))
         if not head:
             raise FlowNotFound(flow_id)

@@ -45,7 +45,6 @@ from __future__ import annotations
 import json
 import re
 from datetime import timedelta
-from json.encoder import encode_basestring as quoted
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import quote
 
@@ -108,6 +107,7 @@ def _no_number(name: str) -> Any:
 
 
 DECODE = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number).decode
+QUOTED = json.JSONEncoder(ensure_ascii=False).encode  # of a text; of a whole body it takes twice as long
 
 ORDINARY = 1000
 """Bytes of a body in which no number is too large, and nothing too deep, for either of two decoders."""
@@ -262,7 +262,7 @@ class EtnaTransport:
         authorization: dict[str, str] | None = None,
     ) -> Outcome:
         try:
-            content = ("{" + ", ".join([f'"{key}": {quoted(text)}' for key, text in body.items()]) + "}").encode()
+            content = ("{" + ", ".join([f'"{key}": {QUOTED(text)}' for key, text in body.items()]) + "}").encode()
         except UnicodeEncodeError:
             return _unsendable()
         headers = {**self._headers(), "Content-Type": "application/json", **(authorization or {})}

@@ -31,6 +31,7 @@ VERSION = struct.Struct(">q")
 CHARGE = struct.Struct(">qqq")
 NOTHING = -(2**63)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 FOREVER = 2**52
 """142 years: Lua's doubles still count microseconds when a time is added."""
 
@@ -40,17 +41,12 @@ STATES = {name: state for state, name in NAMES.items()}
 
 def micros(time: datetime) -> int:
     """Since 1970."""
-    return _micros(time - EPOCH)
+    return (time - EPOCH) // MICROSECOND
 
 
 def span(length: timedelta) -> int:
     """A length of time; what is longer than forever is forever."""
-    return min(_micros(length), FOREVER)
-
-
-def _micros(length: timedelta) -> int:
-    # To divide by a microsecond gives the same and takes five times as long.
-    return (length.days * 86_400 + length.seconds) * 1_000_000 + length.microseconds
+    return min(length // MICROSECOND, FOREVER)
 
 
 def name(text: str) -> bytes:
@@ -76,8 +72,8 @@ def pack(record: Record, charges: Sequence[Charge]) -> bytes:
     lookups, state, stamp, body = b"".join(record.lookups), NAMES[record.state], record.stamp, record.body
     due_at, ended_at, lease = record.due_at, record.ended_at, record.lease
     times = (
-        NOTHING if due_at is None else _micros(due_at - EPOCH),
-        NOTHING if ended_at is None else _micros(ended_at - EPOCH),
+        NOTHING if due_at is None else micros(due_at),
+        NOTHING if ended_at is None else micros(ended_at),
         NOTHING if lease is None else span(lease),
     )
     length = LENGTH.pack

@@ -16,6 +16,7 @@ COLUMNS = ("id", "realm", "version", "state", "due_at", "ended_at", "lease", "lo
 
 LOOKUP_BYTES = 16
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 FOREVER = 2**61
 """73,000 years: still a 64-bit number when a time is added."""
 
@@ -24,25 +25,20 @@ STATES = {state.value.encode(): state for state in State}
 
 def micros(time: datetime) -> int:
     """Since 1970."""
-    return _whole(time - EPOCH)
+    return (time - EPOCH) // MICROSECOND
 
 
 def span(length: timedelta) -> int:
     """A length of time; what is longer than forever is forever."""
-    return min(_whole(length), FOREVER)
-
-
-def _whole(length: timedelta) -> int:
-    # Takes less than dividing it.
-    return (length.days * 86_400 + length.seconds) * 1_000_000 + length.microseconds
+    return min(length // MICROSECOND, FOREVER)
 
 
 def _time(value: int | None) -> datetime | None:
-    return None if value is None else EPOCH + timedelta(0, 0, value)
+    return None if value is None else EPOCH + value * MICROSECOND
 
 
 def _length(value: int | None) -> timedelta | None:
-    return None if value is None else timedelta(0, 0, value)
+    return None if value is None else value * MICROSECOND
 
 
 def check(record: Record) -> None:
@@ -113,7 +109,7 @@ def to_record(row: tuple[Any, ...], now: int) -> Record:
             lookups=cut(lookups) if lookups else (),
             stamp=stamp,
             body=body,
-            lease_left=None if leased_until is None else timedelta(0, 0, leased_until - now),
+            lease_left=None if leased_until is None else (leased_until - now) * MICROSECOND,
         )
     except KeyError:
         raise ValueError("its state is not one of ours") from None

@@ -60,7 +60,7 @@ def save(
     rooms = _rooms(charges, now) if charges else ()
     if rooms is not None:
         kind = sql.FIRST if record.version == 1 else sql.NEXT if record.ended_at is None else sql.LAST
-        statement = kind[len(rooms) // 3]
+        statement = kind[len(rooms) // sql.ROOM_VALUES]
         if db.execute(statement, (NOTHING if lease == NOTHING else now + lease, *values, *rooms)).rowcount:
             if record.version == 1 and record.lookups:
                 _index(db, record)

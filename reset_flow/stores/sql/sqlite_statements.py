@@ -37,6 +37,7 @@ _SAME = "id = ? AND realm = ? AND version + 1 = ? AND lookups = ?"
 _ROOM = " AND NOT EXISTS (SELECT 1 FROM uses WHERE key = ? AND at > ? LIMIT 1 OFFSET ?)"
 """Behind those values, for each charge that must find a place: its key, when its window began, its limit less one."""
 
+ROOM_VALUES = _ROOM.count("?")
 MOST_ROOMS = 3
 _ROOMS = [_ROOM * rooms for rooms in range(MOST_ROOMS + 1)]
 FIRST = [
