@@ -55,7 +55,7 @@ def test_a_run_gives_a_row_a_picture_and_exactly_four_calls_a_flow(tmp_path: Pat
 
 def test_the_profile_books_the_time_on_the_layers(tmp_path: Path) -> None:
     printed, kept = measure(
-        "benchmarks", tmp_path, "--profile", stores="sqlite", concurrency=4, repeats=1, seconds=0.5
+        "benchmarks", tmp_path, "--profile", stores="sqlite", concurrency=4, repeats=1, seconds=3
     )  # fmt: skip
     (row,) = kept["figures"]
     booked = row["layers_us"]
