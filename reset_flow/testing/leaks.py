@@ -25,8 +25,9 @@ SAFE = ("", "/", "@", "@/:", "~!*'()", "!$'()*,/:;@")
 """What various makers of URLs leave as it is."""
 
 CHANCE = re.compile(
-    rb"\d\d:\d\d:\d\d[.,]\d+"  # all in small letters: a time's fraction
+    rb"\d:\d\d:\d\d[.,]\d+"  # all in small letters: the fraction of a time, or of a length of time
     rb"|datetime\.(?:datetime|timedelta)\([^()]*"  # the same, in a `repr`
+    rb"|\((?:i\d+\n){3}"  # the same, in a pickle of the oldest protocol
     rb"|\b0x[0-9a-f]+"  # an address in memory
     rb"|\d{7,}"
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import json
+import pickle
 from base64 import b64encode, urlsafe_b64encode
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus, urlencode
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KEY = bytes(range(130, 162))
+LENGTH = timedelta(seconds=2, microseconds=831479)
 CANARIES: dict[str, str | bytes] = {
     "answer": 'Straße "7 ½" \\ Höfe',
     "code": "831479",
@@ -78,11 +81,25 @@ def test_nothing_is_found_where_nothing_is(scanner: LeakScanner) -> None:
 
 @pytest.mark.parametrize(
     "chance",
-    ["12:00:01.831479+00:00", "datetime.datetime(2026, 1, 1, 3, 4, 5, 831479)", "0x7f8314790a", "17831479", "8314795"],
+    [
+        "12:00:01.831479+00:00",
+        "datetime.datetime(2026, 1, 1, 3, 4, 5, 831479)",
+        str(LENGTH),
+        repr(LENGTH),
+        pickle.dumps([LENGTH, LENGTH], 0).decode(),
+        "0x7f8314790a",
+        "17831479",
+        "8314795",
+    ],
 )
 def test_digits_of_a_time_or_an_address_are_no_code(scanner: LeakScanner, chance: str) -> None:
     assert scanner.find(chance) == []
-    assert [leak.name for leak in scanner.find(f"{chance} code 831479")] == ["code"]
+    for written in (
+        "code 831479",
+        repr((1, 2, 831479)),
+        *(pickle.dumps(each, 0).decode() for each in (831479, "831479")),
+    ):
+        assert [leak.name for leak in scanner.find(f"{chance} {written}")] == ["code"]
 
 
 def test_a_leak_does_not_show_what_leaked(scanner: LeakScanner) -> None:
