@@ -133,7 +133,7 @@ class Cycle:
                     return flow
                 if COMMANDS[command].call is None:
                     ended = rules.cancel(dossier, self._moment())
-                    return await self.keep(rules.remember(ended, key, command, ""), len(dossier.history))
+                    return await self.keep(rules.remember(ended, key, command, ""), len(dossier.moves))
                 secret = given if isinstance(given, Secret) else None
                 new = given if isinstance(given, NewCredential) else None
                 return await self.send(rules.announce(dossier, command, self._now(), secret, key), new)
@@ -173,7 +173,7 @@ class Cycle:
         ended = await self._expired(dossier)
         delivered = 0
         if found.dossier.owed:
-            delivered = await self._tasks.run(self._chronicle.tell(ended, len(ended.history) - 1, ended.owed))
+            delivered = await self._tasks.run(self._chronicle.tell(ended, len(ended.moves) - 1, ended.owed))
         return Tended(settled=found.dossier.intent is not None, expired=ended is not dossier, delivered=delivered)
 
     def send(
@@ -221,7 +221,7 @@ class Cycle:
                 if key and (flow := self._recalled(dossier, command, key)):
                     return dossier, flow
                 if same:
-                    if error := verdict(command, Unknown(), dossier.history[len(found.dossier.history) :]):
+                    if error := verdict(command, Unknown(), dossier.moves[len(found.dossier.moves) :]):
                         raise error
                     return dossier, self.view(dossier)
             dossier = await self._expired(dossier)
@@ -284,7 +284,7 @@ class Cycle:
         """The dossier, ended if its time is up."""
         if not rules.expired(dossier, self._now()):
             return dossier
-        return await self._tasks.run(self._keep(rules.expire(dossier, self._moment()), len(dossier.history)))
+        return await self._tasks.run(self._keep(rules.expire(dossier, self._moment()), len(dossier.moves)))
 
     def _moment(self) -> rules.Moment:
         return rules.Moment(self._now(), self._worker)
@@ -393,11 +393,11 @@ class Cycle:
     async def _conclude(
         self, dossier: Dossier, outcome: Outcome, key: bytes | None = None
     ) -> tuple[Dossier, ResetFlowError | None]:
-        intent, since = dossier.intent, len(dossier.history)
+        intent, since = dossier.intent, len(dossier.moves)
         assert intent is not None
         resolved = rules.resolve(dossier, outcome, self._policy, self._moment())
-        error = verdict(intent.command, outcome, resolved.history[since:], mute=self._policy.mask_unknown_users)
-        if (key or intent.key) and len(resolved.history) > since:  # else nothing happened, and it may be tried again
+        error = verdict(intent.command, outcome, resolved.moves[since:], mute=self._policy.mask_unknown_users)
+        if (key or intent.key) and len(resolved.moves) > since:  # else nothing happened, and it may be tried again
             for each in dict.fromkeys((intent.key, key)):
                 resolved = rules.remember(resolved, each, intent.command, error.code if error else "")
         judged = intent.command == "verify" and isinstance(outcome, (Accepted, Rejected))

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
-import orjson
+import msgspec
 
 from reset_flow.archive import associated, spelled
 from reset_flow.errors import FlowNotFound
@@ -30,7 +30,7 @@ Counts: TypeAlias = Counter[tuple[int, bool]]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 SCHEMA = 1
-NOTHING = orjson.dumps([SCHEMA, []])
+NOTHING = msgspec.json.encode([SCHEMA, []])
 
 
 def ledger_realm(realm: str) -> str:
@@ -119,11 +119,11 @@ class Ledger:
             [number * length, counts[number, False], counts[number, True]]
             for number in sorted({each for each, _ in counts})
         ]
-        return orjson.dumps([SCHEMA, rows])
+        return msgspec.json.encode([SCHEMA, rows])
 
     def _decode(self, body: bytes) -> Counts:
         length = self._length // MICROSECOND
-        schema, rows = orjson.loads(body)
+        schema, rows = msgspec.json.decode(body)
         if schema != SCHEMA:
             raise ValueError(f"schema {schema}")
         counts: Counts = Counter()

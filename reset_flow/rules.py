@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import attrs
+from msgspec.structs import replace
 
-from reset_flow.dossier import Intent, Result
+from reset_flow.dossier import EDGES, Intent, Move, Result
 from reset_flow.errors import AnswerRejected, CodeRejected, FlowEnded, IllegalCommand, InputRejected, LimitReached
 from reset_flow.machine import COMMANDS, allowed, expected, move
 from reset_flow.models import (
@@ -19,7 +20,6 @@ from reset_flow.models import (
     Rejected,
     State,
     Step,
-    Transition,
 )
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def announce(
 def announce_again(dossier: Dossier) -> Dossier:
     """The dossier with the intent of sending the same once more, which costs no further attempt."""
     assert dossier.intent is not None
-    return dossier.changed(intent=attrs.evolve(dossier.intent, sendings=dossier.intent.sendings + 1))
+    return dossier.changed(intent=replace(dossier.intent, sendings=dossier.intent.sendings + 1))
 
 
 def repeatable(intent: Intent) -> bool:
@@ -236,7 +236,7 @@ def _accepted(dossier: Dossier, intent: Intent, outcome: Accepted, policy: Polic
 def _granted(dossier: Dossier, token: Secret, policy: Policy, now: datetime) -> dict[str, Any]:
     """What changes with its token, and no longer to live than that may be used."""
     lifetime = policy.token_lifetime or (dossier.expires_at - now)
-    return {"token": token, "granted_at": now, "expires_at": min(dossier.expires_at, now + lifetime)}
+    return {"token": token, "expires_at": min(dossier.expires_at, now + lifetime)}
 
 
 def _rejected(dossier: Dossier, intent: Intent, policy: Policy, now: Moment) -> Dossier:
@@ -329,12 +329,12 @@ def masked(dossier: Dossier, question: str) -> Dossier:
 
 def adopted(dossier: Dossier) -> bool:
     """Whether the flow began with a token from elsewhere."""
-    return [transition.trigger for transition in dossier.history[:1]] == list(COMMANDS["adopt"].accepted)
+    return [move.trigger for move in dossier.moves[:1]] == list(COMMANDS["adopt"].accepted)
 
 
 def unsent(dossier: Dossier) -> bool:
     """Whether the flow still waits for a first step that needs nothing of the person."""
-    return dossier.state is State.REQUESTED and not dossier.question and not dossier.intent and not dossier.history
+    return dossier.state is State.REQUESTED and not dossier.question and not dossier.intent and not dossier.moves
 
 
 def adopt(dossier: Dossier, token: Secret, policy: Policy, now: Moment) -> Dossier:
@@ -360,9 +360,12 @@ def heard(dossier: Dossier, names: Iterable[str]) -> Dossier:
 
 def _fire(dossier: Dossier, triggers: Iterable[str], now: Moment, **known: Any) -> Dossier:
     """The dossier after these transitions, with all else that is known by them; what was intended is over."""
-    state, history = dossier.state, dossier.history
+    state, moves, workers = dossier.state, dossier.moves, dossier.workers
+    if now.worker not in workers:
+        workers = (*workers, now.worker)
+    worker = workers.index(now.worker)
     for trigger in triggers:
         target = move(state, trigger)
-        step = Transition(trigger=trigger, source=state, target=target, at=now.at, worker=now.worker)
-        state, history = target, (*history, step)
-    return dossier.changed(state=state, history=history, intent=None, **known)
+        moves = (*moves, Move(trigger, EDGES[state, target], now.at, worker))
+        state = target
+    return dossier.changed(state=state, moves=moves, workers=workers, intent=None, **known)

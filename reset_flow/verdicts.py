@@ -20,7 +20,8 @@ from reset_flow.models import Cause, NotActed, Rejected
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from reset_flow.models import Outcome, Transition
+    from reset_flow.dossier import Move
+    from reset_flow.models import Outcome
 
 __all__ = ["not_acted", "recorded", "verdict"]
 
@@ -57,9 +58,7 @@ def recorded(code: str) -> ResetFlowError:
     return refusals[code]("it did so when this command was carried out before") if code in refusals else doubt
 
 
-def verdict(
-    command: str, outcome: Outcome, fired: Sequence[Transition], *, mute: bool = False
-) -> ResetFlowError | None:
+def verdict(command: str, outcome: Outcome, fired: Sequence[Move], *, mute: bool = False) -> ResetFlowError | None:
     """
     The error to raise for what was fired upon this outcome; `None` where the flow moved on.
 
@@ -68,7 +67,7 @@ def verdict(
     """
     if not fired:
         return not_acted(outcome) if isinstance(outcome, NotActed) else None
-    triggers = [transition.trigger for transition in fired]
+    triggers = [move.trigger for move in fired]
     if triggers[-1] == "abandon" and len(triggers) > 1:
         triggers.pop()  # the attempts are used up; what was wrong with the last one is said all the same
     last = triggers[-1]

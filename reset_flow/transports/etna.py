@@ -48,7 +48,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import quote
 
-import orjson
+import msgspec
 from yarl import URL
 
 from reset_flow.errors import ConfigurationError
@@ -383,8 +383,8 @@ def _document(body: bytes) -> Document | None:
     """The JSON object in the body, whatever type it came under; `None` if it is no object, or not quite JSON."""
     if len(body) < ORDINARY:
         try:
-            known = orjson.loads(body)
-        except ValueError:
+            known = msgspec.json.decode(body)
+        except (ValueError, RecursionError):
             known = None  # some of these can be read below
         if isinstance(known, dict) and body.count(b":") == len(known):  # a key that came twice has two of them
             return known

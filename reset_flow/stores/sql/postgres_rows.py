@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import orjson
+import msgspec
 
 from reset_flow.stores.sql.postgres_statements import lock_of, name_of
 from reset_flow.stores.sql.rows import COLUMNS, span, to_record
@@ -65,7 +65,7 @@ def arguments(prefix: str, saves: Sequence[Save]) -> list[Any]:
 
 
 def _numbers(values: Iterable[int | None]) -> str:
-    return f"{{{orjson.dumps(list(values))[1:-1].decode()}}}"
+    return f"{{{msgspec.json.encode(list(values))[1:-1].decode()}}}"
 
 
 def texts(values: Iterable[str]) -> str:
