@@ -14,6 +14,7 @@ import unicodedata
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from struct import Struct
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from cryptography.exceptions import InvalidTag
@@ -40,6 +41,7 @@ CIPHERS = 1024
 
 logger = logging.getLogger("reset_flow")
 
+_NONCES = Struct(f"{NONCE_BYTES}s" * NONCES_AT_ONCE)
 _POOLS: dict[int, list[bytes]] = {}
 """Of the process of this id alone: what a child finds after a fork is its parent's, also where no hook was run."""
 os.register_at_fork(after_in_child=_POOLS.clear)
@@ -51,9 +53,9 @@ def _drawn() -> bytes:
         try:
             return _POOLS[os.getpid()].pop()
         except (KeyError, IndexError):  # or another thread took the last one
-            drawn = os.urandom(NONCE_BYTES * NONCES_AT_ONCE)
+            drawn = os.urandom(_NONCES.size)
             _POOLS.clear()
-            _POOLS[os.getpid()] = [drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES)]
+            _POOLS[os.getpid()] = list(_NONCES.unpack(drawn))
 
 
 class UnknownKeyError(ValueError):

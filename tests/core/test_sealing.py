@@ -19,6 +19,7 @@ import attrs
 import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from hypothesis import given, strategies as st
 
 from reset_flow.archive import Archive
 from reset_flow.dossier import Dossier
@@ -221,6 +222,13 @@ def test_a_ring_shows_ids_and_never_bytes(ring: Keyring) -> None:
         assert repr(key.secret) not in shown
     with pytest.raises(TypeError, match="pickled"):
         pickle.dumps(ring)
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(max_size=300))
+def test_a_mac_is_the_librarys_own(secret: bytes, message: bytes) -> None:
+    key = Key(id="0" * 8, created_at=datetime(2026, 5, 1, tzinfo=UTC), secret=secret)
+    assert key.mac(message) == hmac.digest(secret, message, "sha256")
+    assert key.mac(message) == key.mac(message)
 
 
 def test_a_lookup_is_an_hmac_under_the_lookup_key() -> None:
