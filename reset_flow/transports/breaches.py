@@ -63,13 +63,13 @@ class BreachCheck:
         url = Secret(url if isinstance(url, Secret) else str(url))
         self._base = _base(url)
         self._threshold = _times(threshold)
-        self._sender = Sender(deadline=deadline, connect_deadline=deadline, session=session)
+        self._sender = Sender(deadline=deadline, connect_deadline=deadline, session=session, headers=lambda: HEADERS)
 
     async def __call__(self, password: Secret, user: str, /) -> tuple[str, ...]:
         """One complaint where the password was breached often enough, else none. Raises nothing but cancellation."""
         del user  # the login is not asked for anywhere, and not kept in this frame
         digest = _digest(password)
-        reply = await self._sender.send("GET", URL(f"{self._base}/{digest.reveal()[:PREFIX]}", encoded=True), HEADERS)
+        reply = await self._sender.send("GET", URL(f"{self._base}/{digest.reveal()[:PREFIX]}", encoded=True))
         known, flaw = _read(reply)
         if flaw:
             logger.debug("a password was not looked up in breaches: %s", flaw)

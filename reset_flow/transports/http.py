@@ -27,7 +27,7 @@ from reset_flow.errors import ConfigurationError
 from reset_flow.models import NotActed, Secret, Unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from aiohttp.abc import AbstractStreamWriter
     from aiohttp.client_middlewares import ClientHandlerType, ClientMiddlewareType
@@ -159,6 +159,11 @@ class Sender:
     Of a session that is passed in, headers, cookies, proxies, tracing and the connector stay its owner's business (give
     it an `aiohttp.DummyCookieJar` and no tracing that keeps URLs); its client middlewares are left out, because one
     that retries would spend things twice. It is never closed.
+
+    Args:
+        headers: Gives those to send with each request. A function, so that no frame has them.
+
+        content_type: Of each body that is not empty.
     """
 
     def __init__(
@@ -169,12 +174,16 @@ class Sender:
         session: aiohttp.ClientSession | None = None,
         trust_env: bool = False,
         ssl: SSLContext | None = None,
+        headers: Callable[[], Mapping[str, str]] = dict,
+        content_type: str = "application/octet-stream",
     ) -> None:
         if session is not None and trust_env:
             raise ConfigurationError("trust_env is a matter of the session that is passed in")
         self._seconds = _seconds("deadline", deadline)
         self._deadlines = Deadlines()
         self._trust_env = trust_env
+        self._headers = headers
+        self._content_type = content_type
         self._foreign = session
         self._own: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -197,17 +206,22 @@ class Sender:
         self._plain: _Options = {**said, "allow_redirects": False, "middlewares": ()}
         self._guarded: _Options = {**self._plain, "middlewares": (_once,)}
 
-    async def send(self, method: str, url: URL, headers: Mapping[str, str], body: bytes | None = None) -> Result:
+    async def send(
+        self, method: str, url: URL, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Result:
         """
         A reply, or whether none means that the server can't have acted.
 
         Without a body (an empty one is one), only a connection that could not be made is sure to have had no effect.
         Raises nothing, except for cancellation.
         """
-        payload = None if body is None else _Body(body)
+        payload = None if body is None else _Body(body, content_type=self._content_type)
         options = self._plain if method in SENT_ONCE else self._guarded
         if not body and (payload is not None or method != "GET"):  # to a GET without one aiohttp gives no type anyway
             options = {**options, "skip_auto_headers": (CONTENT_TYPE,)}  # nothing is of no type
+        if self._foreign is not None:  # our own session has them
+            kind = {str(CONTENT_TYPE): self._content_type} if body else {}
+            headers = {**self._headers(), **kind, **(headers or {})}
         status, again, whole, flaw, connecting = 0, None, None, "", False
         try:
             session = self._session()
@@ -249,6 +263,7 @@ class Sender:
                 auto_decompress=self._options["auto_decompress"],
                 connector=_Connector(limit=CONNECTIONS, keepalive_timeout=KEEPALIVE, ssl=self._options["ssl"]),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                headers=self._headers(),
                 raise_for_status=self._options["raise_for_status"],
                 read_bufsize=self._options["read_bufsize"],
                 timeout=self._options["timeout"],

@@ -103,7 +103,10 @@ class Broker:
     def _asked(self, method: str, url: Any, **options: Any) -> None:
         data = options["data"]
         body = None if data is None else data.decode().encode()
-        self.calls.append(Call(method, str(url), dict(options["headers"]), body))
+        headers = dict(options["headers"])
+        if data is not None and "Content-Type" not in options.get("skip_auto_headers", ()):
+            headers.setdefault("Content-Type", data.content_type)  # as aiohttp does behind this
+        self.calls.append(Call(method, str(url), headers, body))
 
 
 class Server:

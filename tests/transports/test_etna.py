@@ -51,7 +51,7 @@ async def test_step_1_is_as_documented(etna: Make, broker: Any) -> None:
     broker.says({"Errors": [], "IsSucceed": False})
     assert await etna().request(CASE, Secret("Peterson")) == Accepted()
     assert (broker.call.method, broker.call.url) == ("POST", f"{BASE}/v1.0/users/password/reset")
-    assert broker.call.body == b'{"User": "robert.zak", "SecretQuestionAnswer": "Peterson"}'
+    assert broker.call.body == b'{"User":"robert.zak","SecretQuestionAnswer":"Peterson"}'
     assert broker.call.headers == {
         "Et-App-Key": "app-key-of-nobody",
         "Accept": "application/json",
@@ -63,13 +63,13 @@ async def test_step_1_is_as_documented(etna: Make, broker: Any) -> None:
 async def test_without_a_question_its_key_is_left_out(etna: Make, broker: Any) -> None:
     broker.says({"Errors": [], "IsSucceed": True})
     assert await etna().request(CASE, None) == Accepted()
-    assert broker.call.body == b'{"User": "robert.zak"}'
+    assert broker.call.body == b'{"User":"robert.zak"}'
 
 
 async def test_an_empty_answer_is_an_answer(etna: Make, broker: Any) -> None:
     broker.says({"Errors": [], "IsSucceed": True})
     await etna().request(CASE, Secret(""))
-    assert broker.call.body == b'{"User": "robert.zak", "SecretQuestionAnswer": ""}'
+    assert broker.call.body == b'{"User":"robert.zak","SecretQuestionAnswer":""}'
 
 
 async def test_step_2_is_as_documented(etna: Make, broker: Any) -> None:
@@ -85,7 +85,7 @@ async def test_step_3_of_the_first_revision_is_as_documented(etna: Make, broker:
     broker.says({"Model": TOKEN, "Errors": [], "IsSucceed": True})
     assert await etna(revision="password").exchange(CASE, Secret("041175")) == Accepted(value=Secret(TOKEN))
     assert (broker.call.method, broker.call.url) == ("POST", f"{BASE}/v1.0/users/password/reset/code")
-    assert broker.call.body == b'{"Code": "041175"}'
+    assert broker.call.body == b'{"Code":"041175"}'
 
 
 @pytest.mark.parametrize(("case", "identifier"), [(CASE, "ResetPassword"), (PIN_CASE, "ResetPinCode")])
@@ -95,14 +95,14 @@ async def test_step_3_of_the_later_revision_is_as_documented(
     broker.says({"Model": TOKEN, "Errors": [], "ErrorsCode": [], "StatusCode": "Continue", "IsSucceed": True})
     assert await etna().exchange(case, Secret("031408")) == Accepted(value=Secret(TOKEN))
     assert (broker.call.method, broker.call.url) == ("POST", f"{BASE}/v1.0/users/identifiers/reset/code")
-    assert broker.call.body == f'{{"Code": "031408", "Identifier": "{identifier}"}}'.encode()
+    assert broker.call.body == f'{{"Code":"031408","Identifier":"{identifier}"}}'.encode()
 
 
 async def test_step_4_is_as_documented(etna: Make, broker: Any) -> None:
     broker.says({"Errors": [], "IsSucceed": True})
     assert await etna().update(CASE, Secret(TOKEN), NewCredential(secret=Secret("pass\u00e9\u4e2d"))) == Accepted()
     assert (broker.call.method, broker.call.url) == ("PUT", f"{BASE}/v1.0/users/passwords/reset/")
-    expected = f'{{"Token": "{TOKEN}", "Password": "pass\u00e9\u4e2d", "PasswordConfirmation": "pass\u00e9\u4e2d"}}'
+    expected = f'{{"Token":"{TOKEN}","Password":"pass\u00e9\u4e2d","PasswordConfirmation":"pass\u00e9\u4e2d"}}'
     assert broker.call.body == expected.encode()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 
 from reset_flow.models import Accepted, Cause, NewCredential, NotActed, Secret, Unknown
@@ -75,18 +76,18 @@ async def test_the_login_of_step_2_is_encoded_once_and_whole(serve: Serve, etna:
         (
             "request",
             "POST /api/v1.0/users/password/reset HTTP/1.1",
-            b'{"User": "robert.zak", "SecretQuestionAnswer": "Peterson"}',
+            b'{"User":"robert.zak","SecretQuestionAnswer":"Peterson"}',
         ),
         (
             "exchange",
             "POST /api/v1.0/users/identifiers/reset/code HTTP/1.1",
-            b'{"Code": "041175", "Identifier": "ResetPassword"}',
+            b'{"Code":"041175","Identifier":"ResetPassword"}',
         ),
         (
             "update",
             "PUT /api/v1.0/users/passwords/reset/ HTTP/1.1",
-            '{"Token": "a-token", "Password": "p\u00e4ssw\u00f6rd \u4e2d\u6587 \U0001f600", '
-            '"PasswordConfirmation": "p\u00e4ssw\u00f6rd \u4e2d\u6587 \U0001f600"}'.encode(),
+            '{"Token":"a-token","Password":"p\u00e4ssw\u00f6rd \u4e2d\u6587 \U0001f600",'
+            '"PasswordConfirmation":"p\u00e4ssw\u00f6rd \u4e2d\u6587 \U0001f600"}'.encode(),
         ),
     ],
 )
@@ -100,6 +101,22 @@ async def test_a_step_is_sent_byte_for_byte(serve: Serve, etna: Make, step: str,
     assert headers["content-length"] == str(len(body)).encode()
     assert headers["accept-encoding"] == b"identity"
     assert headers["et-app-key"] == b"app-key-of-nobody"
+
+
+async def test_in_somebody_elses_session_the_headers_are_the_same(serve: Serve, etna: Make) -> None:
+    server = await serve(saying(b'{"Model": "t", "Errors": [], "IsSucceed": true}'))
+    theirs = {"Content-Type": "text/plain", "Et-App-Key": "another", "Accept": "text/plain", "X-Theirs": "1"}
+    async with aiohttp.ClientSession(headers=theirs) as session:
+        transport = etna(f"{server.url}/api/", session=session)
+        assert isinstance(await CALLS["exchange"](transport), Accepted)
+        assert isinstance(await CALLS["challenge"](transport), Accepted)
+    (_, posted, _), (_, asked, _) = map(parts, server.requests)
+    for headers in (posted, asked):
+        assert headers["accept"] == b"application/json"
+        assert headers["accept-encoding"] == b"identity"
+        assert headers["et-app-key"] == b"app-key-of-nobody"
+        assert headers["x-theirs"] == b"1"
+    assert posted["content-type"] == b"application/json"
 
 
 async def test_a_log_in_has_two_headers_and_no_body(serve: Serve, etna: Make) -> None:

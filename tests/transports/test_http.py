@@ -29,7 +29,8 @@ Serve = Callable[..., Awaitable[Any]]
 MakeSender = Callable[..., Sender]
 
 SHORT = timedelta(seconds=0.3)
-HEADERS = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
+HEADERS = {"Accept-Encoding": "identity"}
+JSON = "application/json"
 BODY = b'{"Code": "741175"}'
 
 
@@ -39,7 +40,8 @@ async def sender() -> AsyncIterator[MakeSender]:
 
     def made(**options: Any) -> Sender:
         times = {"deadline": timedelta(seconds=5), "connect_deadline": timedelta(seconds=5)}
-        senders.append(Sender(**(times | options)))
+        kept: dict[str, Any] = {"headers": lambda: HEADERS, "content_type": JSON}
+        senders.append(Sender(**(times | kept | options)))
         return senders[-1]
 
     yield made
@@ -48,7 +50,7 @@ async def sender() -> AsyncIterator[MakeSender]:
 
 
 async def posted(sender: Sender, url: str, method: str = "POST", body: bytes | None = BODY) -> http.Result:
-    return await sender.send(method, URL(url), HEADERS, body)
+    return await sender.send(method, URL(url), body)
 
 
 async def forever() -> NoReturn:
@@ -95,7 +97,7 @@ async def test_nothing_is_of_no_type(
     server = await serve(answers)
     async with aiohttp.ClientSession() as session:
         client = sender(session=session if foreign else None)
-        assert await client.send(method, URL(server.url), {}, body) == Reply(status=200, body=b"{}")
+        assert await client.send(method, URL(server.url), body) == Reply(status=200, body=b"{}")
     assert b"content-type" not in server.requests[0].lower()
 
 
@@ -477,8 +479,8 @@ async def test_closing_ends_what_is_under_way(serve: Serve, sender: MakeSender) 
 def test_a_sender_is_made_outside_a_loop_and_belongs_to_the_first() -> None:
     client = Sender(deadline=SHORT, connect_deadline=SHORT)
     url = URL("http://127.0.0.1:1")  # a port where nobody listens
-    assert asyncio.run(client.send("POST", url, HEADERS, BODY)) == NotActed(detail="ClientConnectorError")
-    got = asyncio.run(client.send("POST", url, HEADERS, BODY))
+    assert asyncio.run(client.send("POST", url, BODY)) == NotActed(detail="ClientConnectorError")
+    got = asyncio.run(client.send("POST", url, BODY))
     assert got == NotActed(detail="the transport is closed, or belongs to another event loop")
     asyncio.run(client.aclose())
 
