@@ -7,9 +7,11 @@ from base64 import b32hexencode
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-import attrs
+from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from reset_flow import codec
+from reset_flow.dossier import Dossier
 from reset_flow.errors import FlowNotFound, RecordUnreadable, StoreError
 from reset_flow.frames import forget_frames
 from reset_flow.machine import COMMANDS
@@ -20,7 +22,6 @@ from reset_flow.tracing import NullTracer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from reset_flow.dossier import Dossier
     from reset_flow.ports import Charge, Store
     from reset_flow.sealing import Keyring
     from reset_flow.tracing import SafeTracer
@@ -34,8 +35,7 @@ NO_TIME, MICROSECOND = timedelta(0), timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@attrs.frozen(slots=False)
-class Found:
+class Found(Struct, frozen=True, gc=False):
     """
     A dossier as it was just loaded.
 
@@ -106,7 +106,7 @@ class Archive:
         )
         body = self._keyring.seal(self._realm, dossier.id, codec.encode(dossier), associated(record))
         # Nobody has seen the record yet: putting the body in costs a tenth of making another one.
-        object.__setattr__(record, "body", body)
+        force_setattr(record, "body", body)
         return record
 
     def _due_at(self, dossier: Dossier) -> datetime | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import attrs
+from msgspec import Struct
 
+from reset_flow.dossier import Dossier
 from reset_flow.machine import COMMANDS, Call
 from reset_flow.models import Accepted, NotActed, State
 from reset_flow.ports import Charge
@@ -13,7 +14,7 @@ from reset_flow.ports import Charge
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from reset_flow.dossier import Dossier, Intent
+    from reset_flow.dossier import Intent
     from reset_flow.models import Outcome
     from reset_flow.policy import Budget, Policy
     from reset_flow.sealing import Keyring
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Budgets", "Priced"]
 
 
-@attrs.frozen(slots=False)
-class Priced:
+class Priced(Struct, frozen=True, gc=False):
     """
     A dossier that is to be saved, and what that costs.
 

@@ -3,44 +3,25 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from msgspec import Struct
 from msgspec.structs import force_setattr, replace
 
-from reset_flow.models import Credential, Failure, Secret, State, Step, Transition, Unpicklable
+from reset_flow.models import Credential, Failure, Secret, Shown, State, Step, Transition, Unpicklable
 
 __all__ = ["Dossier", "Intent", "Move", "Result"]
-
-# Structures and not attrs classes: they are made, changed, written and read in a tenth of the time, and the garbage
-# collector, which takes a tenth of a command, need not walk them: what never changes holds itself nowhere.
 
 _LETTERS = dict(zip("rqctpf", State, strict=True))
 ENDS = {a + b: (source, target) for a, source in _LETTERS.items() for b, target in _LETTERS.items()}
 EDGES = {ends: letters for letters, ends in ENDS.items()}
 
 
-class _Shown(Unpicklable):
-    """
-    What shows all of itself but the fields that are named here.
-
-    Attributes:
-        hidden: A login, or what could be told from it.
-    """
-
-    __slots__ = ()
-    refusal = "it can't be pickled, as it has secrets: a keyring seals it"
-    hidden: ClassVar[frozenset[str]] = frozenset()
-    __struct_fields__: ClassVar[tuple[str, ...]]
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [(name, getattr(self, name)) for name in self.__struct_fields__ if name not in self.hidden]
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+class _Kept(Shown, Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
+    """What is sealed as an array: the order of its fields is the format."""
 
 
-class Intent(_Shown, Struct, frozen=True, kw_only=True, gc=False, array_like=True, forbid_unknown_fields=True):
+class Intent(Unpicklable, _Kept, frozen=True, kw_only=True):
     """
     The durable note that a call is about to be sent.
 
@@ -52,6 +33,7 @@ class Intent(_Shown, Struct, frozen=True, kw_only=True, gc=False, array_like=Tru
         secret: The answer or the code that goes with it. A password is never kept.
     """
 
+    refusal = "an intent can't be pickled, as it has secrets: a keyring seals it"
     hidden = frozenset({"key"})
 
     command: str
@@ -61,7 +43,7 @@ class Intent(_Shown, Struct, frozen=True, kw_only=True, gc=False, array_like=Tru
     key: bytes | None = None
 
 
-class Result(_Shown, Struct, frozen=True, kw_only=True, gc=False, array_like=True, forbid_unknown_fields=True):
+class Result(_Kept, frozen=True, kw_only=True):
     """
     What came of a command that had an idempotency key.
 
@@ -78,7 +60,7 @@ class Result(_Shown, Struct, frozen=True, kw_only=True, gc=False, array_like=Tru
     code: str = ""
 
 
-class Move(Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
+class Move(_Kept, frozen=True):
     """
     A transition, as a dossier keeps it.
 
@@ -104,9 +86,9 @@ class Move(Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields
         return Transition(trigger=self.trigger, source=source, target=target, at=self.at, worker=workers[self.worker])
 
 
-class Dossier(_Shown, Struct, frozen=True, kw_only=True, gc=False, array_like=True, forbid_unknown_fields=True, tag=3):
+class Dossier(Unpicklable, _Kept, frozen=True, kw_only=True, tag=3):
     """
-    One reset, as its record holds it. The order of the fields is the format of the sealed body, and `tag` its number.
+    One reset, as its record holds it. `tag` is the number of the schema, which is written first.
 
     Attributes:
         version: Of the stored record; 0 while there is none.
@@ -138,6 +120,7 @@ class Dossier(_Shown, Struct, frozen=True, kw_only=True, gc=False, array_like=Tr
         moves: Its transitions, oldest first.
     """
 
+    refusal = "a dossier can't be pickled, as it has a login: a keyring seals it"
     hidden = frozenset({"user", "lookups", "question", "continuation", "workers", "moves"})
 
     user: str

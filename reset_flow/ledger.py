@@ -10,8 +10,8 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeAlias
 
-import attrs
 import msgspec
+from msgspec.structs import replace
 
 from reset_flow.archive import associated, spelled
 from reset_flow.errors import FlowNotFound
@@ -110,7 +110,7 @@ class Ledger:
             stamp=self._keyring.stamp(),
             body=b"",
         )
-        return attrs.evolve(record, body=self._keyring.seal(self._realm, record_id, body, associated(record)))
+        return replace(record, body=self._keyring.seal(self._realm, record_id, body, associated(record)))
 
     def _encode(self, counts: Counts) -> bytes:
         """Each slice as its beginning in microseconds, its wrong codes and its right ones."""

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
+from msgspec import Struct
+from msgspec.structs import astuple
 
-from reset_flow.models import Credential, Event, Flow, Outcome, State, Unpicklable
+from reset_flow.models import Credential, Event, Flow, Outcome, Shown, State, Unpicklable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractContextManager
-    from datetime import datetime, timedelta
 
     from reset_flow.models import NewCredential, Secret
 
 __all__ = ["Case", "Charge", "Clock", "Guard", "Listener", "Query", "Record", "Store", "Tracer", "Transport"]
 
 
-@attrs.frozen(kw_only=True, slots=False)
-class Case(Unpicklable):
+class Case(Shown, Unpicklable, Struct, frozen=True, kw_only=True, gc=False):
     """
     What a broker may need of a flow. It can't be pickled.
 
@@ -27,17 +28,17 @@ class Case(Unpicklable):
         continuation: Whatever the transport returned with its last `Accepted`; kept sealed.
     """
 
-    refusal: ClassVar[str] = "a case can't be pickled, as it has a login"
+    refusal = "a case can't be pickled, as it has a login"
+    hidden = frozenset({"user", "continuation"})
 
-    user: str = attrs.field(repr=False)
+    user: str
     credential: Credential = Credential.PASSWORD
-    continuation: bytes | None = attrs.field(default=None, repr=False)
+    continuation: bytes | None = None
 
 
-@attrs.frozen(kw_only=True, slots=False)  # without slots a frozen class is made in less time
-class Record:
+class Record(Shown, Struct, frozen=True, kw_only=True, gc=False, eq=False):
     """
-    What a store keeps of a flow. Times have whole microseconds.
+    What a store keeps of a flow. Times have whole microseconds. Two are the same whatever is left of their leases.
 
     Attributes:
         version: 1 for the first save, one more for each that follows.
@@ -58,6 +59,8 @@ class Record:
             has run out; `None` where there is no lease.
     """
 
+    hidden = frozenset({"stamp", "body"})
+
     realm: str
     id: str
     version: int
@@ -66,13 +69,20 @@ class Record:
     ended_at: datetime | None = None
     lease: timedelta | None = None
     lookups: tuple[bytes, ...] = ()
-    stamp: bytes = attrs.field(repr=False)
-    body: bytes = attrs.field(repr=False)
-    lease_left: timedelta | None = attrs.field(default=None, eq=False)
+    stamp: bytes
+    body: bytes
+    lease_left: timedelta | None = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Record):
+            return NotImplemented
+        return astuple(self)[:-1] == astuple(other)[:-1]
+
+    def __hash__(self) -> int:
+        return hash(self.stamp)
 
 
-@attrs.frozen(kw_only=True, slots=False)
-class Charge:
+class Charge(Struct, frozen=True, kw_only=True, gc=False):
     """
     One use of a budget: not more than `limit` in any `window` that ends now, by the store's clock.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import attrs
+from msgspec import Struct
 from msgspec.structs import replace
 
 from reset_flow.dossier import EDGES, Intent, Move, Result
@@ -24,7 +25,6 @@ from reset_flow.models import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import datetime
 
     from reset_flow.dossier import Dossier
     from reset_flow.models import Secret
@@ -70,8 +70,7 @@ SENDINGS = 2
 """How often one command may be sent: once, and once more when nobody knows what came of it."""
 
 
-@attrs.frozen(slots=False)
-class Moment:
+class Moment(Struct, frozen=True, gc=False):
     """When something is decided, and by which worker."""
 
     at: datetime

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import attrs
+from msgspec.structs import replace
 
 from reset_flow.errors import FlowNotFound, LimitReached, StaleRecord, StoreUnavailable
 
@@ -196,4 +197,4 @@ class MemoryStore:
 
 
 def _with(record: Record, lease_left: timedelta | None) -> Record:
-    return record if record.lease_left == lease_left else attrs.evolve(record, lease_left=lease_left)
+    return record if record.lease_left == lease_left else replace(record, lease_left=lease_left)

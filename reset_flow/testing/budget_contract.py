@@ -7,7 +7,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import attrs
+from msgspec.structs import replace
 
 from reset_flow.errors import FlowNotFound, LimitReached, StaleRecord
 from reset_flow.ports import Charge
@@ -149,7 +149,7 @@ class BudgetContract:
         await refused(store.save(make_record(), charges=[self.use()]), LimitReached)
 
     async def test_a_use_outlasts_a_charge_with_a_shorter_window(self, store: Store) -> None:
-        short = attrs.evolve(self.use(), window=self.unit / 4)
+        short = replace(self.use(), window=self.unit / 4)
         await store.save(make_record(), charges=[self.use()])
         await self.elapse(self.unit / 2)
         await store.save(make_record(), charges=[short])

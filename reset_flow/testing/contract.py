@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-import attrs
+from msgspec.structs import replace
 
 from reset_flow.errors import FlowNotFound, LimitReached, StaleRecord, StoreUnavailable
 from reset_flow.models import State
@@ -97,7 +97,7 @@ class StoreContract(BudgetContract):
     async def test_only_the_next_version_can_be_saved(self, store: Store) -> None:
         record = make_record()
         for version in (0, 2, -1):
-            await refused(store.save(attrs.evolve(record, version=version)), StaleRecord)
+            await refused(store.save(replace(record, version=version)), StaleRecord)
         await refused(store.load(record.id), FlowNotFound)
         await store.save(record)
         for version in (0, 1, 3):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import attrs
+from msgspec.structs import replace
 
 from reset_flow.models import State
 from reset_flow.ports import Record
@@ -34,4 +34,4 @@ def next_version(record: Record, **changes: Any) -> Record:
         "body": os.urandom(40),
         "lease_left": None,
     }
-    return attrs.evolve(record, **(given | changes))
+    return replace(record, **(given | changes))

@@ -91,6 +91,7 @@ SHORT = 4
 
 HIDDEN = "***"
 DONE = Accepted()
+UNSENDABLE = NotActed(cause=Cause.PROTOCOL, detail="it has characters that the request can't carry")
 SILENT: tuple[list[str], None] = ([], None)
 BETWEEN_WORDS = re.compile(r"(\W+)")
 
@@ -190,7 +191,7 @@ class EtnaTransport:
         try:
             url = URL(self._challenge_url + quote(case.user, safe=""), encoded=True)
         except UnicodeEncodeError:
-            return _unsendable()
+            return UNSENDABLE
         result = await self._sender.send("GET", url)
         outcome = _judged(result, _question, (case.user,))
         if isinstance(outcome, NotActed) and isinstance(result, Reply) and outcome.cause is Cause.PROTOCOL:
@@ -235,7 +236,7 @@ class EtnaTransport:
         headers = None
         if new.authorization is not None:
             if not carried(new.authorization.reveal()):
-                return _unsendable()
+                return UNSENDABLE
             headers = {"Authorization": f"Bearer {new.authorization.reveal()}"}
         return await self._sent(self._pin_method, self._pin_url, body, _done, *secrets, authorization=headers)
 
@@ -248,7 +249,7 @@ class EtnaTransport:
         reads them as Latin-1 refuses the log-in, which says nothing.
         """
         if not (carried(case.user) and carried(password.reveal())):
-            return _unsendable()
+            return UNSENDABLE
         headers = {"Username": case.user, "Password": password.reveal()}
         result = await self._sender.send("POST", self._log_in_url, b"", headers)
         return _judged(result, _logged_in, (case.user, password), LOG_IN)
@@ -269,7 +270,7 @@ class EtnaTransport:
         try:
             content = msgspec.json.encode(body)
         except UnicodeEncodeError:
-            return _unsendable()
+            return UNSENDABLE
         return _judged(await self._sender.send(method, url, content, authorization), read, secrets)
 
     def _headers(self) -> dict[str, str]:
@@ -416,7 +417,3 @@ def _without(text: str, sentence: str) -> str:
         return "".join(HIDDEN if part.lower() == text.lower() else part for part in BETWEEN_WORDS.split(sentence))
     sentence = sentence.replace(text, HIDDEN)
     return HIDDEN if text.lower() in sentence.lower() else sentence
-
-
-def _unsendable() -> NotActed:
-    return NotActed(cause=Cause.PROTOCOL, detail="it has characters that the request can't carry")

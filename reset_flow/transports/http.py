@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 from urllib.parse import urlsplit
 
 import aiohttp
-import attrs
 from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER
+from msgspec import Struct
 from yarl import URL
 
 from reset_flow.deadlines import Deadlines
 from reset_flow.errors import ConfigurationError
-from reset_flow.models import NotActed, Secret, Unknown
+from reset_flow.models import NotActed, Secret, Shown, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -58,8 +58,7 @@ anyway."""
 CONNECTING_FAILED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 
-@attrs.frozen(kw_only=True, slots=False)  # without slots it is made in less time
-class Reply:
+class Reply(Shown, Struct, frozen=True, kw_only=True, gc=False):
     """
     What came back.
 
@@ -69,9 +68,11 @@ class Reply:
         body: The whole of it, or `None` where it was too long, encoded, or broke off; `flaw` says which.
     """
 
+    hidden = frozenset({"body"})
+
     status: int
     retry_after: timedelta | None = None
-    body: bytes | None = attrs.field(default=None, repr=False)
+    body: bytes | None = None
     flaw: str = ""
 
 

@@ -20,6 +20,7 @@ import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from hypothesis import given, strategies as st
+from msgspec.structs import replace
 
 from reset_flow.archive import Archive
 from reset_flow.dossier import Dossier
@@ -500,7 +501,7 @@ class Vault:
         """Put this into the row of a flow, whose id it keeps."""
         if isinstance(self.store, MemoryStore):
             kept = self.store._kept[flow_id]
-            self.store._kept[flow_id] = attrs.evolve(kept, record=attrs.evolve(record, id=flow_id))
+            self.store._kept[flow_id] = attrs.evolve(kept, record=replace(record, id=flow_id))
             return
         columns = {**to_row(record), "id": flow_id, "leased_until": None if record.lease is None else 0}
         self.change(flow_id, ", ".join(f"{name} = :{name}" for name in columns), columns)
@@ -539,7 +540,7 @@ async def test_every_byte_of_a_stored_body_counts(vault: Vault) -> None:
     for at in range(len(record.body)):
         flipped = bytearray(record.body)
         flipped[at] ^= 1 << at % 8
-        vault.put("flow", attrs.evolve(record, body=bytes(flipped)))
+        vault.put("flow", replace(record, body=bytes(flipped)))
         with pytest.raises(RecordUnreadable):
             await vault.ours.load("flow")
     await vault.refuses("flow")
@@ -550,11 +551,11 @@ async def test_every_byte_of_a_stored_body_counts(vault: Vault) -> None:
 async def test_a_body_of_any_other_length_is_refused(vault: Vault) -> None:
     (record,) = await vault.saved(vault.ours, "flow")
     for size in range(len(record.body)):
-        vault.put("flow", attrs.evolve(record, body=record.body[:size]))
+        vault.put("flow", replace(record, body=record.body[:size]))
         with pytest.raises(RecordUnreadable):
             await vault.ours.load("flow")
     for body in (record.body + b"\0", record.body * 2, record.body[1:], b"\0" * len(record.body)):
-        vault.put("flow", attrs.evolve(record, body=body))
+        vault.put("flow", replace(record, body=body))
         await vault.refuses("flow")
     vault.put("flow", record)
     await vault.opens("flow")
@@ -563,8 +564,8 @@ async def test_a_body_of_any_other_length_is_refused(vault: Vault) -> None:
 async def test_bodies_and_rows_can_not_be_swapped(vault: Vault) -> None:
     (one,), (two,) = await vault.saved(vault.ours, "one"), await vault.saved(vault.ours, "two")
     for whole in (False, True):
-        vault.put("one", two if whole else attrs.evolve(one, body=two.body))
-        vault.put("two", one if whole else attrs.evolve(two, body=one.body))
+        vault.put("one", two if whole else replace(one, body=two.body))
+        vault.put("two", one if whole else replace(two, body=one.body))
         await vault.refuses("one")
         await vault.refuses("two")
         vault.put("one", one)
@@ -576,11 +577,11 @@ async def test_bodies_and_rows_can_not_be_swapped(vault: Vault) -> None:
 async def test_an_older_body_does_not_pass_for_a_newer_one(vault: Vault) -> None:
     old, older_still, new = await vault.saved(vault.ours, "flow", versions=3)
     for earlier in (old, older_still):
-        vault.put("flow", attrs.evolve(new, body=earlier.body))
+        vault.put("flow", replace(new, body=earlier.body))
         await vault.refuses("flow")
-        vault.put("flow", attrs.evolve(earlier, version=new.version))
+        vault.put("flow", replace(earlier, version=new.version))
         await vault.refuses("flow")
-        vault.put("flow", attrs.evolve(new, body=earlier.body, stamp=earlier.stamp))
+        vault.put("flow", replace(new, body=earlier.body, stamp=earlier.stamp))
         await vault.refuses("flow")
     vault.put("flow", new)
     await vault.opens("flow")
@@ -588,13 +589,13 @@ async def test_an_older_body_does_not_pass_for_a_newer_one(vault: Vault) -> None
 
 async def test_a_row_of_another_realm_does_not_pass_for_ours(vault: Vault) -> None:
     (ours,), (theirs,) = await vault.saved(vault.ours, "ours"), await vault.saved(vault.theirs, "theirs")
-    for row in (attrs.evolve(theirs, realm="ours"), attrs.evolve(ours, body=theirs.body), theirs):
+    for row in (replace(theirs, realm="ours"), replace(ours, body=theirs.body), theirs):
         vault.put("ours", row)
         with pytest.raises(RecordUnreadable):
             await vault.ours.load("ours")
-    vault.put("theirs", attrs.evolve(theirs, realm="ours"))
+    vault.put("theirs", replace(theirs, realm="ours"))
     await vault.refuses("theirs")
-    vault.put("ours", attrs.evolve(ours, realm="theirs"))
+    vault.put("ours", replace(ours, realm="theirs"))
     with pytest.raises(RecordUnreadable):
         await vault.theirs.load("ours")
     vault.put("ours", ours)
@@ -618,7 +619,7 @@ def _changes() -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("changes", list(_changes()), ids=str)
 async def test_no_clear_column_can_be_changed(vault: Vault, changes: dict[str, Any]) -> None:
     (record,) = await vault.saved(vault.ours, "flow")
-    vault.put("flow", attrs.evolve(record, **changes))
+    vault.put("flow", replace(record, **changes))
     await vault.refuses("flow")
     vault.put("flow", record)
     await vault.opens("flow")
@@ -628,12 +629,12 @@ async def test_every_byte_of_the_stamp_and_the_lookups_counts(vault: Vault) -> N
     (record,) = await vault.saved(vault.ours, "flow")
     for at in range(8):
         stamp = record.stamp[:at] + bytes([record.stamp[at] ^ 1]) + record.stamp[at + 1 :]
-        vault.put("flow", attrs.evolve(record, stamp=stamp))
+        vault.put("flow", replace(record, stamp=stamp))
         await vault.refuses("flow")
     for at in range(16):
         lookup = bytearray(record.lookups[1])
         lookup[at] ^= 1
-        vault.put("flow", attrs.evolve(record, lookups=(record.lookups[0], bytes(lookup))))
+        vault.put("flow", replace(record, lookups=(record.lookups[0], bytes(lookup))))
         await vault.refuses("flow")
     vault.put("flow", record)
     await vault.opens("flow")

@@ -9,8 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import pytest
+from msgspec.structs import force_setattr, replace
 
 from reset_flow import (
     AnswerRejected,
@@ -274,7 +274,7 @@ async def _(scene: Any) -> None:
 async def _(scene: Any) -> None:
     flow = await scene.at(State.TOKEN_ISSUED)
     record = await scene.service._store.load(flow.id)
-    spoilt = attrs.evolve(record, version=record.version + 1, stamp=os.urandom(8), body=record.body[:-1] + b"\0")
+    spoilt = replace(record, version=record.version + 1, stamp=os.urandom(8), body=record.body[:-1] + b"\0")
     await scene.service._store.save(spoilt)
     await scene.service.set_password(flow.id, scene.secret("password"))
 
@@ -288,7 +288,7 @@ async def _(scene: Any) -> None:
     from reset_flow.archive import associated  # noqa: PLC0415 - for this one alone
 
     text = f'{{"user": "{scene.secret("login")}", "token": 5'.encode()
-    object.__setattr__(record, "body", scene.keyring.seal("default", flow.id, text, associated(record)))
+    force_setattr(record, "body", scene.keyring.seal("default", flow.id, text, associated(record)))
     await scene.service._store.save(record)
     await scene.service.get(flow.id)
 

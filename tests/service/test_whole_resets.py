@@ -50,16 +50,14 @@ async def test_a_whole_reset_is_what_the_broker_documents(house: Any, sandbox: A
     question, request, exchange, update = sandbox.calls
     token = exchange.reply["Model"]
     assert wire(question) == ("GET", "/api/v1.0/users/password/secret-question?username=robert.zak", b"")
-    body = b'{"User": "robert.zak", "SecretQuestionAnswer": "Peterson"}'
+    body = b'{"User":"robert.zak","SecretQuestionAnswer":"Peterson"}'
     assert wire(request) == ("POST", "/api/v1.0/users/password/reset", body)
     if revision == "identifiers":
-        body = b'{"Code": "004158", "Identifier": "ResetPassword"}'
+        body = b'{"Code":"004158","Identifier":"ResetPassword"}'
         assert wire(exchange) == ("POST", "/api/v1.0/users/identifiers/reset/code", body)
     else:
-        assert wire(exchange) == ("POST", "/api/v1.0/users/password/reset/code", b'{"Code": "004158"}')
-    body = (
-        f'{{"Token": "{token}", "Password": "violet tractor 5", "PasswordConfirmation": "violet tractor 5"}}'.encode()
-    )
+        assert wire(exchange) == ("POST", "/api/v1.0/users/password/reset/code", b'{"Code":"004158"}')
+    body = f'{{"Token":"{token}","Password":"violet tractor 5","PasswordConfirmation":"violet tractor 5"}}'.encode()
     assert wire(update) == ("PUT", "/api/v1.0/users/passwords/reset/", body)
     assert [headers(call)["et-app-key"] for call in sandbox.calls] == ["sandbox"] * 4
     assert [headers(call).get("content-type") for call in sandbox.calls] == [None, *["application/json"] * 3]
@@ -81,7 +79,7 @@ async def test_letters_of_any_script_arrive_as_they_were_typed(
     assert sandbox.password_of("jörg.müller") == password
     question, request, _, update = sandbox.calls
     assert question.target.endswith("?username=j%C3%B6rg.m%C3%BCller")
-    assert request.body == '{"User": "jörg.müller", "SecretQuestionAnswer": "Königsallee 7 ½"}'.encode()
+    assert request.body == '{"User":"jörg.müller","SecretQuestionAnswer":"Königsallee 7 ½"}'.encode()
     assert json.loads(update.body)["Password"].encode() == password.encode()
     assert password.encode() in update.body
 
@@ -95,7 +93,7 @@ async def test_who_has_no_question_is_asked_for_the_code_at_once(
     flow = await maria.start(service)
     assert (flow.state, flow.expects, flow.question) == (State.QUESTION_ANSWERED, Step.CODE, None)
     assert [step.trigger for step in flow.history] == ["question_waived"]
-    assert wire(sandbox.calls[1]) == ("POST", "/api/v1.0/users/password/reset", b'{"User": "maria.noquestion"}')
+    assert wire(sandbox.calls[1]) == ("POST", "/api/v1.0/users/password/reset", b'{"User":"maria.noquestion"}')
     flow = await maria.does(service, flow, "verify")
     flow = await maria.does(service, flow, "set_password")
     assert flow.state is State.PASSWORD_SET
@@ -115,7 +113,7 @@ async def test_without_an_endpoint_for_the_question_the_order_of_the_documents_i
     assert (flow.attempts_left, sandbox.mails) == (3, [])
     flow = await person.does(service, flow, "answer")
     assert flow.state is State.QUESTION_ANSWERED
-    bodies = [b'{"User": "robert.zak"}', b'{"User": "robert.zak", "SecretQuestionAnswer": "Peterson"}']
+    bodies = [b'{"User":"robert.zak"}', b'{"User":"robert.zak","SecretQuestionAnswer":"Peterson"}']
     assert [call.body for call in sandbox.calls_of("request")] == bodies
     flow = await person.does(service, flow, "verify")
     flow = await person.does(service, flow, "set_password")

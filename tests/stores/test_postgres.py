@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import attrs
 import pytest
+from msgspec.structs import replace
 
 from reset_flow.errors import (
     ConfigurationError,
@@ -614,4 +614,4 @@ async def test_versions_go_on_in_another_worker(store: PostgresStore, other: Pos
         await (store, other)[n % 2].save(record)
         assert await (other, store)[n % 2].load(record.id) == record
         record = next_version(record)
-    assert attrs.evolve(record, version=6).version == (await store.load(record.id)).version
+    assert replace(record, version=6).version == (await store.load(record.id)).version
