@@ -107,6 +107,25 @@ async def test_saves_that_wait_together_are_committed_together(store: SQLiteStor
     assert len(await ids(store)) == 201
 
 
+async def save_after(store: SQLiteStore, turns: int) -> None:
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await store.save(make_record())
+
+
+@pytest.mark.parametrize(("last", "transactions"), [(2, {1}), (20, set(range(2, 7)))])
+async def test_what_a_few_turns_of_the_loop_bring_is_committed_together(
+    store: SQLiteStore, last: int, transactions: set[int]
+) -> None:
+    await store.save(make_record())
+    await asyncio.gather(*(store.save(make_record()) for _ in range(3)))  # the first alone, then two at once
+    commits: list[str] = []
+    connection(store).set_trace_callback(lambda text: commits.append(text) if text == "COMMIT" else None)
+    await asyncio.gather(save_after(store, 0), *(save_after(store, turns) for turns in range(last + 1)))
+    assert len(commits) in transactions
+    assert len(await ids(store)) == last + 6
+
+
 async def test_a_refusal_does_not_disturb_its_neighbours(store: SQLiteStore) -> None:
     taken = make_record()
     await store.save(taken)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "Cursor", "Database", "Writer", "failure"]
 
 BATCH = 256
+TURNS = 4
+"""How many more turns of the loop a transaction waits for, at most, while each brings more to share it."""
 
 
 class Connection(Protocol):
@@ -129,7 +131,8 @@ class Writer:
         self._waiting: list[_Job] = []
         self._current: _Batch | None = None
         self._done: _Batch | None = None  # the last that the thread is through with
-        self._crowded = False
+        self._crowded = False  # whether the last batch had more than one job
+        self._gathering: asyncio.AbstractEventLoop | None = None
         self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._pid = 0
@@ -202,9 +205,18 @@ class Writer:
         return self._current is None
 
     def _begin_soon(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._crowded:  # others are about to come, in this turn of the loop
-            loop.call_soon(self._begin)
+        if not self._crowded:
+            self._begin()
+        elif self._gathering is not loop:  # one that ended meanwhile will not go on
+            self._gathering = loop
+            loop.call_soon(self._gather, loop, 0, TURNS)
+
+    def _gather(self, loop: asyncio.AbstractEventLoop, before: int, turns: int) -> None:
+        """Begin once a turn of the loop has brought no more: where many come, they come within a few."""
+        if turns and len(self._waiting) > before:
+            loop.call_soon(self._gather, loop, len(self._waiting), turns - 1)
         else:
+            self._gathering = None
             self._begin()
 
     def _begin(self) -> None:
