@@ -55,16 +55,19 @@ class OwnTasks:
         if self._closing:
             work.close()
             raise StoreUnavailable("the service was closed: make another one")
-        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._begin(outcome, work)
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[T] = loop.create_future()
+        self._begin(loop, outcome, work)
         return outcome
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Begin work that nobody waits for."""
-        self._begin(None, work)
+        self._begin(asyncio.get_running_loop(), None, work)
 
-    def _begin(self, outcome: asyncio.Future[T] | None, work: Coroutine[Any, Any, T]) -> None:
-        task = asyncio.get_running_loop().create_task(_into(outcome, work, self._tasks))
+    def _begin(
+        self, loop: asyncio.AbstractEventLoop, outcome: asyncio.Future[T] | None, work: Coroutine[Any, Any, T]
+    ) -> None:
+        task = loop.create_task(_into(outcome, work, self._tasks))
         if not task.done():  # as it is at once where tasks are eager
             self._tasks[work] = task, outcome
 

@@ -118,7 +118,7 @@ class _Connector(aiohttp.TCPConnector):
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
             if protocol is None or not protocol.should_close:
-                transport: Any = protocol and protocol.transport
+                transport: Any = None if protocol is None else protocol.transport  # it has a length, which is 0
                 if getattr(transport, "max_size", 0) > READ_SIZE:  # other loops have no such setting
                     transport.max_size = READ_SIZE
                 return connection

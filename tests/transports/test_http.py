@@ -80,6 +80,22 @@ async def test_a_reply_comes_back_as_a_value(serve: Serve, sender: MakeSender) -
     assert body == BODY
 
 
+async def test_a_connection_reads_no_more_at_once_than_a_reply_may_need(serve: Serve, sender: MakeSender) -> None:
+    server = await serve(answers)
+    client = sender()
+    await posted(client, server.url)
+    session = client._session()
+    assert session is not None
+    assert session.connector is not None
+    connection = await session.connector.connect(
+        aiohttp.ClientRequest("GET", URL(server.url), loop=asyncio.get_running_loop()), [], aiohttp.ClientTimeout()
+    )
+    assert connection.transport is not None
+    assert connection.transport.max_size == http.READ_SIZE  # type: ignore[attr-defined]
+    connection.release()
+    assert server.connections == 1
+
+
 async def test_calls_share_a_connection(serve: Serve, sender: MakeSender) -> None:
     server = await serve(answers)
     client = sender()
