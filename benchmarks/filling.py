@@ -17,6 +17,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import attrs
+from msgspec.structs import replace
 
 from benchmarks.processes import pin_driver
 from benchmarks.subjects import ANSWER, CODE, PASSWORD, service
@@ -112,7 +113,8 @@ class Filler:
                 expires = now + timedelta(hours=random.uniform(12, 13))  # noqa: S311 - not while it is measured
             else:
                 expires = now - (MONTH * random.random() if kind == "stored" else 40 * timedelta(days=1))  # noqa: S311
-            yield model.changed(
+            yield replace(
+                model,
                 id=identity(kind, number),
                 version=0,
                 user=f"{kind}{number}@example.com",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from reset_flow.dossier import Dossier
 from reset_flow.machine import COMMANDS, Call
@@ -36,7 +37,7 @@ class Priced(Struct, frozen=True, gc=False):
 
     def without(self) -> Priced:
         """The same, its wish given up."""
-        return Priced(self.dossier.changed(reserved=False), self.charges[:-1])
+        return Priced(replace(self.dossier, reserved=False), self.charges[:-1])
 
 
 class Budgets:
@@ -70,9 +71,9 @@ class Budgets:
         if command == "verify":
             # Taken back before it is counted anew: where the reservation still counts, this finds its place again.
             amounts = (-1, 1) if dossier.reserved else (1,)
-            return Priced(dossier.changed(reserved=False), (*charges, *self._guess(dossier, *amounts)))
+            return Priced(replace(dossier, reserved=False), (*charges, *self._guess(dossier, *amounts)))
         if COMMANDS[command].call is Call.REQUEST and not dossier.reserved:
-            return Priced(dossier.changed(reserved=True), (*charges, *self._guess(dossier, 1)), wish=True)
+            return Priced(replace(dossier, reserved=True), (*charges, *self._guess(dossier, 1)), wish=True)
         return Priced(dossier, tuple(charges))
 
     def concluded(self, dossier: Dossier, intent: Intent, outcome: Outcome) -> Priced:
@@ -82,15 +83,15 @@ class Budgets:
         if isinstance(outcome, Accepted):
             return Priced(dossier, self._guess(dossier, -1))
         if isinstance(outcome, NotActed) and intent.sendings == 1:
-            return Priced(dossier.changed(reserved=True))
+            return Priced(replace(dossier, reserved=True))
         if dossier.state is State.QUESTION_ANSWERED:
-            return Priced(dossier.changed(reserved=True), self._guess(dossier, 1), wish=True)
+            return Priced(replace(dossier, reserved=True), self._guess(dossier, 1), wish=True)
         return Priced(dossier)
 
     def kept(self, dossier: Dossier, charges: Sequence[Charge] = ()) -> Priced:
         """Without an intent: a flow in which no code may come next needs no reservation."""
         if dossier.reserved and dossier.state is not State.QUESTION_ANSWERED:
-            return Priced(dossier.changed(reserved=False), (*charges, *self._guess(dossier, -1)))
+            return Priced(replace(dossier, reserved=False), (*charges, *self._guess(dossier, -1)))
         return Priced(dossier, tuple(charges))
 
     def _guess(self, dossier: Dossier, *amounts: int) -> tuple[Charge, ...]:

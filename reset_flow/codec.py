@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from reset_flow.dossier import Dossier
 from reset_flow.models import Secret, State
@@ -78,7 +79,7 @@ _DECODER = msgspec.msgpack.Decoder(Dossier, dec_hook=_secret)
 
 def encode(dossier: Dossier) -> bytes:
     """The bytes to seal. Whoever calls must have checked that every text can be written as UTF-8."""
-    return _ENCODER.encode(dossier.changed(id="", version=0, state=State.REQUESTED, ended_at=None, lookups=()))
+    return _ENCODER.encode(replace(dossier, id="", version=0, state=State.REQUESTED, ended_at=None, lookups=()))
 
 
 def decode(body: bytes, record: Record) -> Dossier:
@@ -90,8 +91,13 @@ def decode(body: bytes, record: Record) -> Dossier:
     """
     try:
         dossier = _DECODER.decode(body) if body[0] != JSON else _upgraded(body)
-        return dossier.changed(
-            id=record.id, version=record.version, state=record.state, ended_at=record.ended_at, lookups=record.lookups
+        return replace(
+            dossier,
+            id=record.id,
+            version=record.version,
+            state=record.state,
+            ended_at=record.ended_at,
+            lookups=record.lookups,
         )
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         # Raised below: the frames hold what was opened.

@@ -24,10 +24,10 @@ class Deadlines:
 
     def within(self, seconds: float) -> _Deadline:
         """A context that raises `TimeoutError` where its end is not reached in time."""
-        loop = asyncio.get_running_loop()
-        if self._watch is None or self._watch.loop is not loop:
-            self._watch = _Watch(loop)  # the other one goes on with what it has
-        return _Deadline(self._watch, seconds)
+        watch, loop = self._watch, asyncio.get_running_loop()
+        if watch is None or watch.loop is not loop:
+            watch = self._watch = _Watch(loop)  # the other one goes on with what it has
+        return _Deadline(watch, seconds)
 
 
 class _Watch:
@@ -36,33 +36,30 @@ class _Watch:
 
     Attributes:
         running: Those to keep. The timer stays behind when there are none: for the next one.
+
+        at: When the timer goes off, by the clock of the loop.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.running: set[_Deadline] = set()
+        self.at = math.inf
         self._timer: asyncio.TimerHandle | None = None
-        self._at = math.inf
 
-    def add(self, deadline: _Deadline) -> None:
-        """See that it is kept."""
-        if deadline.end < self._at:
-            self._wake_at(deadline.end)
-        self.running.add(deadline)
-
-    def _wake_at(self, time: float) -> None:
+    def wake_at(self, time: float) -> None:
+        """Have the timer go off then, and not later."""
         if self._timer is not None:
             self._timer.cancel()
-        self._at, self._timer = time, self.loop.call_at(time, self._look)
+        self.at, self._timer = time, self.loop.call_at(time, self._look)
 
     def _look(self) -> None:
-        self._at, self._timer, now = math.inf, None, self.loop.time()
+        self.at, self._timer, now = math.inf, None, self.loop.time()
         for deadline in tuple(self.running):
             if deadline.end <= now:
                 self.running.discard(deadline)
                 deadline.pass_by()
         if self.running:
-            self._wake_at(min(deadline.end for deadline in self.running))
+            self.wake_at(min(deadline.end for deadline in self.running))
 
 
 class _Deadline:
@@ -85,8 +82,10 @@ class _Deadline:
         task = asyncio.current_task(watch.loop)
         assert task is not None
         self._task, self._before = task, task.cancelling()
-        self.end = watch.loop.time() + self._seconds
-        watch.add(self)
+        self.end = end = watch.loop.time() + self._seconds
+        if end < watch.at:
+            watch.wake_at(end)
+        watch.running.add(self)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._watch.running.discard(self)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Self
+from typing import Self
 
 from msgspec import Struct
-from msgspec.structs import force_setattr, replace
+from msgspec.structs import force_setattr
 
 from reset_flow.models import Credential, Failure, Secret, Shown, State, Step, Transition, Unpicklable
 
@@ -159,10 +159,6 @@ class Dossier(Unpicklable, _Kept, frozen=True, kw_only=True, tag=3):
     def history(self) -> tuple[Transition, ...]:
         """Its transitions, as they are shown."""
         return tuple([move.transition(self.workers) for move in self.moves])
-
-    def changed(self, **changes: Any) -> Dossier:
-        """A copy that differs in this."""
-        return replace(self, **changes)
 
     def saved(self, version: int) -> Self:
         """The same one, now that its record is stored. Until then nobody else had it: there is no need of a copy."""

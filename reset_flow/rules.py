@@ -173,13 +173,13 @@ def announce(
 ) -> Dossier:
     """The dossier with the intent of sending, its attempt counted."""
     intent = Intent(command=command, at=now, secret=secret, key=key)
-    return dossier.changed(intent=intent, **_counted(dossier, command, 1))
+    return replace(dossier, intent=intent, **_counted(dossier, command, 1))
 
 
 def announce_again(dossier: Dossier) -> Dossier:
     """The dossier with the intent of sending the same once more, which costs no further attempt."""
     assert dossier.intent is not None
-    return dossier.changed(intent=replace(dossier.intent, sendings=dossier.intent.sendings + 1))
+    return replace(dossier, intent=replace(dossier.intent, sendings=dossier.intent.sendings + 1))
 
 
 def repeatable(intent: Intent) -> bool:
@@ -204,7 +204,7 @@ def resolve(dossier: Dossier, outcome: Outcome, policy: Policy, now: Moment) -> 
         case Accepted():
             return _accepted(dossier, intent, outcome, policy, now)
         case NotActed() if intent.sendings == 1:
-            return dossier.changed(intent=None, **_counted(dossier, intent.command, -1))
+            return replace(dossier, intent=None, **_counted(dossier, intent.command, -1))
         case Rejected():
             done = _rejected(dossier, intent, policy, now)
         case _:
@@ -299,7 +299,7 @@ def remember(dossier: Dossier, key: bytes | None, command: str, code: str) -> Do
     """The dossier that can recall what came of the command; only of the last eight that had a key."""
     if key is None:
         return dossier
-    return dossier.changed(results=(*dossier.results, Result(key=key, command=command, code=code))[-RESULTS:])
+    return replace(dossier, results=(*dossier.results, Result(key=key, command=command, code=code))[-RESULTS:])
 
 
 # --- ends, and ways around
@@ -318,12 +318,12 @@ def expire(dossier: Dossier, now: Moment) -> Dossier:
 def asked(dossier: Dossier, outcome: Accepted) -> Dossier:
     """A new flow that knows what the broker said of its question."""
     question = None if outcome.value is None else outcome.value.reveal()
-    return dossier.changed(question=question, continuation=outcome.continuation)
+    return replace(dossier, question=question, continuation=outcome.continuation)
 
 
 def masked(dossier: Dossier, question: str) -> Dossier:
     """A new flow that the broker refused, which nobody is to learn."""
-    return dossier.changed(question=question, masked=True)
+    return replace(dossier, question=question, masked=True)
 
 
 def adopted(dossier: Dossier) -> bool:
@@ -354,7 +354,7 @@ def _closed(dossier: Dossier, now: Moment) -> dict[str, Any]:
 
 def heard(dossier: Dossier, names: Iterable[str]) -> Dossier:
     """The ended flow, of which these listeners know."""
-    return dossier.changed(owed=tuple(name for name in dossier.owed if name not in set(names)))
+    return replace(dossier, owed=tuple(name for name in dossier.owed if name not in set(names)))
 
 
 def _fire(dossier: Dossier, triggers: Iterable[str], now: Moment, **known: Any) -> Dossier:
@@ -367,4 +367,4 @@ def _fire(dossier: Dossier, triggers: Iterable[str], now: Moment, **known: Any) 
         target = move(state, trigger)
         moves = (*moves, Move(trigger, EDGES[state, target], now.at, worker))
         state = target
-    return dossier.changed(state=state, moves=moves, workers=workers, intent=None, **known)
+    return replace(dossier, state=state, moves=moves, workers=workers, intent=None, **known)

@@ -493,7 +493,7 @@ class Vault:
         )  # fmt: skip
         records = []
         for version in range(versions):
-            await archive.save(archive.record(dossier.changed(version=version)))
+            await archive.save(archive.record(replace(dossier, version=version)))
             records.append(await self.store.load(flow_id))
         return records
 
