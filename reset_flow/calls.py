@@ -89,7 +89,8 @@ class Caller:
                 await asyncio.sleep(CHALLENGE_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
             began = time.monotonic()
             outcome = await apart(self._within("challenge", partial(self._transport.challenge, case), began))
-            await self._pad(began)
+            if self._floor:
+                await self._pad(began)
             known = NotActed(detail=outcome.detail) if isinstance(outcome, Unknown) else outcome
             if not isinstance(known, NotActed) or known.cause is not Cause.UNAVAILABLE or known.retry_after:
                 break
@@ -108,7 +109,8 @@ class Caller:
             outcome = await self._within(ROUTES[route], partial(self._call, dossier, new), began)
             if isinstance(outcome, (Accepted, Rejected)):
                 self._took[route].append(time.monotonic() - started)
-        await self._pad(started)
+        if self._floor:
+            await self._pad(started)
         return outcome
 
     async def _pretended(self, command: str, route: Call) -> Outcome:
