@@ -62,7 +62,7 @@ class Caller:
         self._may_log_in = policy.probe_by_login
         self._floor = policy.response_floor.total_seconds()
         self._took: dict[Call, deque[float]] = {route: deque(maxlen=RECENT) for route in Call}
-        self.name = transport.name
+        self.name = Secret(transport.name).reveal()  # which is plain, whatever the transport takes for a text
 
     async def send(self, dossier: Dossier, new: NewCredential | None, began: float) -> Outcome:
         """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
-from reset_flow.dossier import Dossier
+from reset_flow.dossier import ENDS, Dossier
 from reset_flow.models import Secret, State
 
 if TYPE_CHECKING:
@@ -73,7 +73,15 @@ def _secret(_: type, text: str) -> Secret:
     return Secret(text)
 
 
-_ENCODER = msgspec.msgpack.Encoder(enc_hook=Secret.reveal)
+def _text(secret: Any) -> str:
+    if not isinstance(secret, Secret):
+        kind = type(secret).__name__
+        del secret  # whatever it is, somebody may log this frame
+        raise TypeError(f"a dossier holds no {kind}")
+    return secret.reveal()
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_text)
 _DECODER = msgspec.msgpack.Decoder(Dossier, dec_hook=_secret)
 
 
@@ -91,6 +99,7 @@ def decode(body: bytes, record: Record) -> Dossier:
     """
     try:
         dossier = _DECODER.decode(body) if body[0] != JSON else _upgraded(body)
+        _check(dossier)
         return replace(
             dossier,
             id=record.id,
@@ -105,6 +114,13 @@ def decode(body: bytes, record: Record) -> Dossier:
     if (schema := _schema(body)) > SCHEMA:
         reason = f"schema {schema} is of a newer version of the library: upgrade this one"
     raise ValueError(reason)
+
+
+def _check(dossier: Dossier) -> None:
+    """Return if its history can be shown."""
+    for move in dossier.moves:
+        if move.edge not in ENDS or not 0 <= move.worker < len(dossier.workers):
+            raise ValueError("a move that leads nowhere, or is nobody's")
 
 
 def _upgraded(body: bytes) -> Dossier:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Self
+from typing import Annotated, Self, TypeAlias
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
 
 from reset_flow.models import Credential, Failure, Secret, Shown, State, Step, Transition, Unpicklable
 
 __all__ = ["Dossier", "Intent", "Move", "Result"]
+
+Time: TypeAlias = Annotated[datetime, Meta(tz=True)]
 
 _LETTERS = dict(zip("rqctpf", State, strict=True))
 ENDS = {a + b: (source, target) for a, source in _LETTERS.items() for b, target in _LETTERS.items()}
@@ -37,7 +39,7 @@ class Intent(Unpicklable, _Kept, frozen=True, kw_only=True):
     hidden = frozenset({"key"})
 
     command: str
-    at: datetime
+    at: Time
     sendings: int = 1
     secret: Secret | None = None
     key: bytes | None = None
@@ -72,7 +74,7 @@ class Move(_Kept, frozen=True):
 
     trigger: str
     edge: str
-    at: datetime
+    at: Time
     worker: int
 
     @property
@@ -126,8 +128,8 @@ class Dossier(Unpicklable, _Kept, frozen=True, kw_only=True, tag=3):
     user: str
     credential: Credential
     transport: str
-    created_at: datetime
-    expires_at: datetime
+    created_at: Time
+    expires_at: Time
     question: str | None = None
     continuation: bytes | None = None
     answer: Secret | None = None
@@ -135,7 +137,7 @@ class Dossier(Unpicklable, _Kept, frozen=True, kw_only=True, tag=3):
     intent: Intent | None = None
     in_doubt: Step | None = None
     failure: Failure | None = None
-    sent_at: datetime | None = None
+    sent_at: Time | None = None
     answers: int = 0
     codes: int = 0
     passwords: int = 0
@@ -152,7 +154,7 @@ class Dossier(Unpicklable, _Kept, frozen=True, kw_only=True, tag=3):
     id: str = ""
     version: int = 0
     state: State = State.REQUESTED
-    ended_at: datetime | None = None
+    ended_at: Time | None = None
     lookups: tuple[bytes, ...] = ()
 
     @property

@@ -78,6 +78,9 @@ class Record(Shown, Struct, frozen=True, kw_only=True, gc=False, eq=False):
             return NotImplemented
         return astuple(self)[:-1] == astuple(other)[:-1]
 
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
     def __hash__(self) -> int:
         return hash(self.stamp)
 

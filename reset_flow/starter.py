@@ -129,7 +129,7 @@ class Starter:
             id=flow_id,
             user=inputs.name(user, "user"),
             credential=Credential(credential),
-            transport=self._transport.name,
+            transport=self._caller.name,
             created_at=now,
             expires_at=now + self._policy.flow_lifetime,
             listeners=self._listeners,

@@ -233,3 +233,53 @@ def test_a_body_with_a_field_too_many_is_refused(place: int) -> None:
     row.insert(place, None)
     with pytest.raises(ValueError, match="not a dossier"):
         codec.decode(msgspec.msgpack.encode(row), record_of(dossier_of()))
+
+
+@pytest.mark.parametrize(("edge", "worker"), [("rz", 0), ("r", 0), ("", 0), ("rq", 2), ("rq", -1)])
+def test_a_history_that_can_not_be_shown_is_refused(edge: str, worker: int) -> None:
+    dossier = dossier_of(workers=("a:1", "b:2"), moves=(Move("answer_accepted", edge, START, worker),))
+    with pytest.raises(ValueError, match="not a dossier"):
+        codec.decode(codec.encode(dossier), record_of(dossier))
+
+
+def test_a_time_without_a_zone_is_refused() -> None:
+    row = msgspec.msgpack.decode(codec.encode(dossier_of()))
+    assert row[4] == START
+    row[4] = "2026-05-01T12:00:00"
+    with pytest.raises(ValueError, match="not a dossier"):
+        codec.decode(msgspec.msgpack.encode(row), record_of(dossier_of()))
+
+
+class Text(str):
+    """What frameworks call text that they take for safe."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "shown otherwise"
+
+
+def test_a_secret_of_any_kind_of_text_is_plain_text() -> None:
+    secret = Secret(Text("Peterson"))
+    assert type(secret.reveal()) is str
+    assert secret == Secret("Peterson")
+    dossier = dossier_of(answer=secret)
+    assert codec.decode(codec.encode(dossier), record_of(dossier)).answer == Secret("Peterson")
+
+
+def test_what_no_dossier_holds_is_refused_and_in_no_frame() -> None:
+    with pytest.raises(TypeError, match="a dossier holds no Text") as raised:
+        codec.encode(dossier_of(listeners=(Text("a login"),)))
+    assert "a login" not in "".join(repr(frame.frame.f_locals) for frame in raised.traceback[-1:])
+
+
+def test_records_are_the_same_whatever_is_left_of_their_leases() -> None:
+    record = record_of(dossier_of())
+    other = replace(record, lease_left=timedelta(seconds=3))
+    assert record == other
+    assert not record != other  # noqa: SIM202 - the other operator is what is asked
+    assert hash(record) == hash(other)
+    for changes in ({"version": 7}, {"body": b"x"}, {"state": State.FAILED}):
+        assert record != replace(record, **changes)
+        assert not record == replace(record, **changes)  # noqa: SIM201
+    assert record != "a record"

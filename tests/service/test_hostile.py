@@ -256,3 +256,41 @@ def test_a_policy_of_the_wrong_kind_is_refused_before_there_is_a_flow(wrong: dic
         Policy(**wrong)
     assert Policy(decoy_questions="What?").decoy_questions == ("What?",)
     assert Policy(guess_alarm=None).guess_alarm is None
+
+
+class Text(str):
+    """What frameworks call text that they take for safe."""
+
+    __slots__ = ()
+
+
+async def test_every_text_may_be_of_a_kind_of_its_own(house: Any, etna: Any, sandbox: Any) -> None:
+    heard: list[Event] = []
+
+    async def listen(event: Event) -> None:
+        heard.append(event)
+
+    worker = house.worker(etna(name=Text("the broker")), listeners={Text("mail"): listen})
+    service = worker.service
+    user = Text("robert.zak")
+    flow = await service.start(user, ref=Text("ref"), tags=[Text("tag")], origin=Text("10.0.0.1"))
+    flow = await service.answer(flow.id, Text("Peterson"), key=Text("key"))
+    flow = await service.verify(flow.id, Text(sandbox.newest_code(user)))
+    flow = await service.set_password(flow.id, Text("violet tractor 5"))
+    assert (flow.state, flow.in_doubt) == (State.PASSWORD_SET, None)
+    assert sandbox.password_of("robert.zak") == "violet tractor 5"
+    assert [found.id for found in await service.find(Text("tag"))] == [flow.id]
+    await worker.idle()
+    assert [event.transition.trigger for event in heard][-1] == "password_accepted"
+
+
+async def test_a_pin_and_its_image_may_be_of_a_kind_of_their_own(house: Any, etna: Any, sandbox: Any) -> None:
+    sandbox.settings.bearer_checked = False
+    service = house.worker(etna()).service
+    flow = await service.start("robert.zak", credential=Credential.PIN)
+    flow = await service.answer(flow.id, "Peterson")
+    flow = await service.verify(flow.id, sandbox.newest_code("robert.zak"))
+    flow = await service.set_pin(
+        flow.id, Text("8642"), image_name=Text("cactus"), personal_phrase=Text("a phrase"), authorization=Text("bearer")
+    )
+    assert flow.state is State.PASSWORD_SET
