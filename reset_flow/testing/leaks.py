@@ -27,7 +27,7 @@ SAFE = ("", "/", "@", "@/:", "~!*'()", "!$'()*,/:;@")
 CHANCE = re.compile(
     rb"\d:\d\d:\d\d[.,]\d+"  # all in small letters: the fraction of a time, or of a length of time
     rb"|datetime\.(?:datetime|timedelta)\([^()]*"  # the same, in a `repr`
-    rb"|\((?:i\d+\n){3}"  # the same, in a pickle of the oldest protocol
+    rb"|(?:timedelta\np\d+|\ng\d+)\n\((?:i\d+\n){3}"  # the same, in a pickle of the oldest protocol
     rb"|\b0x[0-9a-f]+"  # an address in memory
     rb"|\d{7,}"
 )

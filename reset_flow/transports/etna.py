@@ -45,6 +45,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import quote
 
@@ -142,8 +143,7 @@ class EtnaTransport:
     ) -> None:
         base_url, app_key = Secret(base_url), Secret(app_key)
         base = endpoint(base_url)
-        self._app_key = app_key
-        if not carried(self._app_key.reveal()):
+        if not carried(app_key.reveal()):
             raise ConfigurationError("app_key is empty or has characters that no header can carry")
         if revision not in ("identifiers", "password"):
             raise ConfigurationError("revision must be 'identifiers' or 'password'")
@@ -157,7 +157,7 @@ class EtnaTransport:
             session=session,
             trust_env=trust_env,
             ssl=ssl,
-            headers=self._headers,
+            headers=partial(_standing, app_key),
             content_type="application/json",
         )
         self.name = f"etna:{base}" if name is None else name
@@ -203,7 +203,7 @@ class EtnaTransport:
 
     async def request(self, case: Case, answer: Secret | None) -> Outcome:
         """Step 1."""
-        body = {"User": case.user}
+        body = {"User": Secret(case.user).reveal()}
         if answer is not None:
             body["SecretQuestionAnswer"] = answer.reveal()
         return await self._sent("POST", self._request_url, body, _code_sent, case.user, answer)
@@ -230,7 +230,7 @@ class EtnaTransport:
 
         body = {"Token": token.reveal(), "Pin": new.secret.reveal()}
         if new.image_name is not None:
-            body["ImageName"] = new.image_name
+            body["ImageName"] = Secret(new.image_name).reveal()
         if new.personal_phrase is not None:
             body["PersonalPhrase"] = new.personal_phrase.reveal()
         headers = None
@@ -273,8 +273,10 @@ class EtnaTransport:
             return UNSENDABLE
         return _judged(await self._sender.send(method, url, content, authorization), read, secrets)
 
-    def _headers(self) -> dict[str, str]:
-        return {"Et-App-Key": self._app_key.reveal(), "Accept": "application/json", "Accept-Encoding": "identity"}
+
+def _standing(app_key: Secret) -> dict[str, str]:
+    """The headers of every request."""
+    return {"Et-App-Key": app_key.reveal(), "Accept": "application/json", "Accept-Encoding": "identity"}
 
 
 def _judged(

@@ -162,7 +162,8 @@ class Sender:
     that retries would spend things twice. It is never closed.
 
     Args:
-        headers: Gives those to send with each request. A function, so that no frame has them.
+        headers: Gives those to send with each request: a function, so that no frame of whoever makes this has them. A
+            session of our own asks it once.
 
         content_type: Of each body that is not empty.
     """
@@ -220,11 +221,11 @@ class Sender:
         options = self._plain if method in SENT_ONCE else self._guarded
         if not body and (payload is not None or method != "GET"):  # to a GET without one aiohttp gives no type anyway
             options = {**options, "skip_auto_headers": (CONTENT_TYPE,)}  # nothing is of no type
-        if self._foreign is not None:  # our own session has them
-            kind = {str(CONTENT_TYPE): self._content_type} if body else {}
-            headers = {**self._headers(), **kind, **(headers or {})}
         status, again, whole, flaw, connecting = 0, None, None, "", False
         try:
+            if self._foreign is not None:  # our own session has them
+                kind = {str(CONTENT_TYPE): self._content_type} if body else {}
+                headers = {**self._headers(), **kind, **(headers or {})}
             session = self._session()
             if session is None:
                 return NotActed(detail="the transport is closed, or belongs to another event loop")

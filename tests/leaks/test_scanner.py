@@ -97,7 +97,7 @@ def test_digits_of_a_time_or_an_address_are_no_code(scanner: LeakScanner, chance
     for written in (
         "code 831479",
         repr((1, 2, 831479)),
-        *(pickle.dumps(each, 0).decode() for each in (831479, "831479")),
+        *(pickle.dumps(each, 0).decode() for each in (831479, "831479", (1, 2, 831479))),
     ):
         assert [leak.name for leak in scanner.find(f"{chance} {written}")] == ["code"]
 
