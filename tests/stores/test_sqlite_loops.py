@@ -111,3 +111,29 @@ async def test_without_a_thread_to_be_had_it_says_so_and_goes_on_later(
         assert "no thread" in str(error)
     await soon(store.save(make_record()))
     await store.aclose()
+
+
+def test_who_saves_in_a_loop_that_rests_is_not_forgotten(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "flows.db", busy_timeout=BUSY)
+    first = asyncio.new_event_loop()
+    waiting: list[asyncio.Task[None]] = []
+
+    async def crowd() -> None:
+        await asyncio.gather(*(store.save(make_record()) for _ in range(8)))
+
+    async def begin() -> None:
+        await crowd()
+        waiting.extend(asyncio.ensure_future(store.save(make_record())) for _ in range(3))
+        await asyncio.sleep(0)
+
+    async def go_on() -> None:
+        await asyncio.gather(*waiting)
+        await crowd()
+        await store.aclose()
+
+    first.run_until_complete(begin())
+    asyncio.run(soon(crowd()))
+    first.run_until_complete(soon(go_on()))
+    first.close()
+    with closing(sqlite3.connect(tmp_path / "flows.db")) as other:
+        assert other.execute("SELECT count(*) FROM flows").fetchall() == [(27,)]

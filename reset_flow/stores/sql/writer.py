@@ -224,7 +224,8 @@ class Writer:
         if not self._waiting or not self._free():
             return
         loop = asyncio.get_running_loop()
-        waiting = [job for job in self._waiting if job.future.get_loop() is loop]  # others' loops have ended
+        # Of another loop that rests, too: it may go on. Of one that is closed, nobody waits for them.
+        waiting = [job for job in self._waiting if not job.future.get_loop().is_closed()]
         jobs, self._waiting = waiting[:BATCH], waiting[BATCH:]
         if jobs:
             self._crowded = len(jobs) > 1
@@ -248,7 +249,10 @@ class Writer:
         """An error comes as a result, so that nobody complains when the one who waited has gone."""
         for job, outcome in zip(batch.jobs, outcomes, strict=True):
             if not job.future.done():
-                job.future.set_result(outcome)
+                try:
+                    job.future.set_result(outcome)
+                except RuntimeError:  # of another loop, which was closed meanwhile
+                    continue
         self._saved([job.saves for job, outcome in zip(batch.jobs, outcomes, strict=True) if job.saves and not outcome])
         self._go_on(batch)
 
