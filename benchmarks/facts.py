@@ -21,7 +21,7 @@ from benchmarks.places import DURABILITY
 __all__ = ["facts", "keep", "sentence"]
 
 RESULTS = Path(__file__).parent / "results"
-LIBRARIES = ("aiohttp", "asyncpg", "attrs", "cryptography", "redis", "transitions", "yarl")
+LIBRARIES = ("aiohttp", "asyncpg", "attrs", "cryptography", "msgspec", "redis", "transitions", "yarl")
 
 
 def facts() -> dict[str, Any]:
