@@ -84,8 +84,7 @@ PIN_METHODS = frozenset({"GET", "PATCH", "POST", "PUT"})
 ENVELOPE, LOG_IN = frozenset({"IsSucceed", "Errors"}), frozenset({"State"})
 QUESTION_LENGTH = 1000
 USABLE_TOKEN = re.compile(r"[!-~]{1,4096}")
-TOO_MANY, UNAVAILABLE = 429, 503
-REDIRECTED, FAILED = 3, 5  # first digits
+TOO_MANY, UNAVAILABLE, REDIRECTED, FAILED = 429, 503, 3, 5  # the last two are first digits
 
 SHORT = 4
 """Characters; a shorter secret is hidden only where it stands alone, or nothing would be left of the sentence."""

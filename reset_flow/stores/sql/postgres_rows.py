@@ -75,7 +75,9 @@ def texts(values: Iterable[str]) -> str:
 
 
 def _bytes(values: Iterable[bytes]) -> str:
-    return texts(rf"\x{value.hex()}" for value in values)
+    # As `texts` would spell them, with nothing left to look for.
+    written = [value.hex() for value in values]
+    return '{"\\\\x' + '","\\\\x'.join(written) + '"}' if written else "{}"
 
 
 def storable(text: str) -> bool:
