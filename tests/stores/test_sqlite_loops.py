@@ -137,3 +137,37 @@ def test_who_saves_in_a_loop_that_rests_is_not_forgotten(tmp_path: Path) -> None
     first.close()
     with closing(sqlite3.connect(tmp_path / "flows.db")) as other:
         assert other.execute("SELECT count(*) FROM flows").fetchall() == [(27,)]
+
+
+def test_a_loop_that_is_closed_while_its_saves_are_carried_out_disturbs_nobody(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "flows.db", busy_timeout=BUSY)
+    first = asyncio.new_event_loop()
+    left: list[asyncio.Task[None]] = []
+    closed = threading.Event()
+    finish = store._writer._finish
+
+    def held(batch: Any) -> None:
+        assert closed.wait(10)
+        finish(batch)
+
+    async def begin() -> None:
+        await asyncio.gather(*(store.save(make_record()) for _ in range(8)))
+        left.extend(asyncio.ensure_future(store.save(make_record())) for _ in range(3))
+        await asyncio.sleep(0)
+
+    async def go_on() -> None:
+        store._writer._finish = held  # type: ignore[method-assign]
+        saving = asyncio.ensure_future(store.save(make_record()))
+        for _ in range(20):  # far more turns than a transaction waits for
+            await asyncio.sleep(0)
+        assert store._writer._current is not None
+        assert len(store._writer._current.jobs) == 4
+        first.close()
+        closed.set()
+        await saving
+        await store.aclose()
+
+    first.run_until_complete(begin())
+    asyncio.run(soon(go_on()))
+    with closing(sqlite3.connect(tmp_path / "flows.db")) as other:
+        assert other.execute("SELECT count(*) FROM flows").fetchall() == [(12,)]
