@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from reset_flow import rules
 from reset_flow.deadlines import Deadlines
 from reset_flow.machine import COMMANDS, Call
-from reset_flow.models import Accepted, Cause, Credential, NotActed, Outcome, Rejected, Secret, Unknown
+from reset_flow.models import Accepted, Cause, Credential, NotActed, Outcome, Rejected, Secret, Unknown, plain
 from reset_flow.ports import Case
 from reset_flow.tasks import apart
 
@@ -62,7 +62,7 @@ class Caller:
         self._may_log_in = policy.probe_by_login
         self._floor = policy.response_floor.total_seconds()
         self._took: dict[Call, deque[float]] = {route: deque(maxlen=RECENT) for route in Call}
-        self.name = Secret(transport.name).reveal()  # which is plain, whatever the transport takes for a text
+        self.name: str = plain(transport.name)
 
     async def send(self, dossier: Dossier, new: NewCredential | None, began: float) -> Outcome:
         """

@@ -46,11 +46,11 @@ class Chronicle:
 
     def write(self, saved: Dossier, since: int, *, alarm: bool = False) -> None:
         """Tell what came after that many transitions; listeners hear it a little later."""
-        for transition in saved.moves[since:]:
-            audit.info("flow %s: %s to %s (%s)", saved.id, transition.trigger, transition.target, self._worker)
-            self._tracer.count("transition", trigger=transition.trigger)
-            if transition.trigger.endswith("in_doubt") or transition.trigger == "code_spent":
-                self._tracer.count("doubt", trigger=transition.trigger)
+        for move in saved.moves[since:]:
+            audit.info("flow %s: %s to %s (%s)", saved.id, move.trigger, move.target, self._worker)
+            self._tracer.count("transition", trigger=move.trigger)
+            if move.trigger.endswith("in_doubt") or move.trigger == "code_spent":
+                self._tracer.count("doubt", trigger=move.trigger)
         if self._announcer.names and len(saved.moves) > since and not self._tasks.closed:
             self._tasks.spawn(self.tell(saved, since, saved.listeners, alarm=alarm))
 

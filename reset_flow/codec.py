@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
-from reset_flow.dossier import ENDS, Dossier
+from reset_flow.dossier import ENDS, SCHEMA, Dossier
 from reset_flow.models import Secret, State
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA", "decode", "encode"]
 
-SCHEMA = 3
 JSON = ord("[")
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -10,7 +10,10 @@ from msgspec.structs import force_setattr
 
 from reset_flow.models import Credential, Failure, Secret, Shown, State, Step, Transition, Unpicklable
 
-__all__ = ["Dossier", "Intent", "Move", "Result"]
+__all__ = ["EDGES", "ENDS", "SCHEMA", "Dossier", "Intent", "Move", "Result"]
+
+SCHEMA = 3
+"""Of the bytes that a dossier is written as; the first thing in them."""
 
 Time: TypeAlias = Annotated[datetime, Meta(tz=True)]
 
@@ -88,9 +91,9 @@ class Move(_Kept, frozen=True):
         return Transition(trigger=self.trigger, source=source, target=target, at=self.at, worker=workers[self.worker])
 
 
-class Dossier(Unpicklable, _Kept, frozen=True, kw_only=True, tag=3):
+class Dossier(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
     """
-    One reset, as its record holds it. `tag` is the number of the schema, which is written first.
+    One reset, as its record holds it.
 
     Attributes:
         version: Of the stored record; 0 while there is none.

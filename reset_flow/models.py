@@ -134,6 +134,11 @@ class Shown:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
 
+def plain(text: Any) -> Any:
+    """The characters of a text of whatever subclass, which encoders do not take; anything else as it is."""
+    return str.__str__(text) if isinstance(text, str) else text
+
+
 class Secret(Unpicklable):
     """
     A text that shows itself only to whoever calls `reveal`; of a subclass of `str`, the plain text.
@@ -145,9 +150,7 @@ class Secret(Unpicklable):
     refusal = "a secret can't be pickled"
 
     def __init__(self, text: str | Secret) -> None:
-        given: Any = text.reveal() if isinstance(text, Secret) else text
-        # Encoders take no subclasses; whatever it calls its text, these are its characters.
-        self._text: str = str.__str__(given) if isinstance(given, str) else given
+        self._text: str = text.reveal() if isinstance(text, Secret) else plain(text)
 
     def reveal(self) -> str:
         """The text itself. Keep it in no variable that outlives the expression."""

@@ -31,10 +31,10 @@ CHANCE = re.compile(
     rb"|\b0x[0-9a-f]+"  # an address in memory
     rb"|\d{7,}"
 )
+"""Where the digits of a code may stand without meaning it: 300 codes and 10,000 times meet once in 300 runs."""
 LONG = 7
 ESCAPED = re.compile(rb"%[0-9a-f]{2}|\\x[0-9a-f]{2}|\\u[0-9a-f]{4}")
 """What may end in digits and is none."""
-"""Where the digits of a code may stand without meaning it: 300 codes and 10,000 times meet once in 300 runs."""
 
 WORD = re.compile(rb"[a-z0-9]{4,}")
 EXACT = "base64"

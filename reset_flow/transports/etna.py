@@ -53,7 +53,7 @@ import msgspec
 from yarl import URL
 
 from reset_flow.errors import ConfigurationError
-from reset_flow.models import Accepted, Cause, Credential, NotActed, Rejected, Secret, Unknown, one_line
+from reset_flow.models import Accepted, Cause, Credential, NotActed, Rejected, Secret, Unknown, one_line, plain
 from reset_flow.passwords import canonical
 from reset_flow.transports.http import Reply, Sender, carried, endpoint
 
@@ -202,7 +202,7 @@ class EtnaTransport:
 
     async def request(self, case: Case, answer: Secret | None) -> Outcome:
         """Step 1."""
-        body = {"User": Secret(case.user).reveal()}
+        body = {"User": plain(case.user)}
         if answer is not None:
             body["SecretQuestionAnswer"] = answer.reveal()
         return await self._sent("POST", self._request_url, body, _code_sent, case.user, answer)
@@ -229,7 +229,7 @@ class EtnaTransport:
 
         body = {"Token": token.reveal(), "Pin": new.secret.reveal()}
         if new.image_name is not None:
-            body["ImageName"] = Secret(new.image_name).reveal()
+            body["ImageName"] = plain(new.image_name)
         if new.personal_phrase is not None:
             body["PersonalPhrase"] = new.personal_phrase.reveal()
         headers = None
