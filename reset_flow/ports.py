@@ -89,6 +89,8 @@ class Charge(Struct, frozen=True, kw_only=True, gc=False):
     """
     One use of a budget: not more than `limit` in any `window` that ends now, by the store's clock.
 
+    A use is as good as gone as soon as the window is over that it was counted with, whenever the store forgets it.
+
     Attributes:
         key: A keyed hash, 16 bytes.
 

@@ -77,7 +77,9 @@ class MemoryStore:
 
     def _charged(self, flow: int, charges: Sequence[Charge], now: datetime) -> dict[bytes, list[_Use]]:
         """The uses of every key that is charged as they will be, the oldest first."""
-        uses = {charge.key: list(self._uses.get(charge.key, ())) for charge in charges}
+        uses = {
+            charge.key: [use for use in self._uses.get(charge.key, ()) if use.expires_at > now] for charge in charges
+        }
         fresh: list[_Use] = []
         waits: list[timedelta | None] = []
         for charge in charges:
@@ -97,10 +99,6 @@ class MemoryStore:
             these.append(fresh[-1])
         if waits:
             raise LimitReached("uses of this budget", None if None in waits else max(filter(None, waits)))
-        for charge in charges:
-            if charge.amount > 0:
-                start = now - charge.window
-                uses[charge.key] = [use for use in uses[charge.key] if use.at > start or use.expires_at > now]
         return uses
 
     async def load(self, flow_id: str) -> Record:

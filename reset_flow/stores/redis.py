@@ -41,7 +41,7 @@ PAGE = 50
 PIECE = 100
 POLL = 1.0
 
-KEYS = b"flow:", b"flows", b"purged", b"all:", b"due:", b"ended:", b"lookup:", b"uses:", b"saved:"
+KEYS = b"flow:", b"flows", b"all:", b"due:", b"ended:", b"lookup:", b"uses:", b"saved:"
 """Of `save.lua`, behind the tag."""
 
 SAVED, STALE, NEVER, UNREADABLE = 0, -1, -2, -3
@@ -178,7 +178,6 @@ class RedisStore:
         """As the port says. Saves of others come between its pieces."""
         of_realm = name(realm)
         names = [
-            b"purged",
             b"all:" + of_realm,
             b"due:" + of_realm,
             b"ended:" + of_realm,

@@ -75,6 +75,20 @@ class BudgetContract:
         await store.save(make_record(), charges=[self.use()])
         await refused(store.save(make_record(), charges=[self.use()]), LimitReached)
 
+    async def test_a_use_counts_no_longer_than_the_window_it_was_counted_with(self, store: Store) -> None:
+        short, long = (replace(self.use(limit=2), window=window) for window in (self.unit / 4, self.unit))
+        mine = make_record()
+        await store.save(mine, charges=[long])
+        await store.save(next_version(mine), charges=[short])
+        await self.elapse(self.unit / 2)
+        await store.save(make_record(), charges=[long])
+        await refused(store.save(make_record(), charges=[long]), LimitReached)
+        # What is taken back is the newest that still counts.
+        await store.save(next_version(next_version(mine)), charges=[replace(long, amount=-1)])
+        await store.save(make_record(), charges=[long])
+        error = await refused(store.save(make_record(), charges=[long]), LimitReached)
+        assert self.near(error.retry_after, self.unit)
+
     async def test_a_lowered_limit_waits_until_enough_has_expired(self, store: Store) -> None:
         for _ in range(4):
             await store.save(make_record(), charges=[self.use(limit=4)])

@@ -151,7 +151,7 @@ class Histories(RuleBasedStateMachine):
 
     def charged(self, flow: object, charges: list[Charge]) -> tuple[dict[bytes, list[Use]], list[timedelta | None]]:
         now = self.clock()
-        uses = {key: list(each) for key, each in self.uses.items()}
+        uses = {key: [use for use in each if use.expires_at > now] for key, each in self.uses.items()}
         new: list[Use] = []
         waits: list[timedelta | None] = []
         for charge in charges:
@@ -171,11 +171,6 @@ class Histories(RuleBasedStateMachine):
                 waits.append(sorted(there)[len(there) - charge.limit])
             new.append(Use(flow, now, now + charge.window))
             these.append(new[-1])
-        for charge in charges:
-            if charge.amount == 1:
-                uses[charge.key] = [
-                    use for use in uses[charge.key] if use.at + charge.window > now or use.expires_at > now
-                ]
         return uses, waits
 
     # Time and ends
@@ -195,8 +190,6 @@ class Histories(RuleBasedStateMachine):
         ended.sort(key=lambda each: each[0])
         for _, record_id in ended[:limit]:
             del self.kept[record_id]
-        for uses in self.uses.values():
-            uses[:] = [use for use in uses if use.expires_at > self.clock()]
         assert self.do(self.store.purge(realm, until, limit)) == min(limit, len(ended))
 
     # Looking

@@ -1,14 +1,10 @@
--- Delete a piece of what ended long ago, and forget the uses that have expired. -> deleted, passed over, looked at
--- KEYS: the mark of the last purge; of the realm: all, due, ended; what the keys of flows, of the realm's lookups and
--- the channels begin with.
+-- Delete a piece of what ended long ago. Expired uses go by themselves. -> deleted, passed over, looked at
+-- KEYS: of the realm: all, due, ended; what the keys of flows, of the realm's lookups and the channels begin with.
 -- ARGV: time, realm, before, size of a piece, how many to pass over, how long a lookup is.
 
-local mark, all, due, ended, flows, lookups, channels = unpack(KEYS)
+local all, due, ended, flows, lookups, channels = unpack(KEYS)
 local length = tonumber(ARGV[6])
 local deleted, passed = 0, 0
-
-local forgotten = tonumber(redis.call('GET', mark) or 0)
-redis.call('SET', mark, whole(math.max(now, forgotten)))
 
 local found = redis.call('ZRANGEBYSCORE', ended, '-inf', '(' .. ARGV[3], 'LIMIT', ARGV[5], ARGV[4])
 for _, text in ipairs(found) do

@@ -1,8 +1,8 @@
 -- Write the next version of each of many flows and count its charges, each as if it came alone. -> for each what came of
 -- it: 0 it is stored, -1 it is stale, -2 it is over a limit and waiting does not help, -3 what is stored is no record,
 -- more than 0 it is over a limit for so long; or the error that kept it from being written.
--- KEYS: what the keys of flows begin with, the count of flows, the mark of the last purge; then what the other keys
--- begin with: all, due and ended of a realm, lookups, budgets, channels.
+-- KEYS: what the keys of flows begin with, the count of flows; then what the other keys begin with: all, due and ended
+-- of a realm, lookups, budgets, channels.
 -- ARGV: time, then of each save a text: version, id, the record behind its head; of each charge: key, amount, limit,
 -- window.
 
@@ -12,14 +12,7 @@ local TIMES_LENGTH, LOOKUP_LENGTH = 24, 16
 local NOTHING = -2 ^ 63 -- in place of a time that there is none of
 local LINGER = 60000 -- milliseconds; an expired use must never be missed, so its key goes a little later
 
-local flows, count, mark, alls, dues, endeds, by_lookup, by_budget, channels = unpack(KEYS)
-
--- A purge forgets all that has expired, in whatever key, by moving a mark.
-local forgotten
-local function mark_of_purge()
-    forgotten = forgotten or tonumber(redis.call('GET', mark) or 0)
-    return forgotten
-end
+local flows, count, alls, dues, endeds, by_lookup, by_budget, channels = unpack(KEYS)
 
 -- The uses of a budget, the oldest first. They are about as many as its limit lets through, so all of them are read.
 local function read(key)
@@ -28,7 +21,7 @@ local function read(key)
     for i = 1, #found, 2 do
         local nth, number, expires = struct.unpack('>I8I8I8', found[i])
         newest = math.max(newest, nth)
-        if expires <= mark_of_purge() then
+        if expires <= now then
             gone[#gone + 1] = found[i]
         else
             uses[#uses + 1] = {at = tonumber(found[i + 1]), number = number, expires = expires, member = found[i]}
@@ -68,7 +61,7 @@ local function use(budget, number, limit, window)
         code = counted[#counted - limit + 1].at + window - now
     end
     uses[#uses + 1] = {at = now, number = number, expires = now + window}
-    budget.start = math.max(budget.start or 0, now - window)
+    budget.counted = true
     return code
 end
 
@@ -104,12 +97,10 @@ local function write_budget(key, budget, number)
         if not each.member then
             nth = nth + 1
             redis.call('ZADD', key, whole(now), struct.pack('>I8I8I8', nth, number, each.expires))
-        elseif budget.start and each.at <= budget.start and each.expires <= now then
-            redis.call('ZREM', key, each.member)
         end
         last = math.max(last, each.expires)
     end
-    if budget.start then
+    if budget.counted then
         redis.call('PEXPIRE', key, whole(math.ceil((last - now) / 1000) + LINGER))
     end
 end

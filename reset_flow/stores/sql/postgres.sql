@@ -137,7 +137,8 @@ BEGIN
                         CONTINUE;
                     END IF;
                     SELECT uses.at, uses.number INTO used_at, used_number FROM {prefix}_uses AS uses
-                        WHERE uses.key = keys[charge] AND uses.flow = flow_number AND uses.number <> ALL (taken)
+                        WHERE uses.key = keys[charge] AND uses.flow = flow_number AND uses.expires_at > present
+                            AND uses.number <> ALL (taken)
                         ORDER BY uses.at DESC, uses.number DESC LIMIT 1;
                     IF FOUND THEN
                         taken := taken || used_number;
@@ -153,7 +154,7 @@ BEGIN
                 ELSE
                     SELECT uses.at INTO used_at FROM {prefix}_uses AS uses
                         WHERE uses.key = keys[charge] AND uses.at > present - windows[charge]
-                            AND uses.number <> ALL (taken)
+                            AND uses.expires_at > present AND uses.number <> ALL (taken)
                         ORDER BY uses.at DESC, uses.number DESC LIMIT 1 OFFSET limits[charge] - mine - 1;
                     IF FOUND AND code <> -2 THEN
                         code := greatest(code, used_at + windows[charge] - present);
@@ -213,7 +214,7 @@ BEGIN
         saved := saved || incoming.name;
     END LOOP;
 
-    -- What counts no more is looked for once, and key by key: for a join, the planner may read the whole table.
+    -- What has expired is looked for once, and key by key: for a join, the planner may read the whole table.
     IF counted <> '{}' THEN
         DELETE FROM {prefix}_uses WHERE ctid = ANY (ARRAY(
             SELECT gone.ctid FROM unnest(counted) AS made (charge), LATERAL (

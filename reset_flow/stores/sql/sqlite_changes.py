@@ -85,14 +85,14 @@ def _rooms(charges: tuple[Charge, ...], now: int) -> list[Any] | None:
         return None
     rooms: list[Any] = []
     for key, charge in counted.items():
-        rooms += (bytearray(key), now - span(charge.window), charge.limit - 1)
+        rooms += (bytearray(key), now - span(charge.window), now, charge.limit - 1)
     return rooms
 
 
 def _apply(db: Cursor, charge: Charge, flow_id: str, now: int) -> None:
     key = bytearray(charge.key)
     if charge.amount < 0:
-        db.execute(sql.TAKE_BACK, (key, flow_id))
+        db.execute(sql.TAKE_BACK, (key, flow_id, now))
     else:
         db.execute(sql.USE, (key, now, key, now, now + span(charge.window), flow_id))
 
@@ -146,7 +146,7 @@ def _weigh(db: Cursor, number: int, charges: tuple[Charge, ...], now: int) -> di
     waits: list[int | None] = []
     for charge in charges:
         tally = tallies.setdefault(charge.key, _Tally())
-        values: dict[str, Any] = {"key": charge.key, "flow": number, "at": tally.at, "nth": tally.nth}
+        values: dict[str, Any] = {"key": charge.key, "flow": number, "at": tally.at, "nth": tally.nth, "now": now}
         if charge.amount < 0:
             if tally.counted:
                 tally.counted.pop()

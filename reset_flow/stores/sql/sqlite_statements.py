@@ -34,8 +34,8 @@ _VALUE = dict.fromkeys(USUAL, "?") | dict.fromkeys(
 )
 _SET = f"UPDATE flows SET {', '.join(f'{name} = {_VALUE[name]}' for name in USUAL[:6])}, version = version + 1"  # noqa: S608
 _SAME = "id = ? AND realm = ? AND version + 1 = ? AND lookups = ?"
-_ROOM = " AND NOT EXISTS (SELECT 1 FROM uses WHERE key = ? AND at > ? LIMIT 1 OFFSET ?)"
-"""Behind those values, for each charge that must find a place: its key, when its window began, its limit less one."""
+_ROOM = " AND NOT EXISTS (SELECT 1 FROM uses WHERE key = ? AND at > ? AND expires_at > ? LIMIT 1 OFFSET ?)"
+"""Behind those values, for each charge that must find a place: its key, when its window began, now, its limit - 1."""
 
 ROOM_VALUES = _ROOM.count("?")
 MOST_ROOMS = 3
@@ -57,7 +57,8 @@ USE = (
 )
 TAKE_BACK = (
     "DELETE FROM uses WHERE (key, at, nth) = (SELECT key, at, nth FROM uses "
-    "WHERE key = ? AND flow = (SELECT number FROM flows WHERE id = ?) ORDER BY at DESC, nth DESC LIMIT 1)"
+    "WHERE key = ? AND flow = (SELECT number FROM flows WHERE id = ?) AND expires_at > ? "
+    "ORDER BY at DESC, nth DESC LIMIT 1)"
 )
 
 # Any save.
@@ -67,11 +68,12 @@ UPDATE = f"UPDATE flows SET {', '.join(f'{name} = :{name}' for name in _WRITTEN[
 # The use that must stop counting before the next one finds a place, and the newest one that a flow may take back. Uses
 # from (:at, :nth) on that are the flow's have been taken back already, by the same save.
 BLOCKING = (
-    "SELECT at FROM uses WHERE key = :key AND at > :start AND NOT (flow = :flow AND (at, nth) >= (:at, :nth)) "
+    "SELECT at FROM uses WHERE key = :key AND at > :start AND expires_at > :now "
+    "AND NOT (flow = :flow AND (at, nth) >= (:at, :nth)) "
     "ORDER BY at DESC, nth DESC LIMIT 1 OFFSET :offset"
 )
 NEWEST = (
-    "SELECT at, nth FROM uses WHERE key = :key AND flow = :flow AND (at, nth) < (:at, :nth) "
+    "SELECT at, nth FROM uses WHERE key = :key AND flow = :flow AND (at, nth) < (:at, :nth) AND expires_at > :now "
     "ORDER BY at DESC, nth DESC LIMIT 1"
 )
 TAKE_ALL_BACK = "DELETE FROM uses WHERE key = :key AND flow = :flow AND (at, nth) >= (:at, :nth)"
