@@ -2,8 +2,8 @@
 Flows in one file of SQLite: the embedded default.
 
 Whatever waits to be written, from however many flows, is committed in one transaction, because it is the commits that
-cost: they wait for the disk, in a thread. All else takes microseconds and happens in the event loop: to ask another
-thread takes longer. Reads are points on an index, by a connection of their own: in WAL mode no writer holds them up.
+cost: they wait for the disk, in a thread unless they are sure to be short. All else takes microseconds and happens in
+the event loop: to ask another thread takes longer. Reads are points on an index, by a connection of their own: in WAL mode no writer holds them up.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ MIGRATIONS: dict[int, str] = {0: "sqlite.sql"}
 APPLICATION_ID = 0x72666C77
 OLDEST_SQLITE = (3, 37)
 
+LOG_PAGES = 1000
+"""How long the log may grow before it is written back; SQLite's own figure."""
+
 PAGE = 50
 PIECE = 256
 FIRST_POLL = 0.05
@@ -66,6 +69,7 @@ class _Database:
     file: tuple[int, int]
     patience: float
     pid: int = attrs.field(factory=os.getpid)
+    tidy: bool | None = None
     writing: sqlite3.Cursor = attrs.field(init=False)
     reading: sqlite3.Cursor = attrs.field(init=False)
 
@@ -78,6 +82,12 @@ class _Database:
             self.writer.execute("BEGIN IMMEDIATE")
         finally:
             self.writer.execute("PRAGMA busy_timeout = 0")
+
+    def commit(self, *, tidy: bool) -> None:
+        if tidy is not self.tidy:
+            self.writing.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES if tidy else 0}").fetchall()
+            self.tidy = tidy
+        self.writing.execute("COMMIT")
 
     def close(self) -> None:
         self.reader.close()

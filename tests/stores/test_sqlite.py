@@ -22,7 +22,7 @@ from reset_flow.errors import (
 )
 from reset_flow.ports import Charge, Query
 from reset_flow.stores import sqlite
-from reset_flow.stores.sql import sqlite_statements as sql
+from reset_flow.stores.sql import sqlite_statements as sql, writer
 from reset_flow.stores.sqlite import SQLiteStore
 from reset_flow.testing import make_record, next_version, refused
 
@@ -154,10 +154,11 @@ async def test_what_waits_when_the_store_is_closed_is_saved(store: SQLiteStore, 
     await again.aclose()
 
 
-async def test_the_log_is_used_again(store: SQLiteStore, path: Path) -> None:
+async def test_the_log_is_used_again(store: SQLiteStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "LOG_PAGES", 20)
+    monkeypatch.setattr(writer, "MOST_HERE", 8)  # the loop leaves it as it is
     record = make_record()
     await store.save(record)
-    connection(store).execute("PRAGMA wal_autocheckpoint = 20")
     for _ in range(200):
         record = next_version(record)
         await store.save(record)

@@ -1,9 +1,10 @@
 """
 Commits whatever waits in one transaction: it is the commits that cost.
 
-The statements run in the event loop, where they take some microseconds each. Only the commit, which waits for the disk,
-runs in a thread, and what comes meanwhile waits for the next one. What would have the loop wait runs in the thread as a
-whole: to open the database, to wait for another process that writes, to clear up.
+The statements run in the event loop, where they take some microseconds each. The commit, which waits for the disk, runs
+in a thread, and what comes meanwhile waits for the next one; but while one flow saves alone and the disk is quick, to
+ask a thread costs the loop as much as to wait, and it commits itself. What would have the loop wait for longer runs in
+the thread as a whole: to open the database, to wait for another process that writes, to clear up.
 """
 
 from __future__ import annotations
@@ -12,22 +13,29 @@ import asyncio
 import os
 import queue
 import threading
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-import attrs
+from msgspec import Struct
 
 from reset_flow.errors import ResetFlowError, StoreUnavailable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 __all__ = ["Connection", "Cursor", "Database", "Writer", "failure"]
 
 BATCH = 256
 TURNS = 4
 """How many more turns of the loop a transaction waits for, at most, while each brings more to share it."""
+
+
+QUICK = 0.001
+"""Seconds that commits have lately taken on average, at most, where the loop may wait for one."""
+WEIGHT = 1 / 8
+"""Of the last commit, in that average: one that hangs for a second keeps the loop from doing the next fifty."""
+MOST_HERE = 64
+"""Commits that the loop does in a row, at most: then the thread looks after the log."""
 
 
 class Connection(Protocol):
@@ -79,12 +87,14 @@ class Database(Protocol):
     def begin(self) -> None:
         """Have the writer begin to write, and wait for others who do."""
 
+    def commit(self, *, tidy: bool) -> None:
+        """Have the writer commit, and write back a log that has grown long, if it may be tidy, which takes its time."""
+
     def close(self) -> None:
         """Close both."""
 
 
-@attrs.define(eq=False)
-class _Job:
+class _Job(Struct, eq=False):
     """
     Something to be done inside a transaction.
 
@@ -103,8 +113,7 @@ class _Job:
     future: asyncio.Future[Any]
 
 
-@attrs.define(eq=False)
-class _Batch:
+class _Batch(Struct, eq=False):
     """
     What shares a transaction.
 
@@ -132,6 +141,9 @@ class Writer:
         self._current: _Batch | None = None
         self._done: _Batch | None = None  # the last that the thread is through with
         self._crowded = False  # whether the last batch had more than one job
+        self._last: str | None = None  # the flow that the last batch saved, if it saved no other
+        self._pace = 0.0  # seconds that a commit takes, by the last few
+        self._commits_here = 0  # since the thread's last one
         self._gathering: asyncio.AbstractEventLoop | None = None
         self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -230,10 +242,28 @@ class Writer:
         if jobs:
             self._crowded = len(jobs) > 1
             batch = self._current = _Batch(jobs, loop)
+            tell = None
             try:
                 batch.outcomes = self._here(jobs)
+                if self._quick(batch):
+                    self._commits_here += 1
+                    tell = self._settle(batch, tidy=False)
             finally:
-                self._batches.put(batch)
+                if tell is None:
+                    self._batches.put(batch)
+            if tell is not None:
+                tell()
+
+    def _quick(self, batch: _Batch) -> bool:
+        """Whether to commit it in the loop: nobody else is there, and it takes no longer than the thread would."""
+        last, self._last = self._last, None if self._crowded else batch.jobs[0].saves
+        return (
+            self._last is not None
+            and self._last == last
+            and batch.outcomes is not None
+            and self._pace < QUICK
+            and self._commits_here < MOST_HERE
+        )
 
     def _here(self, jobs: Sequence[_Job]) -> Sequence[Any] | None:
         """The outcomes of the jobs, if they can be had without waiting."""
@@ -285,15 +315,8 @@ class Writer:
                 self._database.close()
 
     def _finish(self, batch: _Batch) -> None:
-        tell: Callable[[], None]
-        try:
-            outcomes = self._there(batch.jobs) if batch.outcomes is None else batch.outcomes
-            if self._database is not None and self._database.writer.in_transaction:
-                self._database.writing.execute("COMMIT")
-            tell = partial(self._tell, batch, outcomes)
-        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the outcome
-            self._roll_back()
-            tell = partial(self._tell_all, batch, error)
+        self._commits_here = 0
+        tell = self._settle(batch, tidy=True)
         self._done = batch
         with suppress(RuntimeError):  # the loop is closed, and nobody waits in it any more
             batch.loop.call_soon_threadsafe(tell)
@@ -304,6 +327,20 @@ class Writer:
                 loop.call_soon_threadsafe(self._begin)
         elif self._stopped and not waiting:
             self._batches.put(None)
+
+    def _settle(self, batch: _Batch, *, tidy: bool) -> Callable[[], None]:
+        """Commit what shares a transaction. -> what tells those who wait, to be called in their loop"""
+        try:
+            outcomes = self._there(batch.jobs) if batch.outcomes is None else batch.outcomes
+            if self._database is not None and self._database.writer.in_transaction:
+                began = time.perf_counter()
+                self._database.commit(tidy=tidy)
+                if None in outcomes:  # something was written, which is what takes time
+                    self._pace += (time.perf_counter() - began - self._pace) * WEIGHT
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the outcome
+            self._roll_back()
+            return partial(self._tell_all, batch, error)
+        return partial(self._tell, batch, outcomes)
 
     def _there(self, jobs: Sequence[_Job]) -> Sequence[Any]:
         self._roll_back()  # what the loop began and could not end
