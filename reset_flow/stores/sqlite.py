@@ -3,7 +3,8 @@ Flows in one file of SQLite: the embedded default.
 
 Whatever waits to be written, from however many flows, is committed in one transaction, because it is the commits that
 cost: they wait for the disk, in a thread unless they are sure to be short. All else takes microseconds and happens in
-the event loop: to ask another thread takes longer. Reads are points on an index, by a connection of their own: in WAL mode no writer holds them up.
+the event loop: to ask another thread takes longer. Reads are points on an index, by a connection of their own: in WAL
+mode no writer holds them up.
 """
 
 from __future__ import annotations
@@ -129,9 +130,9 @@ class SQLiteStore:
 
     async def save(self, record: Record, *, charges: Sequence[Charge] = ()) -> None:
         """As the port says. One that is cancelled may have been written, or not."""
-        outcome = await self._writer.put(
-            record.id, changes.save, record, changes.usual(record), tuple(charges), self._now
-        )
+        writer, values = self._writer, (record, changes.usual(record), tuple(charges), self._now)
+        done = writer.at_once(record.id, changes.save, *values) if writer.alone(record.id) else None
+        outcome = done[0] if done else await writer.put(record.id, changes.save, *values)
         if outcome is not None:
             raise outcome
 

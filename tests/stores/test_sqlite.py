@@ -156,7 +156,7 @@ async def test_what_waits_when_the_store_is_closed_is_saved(store: SQLiteStore, 
 
 async def test_the_log_is_used_again(store: SQLiteStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "LOG_PAGES", 20)
-    monkeypatch.setattr(writer, "MOST_HERE", 8)  # the loop leaves it as it is
+    monkeypatch.setattr(writer, "MOST_UNTIDY", 8)  # the loop leaves it as it is
     record = make_record()
     await store.save(record)
     for _ in range(200):

@@ -6,11 +6,13 @@ import asyncio
 import sqlite3
 import threading
 from contextlib import closing
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from reset_flow.errors import StaleRecord, StoreUnavailable
+from reset_flow.errors import LimitReached, StaleRecord, StoreUnavailable
+from reset_flow.ports import Charge
 from reset_flow.stores.sql import writer
 from reset_flow.stores.sqlite import SQLiteStore
 from reset_flow.testing import make_record, next_version, refused
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from reset_flow.stores.sql.writer import Database
 
 
+ONCE = Charge(key=b"k" * 16, amount=1, limit=1, window=timedelta(hours=1))
+
+
 class Commits:
     """Of one store, each with whether the loop did it; they can be had to fail."""
 
@@ -30,16 +35,17 @@ class Commits:
         kind: Any = type(store._writer._database)
         self._commit = kind.commit
         self.here: list[bool] = []
-        self.error: BaseException | None = None
+        self.tidy: list[bool] = []
+        self.errors: list[BaseException] = []
         monkeypatch.setattr(kind, "commit", lambda database, *, tidy: self.commit(database, tidy))
 
     def commit(self, database: Database, tidy: bool) -> None:  # noqa: FBT001
         here = threading.current_thread() is threading.main_thread()
-        assert tidy is not here
+        assert not (tidy and here)
         self.here.append(here)
-        error, self.error = self.error, None
-        if error is not None:
-            raise error
+        self.tidy.append(tidy)
+        if self.errors:
+            raise self.errors.pop(0)
         self._commit(database, tidy=tidy)
 
     def taken(self) -> list[bool]:
@@ -111,9 +117,19 @@ async def test_flows_that_save_at_once_are_committed_in_the_thread(store: SQLite
 async def test_the_thread_is_asked_from_time_to_time(store: SQLiteStore, commits: Commits) -> None:
     record = make_record()
     await store.save(record)
-    await saved(store, record, 2 * writer.MOST_HERE + 2)
-    one_round = [*[True] * writer.MOST_HERE, False]
+    await saved(store, record, 2 * writer.MOST_UNTIDY + 2)
+    one_round = [*[True] * writer.MOST_UNTIDY, False]
     assert commits.taken() == [False, *one_round, *one_round]
+    assert commits.tidy == [not here for here in [False, *one_round, *one_round]]
+
+
+async def test_a_long_log_is_written_back_though_many_save_again(store: SQLiteStore, commits: Commits) -> None:
+    record = make_record()
+    await store.save(record)
+    await saved(store, record, 1)
+    for _ in range(writer.MOST_UNTIDY + 5):
+        await store.save(make_record())
+    assert commits.tidy == [True, *[False] * writer.MOST_UNTIDY, *[True] * 6]
 
 
 async def test_after_a_commit_that_hung_the_thread_does_the_next_ones(store: SQLiteStore, commits: Commits) -> None:
@@ -145,25 +161,60 @@ async def test_what_is_refused_does_not_count_as_quick(store: SQLiteStore) -> No
     assert store._writer._pace == before
 
 
-async def test_a_commit_in_the_loop_that_fails_is_told_and_rolled_back(store: SQLiteStore, commits: Commits) -> None:
+async def test_what_the_loop_can_not_commit_is_left_to_the_thread(store: SQLiteStore, commits: Commits) -> None:
     record = make_record()
     await store.save(record)
-    commits.error = sqlite3.OperationalError("disk I/O error")
+    commits.errors = [sqlite3.OperationalError("disk I/O error")]
+    record = next_version(record)
+    await store.save(record, charges=[ONCE])
+    assert await store.load(record.id) == record
+    await refused(store.save(make_record(), charges=[ONCE]), LimitReached)
+    assert commits.taken()[:3] == [False, True, False]
+
+
+async def test_what_nobody_can_commit_is_told_and_rolled_back(store: SQLiteStore, commits: Commits) -> None:
+    record = make_record()
+    await store.save(record)
+    commits.errors = [sqlite3.OperationalError("disk I/O error"), sqlite3.OperationalError("disk is full")]
     error = await refused(store.save(next_version(record)), StoreUnavailable)
-    assert "disk I/O error" in str(error)
-    assert (await store.load(record.id)).version == 1
+    assert "disk is full" in str(error)
+    assert await store.load(record.id) == record
     record = await saved(store, record, 2)
     assert await store.load(record.id) == record
-    assert commits.taken() == [False, True, True, True]
+    assert commits.taken() == [False, True, False, True, True]
 
 
-async def test_who_interrupts_the_loop_at_a_commit_loses_nothing(store: SQLiteStore, commits: Commits) -> None:
+async def test_a_save_waits_in_the_thread_for_another_process_that_writes(
+    store: SQLiteStore, commits: Commits, tmp_path: Path
+) -> None:
     record = make_record()
     await store.save(record)
-    commits.error = KeyboardInterrupt()
+    record = next_version(record)
+    with closing(sqlite3.connect(tmp_path / "flows.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        saving = asyncio.create_task(store.save(record))
+        await asyncio.sleep(0.05)
+        assert not saving.done()
+        other.execute("ROLLBACK")
+        await saving
+    assert commits.taken() == [False, False]
+
+
+async def test_who_interrupts_the_loop_at_a_commit_leaves_no_trace_of_it(store: SQLiteStore, commits: Commits) -> None:
+    record = make_record()
+    await store.save(record)
+    commits.errors = [KeyboardInterrupt()]
     with pytest.raises(KeyboardInterrupt):
         await store.save(next_version(record))
-    other = make_record()
-    await store.save(other)  # behind it
-    assert (await store.load(record.id)).version == 2
-    assert commits.taken() == [False, True, False, False]
+    assert await store.load(record.id) == record
+    record = await saved(store, record, 1)
+    assert await store.load(record.id) == record
+    assert commits.taken() == [False, True, True]
+
+
+async def test_a_store_that_is_closed_commits_nothing_in_the_loop(store: SQLiteStore, commits: Commits) -> None:
+    record = make_record()
+    await store.save(record)
+    await store.aclose()
+    await refused(store.save(next_version(record)), StoreUnavailable)
+    assert commits.taken() == [False]

@@ -33,9 +33,9 @@ TURNS = 4
 QUICK = 0.001
 """Seconds that commits have lately taken on average, at most, where the loop may wait for one."""
 WEIGHT = 1 / 8
-"""Of the last commit, in that average: one that hangs for a second keeps the loop from doing the next fifty."""
-MOST_HERE = 64
-"""Commits that the loop does in a row, at most: then the thread looks after the log."""
+"""Of the last commit, in that average: one that hangs for a second keeps the loop from doing the next forty."""
+MOST_UNTIDY = 64
+"""Commits that leave a long log as it is, at most, once the loop has done one; then the next is the thread's."""
 
 
 class Connection(Protocol):
@@ -141,9 +141,9 @@ class Writer:
         self._current: _Batch | None = None
         self._done: _Batch | None = None  # the last that the thread is through with
         self._crowded = False  # whether the last batch had more than one job
-        self._last: str | None = None  # the flow that the last batch saved, if it saved no other
+        self._last: str | None = None  # the flow that was saved last, if no other was together with it
         self._pace = 0.0  # seconds that a commit takes, by the last few
-        self._commits_here = 0  # since the thread's last one
+        self._untidy = 0  # commits since one that would have written a long log back
         self._gathering: asyncio.AbstractEventLoop | None = None
         self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -165,6 +165,38 @@ class Writer:
         if isinstance(outcome, ResetFlowError):
             raise outcome
         return outcome
+
+    def alone(self, saves: str) -> bool:
+        """Whether a save of this flow may be done at once: nobody else is there, and the disk is quick."""
+        return (
+            saves == self._last
+            and self._current is None
+            and not self._waiting
+            and self._pace < QUICK
+            and self._untidy < MOST_UNTIDY
+        )
+
+    def at_once(self, saves: str, work: Callable[..., Any], *values: Any) -> list[Any] | None:
+        """
+        Do what the loop may do alone. -> what will have come of it for whoever `put` it, as the one element of a list;
+        `None`: it can't be done here, and was not.
+        """
+        self._check()
+        database = self._database
+        if database is None:
+            return None
+        try:
+            database.writing.execute("BEGIN IMMEDIATE")
+            outcome = _outcome(database.writing, work, values)
+            self._commit(database, written=outcome is None, tidy=False)
+        except BaseException as error:
+            self._roll_back()  # reads go by the same connection now
+            if not isinstance(error, Exception):
+                raise
+            return None
+        if outcome is None:
+            self._saved((saves,))
+        return [outcome]
 
     def put(self, saves: str | None, work: Callable[..., Any] | None, *values: Any) -> asyncio.Future[Any]:
         """What the work will have returned, once it is committed, or the error that it raised."""
@@ -241,29 +273,12 @@ class Writer:
         jobs, self._waiting = waiting[:BATCH], waiting[BATCH:]
         if jobs:
             self._crowded = len(jobs) > 1
+            self._last = None if self._crowded else jobs[0].saves
             batch = self._current = _Batch(jobs, loop)
-            tell = None
             try:
                 batch.outcomes = self._here(jobs)
-                if self._quick(batch):
-                    self._commits_here += 1
-                    tell = self._settle(batch, tidy=False)
             finally:
-                if tell is None:
-                    self._batches.put(batch)
-            if tell is not None:
-                tell()
-
-    def _quick(self, batch: _Batch) -> bool:
-        """Whether to commit it in the loop: nobody else is there, and it takes no longer than the thread would."""
-        last, self._last = self._last, None if self._crowded else batch.jobs[0].saves
-        return (
-            self._last is not None
-            and self._last == last
-            and batch.outcomes is not None
-            and self._pace < QUICK
-            and self._commits_here < MOST_HERE
-        )
+                self._batches.put(batch)
 
     def _here(self, jobs: Sequence[_Job]) -> Sequence[Any] | None:
         """The outcomes of the jobs, if they can be had without waiting."""
@@ -315,8 +330,17 @@ class Writer:
                 self._database.close()
 
     def _finish(self, batch: _Batch) -> None:
-        self._commits_here = 0
-        tell = self._settle(batch, tidy=True)
+        tell: Callable[[], None]
+        try:
+            outcomes = self._there(batch.jobs) if batch.outcomes is None else batch.outcomes
+            if self._database is not None and self._database.writer.in_transaction:
+                # To change between the two takes a statement each time.
+                tidy = not 0 < self._untidy < MOST_UNTIDY
+                self._commit(self._database, written=None in outcomes, tidy=tidy)
+            tell = partial(self._tell, batch, outcomes)
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the outcome
+            self._roll_back()
+            tell = partial(self._tell_all, batch, error)
         self._done = batch
         with suppress(RuntimeError):  # the loop is closed, and nobody waits in it any more
             batch.loop.call_soon_threadsafe(tell)
@@ -328,20 +352,6 @@ class Writer:
         elif self._stopped and not waiting:
             self._batches.put(None)
 
-    def _settle(self, batch: _Batch, *, tidy: bool) -> Callable[[], None]:
-        """Commit what shares a transaction. -> what tells those who wait, to be called in their loop"""
-        try:
-            outcomes = self._there(batch.jobs) if batch.outcomes is None else batch.outcomes
-            if self._database is not None and self._database.writer.in_transaction:
-                began = time.perf_counter()
-                self._database.commit(tidy=tidy)
-                if None in outcomes:  # something was written, which is what takes time
-                    self._pace += (time.perf_counter() - began - self._pace) * WEIGHT
-        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the outcome
-            self._roll_back()
-            return partial(self._tell_all, batch, error)
-        return partial(self._tell, batch, outcomes)
-
     def _there(self, jobs: Sequence[_Job]) -> Sequence[Any]:
         self._roll_back()  # what the loop began and could not end
         if self._database is None:
@@ -350,6 +360,15 @@ class Writer:
             self._database.begin()
         return _attempt(self._database.writing, jobs)
 
+    # --- in either
+
+    def _commit(self, database: Database, *, written: bool, tidy: bool) -> None:
+        self._untidy = 0 if tidy else self._untidy + 1
+        began = time.perf_counter()
+        database.commit(tidy=tidy)
+        if written:  # which is what takes time
+            self._pace += (time.perf_counter() - began - self._pace) * WEIGHT
+
     def _roll_back(self) -> None:
         if self._database is not None and self._database.writer.in_transaction:
             with suppress(Exception):
@@ -357,13 +376,14 @@ class Writer:
 
 
 def _attempt(db: Cursor, jobs: Sequence[_Job]) -> list[Any]:
-    outcomes: list[Any] = []
-    for job in jobs:
-        try:
-            outcomes.append(None if job.work is None else job.work(db, *job.values))
-        except ResetFlowError as error:
-            outcomes.append(error.with_traceback(None))
-    return outcomes
+    return [None if job.work is None else _outcome(db, job.work, job.values) for job in jobs]
+
+
+def _outcome(db: Cursor, work: Callable[..., Any], values: tuple[Any, ...]) -> Any:
+    try:
+        return work(db, *values)
+    except ResetFlowError as error:
+        return error.with_traceback(None)
 
 
 def failure(error: Exception) -> ResetFlowError:
