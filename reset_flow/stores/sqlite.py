@@ -45,10 +45,8 @@ MIGRATIONS: dict[int, str] = {0: "sqlite.sql"}
 APPLICATION_ID = 0x72666C77
 OLDEST_SQLITE = (3, 37)
 
-PAGE_BYTES = 2048
-"""Half of SQLite's own: each commit writes whole pages, and here a page has room for three flows."""
-LOG_PAGES = 2000
-"""How long the log may grow before it is written back: 4 MB, as SQLite has it."""
+LOG_PAGES = 1000
+"""How long the log may grow before it is written back; SQLite's own figure."""
 
 PAGE = 50
 PIECE = 256
@@ -312,7 +310,6 @@ def _prepare(db: sqlite3.Connection, path: str, patience: float) -> None:
     db.execute("BEGIN")
     _version(db, path)
     db.execute("COMMIT")
-    db.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # of a file that is new; another one keeps its own
     _use_wal(db, path, time.monotonic() + patience)
     db.execute("PRAGMA synchronous = FULL")
     if _version(db, path) < SCHEMA:

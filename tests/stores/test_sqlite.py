@@ -167,22 +167,6 @@ async def test_the_log_is_used_again(store: SQLiteStore, path: Path, monkeypatch
     assert path.with_name("flows.db-wal").stat().st_size < 60 * 4200
 
 
-async def test_a_file_keeps_the_pages_that_it_was_made_with(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = make_record()
-    for size in (4096, sqlite.PAGE_BYTES):
-        monkeypatch.setattr(sqlite, "PAGE_BYTES", size)
-        store = SQLiteStore(path)
-        await store.save(record)
-        assert await store.load(record.id) == record
-        assert connection(store).execute("PRAGMA page_size").fetchall() == [(4096,)]
-        await store.aclose()
-        record = next_version(record)
-    store = SQLiteStore(path.with_name("new.db"))
-    await store.save(make_record())
-    assert connection(store).execute("PRAGMA page_size").fetchall() == [(2048,)]
-    await store.aclose()
-
-
 async def test_a_change_by_another_store_is_noticed(store: SQLiteStore, path: Path) -> None:
     record = make_record()
     await store.save(record)
