@@ -29,7 +29,6 @@ BATCH = 256
 TURNS = 4
 """How many more turns of the loop a transaction waits for, at most, while each brings more to share it."""
 
-
 QUICK = 0.001
 """Seconds that commits have lately taken on average, at most, where the loop may wait for one."""
 WEIGHT = 1 / 8
