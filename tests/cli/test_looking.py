@@ -18,6 +18,7 @@ import attrs
 from rich.console import Console
 
 from reset_flow.cli import show
+from reset_flow.cli.screen import clock_time
 from reset_flow.machine import mermaid
 from reset_flow.models import Credential, Failure, Flow, State, Step, Transition
 from reset_flow.sealing import Keyring
@@ -64,8 +65,14 @@ def test_show_draws_the_road_and_where_the_flow_stands(run: Run, at: At) -> None
     assert states == ["requested", "question_answered", "code_verified", "token_issued", "password_set"]
     assert re.search(r"◉ question_answered .*it stands here", shown.out)
     assert "expected  the code from the e-mail (5 attempts left)" in shown.out
-    assert re.search(r"until     [\d:]+, (59|60) min from now", shown.out)
+    assert re.search(r"until     (\d{4}-\d\d-\d\d )?[\d:]+, (59|60) min from now", shown.out)  # it may be tomorrow
     assert "\x1b" not in shown.out
+
+
+def test_a_time_of_another_day_comes_with_its_day() -> None:
+    now = datetime(2030, 5, 1, 23, 30).astimezone()  # here, wherever that is
+    assert clock_time(now + timedelta(minutes=29), now) == "23:59:00"
+    assert clock_time(now + timedelta(minutes=31), now) == "2030-05-02 00:01:00"
 
 
 def test_a_road_that_went_back_is_drawn_as_it_went() -> None:
