@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from benchmarks.broker import CALLS, running
 from benchmarks.subjects import Floor, Library, service
-from reset_flow import MemoryStore
+from reset_flow import MemoryStore, SQLiteStore
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,6 +113,26 @@ async def test_the_floor_and_the_library_make_the_same_calls() -> None:
                 await subject.verify(flow)
                 await subject.set_password(flow)
             assert {call: broker.counts[call] - before[call] for call in CALLS} == dict.fromkeys(CALLS, 1)
+
+
+def test_a_flow_leaves_at_most_700_bytes_in_a_file_of_sqlite(tmp_path: Path) -> None:
+    flows = 300
+
+    async def reset(root: str) -> None:
+        store = SQLiteStore(tmp_path / "flows.db")
+        async with service(root, store) as opened:
+            subject = Library(opened)
+            for n in range(flows):
+                flow = await subject.start(f"somebody{n}")
+                await subject.answer(flow)
+                await subject.verify(flow)
+                await subject.set_password(flow)
+        await store.aclose()
+
+    with running() as broker:
+        asyncio.run(reset(broker.root))
+    assert [each.name for each in tmp_path.iterdir()] == ["flows.db"]  # the log is written back
+    assert (tmp_path / "flows.db").stat().st_size <= 700 * flows
 
 
 @pytest.mark.parametrize("module", ["benchmarks", "benchmarks.scale"])
