@@ -22,13 +22,13 @@ from msgspec.structs import replace
 from benchmarks.processes import pin_driver
 from benchmarks.subjects import ANSWER, CODE, PASSWORD, service
 from reset_flow import Charge, Keyring, MemoryStore, Policy, open_store
-from reset_flow.archive import Archive
+from reset_flow.persistence.repository import Archive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from reset_flow import Store
-    from reset_flow.dossier import Dossier
+    from reset_flow.domain.flow_data import Dossier
 
 __all__ = ["KINDS", "REALM", "Filler", "identity", "running_among", "tag_of"]
 

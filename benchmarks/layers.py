@@ -41,15 +41,11 @@ LAYERS = (HTTP, LOOP, SEAL, CODEC, RULES, STORE, THREAD, CYCLE, OTHER)
 
 OURS = {
     "transports/": HTTP,
-    "calls.py": HTTP,
-    "sealing.py": SEAL,
-    "keyfiles.py": SEAL,
-    "codec.py": CODEC,
-    "rules.py": RULES,
-    "machine.py": RULES,
-    "verdicts.py": RULES,
-    "passwords.py": RULES,
-    "dossier.py": RULES,
+    "engine/broker_client.py": HTTP,
+    "persistence/keyring.py": SEAL,
+    "persistence/key_file.py": SEAL,
+    "persistence/codec.py": CODEC,
+    "domain/": RULES,
     "stores/": STORE,
 }
 """Files of the library; those not named are the service's and the cycle's."""

@@ -2,7 +2,8 @@
 
 import typing as _typing
 
-from reset_flow.errors import (
+from reset_flow.config import from_env, open_store
+from reset_flow.domain.errors import (
     AnswerRejected,
     AppKeyRejected,
     BrokerError,
@@ -30,38 +31,23 @@ from reset_flow.errors import (
     UnknownUser,
     WrongBroker,
 )
-from reset_flow.models import (
-    Accepted,
-    Cause,
-    Credential,
-    Event,
-    Failure,
-    Flow,
-    NewCredential,
-    NotActed,
-    Outcome,
-    Rejected,
-    Secret,
-    State,
-    Step,
-    Transition,
-    Unknown,
-)
-from reset_flow.passwords import PasswordCheck, PasswordRules
-from reset_flow.policy import Budget, GuessAlarm, Policy
+from reset_flow.domain.flow import Credential, Event, Failure, Flow, NewCredential, State, Step, Transition
+from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejected, Unknown
+from reset_flow.domain.password_rules import PasswordCheck, PasswordRules
+from reset_flow.domain.policy import Budget, GuessAlarm, Policy
+from reset_flow.domain.secret import Secret
+from reset_flow.engine.sweeper import SweepReport
+from reset_flow.persistence.key_rotation import ResealReport
+from reset_flow.persistence.keyring import Keyring
 from reset_flow.ports import Case, Charge, Clock, Guard, Listener, Query, Record, Store, Tracer, Transport
-from reset_flow.recovery import SweepReport
-from reset_flow.rotation import ResealReport
-from reset_flow.sealing import Keyring
 from reset_flow.service import ResetService
-from reset_flow.settings import from_env, open_store
 from reset_flow.stores.memory import MemoryStore
 from reset_flow.transports.etna import EtnaTransport
 
 if _typing.TYPE_CHECKING:
-    from reset_flow.stores.postgres import PostgresStore
-    from reset_flow.stores.redis import RedisStore
-    from reset_flow.stores.sqlite import SQLiteStore
+    from reset_flow.stores.postgres.store import PostgresStore
+    from reset_flow.stores.redis.store import RedisStore
+    from reset_flow.stores.sqlite.store import SQLiteStore
 
 __all__ = [
     "Accepted",

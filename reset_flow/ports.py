@@ -9,13 +9,16 @@ import attrs
 from msgspec import Struct
 from msgspec.structs import astuple
 
-from reset_flow.models import Credential, Event, Flow, Outcome, Shown, State, Unpicklable
+from reset_flow.domain.flow import Credential, Event, Flow, State
+from reset_flow.domain.secret import Shown, Unpicklable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractContextManager
 
-    from reset_flow.models import NewCredential, Secret
+    from reset_flow.domain.flow import NewCredential
+    from reset_flow.domain.outcomes import Outcome
+    from reset_flow.domain.secret import Secret
 
 __all__ = ["Case", "Charge", "Clock", "Guard", "Listener", "Query", "Record", "Store", "Tracer", "Transport"]
 

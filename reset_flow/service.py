@@ -12,34 +12,31 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
-from reset_flow import inputs, rotation
-from reset_flow.alarm import Alarm
-from reset_flow.announcer import Announcer
-from reset_flow.archive import Archive
-from reset_flow.budgets import Budgets
-from reset_flow.calls import Caller
-from reset_flow.cycle import Cycle
-from reset_flow.errors import (
-    ConfigurationError,
-    InputRejected,
-    InvalidInput,
-    RecordUnreadable,
-)
-from reset_flow.models import Credential, NewCredential, Secret
-from reset_flow.policy import Policy
-from reset_flow.recovery import Sweeper
-from reset_flow.starter import Starter
-from reset_flow.tracing import CarefulTracer, NullTracer
+from reset_flow.domain import validation
+from reset_flow.domain.errors import ConfigurationError, InputRejected, InvalidInput, RecordUnreadable
+from reset_flow.domain.flow import Credential, NewCredential
+from reset_flow.domain.policy import Policy
+from reset_flow.domain.secret import Secret
+from reset_flow.engine.broker_client import Caller
+from reset_flow.engine.budgets import Budgets
+from reset_flow.engine.commands import Cycle
+from reset_flow.engine.guess_alarm import Alarm
+from reset_flow.engine.notifications import Announcer
+from reset_flow.engine.starter import Starter
+from reset_flow.engine.sweeper import Sweeper
+from reset_flow.observability.tracing import CarefulTracer, NullTracer
+from reset_flow.persistence import key_rotation
+from reset_flow.persistence.repository import Archive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from reset_flow.models import Flow
+    from reset_flow.domain.flow import Flow
+    from reset_flow.engine.sweeper import SweepReport
+    from reset_flow.observability.tracing import SafeTracer
+    from reset_flow.persistence.key_rotation import ResealReport
+    from reset_flow.persistence.keyring import Keyring
     from reset_flow.ports import Clock, Guard, Listener, Store, Tracer, Transport
-    from reset_flow.recovery import SweepReport
-    from reset_flow.rotation import ResealReport
-    from reset_flow.sealing import Keyring
-    from reset_flow.tracing import SafeTracer
 
 __all__ = ["ResetService"]
 
@@ -110,16 +107,18 @@ class ResetService:
     ) -> None:
         policy = policy or Policy()
         _check(policy, transport, store, keyring)
-        self._realm = inputs.name(realm, "realm")
+        self._realm = validation.name(realm, "realm")
         self._transport = transport
         self._store = store
         self._keyring = keyring
         self._policy = policy
         self._now = clock if clock is _system_clock else _careful(clock)
         here = socket.gethostname().encode("utf-8", "replace").decode()
-        worker = inputs.name(worker, "worker") if worker else f"{here}:{os.getpid()}"
+        worker = validation.name(worker, "worker") if worker else f"{here}:{os.getpid()}"
         safe: SafeTracer = CarefulTracer(tracer) if tracer else NullTracer()
-        self._announcer = Announcer({inputs.name(name, "listener"): each for name, each in (listeners or {}).items()})
+        self._announcer = Announcer(
+            {validation.name(name, "listener"): each for name, each in (listeners or {}).items()}
+        )
         budgets = Budgets(keyring, self._realm, policy, transport.canonical_user)
         caller = Caller(transport, policy, safe)
         self._archive = Archive(store, keyring, self._realm, policy.lease, safe)
@@ -206,8 +205,8 @@ class ResetService:
             KeyReused: The `ref` names the reset of another user or credential.
             FlowBusy: The `ref` names a flow with a call under way, or that a process left which died in it.
         """
-        user, ref, origin = Secret(user), inputs.hidden(ref), inputs.hidden(origin)
-        tags = inputs.all_hidden(tags)
+        user, ref, origin = Secret(user), validation.hidden(ref), validation.hidden(origin)
+        tags = validation.all_hidden(tags)
         return await self._starter.start(user, credential, ref, tags, origin)
 
     async def adopt(
@@ -223,7 +222,7 @@ class ResetService:
         A new flow for a token that came from elsewhere, such as a log-in with an expired password: it expects the new
         password at once. Takes and raises what `start` does.
         """
-        user, token, ref, tags = Secret(user), Secret(token), inputs.hidden(ref), inputs.all_hidden(tags)
+        user, token, ref, tags = Secret(user), Secret(token), validation.hidden(ref), validation.all_hidden(tags)
         return await self._starter.adopt(user, token, credential, ref, tags)
 
     # --- moving it on
@@ -241,8 +240,8 @@ class ResetService:
         Raises:
             AnswerRejected: It is wrong.
         """
-        text, key = Secret(text), inputs.hidden(key)
-        given = self._checked(inputs.answer, text) if text else None
+        text, key = Secret(text), validation.hidden(key)
+        given = self._checked(validation.answer, text) if text else None
         return await self._cycle.run(flow_id, "answer", given, self._hashed(key))
 
     async def resend(self, flow_id: str, *, key: str | Secret | None = None) -> Flow:
@@ -253,7 +252,7 @@ class ResetService:
             LimitReached: Too soon, or too often for one flow.
             AnswerRejected: The answer that was once taken no longer is; the flow expects one again.
         """
-        key = inputs.hidden(key)
+        key = validation.hidden(key)
         return await self._cycle.run(flow_id, "resend", None, self._hashed(key))
 
     async def verify(self, flow_id: str, code: str | Secret, *, key: str | Secret | None = None) -> Flow:
@@ -267,8 +266,8 @@ class ResetService:
             CodeRejected: It is wrong, or can't be a code.
             OutcomeInDoubt: Nobody knows; the person asks for another one.
         """
-        code, key = Secret(code), inputs.hidden(key)
-        return await self._cycle.run(flow_id, "verify", self._checked(inputs.code, code), self._hashed(key))
+        code, key = Secret(code), validation.hidden(key)
+        return await self._cycle.run(flow_id, "verify", self._checked(validation.code, code), self._hashed(key))
 
     async def set_password(self, flow_id: str, password: str | Secret, *, key: str | Secret | None = None) -> Flow:
         """
@@ -281,8 +280,8 @@ class ResetService:
             PasswordRejected: It is not good enough.
             OutcomeInDoubt: Nobody knows; the person may try to log in, or set it again.
         """
-        password, key = Secret(password), inputs.hidden(key)
-        checked = self._checked(inputs.password, password)
+        password, key = Secret(password), validation.hidden(key)
+        checked = self._checked(validation.password, password)
         given = NewCredential(secret=checked) if isinstance(checked, Secret) else checked
         return await self._cycle.run(flow_id, "set_password", given, self._hashed(key))
 
@@ -308,11 +307,11 @@ class ResetService:
             PasswordRejected: It is not good enough.
             OutcomeInDoubt: Nobody knows; the person may try it, or set it again.
         """
-        pin, key = Secret(pin), inputs.hidden(key)
+        pin, key = Secret(pin), validation.hidden(key)
         personal_phrase = None if personal_phrase is None else Secret(personal_phrase)
         authorization = None if authorization is None else Secret(authorization)
-        inputs.extras(image_name, personal_phrase, authorization)
-        checked = self._checked(inputs.pin, pin)
+        validation.extras(image_name, personal_phrase, authorization)
+        checked = self._checked(validation.pin, pin)
         given = checked
         if isinstance(checked, Secret):
             given = NewCredential(
@@ -325,11 +324,11 @@ class ResetService:
 
     async def cancel(self, flow_id: str, *, key: str | Secret | None = None) -> Flow:
         """The flow at its end, because nobody wants it any more."""
-        key = inputs.hidden(key)
+        key = validation.hidden(key)
         return await self._cycle.run(flow_id, "cancel", None, self._hashed(key))
 
     def _hashed(self, key: Secret | None) -> bytes | None:
-        return None if key is None else self._keyring.digest(self._realm, "key", inputs.name(key, "key"))
+        return None if key is None else self._keyring.digest(self._realm, "key", validation.name(key, "key"))
 
     @staticmethod
     def _checked(check: Callable[[Secret], Secret], given: Secret) -> Any:
@@ -349,7 +348,7 @@ class ResetService:
         """The flows that were started with this tag, the newest first, at most 100. Unreadable ones are left out."""
         tag = Secret(tag)
         flows: dict[str, Flow] = {}
-        for lookup in self._keyring.lookups(self._realm, "tag", inputs.name(tag, "tag")):
+        for lookup in self._keyring.lookups(self._realm, "tag", validation.name(tag, "tag")):
             async for found in self._archive.scan(lookup=lookup, limit=FOUND_AT_MOST - len(flows)):
                 if not isinstance(found, RecordUnreadable):
                     flows[found.dossier.id] = self._cycle.view(found.dossier)
@@ -376,7 +375,7 @@ class ResetService:
 
     async def reseal(self) -> ResealReport:
         """Seal every flow of the realm with the newest key, so that older ones can be removed from the ring."""
-        return await rotation.reseal(self._archive, self._store, self._keyring, self._realm)
+        return await key_rotation.reseal(self._archive, self._store, self._keyring, self._realm)
 
     async def sweep(self) -> SweepReport:
         """

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from reset_flow import machine
 from reset_flow.cli import listing, prompts, show
 from reset_flow.cli.demo import play
 from reset_flow.cli.desk import Desk, Place
@@ -15,9 +14,11 @@ from reset_flow.cli.exits import STATUSES, SYSTEM
 from reset_flow.cli.keys import keys_app
 from reset_flow.cli.options import Credentials, FlowId, Json, Ref, Tags, User, placed
 from reset_flow.cli.screen import console, say, say_json
-from reset_flow.errors import RecordUnreadable
-from reset_flow.models import Credential, Flow, Secret
-from reset_flow.settings import setting
+from reset_flow.config import setting
+from reset_flow.domain import state_machine
+from reset_flow.domain.errors import RecordUnreadable
+from reset_flow.domain.flow import Credential, Flow
+from reset_flow.domain.secret import Secret
 
 __all__ = ["app"]
 
@@ -234,7 +235,7 @@ def list_flows(
 @app.command()
 def diagram() -> None:
     """Print the machine's table as a Mermaid diagram."""
-    say(machine.mermaid())
+    say(state_machine.mermaid())
 
 
 @app.command()

@@ -26,7 +26,7 @@ from reset_flow.cli import evidence
 from reset_flow.cli.processes import SANDBOX, WORKER, DemoFailed, Sandbox, Worker
 from reset_flow.cli.screen import console
 from reset_flow.cli.timeline import Timeline
-from reset_flow.sealing import Keyring
+from reset_flow.persistence.keyring import Keyring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from reset_flow.errors import ConfigurationError
-from reset_flow.settings import from_env, setting
+from reset_flow.config import from_env, setting
+from reset_flow.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-    from reset_flow.models import Flow
+    from reset_flow.domain.flow import Flow
     from reset_flow.service import ResetService
 
 __all__ = ["Desk", "Place"]

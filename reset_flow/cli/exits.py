@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reset_flow import errors
 from reset_flow.cli.screen import one_line
+from reset_flow.domain import errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,20 +10,20 @@ from urllib.parse import unquote
 
 import typer
 
-from reset_flow import rotation
-from reset_flow.archive import Archive
 from reset_flow.cli.desk import Place
 from reset_flow.cli.exits import STATUSES
 from reset_flow.cli.options import PANEL, placed
 from reset_flow.cli.screen import clock_time, complain, say, say_json, span
-from reset_flow.errors import ConfigurationError, RecordUnreadable
-from reset_flow.keyfiles import DELAY, Key
-from reset_flow.policy import Policy
+from reset_flow.config import open_store
+from reset_flow.domain.errors import ConfigurationError, RecordUnreadable
+from reset_flow.domain.policy import Policy
+from reset_flow.observability.tracing import NullTracer
+from reset_flow.persistence import key_rotation
+from reset_flow.persistence.key_file import DELAY, Key
+from reset_flow.persistence.key_rotation import ResealReport
+from reset_flow.persistence.keyring import Keyring
+from reset_flow.persistence.repository import Archive
 from reset_flow.ports import Store
-from reset_flow.rotation import ResealReport
-from reset_flow.sealing import Keyring
-from reset_flow.settings import open_store
-from reset_flow.tracing import NullTracer
 
 __all__ = ["keys_app"]
 
@@ -70,7 +70,7 @@ def rotate(
     as_json: Json = False,
 ) -> None:
     """Add a key. It writes in two minutes, when every worker has read it; the others go on reading."""
-    key = rotation.rotate(path, delay=timedelta(0) if at_once else DELAY)
+    key = key_rotation.rotate(path, delay=timedelta(0) if at_once else DELAY)
     if as_json:
         say_json({"path": str(path), **_document(key)})
     else:
@@ -88,7 +88,7 @@ def reseal(*, place: Place, realm: Realms = None, as_json: Json = False) -> None
         total = Counter[str]()
         for name in _realms(place, realm):
             archive = Archive(store, keyring, name, Policy().lease, NullTracer())
-            report = await rotation.reseal(archive, store, keyring, name)
+            report = await key_rotation.reseal(archive, store, keyring, name)
             total.update(resealed=report.resealed, waiting=report.waiting, unreadable=report.unreadable)
         return ResealReport(**total)
 
@@ -127,7 +127,7 @@ def remove(
     settled = timedelta(0) if at_once else DELAY
 
     async def go(store: Store) -> None:
-        await rotation.remove(path, key_id, store, _realms(place, realm), settled=settled)
+        await key_rotation.remove(path, key_id, store, _realms(place, realm), settled=settled)
 
     _with(_store(place), go)
     if as_json:
@@ -147,7 +147,7 @@ def show(*, place: Place, path: KeyFile, realm: Realms = None, as_json: Json = F
         async def go(store: Store) -> Counter[str]:
             counted = Counter[str]()
             for name in _realms(place, realm):
-                counted += await rotation.sealed_with(store, name)
+                counted += await key_rotation.sealed_with(store, name)
             return counted
 
         flows = _with(_store(place), go)

@@ -7,21 +7,21 @@ import heapq
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from reset_flow import rules
-from reset_flow.archive import Archive
 from reset_flow.cli.exits import line_of
 from reset_flow.cli.screen import clock_time, complain, say, say_json
-from reset_flow.errors import RecordUnreadable
-from reset_flow.policy import Policy
-from reset_flow.sealing import Keyring
-from reset_flow.settings import open_store
+from reset_flow.config import open_store
+from reset_flow.domain import rules
+from reset_flow.domain.errors import RecordUnreadable
+from reset_flow.domain.policy import Policy
+from reset_flow.persistence.keyring import Keyring
+from reset_flow.persistence.repository import Archive
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from datetime import datetime
 
     from reset_flow.cli.desk import Place
-    from reset_flow.models import Flow
+    from reset_flow.domain.flow import Flow
 
 __all__ = ["newest", "stream"]
 

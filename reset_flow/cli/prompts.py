@@ -7,7 +7,7 @@ import sys
 import warnings
 
 from reset_flow.cli.screen import complain, one_line
-from reset_flow.models import Secret
+from reset_flow.domain.secret import Secret
 
 __all__ = ["NoSecret", "ask", "ask_twice"]
 

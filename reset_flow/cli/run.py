@@ -12,7 +12,7 @@ from reset_flow.cli.app import app
 from reset_flow.cli.demo import DemoFailed
 from reset_flow.cli.prompts import NoSecret
 from reset_flow.cli.screen import ReaderGone, complain, hush, lenient
-from reset_flow.errors import ResetFlowError
+from reset_flow.domain.errors import ResetFlowError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

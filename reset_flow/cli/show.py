@@ -9,15 +9,15 @@ import attrs
 from rich.text import Text
 
 from reset_flow.cli.screen import clock_time, one_line, span
-from reset_flow.machine import COMMANDS, allowed, move
-from reset_flow.models import State, Step
+from reset_flow.domain.flow import State, Step
+from reset_flow.domain.state_machine import COMMANDS, allowed, move
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.console import Console
 
-    from reset_flow.models import Credential, Flow
+    from reset_flow.domain.flow import Credential, Flow
 
 __all__ = ["COMMAND_OF", "GLYPHS", "PLAIN_GLYPHS", "Glyphs", "ahead", "draw", "glyphs"]
 

@@ -13,8 +13,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from reset_flow.errors import ResetFlowError
-from reset_flow.settings import from_env
+from reset_flow.config import from_env
+from reset_flow.domain.errors import ResetFlowError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

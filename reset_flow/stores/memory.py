@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 from msgspec.structs import replace
 
-from reset_flow.errors import FlowNotFound, LimitReached, StaleRecord, StoreUnavailable
+from reset_flow.domain.errors import FlowNotFound, LimitReached, StaleRecord, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence

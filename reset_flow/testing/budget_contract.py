@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from reset_flow.errors import FlowNotFound, LimitReached, StaleRecord
+from reset_flow.domain.errors import FlowNotFound, LimitReached, StaleRecord
 from reset_flow.ports import Charge
 from reset_flow.testing.clock import FrozenClock
 from reset_flow.testing.records import make_record, next_version

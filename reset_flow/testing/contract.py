@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from reset_flow.errors import FlowNotFound, LimitReached, StaleRecord, StoreUnavailable
-from reset_flow.models import State
+from reset_flow.domain.errors import FlowNotFound, LimitReached, StaleRecord, StoreUnavailable
+from reset_flow.domain.flow import State
 from reset_flow.ports import Query
 from reset_flow.testing.budget_contract import BudgetContract
 from reset_flow.testing.records import make_record, next_version

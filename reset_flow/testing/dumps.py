@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from reset_flow.errors import ConfigurationError
-from reset_flow.models import Secret
+from reset_flow.domain.errors import ConfigurationError
+from reset_flow.domain.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from reset_flow.models import State
+from reset_flow.domain.flow import State
 from reset_flow.ports import Record
 
 __all__ = ["make_record", "next_version"]

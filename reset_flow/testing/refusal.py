@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from reset_flow.errors import ResetFlowError
+from reset_flow.domain.errors import ResetFlowError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
-from reset_flow.models import Accepted, Credential, NewCredential, NotActed, Outcome, Rejected, Secret, Unknown
+from reset_flow.domain.flow import Credential, NewCredential
+from reset_flow.domain.outcomes import Accepted, NotActed, Outcome, Rejected, Unknown
+from reset_flow.domain.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

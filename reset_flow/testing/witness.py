@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from reset_flow.models import Event
+    from reset_flow.domain.flow import Event
     from reset_flow.ports import Tracer
 
 __all__ = ["Witness"]
@@ -80,7 +80,7 @@ class Witness(logging.Handler):
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult  # noqa: PLC0415
 
-        from reset_flow.tracing import OpenTelemetryTracer  # noqa: PLC0415
+        from reset_flow.observability.opentelemetry import OpenTelemetryTracer  # noqa: PLC0415
 
         witness = self
 

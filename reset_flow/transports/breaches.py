@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from yarl import URL
 
-from reset_flow.errors import ConfigurationError
-from reset_flow.models import Secret
+from reset_flow.domain.errors import ConfigurationError
+from reset_flow.domain.secret import Secret
 from reset_flow.transports.http import Reply, Sender, endpoint
 
 if TYPE_CHECKING:

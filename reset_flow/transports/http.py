@@ -23,8 +23,9 @@ from msgspec import Struct
 from yarl import URL
 
 from reset_flow.deadlines import Deadlines
-from reset_flow.errors import ConfigurationError
-from reset_flow.models import NotActed, Secret, Shown, Unknown
+from reset_flow.domain.errors import ConfigurationError
+from reset_flow.domain.outcomes import NotActed, Unknown
+from reset_flow.domain.secret import Secret, Shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping

@@ -3,7 +3,7 @@
 import sys
 
 from reset_flow.cli import worker
-from reset_flow.sealing import Keyring
+from reset_flow.persistence.keyring import Keyring
 
 
 def main() -> int:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from reset_flow import errors
 from reset_flow.cli import exits, main
+from reset_flow.domain import errors
 
 Run = Any
 At = Any
@@ -171,6 +171,6 @@ def test_a_defect_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> str:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("reset_flow.machine.mermaid", broken)
+    monkeypatch.setattr("reset_flow.domain.state_machine.mermaid", broken)
     with pytest.raises(ZeroDivisionError):
         main(["diagram"])

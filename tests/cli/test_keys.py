@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from reset_flow.sealing import Keyring
+from reset_flow.persistence.keyring import Keyring
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

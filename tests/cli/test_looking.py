@@ -19,9 +19,9 @@ from rich.console import Console
 
 from reset_flow.cli import show
 from reset_flow.cli.screen import clock_time
-from reset_flow.machine import mermaid
-from reset_flow.models import Credential, Failure, Flow, State, Step, Transition
-from reset_flow.sealing import Keyring
+from reset_flow.domain.flow import Credential, Failure, Flow, State, Step, Transition
+from reset_flow.domain.state_machine import mermaid
+from reset_flow.persistence.keyring import Keyring
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import example, given, strategies as st
 from msgspec.structs import replace
 
-from reset_flow import codec
-from reset_flow.archive import associated
-from reset_flow.dossier import ENDS, Dossier, Intent, Move, Result
-from reset_flow.models import Credential, Failure, Secret, State, Step, Transition
+from reset_flow.domain.flow import Credential, Failure, State, Step, Transition
+from reset_flow.domain.flow_data import ENDS, Dossier, Intent, Move, Result
+from reset_flow.domain.secret import Secret
+from reset_flow.persistence import codec
+from reset_flow.persistence.keyring import Keyring
+from reset_flow.persistence.repository import associated
 from reset_flow.ports import Record
-from reset_flow.sealing import Keyring
 
 ARRAYS = {bytes([first]) for first in (*range(0x90, 0xA0), 0xDC, 0xDD)}
 """What an array begins with in MessagePack."""

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from reset_flow import inputs
-from reset_flow.errors import AnswerRejected, CodeRejected, InvalidInput, PasswordRejected
-from reset_flow.models import Secret
+from reset_flow.domain import validation
+from reset_flow.domain.errors import AnswerRejected, CodeRejected, InvalidInput, PasswordRejected
+from reset_flow.domain.secret import Secret
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from reset_flow.models import Secret
     ],
 )
 def test_a_code_is_the_same_however_it_is_typed(typed: str) -> None:
-    assert inputs.code(Secret(typed)) == Secret("004158")
+    assert validation.code(Secret(typed)) == Secret("004158")
 
 
 @pytest.mark.parametrize(
@@ -35,14 +35,14 @@ def test_a_code_is_the_same_however_it_is_typed(typed: str) -> None:
 )  # fmt: skip
 def test_what_can_not_be_a_code_is_refused(typed: Any) -> None:
     with pytest.raises(CodeRejected) as caught:
-        inputs.code(Secret(typed))
+        validation.code(Secret(typed))
     assert not caught.value.sent
 
 
 @given(st.text(max_size=80))
 def test_whatever_is_typed_is_six_digits_or_refused(typed: str) -> None:
     try:
-        code = inputs.code(Secret(typed)).reveal()
+        code = validation.code(Secret(typed)).reveal()
     except CodeRejected:
         return
     assert len(code) == 6
@@ -51,37 +51,37 @@ def test_whatever_is_typed_is_six_digits_or_refused(typed: str) -> None:
 
 @pytest.mark.parametrize("typed", ["Peterson", " Peterson ", "Größe 大", "👩‍👩‍👧", "x" * 1000])
 def test_an_answer_stays_exactly_as_it_was_typed(typed: str) -> None:
-    assert inputs.answer(Secret(typed)).reveal() == typed
+    assert validation.answer(Secret(typed)).reveal() == typed
 
 
 @pytest.mark.parametrize("typed", ["", "  ", "x" * 1001, "a\x00b", "a\nb", "\ud800", b"Peterson", 7])
 def test_an_answer_that_is_empty_huge_or_binary_is_refused(typed: Any) -> None:
     with pytest.raises(AnswerRejected) as caught:
-        inputs.answer(Secret(typed))
+        validation.answer(Secret(typed))
     assert not caught.value.sent
 
 
 @pytest.mark.parametrize("typed", ["violet tractor", " eight  ch", "pässwört", "🦊" * 8])
 def test_a_password_stays_exactly_as_it_was_typed(typed: str) -> None:
-    assert inputs.password(Secret(typed)).reveal() == typed
+    assert validation.password(Secret(typed)).reveal() == typed
 
 
 @pytest.mark.parametrize("typed", ["x" * 10**6, "line\nbreak", "\x00" * 9, "a\ud800b", b"bytes bytes", None])
 def test_a_password_that_is_huge_or_binary_is_refused(typed: Any) -> None:
     with pytest.raises(PasswordRejected) as caught:
-        inputs.password(Secret(typed))
+        validation.password(Secret(typed))
     assert not caught.value.sent
 
 
 @pytest.mark.parametrize("typed", ["", "\t", "x" * 321, "a\x1bb", "\udfff", b"robert", None])
 def test_a_name_that_is_empty_huge_or_binary_is_refused(typed: Any) -> None:
     with pytest.raises(InvalidInput, match="ref: it must"):
-        inputs.name(typed, "ref")
-    assert inputs.name(" robert.zak", "ref") == " robert.zak"
+        validation.name(typed, "ref")
+    assert validation.name(" robert.zak", "ref") == " robert.zak"
 
 
 def test_no_error_repeats_what_was_typed() -> None:
-    for check, secret in ((inputs.code, "sesame"), (inputs.answer, "sesame\n"), (inputs.pin, "sesame\x00")):
+    for check, secret in ((validation.code, "sesame"), (validation.answer, "sesame\n"), (validation.pin, "sesame\x00")):
         with pytest.raises((CodeRejected, AnswerRejected, PasswordRejected)) as caught:
             check(Secret(secret))
         assert "sesame" not in str(caught.value)

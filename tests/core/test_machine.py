@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from reset_flow.machine import COMMANDS, EDGES, allowed, expected, mermaid, move
-from reset_flow.models import Credential, State, Step
+from reset_flow.domain.flow import Credential, State, Step
+from reset_flow.domain.state_machine import COMMANDS, EDGES, allowed, expected, mermaid, move
 
 TABLE = """
 question_waived    requested                           question_answered

@@ -3,7 +3,7 @@ from __future__ import annotations
 import sys
 import unicodedata
 
-from reset_flow.models import one_line, printable
+from reset_flow.domain.text import one_line, printable
 
 
 def test_one_line_keeps_every_character_but_spaces_and_what_is_none() -> None:

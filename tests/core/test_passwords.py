@@ -13,10 +13,19 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import given, strategies as st
 
-from reset_flow import passwords
-from reset_flow.errors import ConfigurationError
-from reset_flow.models import Secret
-from reset_flow.passwords import COMMON, GUESSABLE, LOGIN, ROW, WORD, PasswordRules, canonical, common_passwords
+from reset_flow.domain import password_rules
+from reset_flow.domain.errors import ConfigurationError
+from reset_flow.domain.password_rules import (
+    COMMON,
+    GUESSABLE,
+    LOGIN,
+    ROW,
+    WORD,
+    PasswordRules,
+    canonical,
+    common_passwords,
+)
+from reset_flow.domain.secret import Secret
 from reset_flow.testing import LeakScanner, shown_by_error
 
 USER = "robert.zak@mail.example"
@@ -24,7 +33,7 @@ CANARY = "violet tractor 7 canary"
 OPEN = PasswordRules(blocklist=())
 """Without a blocklist, so that one rule at a time is seen."""
 
-LINES = files("reset_flow").joinpath("common_passwords.txt").read_bytes().decode("utf-8")
+LINES = files("reset_flow.domain").joinpath("common_passwords.txt").read_bytes().decode("utf-8")
 WORDS = st.lists(st.sampled_from(["violet", "tractor", "eats", "lemming", "oven", "quartz"]), min_size=3, unique=True)
 
 
@@ -93,7 +102,7 @@ def test_a_list_that_cannot_be_read_shows_no_password(monkeypatch: pytest.Monkey
     def missing() -> NoReturn:
         raise FileNotFoundError("common_passwords.txt")
 
-    monkeypatch.setattr(passwords, "common_passwords", missing)
+    monkeypatch.setattr(password_rules, "common_passwords", missing)
     with pytest.raises(FileNotFoundError) as caught:
         PasswordRules().refusals(Secret(CANARY), USER)
     shown = shown_by_error(caught.value, callers=[Path(__file__).parents[1]])
@@ -377,7 +386,7 @@ async def test_a_check_that_fails_blocks_nobody_and_is_logged_by_class(
 async def test_a_check_that_hangs_blocks_nobody(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passwords, "PATIENCE", 0.05)
+    monkeypatch.setattr(password_rules, "PATIENCE", 0.05)
     assert await asyncio.wait_for(asked(hanging, weak), 5) == ("it must be stronger",)
     assert "password check hanging was passed over: TimeoutError" in caplog.text
     assert CANARY not in caplog.text
@@ -386,7 +395,7 @@ async def test_a_check_that_hangs_blocks_nobody(
 async def test_a_check_that_will_not_be_cancelled_blocks_nobody_and_is_not_heard_of_again(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passwords, "PATIENCE", 0.05)
+    monkeypatch.setattr(password_rules, "PATIENCE", 0.05)
     released, ended = asyncio.Event(), asyncio.Event()
 
     async def stubborn(password: Secret, _user: str) -> tuple[str, ...]:
@@ -438,7 +447,7 @@ async def test_complaints_of_checks_are_made_fit_to_be_shown() -> None:
     complaints = await asked(chatty)
     assert complaints[0] == GUESSABLE
     assert complaints[1] == "it must be [31m red"
-    assert len(complaints) <= passwords.COMPLAINTS
+    assert len(complaints) <= password_rules.COMPLAINTS
     assert all(len(complaint) <= 200 for complaint in complaints)
     assert not any(canary in "".join(complaints).lower() for canary in (CANARY, USER))
 

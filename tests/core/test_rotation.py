@@ -16,23 +16,23 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
-from reset_flow import rotation
-from reset_flow.alarm import Alarm
-from reset_flow.errors import KeyringError, RecordUnreadable, StaleRecord, StoreUnavailable
-from reset_flow.models import State
-from reset_flow.rotation import ResealReport
-from reset_flow.sealing import Key, Keyring
+from reset_flow.config import open_store
+from reset_flow.domain.errors import KeyringError, RecordUnreadable, StaleRecord, StoreUnavailable
+from reset_flow.domain.flow import State
+from reset_flow.engine.guess_alarm import Alarm
+from reset_flow.persistence import key_rotation
+from reset_flow.persistence.key_rotation import ResealReport
+from reset_flow.persistence.keyring import Key, Keyring
 from reset_flow.service import ResetService
-from reset_flow.settings import open_store
 from reset_flow.stores.memory import MemoryStore
-from reset_flow.stores.sqlite import SQLiteStore
+from reset_flow.stores.sqlite.store import SQLiteStore
 from reset_flow.testing import ScriptedTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
-    from reset_flow.models import Flow
+    from reset_flow.domain.flow import Flow
     from reset_flow.ports import Charge, Record, Store
 
 NOW = timedelta(0)
@@ -54,24 +54,24 @@ def ids(path: Path) -> list[str]:
 def test_rotating_adds_a_key_that_writes_once_all_have_read_it(path: Path) -> None:
     before = Keyring.from_file(path)
     began = datetime.now(UTC)
-    key = rotation.rotate(path)
+    key = key_rotation.rotate(path)
     after = Keyring.from_file(path)
     assert after.keys == (*before.keys, key)
     assert after.lookup_keys == before.lookup_keys
     assert after.writes == before.writes
     assert key.writes_from is not None
     assert timedelta(minutes=2) <= key.writes_from - began < timedelta(minutes=3)
-    at_once = rotation.rotate(path, delay=NOW)
+    at_once = key_rotation.rotate(path, delay=NOW)
     assert Keyring.from_file(path).writes == at_once
     assert path.stat().st_mode & 0o777 == 0o600
     assert [each.name for each in path.parent.iterdir()] == ["keys"]
 
 
 def test_of_many_rotations_at_once_no_key_is_lost(path: Path) -> None:
-    script = "import sys; from pathlib import Path; from reset_flow import rotation; rotation.rotate(Path(sys.argv[1]))"
+    script = "import sys; from pathlib import Path; from reset_flow.persistence import key_rotation; key_rotation.rotate(Path(sys.argv[1]))"
     processes = [subprocess.Popen([sys.executable, "-c", script, str(path)]) for _ in range(3)]
     made: list[Key] = []
-    threads = [threading.Thread(target=lambda: made.append(rotation.rotate(path))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: made.append(key_rotation.rotate(path))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -85,7 +85,7 @@ def test_of_many_rotations_at_once_no_key_is_lost(path: Path) -> None:
 def test_a_link_goes_on_pointing_to_the_file(path: Path) -> None:
     link = path.with_name("link")
     link.symlink_to(path)
-    rotation.rotate(link)
+    key_rotation.rotate(link)
     assert link.is_symlink()
     assert len(ids(path)) == len(ids(link)) == 2
 
@@ -93,7 +93,7 @@ def test_a_link_goes_on_pointing_to_the_file(path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_whoever_had_to_read_the_file_still_can(path: Path) -> None:
     os.chown(path, 4711, 4712)
-    rotation.rotate(path)
+    key_rotation.rotate(path)
     assert (path.stat().st_uid, path.stat().st_gid) == (4711, 4712)
 
 
@@ -110,9 +110,9 @@ def test_a_file_that_can_not_be_used_is_left_as_it_is(path: Path, harm: str) -> 
         case _:
             path = path.parent
     with pytest.raises(KeyringError):
-        rotation.rotate(path)
+        key_rotation.rotate(path)
     with pytest.raises(KeyringError):
-        asyncio.run(rotation.remove(path, "00000000", MemoryStore(), ["default"]))
+        asyncio.run(key_rotation.remove(path, "00000000", MemoryStore(), ["default"]))
     if harm in ("broken", "loose"):
         assert path.read_bytes() == (content[:-20] if harm == "broken" else content)
 
@@ -125,11 +125,11 @@ def test_a_write_that_fails_leaves_the_file_and_nothing_beside_it(path: Path, mo
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(KeyringError, match="No space left"):
-        rotation.rotate(path)
+        key_rotation.rotate(path)
     monkeypatch.undo()
     assert path.read_bytes() == before
     assert [each.name for each in path.parent.iterdir()] == ["keys"]
-    rotation.rotate(path)
+    key_rotation.rotate(path)
 
 
 # --- the flows
@@ -146,7 +146,7 @@ class Worker:
         self.service = ResetService(self.transport, store, self.keyring, realm=realm, sweep=False)
 
     async def reseal(self, store: Store | None = None) -> ResealReport:
-        return await rotation.reseal(self.service._archive, store or self.store, self.keyring, self.realm)
+        return await key_rotation.reseal(self.service._archive, store or self.store, self.keyring, self.realm)
 
     async def at(self, state: State, user: str = "robert.zak") -> Flow:
         flow = await self.service.start(user)
@@ -186,15 +186,15 @@ STATES = (State.REQUESTED, State.QUESTION_ANSWERED, State.TOKEN_ISSUED, State.PA
 async def test_every_flow_is_sealed_anew_and_goes_on_from_where_it_stood(worker: Worker, path: Path) -> None:
     flows = [await worker.at(state, f"user.{number}") for number, state in enumerate(STATES)]
     (old,) = ids(path)
-    assert await rotation.sealed_with(worker.store, "default") == {old: 4}
-    new = rotation.rotate(path, delay=NOW).id
+    assert await key_rotation.sealed_with(worker.store, "default") == {old: 4}
+    new = key_rotation.rotate(path, delay=NOW).id
     assert await worker.reseal() == ResealReport(resealed=4)
-    assert await rotation.sealed_with(worker.store, "default") == {new: 4}
+    assert await key_rotation.sealed_with(worker.store, "default") == {new: 4}
     for before in flows:
         after = await worker.service.get(before.id)
         assert after == attrs.evolve(before, version=before.version + 1)
     assert await worker.reseal() == ResealReport()
-    await rotation.remove(path, old, worker.store, ["default"], settled=NOW)
+    await key_rotation.remove(path, old, worker.store, ["default"], settled=NOW)
     assert ids(path) == [new]
     assert worker.keyring.refresh()
     await worker.service.answer(flows[0].id, "Peterson")
@@ -203,7 +203,7 @@ async def test_every_flow_is_sealed_anew_and_goes_on_from_where_it_stood(worker:
 
 async def test_nothing_is_sealed_anew_before_the_new_key_writes(worker: Worker, path: Path) -> None:
     await worker.at(State.REQUESTED)
-    rotation.rotate(path)
+    key_rotation.rotate(path)
     assert await worker.reseal() == ResealReport()
     assert len(worker.keyring.keys) == 2
 
@@ -211,12 +211,12 @@ async def test_nothing_is_sealed_anew_before_the_new_key_writes(worker: Worker, 
 async def test_a_realm_of_many_pieces_is_gone_through(
     worker: Worker, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rotation, "PIECE", 3)
+    monkeypatch.setattr(key_rotation, "PIECE", 3)
     for number in range(10):
         await worker.at(State.REQUESTED, f"user.{number}")
-    new = rotation.rotate(path, delay=NOW).id
+    new = key_rotation.rotate(path, delay=NOW).id
     assert await worker.reseal() == ResealReport(resealed=10)
-    assert await rotation.sealed_with(worker.store, "default") == {new: 10}
+    assert await key_rotation.sealed_with(worker.store, "default") == {new: 10}
 
 
 async def test_a_flow_with_a_call_under_way_is_left_to_the_next_pass(worker: Worker, path: Path) -> None:
@@ -225,14 +225,14 @@ async def test_a_flow_with_a_call_under_way_is_left_to_the_next_pass(worker: Wor
     answering = asyncio.create_task(worker.service.answer(flow.id, "Peterson"))
     await held.arrived.wait()
     old = worker.keyring.writes.id
-    rotation.rotate(path, delay=NOW)
+    key_rotation.rotate(path, delay=NOW)
     assert await worker.reseal() == ResealReport(waiting=1)
     with pytest.raises(KeyringError, match=f"key {old} seals 1 records of realm default: run `reset-flow keys reseal`"):
-        await rotation.remove(path, old, worker.store, ["default"], settled=NOW)
+        await key_rotation.remove(path, old, worker.store, ["default"], settled=NOW)
     held.released.set()
     assert (await answering).state is State.QUESTION_ANSWERED
     assert await worker.reseal() == ResealReport()  # its own save has sealed it anew
-    await rotation.remove(path, old, worker.store, ["default"], settled=NOW)
+    await key_rotation.remove(path, old, worker.store, ["default"], settled=NOW)
 
 
 async def test_what_can_not_be_opened_is_counted_and_left(worker: Worker, path: Path) -> None:
@@ -242,9 +242,9 @@ async def test_what_can_not_be_opened_is_counted_and_left(worker: Worker, path: 
         ScriptedTransport(), worker.store, Keyring((stranger,), (stranger,), saved=True), sweep=False
     )
     lost = await foreign.start("maria")
-    new = rotation.rotate(path, delay=NOW).id
+    new = key_rotation.rotate(path, delay=NOW).id
     assert await worker.reseal() == ResealReport(resealed=1, unreadable=1)
-    assert await rotation.sealed_with(worker.store, "default") == {new: 1, stranger.id: 1}
+    assert await key_rotation.sealed_with(worker.store, "default") == {new: 1, stranger.id: 1}
     assert (await foreign.get(lost.id)).version == lost.version
     assert (await worker.service.get(flow.id)).state is State.REQUESTED
     with pytest.raises(RecordUnreadable):
@@ -255,12 +255,12 @@ async def test_another_realm_is_left_alone_and_counts_when_it_is_named(worker: W
     other = Worker(worker.store, path, realm="other")
     flow = await other.at(State.REQUESTED)
     old = worker.keyring.writes.id
-    rotation.rotate(path, delay=NOW)
+    key_rotation.rotate(path, delay=NOW)
     assert await worker.reseal() == ResealReport()
     with pytest.raises(KeyringError, match="1 records of realm other"):
-        await rotation.remove(path, old, worker.store, ["default", "other"], settled=NOW)
+        await key_rotation.remove(path, old, worker.store, ["default", "other"], settled=NOW)
     assert await other.reseal() == ResealReport(resealed=1)
-    await rotation.remove(path, old, worker.store, ["default", "other"], settled=NOW)
+    await key_rotation.remove(path, old, worker.store, ["default", "other"], settled=NOW)
     other.keyring.refresh()
     assert (await other.service.get(flow.id)).state is State.REQUESTED
 
@@ -289,7 +289,7 @@ async def test_of_a_race_with_a_command_the_command_wins(worker: Worker, path: P
     flow = await worker.at(State.REQUESTED)
     behind = Worker(worker.store, path)
     behind.keyring = Keyring.from_file(path)
-    new = rotation.rotate(path, delay=NOW).id
+    new = key_rotation.rotate(path, delay=NOW).id
 
     async def wrong_answer() -> None:  # sealed with the old key again
         await behind.service.get(flow.id)
@@ -298,10 +298,10 @@ async def test_of_a_race_with_a_command_the_command_wins(worker: Worker, path: P
 
     racing.before_save = [wrong_answer, wrong_answer]
     assert await resealer.reseal() == ResealReport(resealed=1)
-    assert await rotation.sealed_with(worker.store, "default") == {new: 1}
+    assert await key_rotation.sealed_with(worker.store, "default") == {new: 1}
 
     racing.before_save = []
-    newer = rotation.rotate(path, delay=NOW).id
+    newer = key_rotation.rotate(path, delay=NOW).id
 
     async def answer() -> None:
         worker.keyring.refresh()
@@ -309,7 +309,7 @@ async def test_of_a_race_with_a_command_the_command_wins(worker: Worker, path: P
 
     racing.before_save = [answer]
     assert await resealer.reseal() == ResealReport()  # the command has sealed it anew
-    assert await rotation.sealed_with(worker.store, "default") == {newer: 1}
+    assert await key_rotation.sealed_with(worker.store, "default") == {newer: 1}
     assert (await worker.service.get(flow.id)).state is State.QUESTION_ANSWERED
 
 
@@ -317,7 +317,7 @@ async def test_a_flow_that_moves_all_the_time_is_left_to_the_next_pass(worker: W
     racing: Any = Racing(worker.store)
     resealer = Worker(racing, path)
     await worker.at(State.REQUESTED)
-    rotation.rotate(path, delay=NOW)
+    key_rotation.rotate(path, delay=NOW)
 
     async def stale() -> None:
         raise StaleRecord("x", 1)
@@ -332,7 +332,7 @@ async def test_a_store_that_goes_away_breaks_the_pass_and_the_next_goes_on(worke
     resealer = Worker(racing, path)
     for number in range(5):
         await worker.at(State.REQUESTED, f"user.{number}")
-    rotation.rotate(path, delay=NOW)
+    key_rotation.rotate(path, delay=NOW)
 
     async def away() -> None:
         raise StoreUnavailable("it is away")
@@ -350,16 +350,16 @@ async def test_a_key_that_a_worker_may_still_write_with_is_not_removed(path: Pat
     store = MemoryStore()
     for key_id, words in ((old, "writes: rotate"), ("ffffffff", "is not in the ring")):
         with pytest.raises(KeyringError, match=words):
-            await rotation.remove(path, key_id, store, ["default"], settled=NOW)
-    pending = rotation.rotate(path)
+            await key_rotation.remove(path, key_id, store, ["default"], settled=NOW)
+    pending = key_rotation.rotate(path)
     for key_id, words in ((old, "writes: rotate"), (pending.id, "is to write from")):
         with pytest.raises(KeyringError, match=words):
-            await rotation.remove(path, key_id, store, ["default"], settled=NOW)
-    new = rotation.rotate(path, delay=NOW)
+            await key_rotation.remove(path, key_id, store, ["default"], settled=NOW)
+    new = key_rotation.rotate(path, delay=NOW)
     with pytest.raises(KeyringError, match=f"may still write with key {old} until"):
-        await rotation.remove(path, old, store, ["default"])
+        await key_rotation.remove(path, old, store, ["default"])
     assert ids(path) == [old, pending.id, new.id]
-    await rotation.remove(path, old, store, ["default"], settled=NOW)
+    await key_rotation.remove(path, old, store, ["default"], settled=NOW)
     assert ids(path) == [pending.id, new.id]
 
 
@@ -413,14 +413,14 @@ async def rotated(path: Path, worker: Worker) -> str:
     """What an operator does, with minutes made of moments. -> the key that is gone"""
     moment = timedelta(seconds=0.3)
     old = worker.keyring.writes.id
-    new = rotation.rotate(path, delay=moment)
+    new = key_rotation.rotate(path, delay=moment)
     await asyncio.sleep(moment.total_seconds())
-    while (await rotation.sealed_with(worker.store, "default"))[old]:
+    while (await key_rotation.sealed_with(worker.store, "default"))[old]:
         await worker.reseal()
     assert worker.keyring.writes.id == new.id
     while True:
         try:
-            await rotation.remove(path, old, worker.store, ["default"], settled=moment)
+            await key_rotation.remove(path, old, worker.store, ["default"], settled=moment)
         except KeyringError as error:
             assert "may still write" in str(error) or "seals" in str(error)  # noqa: PT017 - until it may
             await worker.reseal()

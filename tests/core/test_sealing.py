@@ -22,16 +22,17 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from hypothesis import given, strategies as st
 from msgspec.structs import replace
 
-from reset_flow.archive import Archive
-from reset_flow.dossier import Dossier
-from reset_flow.errors import KeyringError, RecordUnreadable
-from reset_flow.models import Credential, Secret, State
-from reset_flow.sealing import Key, Keyring, UnknownKeyError, _flow_key, _message
+from reset_flow.domain.errors import KeyringError, RecordUnreadable
+from reset_flow.domain.flow import Credential, State
+from reset_flow.domain.flow_data import Dossier
+from reset_flow.domain.secret import Secret
+from reset_flow.observability.tracing import NullTracer
+from reset_flow.persistence.keyring import Key, Keyring, UnknownKeyError, _flow_key, _message
+from reset_flow.persistence.repository import Archive
 from reset_flow.stores.memory import MemoryStore
-from reset_flow.stores.sql.rows import to_row
-from reset_flow.stores.sqlite import SQLiteStore
+from reset_flow.stores.rows import to_row
+from reset_flow.stores.sqlite.store import SQLiteStore
 from reset_flow.testing import LeakScanner, shown_by_error
-from reset_flow.tracing import NullTracer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -331,7 +332,7 @@ def test_a_key_begins_to_write_in_a_ring_that_runs(monkeypatch: pytest.MonkeyPat
     ring = Keyring((key(1), key(2, writes_from=at)), (LOOKUP,))
     for seconds, writes in ((-1, "00000001"), (0, "00000002"), (1, "00000002")):
         now = at.timestamp() + seconds
-        monkeypatch.setattr("reset_flow.sealing.time.time", lambda now=now: now)
+        monkeypatch.setattr("reset_flow.persistence.keyring.time.time", lambda now=now: now)
         assert ring.key_of(ring.seal("r", "f", BODY, b"")) == writes
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from reset_flow.errors import OutcomeInDoubt, StaleRecord, StoreUnavailable
-from reset_flow.tasks import OwnTasks, apart
+from reset_flow.domain.errors import OutcomeInDoubt, StaleRecord, StoreUnavailable
+from reset_flow.engine.background_tasks import OwnTasks, apart
 from reset_flow.testing import refused
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ from reset_flow import (
     StoreUnavailable,
     open_store,
 )
-from reset_flow.machine import EDGES
+from reset_flow.domain.state_machine import EDGES
 from reset_flow.sandbox import Sandbox
 from reset_flow.testing import LeakScanner, Witness, dump
 

@@ -13,7 +13,9 @@ import attrs
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
-from reset_flow.models import Accepted, Cause, NewCredential, NotActed, Rejected, Secret, Unknown
+from reset_flow.domain.flow import NewCredential
+from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Rejected, Unknown
+from reset_flow.domain.secret import Secret
 from reset_flow.ports import Case
 from reset_flow.transports import http
 from reset_flow.transports.etna import EtnaTransport
@@ -22,7 +24,7 @@ from reset_flow.transports.http import Reply
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from reset_flow.models import Outcome
+    from reset_flow.domain.outcomes import Outcome
 
 EXAMPLES = 4100
 """Of each of the five calls: 20,500 in all."""

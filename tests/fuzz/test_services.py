@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from reset_flow.errors import ResetFlowError
-from reset_flow.machine import EDGES, allowed
-from reset_flow.models import State
-from reset_flow.policy import Policy
-from reset_flow.sealing import Keyring
+from reset_flow.domain.errors import ResetFlowError
+from reset_flow.domain.flow import State
+from reset_flow.domain.policy import Policy
+from reset_flow.domain.state_machine import EDGES, allowed
+from reset_flow.persistence.keyring import Keyring
 from reset_flow.service import ResetService
 from reset_flow.stores.memory import MemoryStore
 from reset_flow.transports.etna import EtnaTransport
@@ -26,7 +26,7 @@ from reset_flow.transports.etna import EtnaTransport
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from reset_flow.models import Flow
+    from reset_flow.domain.flow import Flow
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -221,7 +221,7 @@ async def test_whatever_a_server_does_is_bounded_in_time_and_memory(
     route: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A code or a password is sent twice, and a password tried by a log-in; a question is asked for three times.
-    monkeypatch.setattr("reset_flow.calls.CHALLENGE_PAUSE", 0.01)
+    monkeypatch.setattr("reset_flow.engine.broker_client.CHALLENGE_PAUSE", 0.01)
     patience = 3 * DEADLINE.total_seconds() + 1
     async with Broker() as broker:
         for name, answer in BROKEN.items():

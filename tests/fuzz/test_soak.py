@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from reset_flow.errors import OutcomeInDoubt, ResetFlowError
-from reset_flow.machine import EDGES, allowed
-from reset_flow.models import Failure, State, Step
-from reset_flow.policy import Budget, Policy
+from reset_flow.domain.errors import OutcomeInDoubt, ResetFlowError
+from reset_flow.domain.flow import Failure, State, Step
+from reset_flow.domain.policy import Budget, Policy
+from reset_flow.domain.state_machine import EDGES, allowed
+from reset_flow.persistence.keyring import Keyring
 from reset_flow.sandbox import Sandbox
-from reset_flow.sealing import Keyring
 from reset_flow.service import ResetService
 from reset_flow.stores.memory import MemoryStore
 from reset_flow.transports.etna import EtnaTransport
 
 if TYPE_CHECKING:
-    from reset_flow.models import Flow
+    from reset_flow.domain.flow import Flow
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 

@@ -44,7 +44,7 @@ from reset_flow import (
     Step,
     Unknown,
 )
-from reset_flow.machine import COMMANDS, EDGES
+from reset_flow.domain.state_machine import COMMANDS, EDGES
 from reset_flow.testing import FrozenClock
 
 if TYPE_CHECKING:

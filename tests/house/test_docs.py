@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from reset_flow import Policy
-from reset_flow.machine import COMMANDS, mermaid
+from reset_flow.domain.state_machine import COMMANDS, mermaid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,10 +23,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from reset_flow import EtnaTransport, Keyring, Policy, ResetFlowError, ResetService, State, open_store
+from reset_flow.observability.opentelemetry import OpenTelemetryTracer
+from reset_flow.persistence.keyring import _flow_key
 from reset_flow.sandbox import Sandbox
-from reset_flow.sealing import _flow_key
 from reset_flow.testing import LeakScanner, dump, shown_by, shown_by_error, traceback_of
-from reset_flow.tracing import OpenTelemetryTracer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

@@ -43,9 +43,9 @@ from reset_flow import (
     StoreUnavailable,
     UnknownUser,
     WrongBroker,
-    errors,
 )
-from reset_flow.keyfiles import Key
+from reset_flow.domain import errors
+from reset_flow.persistence.key_file import Key
 from reset_flow.testing import traceback_of
 
 if TYPE_CHECKING:
@@ -285,7 +285,7 @@ async def _(scene: Any) -> None:
     flow = await scene.at(State.TOKEN_ISSUED)
     archive = scene.service._archive
     record = archive.record((await archive.load(flow.id)).dossier)
-    from reset_flow.archive import associated  # noqa: PLC0415 - for this one alone
+    from reset_flow.persistence.repository import associated  # noqa: PLC0415 - for this one alone
 
     text = f'{{"user": "{scene.secret("login")}", "token": 5'.encode()
     force_setattr(record, "body", scene.keyring.seal("default", flow.id, text, associated(record)))

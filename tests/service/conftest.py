@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
-from reset_flow.alarm import Alarm
-from reset_flow.errors import StoreUnavailable
-from reset_flow.machine import EDGES
-from reset_flow.models import Accepted, Failure, State
-from reset_flow.policy import Policy
+from reset_flow.domain.errors import StoreUnavailable
+from reset_flow.domain.flow import Failure, State
+from reset_flow.domain.outcomes import Accepted
+from reset_flow.domain.policy import Policy
+from reset_flow.domain.state_machine import EDGES
+from reset_flow.engine.guess_alarm import Alarm
+from reset_flow.persistence.keyring import Keyring
 from reset_flow.sandbox import Sandbox
-from reset_flow.sealing import Keyring
 from reset_flow.service import ResetService
 from reset_flow.stores.memory import MemoryStore
-from reset_flow.stores.postgres import PostgresStore
-from reset_flow.stores.redis import RedisStore
-from reset_flow.stores.sqlite import SQLiteStore
+from reset_flow.stores.postgres.store import PostgresStore
+from reset_flow.stores.redis.store import RedisStore
+from reset_flow.stores.sqlite.store import SQLiteStore
 from reset_flow.testing import FrozenClock, LeakScanner
 from reset_flow.testing.transport import Held, ScriptedTransport
 from reset_flow.transports.etna import EtnaTransport
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
-    from reset_flow.models import Flow
+    from reset_flow.domain.flow import Flow
     from reset_flow.ports import Charge, Query, Record, Store, Transport
 
 LEASE = timedelta(seconds=30)

@@ -19,11 +19,11 @@ from reset_flow import (
     RecordUnreadable,
     Rejected,
     State,
-    inputs,
-    rotation,
 )
-from reset_flow.alarm import Alarm
-from reset_flow.ledger import Ledger, ledger_realm
+from reset_flow.domain import validation
+from reset_flow.engine.guess_alarm import Alarm
+from reset_flow.persistence import key_rotation
+from reset_flow.persistence.guess_counts import Ledger, ledger_realm
 from reset_flow.ports import Query
 from reset_flow.testing import refused
 
@@ -274,7 +274,7 @@ async def test_the_record_is_no_flow_and_shows_nothing(house: Any, at: Any, gues
 
 
 async def inputs_name(realm: str) -> str:
-    return inputs.name(realm, "realm")
+    return validation.name(realm, "realm")
 
 
 async def test_rotation_takes_the_old_key_from_it(house: Any, at: Any, guess: Any) -> None:
@@ -283,15 +283,17 @@ async def test_rotation_takes_the_old_key_from_it(house: Any, at: Any, guess: An
     await guess(worker, 11)
     await worker.tells()
     old = house.keyring.writes.id
-    new = rotation.rotate(path, delay=timedelta(0)).id
-    assert (await rotation.sealed_with(house.worker(policy=TEN).door, "default"))[old] == 12
+    new = key_rotation.rotate(path, delay=timedelta(0)).id
+    assert (await key_rotation.sealed_with(house.worker(policy=TEN).door, "default"))[old] == 12
     assert (await worker.service.reseal()).resealed == 11
-    assert await rotation.sealed_with(house.worker(policy=TEN).door, "default") == {new: 12}
-    await rotation.remove(path, old, house.worker(policy=TEN).door, ["default"], settled=timedelta(0))
+    assert await key_rotation.sealed_with(house.worker(policy=TEN).door, "default") == {new: 12}
+    await key_rotation.remove(path, old, house.worker(policy=TEN).door, ["default"], settled=timedelta(0))
     stranger = house.worker(policy=TEN_STOPS, keyring=Keyring.from_file(path))
     assert await is_on(stranger, at)
     await guess_on(worker)
-    assert [key for key, _ in (await rotation.sealed_with(house.worker(policy=TEN).door, "default")).items()] == [new]
+    assert [key for key, _ in (await key_rotation.sealed_with(house.worker(policy=TEN).door, "default")).items()] == [
+        new
+    ]
 
 
 async def guess_on(worker: Any) -> None:

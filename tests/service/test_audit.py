@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from reset_flow import AnswerRejected, FlowNotFound, IllegalCommand, Policy, UnknownUser
-from reset_flow.models import Rejected
+from reset_flow.domain.outcomes import Rejected
 from reset_flow.testing import refused
 
 if TYPE_CHECKING:

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from reset_flow import testing
-from reset_flow.errors import FlowBusy, OutcomeInDoubt, StoreUnavailable
-from reset_flow.models import Accepted, Rejected, Secret, State, Step
-from reset_flow.policy import Policy
+from reset_flow.domain.errors import FlowBusy, OutcomeInDoubt, StoreUnavailable
+from reset_flow.domain.flow import State, Step
+from reset_flow.domain.outcomes import Accepted, Rejected
+from reset_flow.domain.policy import Policy
+from reset_flow.domain.secret import Secret
 from reset_flow.service import ResetService
 from reset_flow.stores.memory import MemoryStore
 from reset_flow.testing.transport import Held

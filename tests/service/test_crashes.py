@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from reset_flow import testing
-from reset_flow.errors import (
+from reset_flow.domain.errors import (
     CodeRejected,
     FlowBusy,
     FlowEnded,
@@ -19,8 +19,9 @@ from reset_flow.errors import (
     ResetFlowError,
     WrongBroker,
 )
-from reset_flow.models import Failure, NotActed, Rejected, State, Step, Unknown
-from reset_flow.policy import Policy
+from reset_flow.domain.flow import Failure, State, Step
+from reset_flow.domain.outcomes import NotActed, Rejected, Unknown
+from reset_flow.domain.policy import Policy
 from reset_flow.testing.transport import Held, ScriptedTransport
 
 refused: Any = testing.refused

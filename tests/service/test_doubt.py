@@ -11,9 +11,18 @@ from typing import Any
 import pytest
 
 from reset_flow import testing
-from reset_flow.errors import BrokerError, BrokerUnavailable, CodeRejected, FlowEnded, OutcomeInDoubt, PasswordRejected
-from reset_flow.models import Accepted, Failure, NotActed, Rejected, Secret, State, Step, Unknown
-from reset_flow.policy import Policy
+from reset_flow.domain.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    CodeRejected,
+    FlowEnded,
+    OutcomeInDoubt,
+    PasswordRejected,
+)
+from reset_flow.domain.flow import Failure, State, Step
+from reset_flow.domain.outcomes import Accepted, NotActed, Rejected, Unknown
+from reset_flow.domain.policy import Policy
+from reset_flow.domain.secret import Secret
 from reset_flow.testing.transport import ScriptedTransport
 
 refused: Any = testing.refused

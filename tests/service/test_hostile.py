@@ -37,6 +37,7 @@ from reset_flow import (
     Transition,
     UnknownUser,
 )
+from reset_flow.domain import errors
 from reset_flow.testing import LeakScanner, refused, shown_by_error
 
 LOGIN = "robert.zak@example.org"
@@ -160,7 +161,7 @@ def every_error() -> list[ResetFlowError]:
         BrokerUnavailable("nobody", timedelta(seconds=2)),
     ]
     made: dict[type[ResetFlowError], ResetFlowError] = {type(error): error for error in special}
-    kinds = [getattr(reset_flow.errors, name) for name in reset_flow.errors.__all__]
+    kinds = [getattr(errors, name) for name in errors.__all__]
     return [made.get(kind) or kind("why") for kind in kinds]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from reset_flow import testing
-from reset_flow.errors import (
+from reset_flow.domain.errors import (
     AnswerRejected,
     AppKeyRejected,
     BrokerUnavailable,
@@ -22,8 +22,10 @@ from reset_flow.errors import (
     OutcomeInDoubt,
     PasswordRejected,
 )
-from reset_flow.models import Accepted, Cause, Credential, Failure, NotActed, Rejected, Secret, State, Unknown
-from reset_flow.policy import Policy
+from reset_flow.domain.flow import Credential, Failure, State
+from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Rejected, Unknown
+from reset_flow.domain.policy import Policy
+from reset_flow.domain.secret import Secret
 
 refused: Any = testing.refused
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from reset_flow.models import Rejected, State
+from reset_flow.domain.flow import State
+from reset_flow.domain.outcomes import Rejected
 from reset_flow.testing.transport import Held
 
 BOTH_STORES = pytest.mark.parametrize("kind", ["memory", "sqlite"])

@@ -14,10 +14,12 @@ import pytest
 from msgspec import Struct
 
 import reset_flow
-from reset_flow.dossier import Dossier
-from reset_flow.errors import FlowEnded, ResetFlowError
-from reset_flow.models import Accepted, Event, NewCredential, NotActed, Rejected, Secret, State, Unknown
-from reset_flow.policy import Policy
+from reset_flow.domain.errors import FlowEnded, ResetFlowError
+from reset_flow.domain.flow import Event, NewCredential, State
+from reset_flow.domain.flow_data import Dossier
+from reset_flow.domain.outcomes import Accepted, NotActed, Rejected, Unknown
+from reset_flow.domain.policy import Policy
+from reset_flow.domain.secret import Secret
 from reset_flow.ports import Case
 from reset_flow.testing import LeakScanner, ScriptedTransport, refused, shown_by, shown_by_error, traceback_of
 from reset_flow.testing.transport import ScriptedCall
@@ -171,7 +173,7 @@ async def test_no_frame_of_ours_shows_a_secret(worker: Any) -> None:
     errors.append(await refused(service.set_password(flow.id, PASSWORD), ResetFlowError))
     for error in errors:
         printed = traceback_of(error, callers=[TESTS])
-        assert "reset_flow/cycle.py" in printed
+        assert "reset_flow/engine/commands.py" in printed
         assert shown(printed) == []
 
 

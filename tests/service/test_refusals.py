@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from reset_flow import testing
-from reset_flow.errors import (
+from reset_flow.domain.errors import (
     AnswerRejected,
     AppKeyRejected,
     BrokerProtocolError,
@@ -28,10 +28,12 @@ from reset_flow.errors import (
     UnknownUser,
     WrongBroker,
 )
-from reset_flow.machine import allowed
-from reset_flow.models import Accepted, Credential, Failure, NotActed, Rejected, Secret, State, Step
-from reset_flow.policy import Policy
-from reset_flow.sealing import Keyring
+from reset_flow.domain.flow import Credential, Failure, State, Step
+from reset_flow.domain.outcomes import Accepted, NotActed, Rejected
+from reset_flow.domain.policy import Policy
+from reset_flow.domain.secret import Secret
+from reset_flow.domain.state_machine import allowed
+from reset_flow.persistence.keyring import Keyring
 from reset_flow.testing.transport import ScriptedTransport
 
 refused: Any = testing.refused

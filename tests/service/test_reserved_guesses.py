@@ -24,7 +24,7 @@ from reset_flow import (
     StoreUnavailable,
     Unknown,
 )
-from reset_flow.budgets import Priced
+from reset_flow.engine.budgets import Priced
 from reset_flow.testing import refused
 
 pytestmark = pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres", "redis"])
@@ -179,7 +179,7 @@ async def test_a_guess_that_a_dead_process_took_stays_taken(house: Any, at: Any)
 async def test_an_outcome_gets_through_a_full_budget_and_a_store_that_fails(
     house: Any, at: Any, monkeypatch: pytest.MonkeyPatch, lost: list[str]
 ) -> None:
-    monkeypatch.setattr("reset_flow.tasks.FIRST_PAUSE", 0.002)
+    monkeypatch.setattr("reset_flow.engine.background_tasks.FIRST_PAUSE", 0.002)
     worker, stranger = house.worker(), house.worker()
     flow = await at(worker, State.QUESTION_ANSWERED)
     await use_up(stranger, at)
@@ -197,7 +197,7 @@ async def test_an_outcome_gets_through_a_full_budget_and_a_store_that_fails(
 async def test_an_outcome_that_was_written_after_all_is_no_other_workers(
     house: Any, at: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reset_flow.tasks.FIRST_PAUSE", 0.002)
+    monkeypatch.setattr("reset_flow.engine.background_tasks.FIRST_PAUSE", 0.002)
     worker, other = house.worker(policy=TWO), house.worker(policy=TWO)
     flow, holder = await at(worker, State.QUESTION_ANSWERED), await at(other, State.QUESTION_ANSWERED)
     save, tried = worker.door.save, list[Any]()
@@ -412,7 +412,7 @@ async def test_dossiers_from_before_reservations_take_a_guess_when_they_need_one
 ) -> None:
     worker = house.worker(policy=TWO)
     with monkeypatch.context() as before:  # as an older release saved it: no charge, no flag
-        budgets = "reset_flow.budgets.Budgets.intended"
+        budgets = "reset_flow.engine.budgets.Budgets.intended"
         before.setattr(budgets, lambda _, dossier, charges=(): Priced(dossier, tuple(charges)))
         flow = await at(worker, State.QUESTION_ANSWERED)
     worker.transport.script(exchange=[Rejected()])

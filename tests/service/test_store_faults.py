@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from reset_flow import testing
-from reset_flow.errors import CodeRejected, FlowBusy, OutcomeInDoubt, ResetFlowError, StoreUnavailable
-from reset_flow.models import Accepted, NotActed, Rejected, Secret, State, Step, Unknown
+from reset_flow.domain.errors import CodeRejected, FlowBusy, OutcomeInDoubt, ResetFlowError, StoreUnavailable
+from reset_flow.domain.flow import State, Step
+from reset_flow.domain.outcomes import Accepted, NotActed, Rejected, Unknown
+from reset_flow.domain.secret import Secret
 
 refused: Any = testing.refused
 
@@ -26,8 +28,8 @@ BOTH_STORES = pytest.mark.parametrize("kind", ["memory", "sqlite"])
 
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reset_flow.tasks.FIRST_PAUSE", 0.002)
-    monkeypatch.setattr("reset_flow.tasks.LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("reset_flow.engine.background_tasks.FIRST_PAUSE", 0.002)
+    monkeypatch.setattr("reset_flow.engine.background_tasks.LONGEST_PAUSE", 0.01)
 
 
 @BOTH_STORES
@@ -81,7 +83,7 @@ async def test_an_intent_that_was_given_up_is_never_sent_by_its_own_worker(
         asleep.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("reset_flow.tasks.Pauses.next", for_ever)
+    monkeypatch.setattr("reset_flow.engine.background_tasks.Pauses.next", for_ever)
     worker = house.worker()
     stands, given, after = COMMANDS[command]
     flow = await at(worker, stands)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from reset_flow import testing
-from reset_flow.cycle import Tended
-from reset_flow.errors import ConfigurationError, FlowBusy, FlowEnded, FlowNotFound
-from reset_flow.models import Failure, State
-from reset_flow.policy import Policy
-from reset_flow.recovery import AT_ONCE, SweepReport
-from reset_flow.sealing import Keyring
+from reset_flow.domain.errors import ConfigurationError, FlowBusy, FlowEnded, FlowNotFound
+from reset_flow.domain.flow import Failure, State
+from reset_flow.domain.policy import Policy
+from reset_flow.engine.commands import Tended
+from reset_flow.engine.sweeper import AT_ONCE, SweepReport
+from reset_flow.persistence.keyring import Keyring
 
 refused: Any = testing.refused
 
@@ -193,7 +193,7 @@ async def test_a_clock_that_goes_back_purges_nothing_and_breaks_nothing(house: A
 async def test_the_background_sweeps_by_itself(
     house: Any, clock: Any, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reset_flow.recovery.INTERVAL", timedelta(seconds=0.01))
+    monkeypatch.setattr("reset_flow.engine.sweeper.INTERVAL", timedelta(seconds=0.01))
     worker, other = house.worker(sweep=True), house.worker()
     flow = await other.service.start("robert.zak")
     async with worker.service:
@@ -211,7 +211,7 @@ async def test_the_background_goes_on_after_a_listener_let_a_cancellation_escape
     async def escapes(_: Any) -> None:
         raise asyncio.CancelledError
 
-    monkeypatch.setattr("reset_flow.recovery.INTERVAL", timedelta(seconds=0.01))
+    monkeypatch.setattr("reset_flow.engine.sweeper.INTERVAL", timedelta(seconds=0.01))
     worker = house.worker(sweep=True, listeners={"bad": escapes})
     flow = await worker.service.start("robert.zak")
     await worker.service.cancel(flow.id)

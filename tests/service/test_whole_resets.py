@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from reset_flow.models import Credential, State, Step
+from reset_flow.domain.flow import Credential, State, Step
 
 BOTH_STORES = pytest.mark.parametrize("kind", ["memory", "sqlite"])
 REVISIONS = pytest.mark.parametrize("revision", ["identifiers", "password"])

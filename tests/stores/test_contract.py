@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from reset_flow.stores.memory import MemoryStore
-from reset_flow.stores.sqlite import SQLiteStore
+from reset_flow.stores.sqlite.store import SQLiteStore
 from reset_flow.testing import StoreContract
 
 if TYPE_CHECKING:

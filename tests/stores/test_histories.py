@@ -14,13 +14,13 @@ import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from reset_flow.errors import FlowNotFound, LimitReached, StaleRecord
-from reset_flow.models import State
+from reset_flow.domain.errors import FlowNotFound, LimitReached, StaleRecord
+from reset_flow.domain.flow import State
 from reset_flow.ports import Charge, Query, Record
 from reset_flow.stores.memory import MemoryStore
-from reset_flow.stores.postgres import PostgresStore
-from reset_flow.stores.redis import RedisStore
-from reset_flow.stores.sqlite import SQLiteStore
+from reset_flow.stores.postgres.store import PostgresStore
+from reset_flow.stores.redis.store import RedisStore
+from reset_flow.stores.sqlite.store import SQLiteStore
 from reset_flow.testing import FrozenClock
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 from msgspec.structs import replace
 
-from reset_flow.errors import (
+from reset_flow.domain.errors import (
     ConfigurationError,
     FlowNotFound,
     InvalidInput,
@@ -26,9 +26,8 @@ from reset_flow.errors import (
     StoreUnavailable,
 )
 from reset_flow.ports import Charge, Query, Record
-from reset_flow.stores import postgres
-from reset_flow.stores.postgres import PostgresStore
-from reset_flow.stores.sql import postgres_connections
+from reset_flow.stores.postgres import connections, store as postgres
+from reset_flow.stores.postgres.store import PostgresStore
 from reset_flow.testing import StoreContract, make_record, next_version, refused
 
 if TYPE_CHECKING:
@@ -172,8 +171,8 @@ async def test_stores_with_two_prefixes_live_side_by_side(postgres_url: str, sto
 
 RIVAL = """
 import asyncio, sys
-from reset_flow.errors import StaleRecord
-from reset_flow.stores.postgres import PostgresStore
+from reset_flow.domain.errors import StaleRecord
+from reset_flow.stores.postgres.store import PostgresStore
 from reset_flow.testing import make_record
 
 async def main():
@@ -312,7 +311,7 @@ async def test_a_change_is_seen_where_nobody_can_listen(
     record = make_record()
     await store.save(record)
     await other.load(record.id)
-    monkeypatch.setattr(postgres_connections.Server, "connect", refuse)
+    monkeypatch.setattr(connections.Server, "connect", refuse)
     waiting = asyncio.create_task(other.changed(record.id, 1, LONG))
     await asyncio.sleep(0.05)
     assert not waiting.done()
@@ -402,7 +401,7 @@ async def test_a_save_whose_acknowledgement_was_lost_is_a_success_when_repeated(
 
 
 async def test_a_silent_server_is_not_waited_for_for_ever(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_connections, "GRACE", 0.0)
+    monkeypatch.setattr(connections, "GRACE", 0.0)
     short = timedelta(milliseconds=200)
     async with Proxy(postgres_url).running() as proxy:
         remote = PostgresStore(proxy.url, connect_timeout=short * 5, statement_timeout=short)

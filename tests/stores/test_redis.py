@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from reset_flow.errors import (
+from reset_flow.domain.errors import (
     ConfigurationError,
     FlowNotFound,
     InvalidInput,
@@ -24,7 +24,7 @@ from reset_flow.errors import (
     StoreUnavailable,
 )
 from reset_flow.ports import Charge, Query
-from reset_flow.stores.redis import Durability, RedisStore
+from reset_flow.stores.redis.store import Durability, RedisStore
 from reset_flow.testing import StoreContract, make_record, next_version, refused
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from reset_flow.errors import (
+from reset_flow.domain.errors import (
     ConfigurationError,
     InvalidInput,
     LimitReached,
@@ -21,9 +21,8 @@ from reset_flow.errors import (
     StoreUnavailable,
 )
 from reset_flow.ports import Charge, Query
-from reset_flow.stores import sqlite
-from reset_flow.stores.sql import sqlite_statements as sql, writer
-from reset_flow.stores.sqlite import SQLiteStore
+from reset_flow.stores.sqlite import statements as sql, store as sqlite, writer
+from reset_flow.stores.sqlite.store import SQLiteStore
 from reset_flow.testing import make_record, next_version, refused
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from reset_flow.ports import Record
-    from reset_flow.stores.sql.writer import Database
+    from reset_flow.stores.sqlite.writer import Database
 
 EVERYTHING = Query(realm="default")
 

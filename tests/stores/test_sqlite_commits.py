@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from reset_flow.errors import LimitReached, StaleRecord, StoreUnavailable
+from reset_flow.domain.errors import LimitReached, StaleRecord, StoreUnavailable
 from reset_flow.ports import Charge
-from reset_flow.stores.sql import writer
-from reset_flow.stores.sqlite import SQLiteStore
+from reset_flow.stores.sqlite import writer
+from reset_flow.stores.sqlite.store import SQLiteStore
 from reset_flow.testing import make_record, next_version, refused
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from reset_flow.ports import Record
-    from reset_flow.stores.sql.writer import Database
+    from reset_flow.stores.sqlite.writer import Database
 
 
 ONCE = Charge(key=b"k" * 16, amount=1, limit=1, window=timedelta(hours=1))

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from reset_flow.errors import StoreUnavailable
-from reset_flow.stores.sqlite import SQLiteStore
+from reset_flow.domain.errors import StoreUnavailable
+from reset_flow.stores.sqlite.store import SQLiteStore
 from reset_flow.testing import make_record, next_version, refused
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from reset_flow.ports import Query
-from reset_flow.stores.sqlite import SQLiteStore
+from reset_flow.stores.sqlite.store import SQLiteStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,8 +20,8 @@ WINS = 60
 BEGIN = f"""
 import asyncio, json, os, sys
 from datetime import timedelta
-from reset_flow.errors import FlowNotFound, StaleRecord, StoreUnavailable
-from reset_flow.stores.sqlite import SQLiteStore
+from reset_flow.domain.errors import FlowNotFound, StaleRecord, StoreUnavailable
+from reset_flow.stores.sqlite.store import SQLiteStore
 from reset_flow.testing import make_record, next_version
 path = sys.argv[1]
 FLOWS, WINS = {FLOWS}, {WINS}

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from reset_flow.errors import LimitReached, StaleRecord
+from reset_flow.domain.errors import LimitReached, StaleRecord
 from reset_flow.ports import Charge
 from reset_flow.stores.memory import MemoryStore
-from reset_flow.stores.sql import sqlite_changes
-from reset_flow.stores.sqlite import SQLiteStore
+from reset_flow.stores.sqlite import changes
+from reset_flow.stores.sqlite.store import SQLiteStore
 from reset_flow.testing import FrozenClock, make_record, next_version, refused
 
 if TYPE_CHECKING:
@@ -171,5 +171,5 @@ def test_few_statements_come_to_what_many_do_even_if_a_clock_is_set_back(steps: 
     steps = [*steps[:back], (-4, 0, 0, []), *steps[back:]]
     found = asyncio.run(replay_on_disk(steps))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sqlite_changes, "_rooms", lambda *_: None)
+        patch.setattr(changes, "_rooms", lambda *_: None)
         assert found == asyncio.run(replay_on_disk(steps))

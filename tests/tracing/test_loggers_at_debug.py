@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from reset_flow.logs import RedactingFilter
+from reset_flow.config import open_store
+from reset_flow.observability.log_redaction import RedactingFilter
+from reset_flow.persistence.keyring import Keyring
 from reset_flow.sandbox import Sandbox
-from reset_flow.sealing import Keyring
 from reset_flow.service import ResetService
-from reset_flow.settings import open_store
 from reset_flow.testing import LeakScanner
 from reset_flow.transports.etna import EtnaTransport
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings, strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from reset_flow.errors import ConfigurationError
-from reset_flow.logs import HIDDEN, RedactingFilter, install
-from reset_flow.models import Secret
+from reset_flow.domain.errors import ConfigurationError
+from reset_flow.domain.secret import Secret
+from reset_flow.observability.log_redaction import HIDDEN, RedactingFilter, install
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -308,7 +308,7 @@ def test_it_is_installed_on_chosen_handlers(handlers: list[logging.Handler]) -> 
 
 
 def test_without_a_handler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reset_flow.logs._all_handlers", lambda: iter(()))
+    monkeypatch.setattr("reset_flow.observability.log_redaction._all_handlers", lambda: iter(()))
     with pytest.raises(ConfigurationError, match="no logger has a handler"):
         install()
 

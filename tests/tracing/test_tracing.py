@@ -19,9 +19,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from reset_flow.errors import AnswerRejected, ConfigurationError
-from reset_flow.models import State
-from reset_flow.tracing import CarefulTracer, NullTracer, OpenTelemetryTracer
+from reset_flow.domain.errors import AnswerRejected, ConfigurationError
+from reset_flow.domain.flow import State
+from reset_flow.observability.opentelemetry import OpenTelemetryTracer
+from reset_flow.observability.tracing import CarefulTracer, NullTracer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -367,7 +368,7 @@ def test_without_opentelemetry_it_says_what_to_install(monkeypatch: pytest.Monke
 
 
 def test_the_module_loads_no_opentelemetry() -> None:
-    code = "import sys, reset_flow.tracing, reset_flow.logs; print([m for m in sys.modules if 'opentelemetry' in m])"
+    code = "import sys, reset_flow.observability.opentelemetry, reset_flow.observability.log_redaction; print([m for m in sys.modules if 'opentelemetry' in m])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "[]\n"
 

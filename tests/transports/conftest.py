@@ -24,7 +24,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from reset_flow.models import Secret
+from reset_flow.domain.secret import Secret
 from reset_flow.transports.etna import EtnaTransport
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ import aiohttp
 import pytest
 from hypothesis import given, strategies as st
 
-from reset_flow.errors import ConfigurationError
-from reset_flow.models import Secret
-from reset_flow.passwords import PasswordRules
+from reset_flow.domain.errors import ConfigurationError
+from reset_flow.domain.password_rules import PasswordRules
+from reset_flow.domain.secret import Secret
 from reset_flow.testing import LeakScanner, traceback_of
 from reset_flow.transports import breaches
 from reset_flow.transports.breaches import BREACHED, BreachCheck
@@ -27,7 +27,7 @@ from reset_flow.transports.http import BODY_LIMIT, Reply
 if TYPE_CHECKING:
     from types import SimpleNamespace
 
-    from reset_flow.passwords import PasswordCheck
+    from reset_flow.domain.password_rules import PasswordCheck
 
 PASSWORD, USER = " violet tractor 🦊 canary", "robert.zak"
 DIGEST = hashlib.sha1(PASSWORD.encode()).hexdigest().upper()  # noqa: S324 - what the range API speaks

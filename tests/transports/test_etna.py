@@ -12,14 +12,16 @@ import aiohttp
 import pytest
 from hypothesis import given, strategies as st
 
-from reset_flow.errors import ConfigurationError
-from reset_flow.models import Accepted, Cause, Credential, NewCredential, NotActed, Rejected, Secret, Unknown
+from reset_flow.domain.errors import ConfigurationError
+from reset_flow.domain.flow import Credential, NewCredential
+from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Rejected, Unknown
+from reset_flow.domain.secret import Secret
 from reset_flow.ports import Case
-from reset_flow.transports import etna as api
+from reset_flow.transports import etna_protocol as api
 from reset_flow.transports.etna import EtnaTransport
 
 if TYPE_CHECKING:
-    from reset_flow.models import Outcome
+    from reset_flow.domain.outcomes import Outcome
     from reset_flow.ports import Transport
 
 Make = Callable[..., EtnaTransport]

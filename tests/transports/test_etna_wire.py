@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from reset_flow.models import Accepted, Cause, NewCredential, NotActed, Secret, Unknown
+from reset_flow.domain.flow import NewCredential
+from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Unknown
+from reset_flow.domain.secret import Secret
 from reset_flow.ports import Case
 
 if TYPE_CHECKING:
     import asyncio
 
-    from reset_flow.models import Outcome
+    from reset_flow.domain.outcomes import Outcome
     from reset_flow.transports.etna import EtnaTransport
 
 Serve = Callable[..., Awaitable[Any]]

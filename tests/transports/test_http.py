@@ -17,8 +17,8 @@ import pytest
 from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
-from reset_flow.errors import ConfigurationError
-from reset_flow.models import NotActed, Unknown
+from reset_flow.domain.errors import ConfigurationError
+from reset_flow.domain.outcomes import NotActed, Unknown
 from reset_flow.transports import http
 from reset_flow.transports.http import BODY_LIMIT, Reply, Sender
 

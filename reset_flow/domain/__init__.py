@@ -1,0 +1,1 @@
+"""Values and rules of a reset. No I/O, nothing awaited, no driver."""

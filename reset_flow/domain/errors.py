@@ -1,0 +1,329 @@
+"""
+Everything that can come out of the library.
+
+::
+
+    ResetFlowError
+    ├── InvalidInput            a name, tag, key or setting that can't be one; nothing was done
+    │   └── ConfigurationError  at construction, before there is a flow
+    ├── FlowNotFound
+    ├── FlowEnded
+    ├── IllegalCommand
+    ├── FlowBusy
+    ├── KeyReused
+    ├── CommandVetoed
+    ├── LimitReached
+    ├── InputRejected           what the person typed was refused
+    │   ├── UnknownUser
+    │   ├── AnswerRejected
+    │   ├── CodeRejected
+    │   └── PasswordRejected
+    ├── BrokerError
+    │   ├── BrokerUnavailable
+    │   ├── OutcomeInDoubt
+    │   ├── BrokerProtocolError
+    │   ├── AppKeyRejected
+    │   └── WrongBroker
+    ├── StoreError
+    │   ├── StoreUnavailable
+    │   ├── StaleRecord
+    │   └── RecordUnreadable
+    └── KeyringError            a key file that is missing, loose, broken or used up
+
+Each has a stable `code`, and says by `retryable` whether the same call may succeed later. The error of a command that
+did not move its flow carries it, as it now stands, as `flow`. No message holds a secret or a login.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from reset_flow.domain.text import printable
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from reset_flow.domain.flow import Flow, State
+
+__all__ = [
+    "AnswerRejected",
+    "AppKeyRejected",
+    "BrokerError",
+    "BrokerProtocolError",
+    "BrokerUnavailable",
+    "CodeRejected",
+    "CommandVetoed",
+    "ConfigurationError",
+    "FlowBusy",
+    "FlowEnded",
+    "FlowNotFound",
+    "IllegalCommand",
+    "InputRejected",
+    "InvalidInput",
+    "KeyReused",
+    "KeyringError",
+    "LimitReached",
+    "OutcomeInDoubt",
+    "PasswordRejected",
+    "RecordUnreadable",
+    "ResetFlowError",
+    "StaleRecord",
+    "StoreError",
+    "StoreUnavailable",
+    "UnknownUser",
+    "WrongBroker",
+]
+
+
+def _rebuilt(kind: type[ResetFlowError], args: tuple[Any, ...]) -> ResetFlowError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    return error
+
+
+class ResetFlowError(Exception):
+    """Whatever goes wrong here."""
+
+    code = "reset_flow"
+    retryable = False
+    flow: Flow | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Not by calling the class, which makes its message of other arguments; and without the flow, which has a login.
+        return _rebuilt, (type(self), self.args), {name: value for name, value in vars(self).items() if name != "flow"}
+
+    def with_flow(self, flow: Flow | None) -> ResetFlowError:
+        """This error, carrying the flow as it now stands."""
+        self.flow = flow
+        return self
+
+
+class InvalidInput(ResetFlowError, ValueError):
+    """Something that can't be what it is passed as. Nothing was done."""
+
+    code = "invalid_input"
+
+
+class ConfigurationError(InvalidInput):
+    """A service, store or transport that can't be made of these settings."""
+
+    code = "configuration"
+
+
+class FlowNotFound(ResetFlowError):
+    """No flow of this realm has that id."""
+
+    code = "flow_not_found"
+
+    def __init__(self, flow_id: str) -> None:
+        super().__init__(f"there is no flow {printable(flow_id)!r}: start one, or look the id up")
+        self.flow_id = flow_id
+
+
+class FlowEnded(ResetFlowError):
+    """The flow is over; `flow.state` and `flow.failure` say how."""
+
+    code = "flow_ended"
+
+    def __init__(self, flow_id: str, how: str) -> None:
+        super().__init__(f"flow {flow_id} has ended ({how}): start another one")
+        self.flow_id = flow_id
+
+
+class IllegalCommand(ResetFlowError):
+    """The command can't come now. Nothing was sent and nothing was counted."""
+
+    code = "illegal_command"
+
+    def __init__(self, flow_id: str, command: str, state: State, allowed: tuple[str, ...]) -> None:
+        super().__init__(f"flow {flow_id} is {state}: {command} can't come now, {' or '.join(allowed)} can")
+        self.flow_id = flow_id
+        self.command = command
+        self.state = state
+        self.allowed = allowed
+
+
+class FlowBusy(ResetFlowError):
+    """
+    Another command of the same flow is under way. Ask again when it is done.
+
+    Attributes:
+        retry_after: By then it is over, even if the process died that began it; mostly it is sooner.
+    """
+
+    code = "flow_busy"
+    retryable = True
+
+    def __init__(self, flow_id: str, command: str, retry_after: timedelta | None = None) -> None:
+        until = "" if retry_after is None else f", {math.ceil(retry_after.total_seconds())} s at the most"
+        super().__init__(f"flow {flow_id} is busy with {command}: wait until it is done{until}")
+        self.flow_id = flow_id
+        self.command = command
+        self.retry_after = retry_after
+
+
+class KeyReused(ResetFlowError):
+    """The name of another reset was given for this one."""
+
+    code = "key_reused"
+
+
+class CommandVetoed(ResetFlowError):
+    """Raised by a guard of the embedder's; nothing was sent."""
+
+    code = "command_vetoed"
+
+
+class LimitReached(ResetFlowError):
+    """
+    Too many, too soon.
+
+    Attributes:
+        retry_after: How long to wait; `None` when waiting does not help this flow.
+    """
+
+    code = "limit_reached"
+
+    def __init__(self, what: str, retry_after: timedelta | None = None) -> None:
+        when = "" if retry_after is None else f": try again in {retry_after.total_seconds():.0f} s"
+        super().__init__(f"the limit of {what} is reached{when}")
+        self.what = what
+        self.retry_after = retry_after
+        self.retryable = retry_after is not None
+
+
+class InputRejected(ResetFlowError):
+    """
+    What the person typed was refused.
+
+    Attributes:
+        reasons: In the words of whoever refused it; each bounded and free of control characters.
+
+        sent: Whether the broker was asked. Where not, no attempt was counted.
+    """
+
+    code = "input_rejected"
+    noun = "input"
+
+    def __init__(self, *reasons: str, sent: bool = True) -> None:
+        words = "; ".join(reasons)
+        said = f"the broker refused the {self.noun}{words and ': '}{words}"
+        super().__init__(said if sent else f"the {self.noun} was not sent: {words}")
+        self.reasons = reasons
+        self.sent = sent
+
+
+class UnknownUser(InputRejected):
+    """The broker does not know the user, or will not reset this one."""
+
+    code = "unknown_user"
+    noun = "user"
+
+
+class AnswerRejected(InputRejected):
+    """The answer is wrong."""
+
+    code = "answer_rejected"
+    noun = "answer"
+
+
+class CodeRejected(InputRejected):
+    """The code is wrong, spent, too old, or can't be one."""
+
+    code = "code_rejected"
+    noun = "code"
+
+
+class PasswordRejected(InputRejected):
+    """The new password or PIN is not good enough, or the token is spent."""
+
+    code = "password_rejected"
+    noun = "password"
+
+
+class BrokerError(ResetFlowError):
+    """The broker did not do as asked."""
+
+    code = "broker"
+
+
+class BrokerUnavailable(BrokerError):
+    """
+    The broker can't be reached or wants to be left alone. Nothing happened, nothing was counted.
+
+    Attributes:
+        retry_after: When the broker asks to be asked again, where it says so.
+    """
+
+    code = "broker_unavailable"
+    retryable = True
+
+    def __init__(self, detail: str = "", retry_after: timedelta | None = None) -> None:
+        super().__init__(f"the broker can't be reached, and nothing happened: {detail or 'no reply'}")
+        self.retry_after = retry_after
+
+
+class OutcomeInDoubt(BrokerError):
+    """The broker may have acted; nobody can know. `flow` says what can be done now."""
+
+    code = "outcome_in_doubt"
+
+
+class BrokerProtocolError(BrokerError):
+    """The broker answered in a way that its documents do not have. Nothing is known to have happened."""
+
+    code = "broker_protocol"
+
+
+class AppKeyRejected(BrokerError):
+    """The broker does not know the app key. Nothing happened: check the key and the broker's URL."""
+
+    code = "app_key_rejected"
+
+
+class WrongBroker(BrokerError):
+    """The flow belongs to another transport than this service has."""
+
+    code = "wrong_broker"
+
+
+class StoreError(ResetFlowError):
+    """The store did not do as asked."""
+
+    code = "store"
+
+
+class StoreUnavailable(StoreError):
+    """The store can't be reached, is full or locked. Where this is raised before a call, no call was made."""
+
+    code = "store_unavailable"
+    retryable = True
+
+
+class StaleRecord(StoreError):
+    """Somebody else saved this flow after it was loaded."""
+
+    code = "stale_record"
+    retryable = True
+
+    def __init__(self, flow_id: str, version: int) -> None:
+        super().__init__(f"flow {flow_id} was saved by somebody else: version {version} can't be")
+        self.flow_id = flow_id
+        self.version = version
+
+
+class RecordUnreadable(StoreError):
+    """The record was changed, belongs elsewhere, or its key is not in the ring. It is left as it is."""
+
+    code = "record_unreadable"
+
+    def __init__(self, flow_id: str, why: str) -> None:
+        super().__init__(f"the record of flow {printable(flow_id)} can't be read: {why}")
+        self.flow_id = flow_id
+
+
+class KeyringError(ResetFlowError):
+    """A key file that is missing, readable by others, or broken."""
+
+    code = "keyring"

@@ -1,0 +1,206 @@
+"""One reset as the embedder sees it: plain frozen values, no I/O."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import attrs
+
+from reset_flow.domain.secret import Secret, Unpicklable
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+__all__ = [
+    "Credential",
+    "Event",
+    "Failure",
+    "Flow",
+    "NewCredential",
+    "State",
+    "Step",
+    "Transition",
+]
+
+
+class State(StrEnum):
+    """Where a flow durably stands."""
+
+    REQUESTED = "requested"
+    QUESTION_ANSWERED = "question_answered"
+    CODE_VERIFIED = "code_verified"
+    TOKEN_ISSUED = "token_issued"  # noqa: S105 - a state, no token
+    PASSWORD_SET = "password_set"  # noqa: S105 - a state, no password
+    FAILED = "failed"
+
+    __hash__ = str.__hash__  # an enum's own is a Python function, and tables are asked all the time
+
+    @property
+    def ended(self) -> bool:
+        """Whether no command can move a flow out of this state."""
+        return self in ENDED
+
+
+ENDED = frozenset({State.PASSWORD_SET, State.FAILED})
+
+
+class Step(StrEnum):
+    """What a person is asked for."""
+
+    ANSWER = "answer"
+    CODE = "code"
+    PASSWORD = "password"  # noqa: S105 - the name of a step
+    PIN = "pin"
+
+
+class Credential(StrEnum):
+    """What is being reset. `PIN` is provisional: the broker's documents are unsure of it."""
+
+    PASSWORD = "password"  # noqa: S105 - the name of a credential
+    PIN = "pin"
+
+    __hash__ = str.__hash__
+
+    @property
+    def step(self) -> Step:
+        """The step at which the new one is asked for."""
+        return Step.PIN if self is Credential.PIN else Step.PASSWORD
+
+
+class Failure(StrEnum):
+    """Why a flow ended without a new password that is known to work."""
+
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    TOO_MANY_ATTEMPTS = "too_many_attempts"
+    OUTCOME_UNKNOWN = "outcome_unknown"
+    BROKER_REFUSED = "broker_refused"
+
+
+@attrs.frozen(kw_only=True)
+class Transition:
+    """
+    One step that a flow durably took.
+
+    Attributes:
+        trigger: Name in the machine's table.
+
+        at: When it was decided, UTC.
+
+        worker: Which process took it.
+    """
+
+    trigger: str
+    source: State
+    target: State
+    at: datetime
+    worker: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Flow(Unpicklable):
+    """
+    One reset, as it stood when it was looked at. A value: later commands return new ones. It can't be pickled, as it
+    has a login.
+
+    Attributes:
+        id: Names the flow; authorizes nobody.
+
+        expects: What the person is asked for next; `None` once the flow has ended.
+
+        allowed: The commands that may come now, by name, sorted.
+
+        question: The secret question, where one is known.
+
+        attempts_left: How often the step that is expected may still be tried; `None` where nothing is.
+
+        in_doubt: The step of which nobody knows whether the broker acted on it.
+
+        expires_at: When the flow ends by itself, UTC; for an ended flow, when it would have.
+
+        resend_at: From when on another code may be asked for; `None` where that can't be done (any more).
+
+        history: What happened so far, oldest first.
+
+        version: Goes up by one with each durable change.
+    """
+
+    refusal: ClassVar[str] = "a flow can't be pickled, as it has a login: keep its id, or what flow.public() gives"
+
+    id: str
+    user: str = attrs.field(repr=False)
+    credential: Credential
+    state: State
+    expects: Step | None
+    allowed: tuple[str, ...]
+    question: str | None = attrs.field(repr=False)
+    attempts_left: int | None
+    in_doubt: Step | None
+    failure: Failure | None
+    created_at: datetime
+    expires_at: datetime
+    resend_at: datetime | None
+    history: tuple[Transition, ...] = attrs.field(repr=False)
+    version: int
+
+    @property
+    def ended(self) -> bool:
+        """Whether the flow is over, one way or the other."""
+        return self.state.ended
+
+    def public(self) -> dict[str, Any]:
+        """A dict ready for JSON, without the user and the history. Times are ISO 8601."""
+        return {
+            "id": self.id,
+            "credential": self.credential.value,
+            "state": self.state.value,
+            "expects": self.expects and self.expects.value,
+            "allowed": list(self.allowed),
+            "question": self.question,
+            "attempts_left": self.attempts_left,
+            "in_doubt": self.in_doubt and self.in_doubt.value,
+            "failure": self.failure and self.failure.value,
+            "created_at": self.created_at.isoformat(),
+            "expires_at": self.expires_at.isoformat(),
+            "resend_at": self.resend_at and self.resend_at.isoformat(),
+            "version": self.version,
+        }
+
+
+@attrs.frozen(kw_only=True)
+class Event:
+    """
+    What a listener is told. It can't be pickled, as its flow can't.
+
+    Attributes:
+        id: The same whenever the same transition is told again, so that repeats can be sorted out.
+
+        flow: As it stood after the transition, or later.
+
+        alarm: Whether with this transition, of a wrong code, the wrong codes of the realm became too many to be honest.
+    """
+
+    id: str
+    flow: Flow
+    transition: Transition
+    alarm: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class NewCredential:
+    """
+    What the person wants from now on.
+
+    Attributes:
+        secret: The new password or PIN.
+
+        image_name: Of the security images that the broker offers; a PIN's alone, as are the next two.
+
+        authorization: A bearer token from a log-in.
+    """
+
+    secret: Secret
+    image_name: str | None = None
+    personal_phrase: Secret | None = None
+    authorization: Secret | None = None

@@ -1,0 +1,158 @@
+"""How long, how often, how strict."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from reset_flow.domain.errors import ConfigurationError
+from reset_flow.domain.password_rules import PasswordRules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["Budget", "GuessAlarm", "Policy"]
+
+NO_TIME = timedelta(0)
+
+
+def _positive(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and (not isinstance(value, timedelta) or value <= NO_TIME):
+        raise ConfigurationError(f"{field.name} must be a timedelta longer than zero")
+
+
+def _not_negative(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, timedelta) or value < NO_TIME:
+        raise ConfigurationError(f"{field.name} must be a timedelta of zero or more")
+
+
+def _count(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigurationError(f"{field.name} must be a whole number of at least 1")
+
+
+def _texts(values: Iterable[str]) -> tuple[str, ...]:
+    return (values,) if isinstance(values, str) else tuple(values)
+
+
+def _is(kind: type, example: str) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, kind):
+            raise ConfigurationError(f"{field.name} must be like {example}")
+
+    return check
+
+
+@attrs.frozen
+class Budget:
+    """Not more than `limit` uses in any `window`, by the store's clock."""
+
+    limit: int = attrs.field(validator=_count)
+    window: timedelta = attrs.field(validator=_positive)
+
+
+@attrs.frozen(kw_only=True)
+class GuessAlarm:
+    """
+    When the wrong codes of a realm are too many to be honest: a code carries no user, so somebody may be trying all of
+    them at once. Counted over all workers and restarts, approximately: a worker tells the others every few seconds.
+
+    Attributes:
+        at_least: Wrong codes in a window below which there is no alarm.
+
+        share: Of the codes that were accepted in the same window, how many wrong ones are honest.
+    """
+
+    window: timedelta = attrs.field(default=timedelta(hours=1), validator=_positive)
+    at_least: int = attrs.field(default=100, validator=_count)
+    share: float = 0.2
+
+
+A_BUDGET = _is(Budget, "Budget(10, timedelta(hours=24))")
+
+
+@attrs.frozen(kw_only=True)
+class Policy:
+    """
+    The limits of every flow of a service.
+
+    Attributes:
+        flow_lifetime: From the start to the end, whatever happens in between (Ory Kratos: 1 h).
+
+        code_lifetime: How long a code may be typed after it was asked for; `None` leaves that to the broker.
+
+        token_lifetime: How long a new password may be set after the code was verified; `None` likewise.
+
+        answer_attempts: Wrong answers of a flow, after which it ends (django-allauth: 3).
+
+        code_attempts: Wrong codes of a flow, over all the codes that it had sent (Ory Kratos: 5).
+
+        password_attempts: Passwords that the broker refused, after which the flow ends.
+
+        resend_cooldown: Between two codes (Supabase: 60 s).
+
+        resends: Further codes of a flow.
+
+        lease: How long a call may be under way before another worker takes it for lost. Must be longer than the
+            transport's deadline.
+
+        retention: How long a flow is kept after its end.
+
+        codes_per_user: Wrong codes for one user, over all flows (NIST SP 800-63B-4 has a ceiling of 100 an account). A
+            flow that runs holds its next guess in reserve.
+
+        starts_per_origin: Flows that one origin may start for one user (OWASP: no flooding of a mailbox).
+
+        starts_per_user: Flows that may be started for one user. Those that run stay usable.
+
+        guess_alarm: When to raise one, to the log, as a metric and to listeners; `None`: never.
+
+        stop_on_alarm: Whether codes are refused while there is one. It lets anyone who guesses enough stop everyone.
+
+        mask_unknown_users: Whether a reset that the broker refuses at the start goes on as if it had not, calling no
+            more and refusing what is typed, so that nobody learns who has an account (OWASP Forgot Password). Off, it
+            raises `UnknownUser`.
+
+        decoy_questions: For tenants whose users all have a secret question: what those are asked who are unknown. One
+            of these, always the same for the same user.
+
+        response_floor: How long each call of the broker takes at least, to even out what is left.
+
+        probe_by_login: Whether one log-in may tell if a password whose setting is in doubt is the new one.
+    """
+
+    flow_lifetime: timedelta = attrs.field(default=timedelta(minutes=60), validator=_positive)
+    code_lifetime: timedelta | None = attrs.field(default=None, validator=_positive)
+    token_lifetime: timedelta | None = attrs.field(default=None, validator=_positive)
+    answer_attempts: int = attrs.field(default=3, validator=_count)
+    code_attempts: int = attrs.field(default=5, validator=_count)
+    password_attempts: int = attrs.field(default=10, validator=_count)
+    resend_cooldown: timedelta = attrs.field(default=timedelta(seconds=60), validator=_not_negative)
+    resends: int = attrs.field(default=3)
+    lease: timedelta = attrs.field(default=timedelta(seconds=30), validator=_positive)
+    retention: timedelta = attrs.field(default=timedelta(days=30), validator=_not_negative)
+    codes_per_user: Budget = attrs.field(default=Budget(10, timedelta(hours=24)), validator=A_BUDGET)
+    starts_per_origin: Budget = attrs.field(default=Budget(5, timedelta(hours=1)), validator=A_BUDGET)
+    starts_per_user: Budget = attrs.field(default=Budget(20, timedelta(hours=1)), validator=A_BUDGET)
+    guess_alarm: GuessAlarm | None = attrs.field(
+        factory=GuessAlarm, validator=attrs.validators.optional(_is(GuessAlarm, "GuessAlarm(at_least=100)"))
+    )
+    stop_on_alarm: bool = False
+    mask_unknown_users: bool = True
+    decoy_questions: tuple[str, ...] = attrs.field(default=(), converter=_texts)
+    response_floor: timedelta = attrs.field(default=NO_TIME, validator=_not_negative)
+    probe_by_login: bool = True
+    password: PasswordRules = attrs.field(
+        factory=PasswordRules, validator=_is(PasswordRules, "PasswordRules(min_length=8)")
+    )
+
+    @resends.validator
+    def _check_resends(self, _: Any, value: Any) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ConfigurationError("resends must be a whole number of zero or more")
+
+    def __attrs_post_init__(self) -> None:
+        if self.retention <= self.lease:
+            raise ConfigurationError("retention must be longer than lease, or ends are deleted before they are told")

@@ -1,0 +1,210 @@
+"""
+The two tables that say how a flow moves, and the machine made of them. They are the one source: what a command may do,
+the diagrams, the CLI and the tests are derived from them.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from functools import cache
+from typing import Any
+
+import attrs
+from transitions import Machine, MachineError
+
+from reset_flow.domain.flow import Credential, State, Step
+
+__all__ = ["COMMANDS", "EDGES", "Call", "Command", "Edge", "allowed", "expected", "mermaid", "move"]
+
+RUNNING = tuple(state for state in State if not state.ended)
+
+
+@attrs.frozen
+class Edge:
+    """One trigger: the states that it may be fired in, and the one that it leads to."""
+
+    trigger: str
+    sources: tuple[State, ...]
+    target: State
+
+
+EDGES = (
+    Edge("question_waived", (State.REQUESTED,), State.QUESTION_ANSWERED),
+    Edge("answer_accepted", (State.REQUESTED,), State.QUESTION_ANSWERED),
+    Edge("answer_refused", (State.REQUESTED, State.QUESTION_ANSWERED), State.REQUESTED),
+    Edge("answer_in_doubt", (State.REQUESTED,), State.QUESTION_ANSWERED),
+    Edge("code_sent", (State.QUESTION_ANSWERED, State.CODE_VERIFIED), State.QUESTION_ANSWERED),
+    Edge("resend_in_doubt", (State.QUESTION_ANSWERED, State.CODE_VERIFIED), State.QUESTION_ANSWERED),
+    Edge("code_accepted", (State.QUESTION_ANSWERED,), State.CODE_VERIFIED),
+    Edge("code_refused", (State.QUESTION_ANSWERED,), State.QUESTION_ANSWERED),
+    Edge("code_in_doubt", (State.QUESTION_ANSWERED,), State.QUESTION_ANSWERED),
+    Edge("code_spent", (State.QUESTION_ANSWERED, State.CODE_VERIFIED), State.QUESTION_ANSWERED),
+    Edge("token_granted", (State.CODE_VERIFIED,), State.TOKEN_ISSUED),
+    Edge("token_adopted", (State.REQUESTED,), State.TOKEN_ISSUED),
+    Edge("password_refused", (State.TOKEN_ISSUED,), State.TOKEN_ISSUED),
+    Edge("password_in_doubt", (State.TOKEN_ISSUED,), State.TOKEN_ISSUED),
+    Edge("password_accepted", (State.TOKEN_ISSUED,), State.PASSWORD_SET),
+    Edge("abandon", RUNNING, State.FAILED),
+)
+
+
+class Call(Enum):
+    """The calls that act, by their number in the broker's documents."""
+
+    REQUEST = 1
+    EXCHANGE = 3
+    UPDATE = 4
+
+
+@attrs.frozen(kw_only=True)
+class Command:
+    """
+    What a person may do, and what comes of it.
+
+    Attributes:
+        legal_in: The states that it may come in; none for what makes a flow.
+
+        asks: What the person gives with it.
+
+        accepted: The triggers that are fired, in their order, when the broker accepts; `rejected` and `unknown`
+            likewise.
+
+        repeatable: Whether a sending whose outcome is unknown is followed by one more of the same.
+    """
+
+    name: str
+    legal_in: tuple[State, ...] = ()
+    asks: Step | None = None
+    call: Call | None = None
+    accepted: tuple[str, ...] = ()
+    rejected: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    repeatable: bool = False
+
+
+def _update(step: Step) -> Command:
+    return Command(
+        name=f"set_{step}",
+        legal_in=(State.TOKEN_ISSUED,),
+        asks=step,
+        call=Call.UPDATE,
+        accepted=("password_accepted",),
+        rejected=("password_refused",),
+        unknown=("password_in_doubt",),
+        repeatable=True,
+    )
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command(
+            name="start",
+            call=Call.REQUEST,
+            accepted=("question_waived",),
+            rejected=("answer_refused",),
+            unknown=("answer_in_doubt",),
+        ),
+        Command(
+            name="answer",
+            legal_in=(State.REQUESTED,),
+            asks=Step.ANSWER,
+            call=Call.REQUEST,
+            accepted=("answer_accepted",),
+            rejected=("answer_refused",),
+            unknown=("answer_in_doubt",),
+        ),
+        Command(
+            name="resend",
+            legal_in=(State.QUESTION_ANSWERED, State.CODE_VERIFIED),
+            asks=Step.CODE,
+            call=Call.REQUEST,
+            accepted=("code_sent",),
+            rejected=("answer_refused",),
+            unknown=("resend_in_doubt",),
+        ),
+        Command(
+            name="verify",
+            legal_in=(State.QUESTION_ANSWERED,),
+            asks=Step.CODE,
+            call=Call.EXCHANGE,
+            accepted=("code_accepted", "token_granted"),
+            rejected=("code_refused",),
+            unknown=("code_in_doubt",),
+            repeatable=True,
+        ),
+        _update(Step.PASSWORD),
+        _update(Step.PIN),
+        Command(name="adopt", accepted=("token_adopted",)),
+        Command(name="cancel", legal_in=RUNNING, accepted=("abandon",)),
+    )
+}
+
+_LAST_STEPS = {credential: credential.step for credential in Credential}
+
+
+def expected(state: State, credential: Credential) -> Step | None:
+    """What the person is asked for in this state; `None` once nothing is."""
+    if state is State.REQUESTED:
+        return Step.ANSWER
+    if state is State.TOKEN_ISSUED:
+        return _LAST_STEPS[credential]
+    return None if state.ended else Step.CODE
+
+
+def _allowed(state: State, credential: Credential) -> tuple[str, ...]:
+    other = {step for step in _LAST_STEPS.values() if step is not credential.step}
+    return tuple(sorted(name for name, each in COMMANDS.items() if state in each.legal_in and each.asks not in other))
+
+
+_ALLOWED = {(state, credential): _allowed(state, credential) for state in State for credential in Credential}
+
+
+def allowed(state: State, credential: Credential) -> tuple[str, ...]:
+    """The names of the commands that may come in this state, sorted."""
+    return _ALLOWED[state, credential]
+
+
+class _Position:
+    """The model that the machine moves. Not slotted: the machine sets attributes on it."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+
+def _machine() -> dict[str, Any]:
+    machine = Machine(model=None, states=State, initial=None, auto_transitions=False)
+    for edge in EDGES:
+        machine.add_transition(edge.trigger, list(edge.sources), edge.target)
+    return dict(machine.events)
+
+
+_EVENTS = _machine()
+
+
+@cache
+def move(state: State, trigger: str) -> State:
+    """
+    The state that the trigger leads to. The machine is asked once for each: its answers never change.
+
+    Raises:
+        ValueError: The tables have no such edge; a defect of the caller's, never of a person's or a broker's.
+    """
+    position = _Position(state)
+    try:
+        _EVENTS[trigger].trigger(position)
+    except (KeyError, MachineError):
+        raise ValueError(f"no edge {trigger!r} leaves {state}") from None
+    return position.state
+
+
+def mermaid() -> str:
+    """The machine as a Mermaid state diagram."""
+    lines = ["stateDiagram-v2", f"    [*] --> {State.REQUESTED}"]
+    arrows: dict[tuple[State, State], list[str]] = {}
+    for edge in EDGES:
+        for source in edge.sources:
+            arrows.setdefault((source, edge.target), []).append(edge.trigger)
+    lines += [f"    {source} --> {target}: {'<br/>'.join(names)}" for (source, target), names in arrows.items()]
+    lines += [f"    {state} --> [*]" for state in State if state.ended]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""Carries out one command: admit, save the intent, call, decide, save, publish."""

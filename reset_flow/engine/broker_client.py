@@ -1,0 +1,177 @@
+"""Calls to the broker: they never raise, and none outlives the lease that was saved for it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from functools import partial
+from types import NoneType
+from typing import TYPE_CHECKING, Any
+
+from reset_flow.deadlines import Deadlines
+from reset_flow.domain import rules
+from reset_flow.domain.flow import Credential
+from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejected, Unknown
+from reset_flow.domain.secret import Secret
+from reset_flow.domain.state_machine import COMMANDS, Call
+from reset_flow.domain.text import plain
+from reset_flow.engine.background_tasks import apart
+from reset_flow.ports import Case
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from reset_flow.domain.flow import NewCredential
+    from reset_flow.domain.flow_data import Dossier
+    from reset_flow.domain.policy import Policy
+    from reset_flow.observability.tracing import SafeTracer
+    from reset_flow.ports import Transport
+
+__all__ = ["Caller", "case_of"]
+
+GRACE = 1.25
+"""How many deadlines a transport may take before it is cut off; one of ours never takes more than one."""
+
+CHALLENGES = 3
+"""How often the question is asked for before the broker counts as unavailable: asking changes nothing there."""
+CHALLENGE_PAUSE = 0.2
+
+RECENT = 32
+"""Of how many real calls the times are remembered, for calls that are only pretended."""
+FIRST_GUESS = (0.1,)
+"""Seconds, as long as there was none."""
+TIMER = 0.001
+"""Seconds by which an event loop sleeps too long: it waits in whole milliseconds, rounded up."""
+
+ROUTES = {route: route.name.lower() for route in Call}
+
+
+def case_of(dossier: Dossier) -> Case:
+    """What the transport may know of the flow."""
+    return Case(user=dossier.user, credential=dossier.credential, continuation=dossier.continuation)
+
+
+class Caller:
+    """Sends what intents announce."""
+
+    def __init__(self, transport: Transport, policy: Policy, tracer: SafeTracer) -> None:
+        self._transport = transport
+        self._tracer = tracer
+        self._deadline = transport.deadline.total_seconds()
+        self._deadlines = Deadlines()
+        self._lease = policy.lease.total_seconds()
+        self._may_log_in = policy.probe_by_login
+        self._floor = policy.response_floor.total_seconds()
+        self._took: dict[Call, deque[float]] = {route: deque(maxlen=RECENT) for route in Call}
+        self.name: str = plain(transport.name)
+
+    async def send(self, dossier: Dossier, new: NewCredential | None, began: float) -> Outcome:
+        """
+        Send once what the intent says; a password that this leaves in doubt is tried by one log-in, which can prove it.
+
+        Args:
+            began: `time.monotonic()` before the intent was saved.
+        """
+        outcome = await self._sent(dossier, new, began)
+        assert dossier.intent is not None
+        again = isinstance(outcome, Unknown) and new is not None and rules.repeatable(dossier.intent)
+        if new is None or again or not rules.leaves_password_in_doubt(dossier, outcome):
+            return outcome
+        if not (self._may_log_in and dossier.credential is Credential.PASSWORD and self._in_time(began)):
+            return outcome
+        proof = await self._within("log_in", partial(self._transport.log_in, case_of(dossier), new.secret), began)
+        return Accepted() if isinstance(proof, Accepted) else outcome
+
+    async def challenge(self, case: Case) -> Accepted | Rejected | NotActed:
+        """Ask for the question; a few times, if the broker can't be reached. Nothing is at stake, so no doubt."""
+        known: Accepted | Rejected | NotActed = NotActed()
+        for attempt in range(CHALLENGES):
+            if attempt:
+                await asyncio.sleep(CHALLENGE_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+            began = time.monotonic()
+            outcome = await apart(self._within("challenge", partial(self._transport.challenge, case), began))
+            if self._floor:
+                await self._pad(began)
+            known = NotActed(detail=outcome.detail) if isinstance(outcome, Unknown) else outcome
+            if not isinstance(known, NotActed) or known.cause is not Cause.UNAVAILABLE or known.retry_after:
+                break
+        return known
+
+    async def _sent(self, dossier: Dossier, new: NewCredential | None, began: float) -> Outcome:
+        if not self._in_time(began):
+            return NotActed(detail="the lease ran out before the call began")
+        assert dossier.intent is not None
+        route = COMMANDS[dossier.intent.command].call
+        assert route is not None
+        started = time.monotonic()
+        if dossier.masked:
+            outcome = await self._pretended(dossier.intent.command, route)
+        else:
+            outcome = await self._within(ROUTES[route], partial(self._call, dossier, new), began)
+            if isinstance(outcome, (Accepted, Rejected)):
+                self._took[route].append(time.monotonic() - started)
+        if self._floor:
+            await self._pad(started)
+        return outcome
+
+    async def _pretended(self, command: str, route: Call) -> Outcome:
+        """What a broker would say that knew the user; and as late as it lately did."""
+        as_long = random.choice(self._took[route] or FIRST_GUESS)  # noqa: S311 - no secret
+        await asyncio.sleep(max(0.0, as_long - TIMER))
+        return Accepted() if command in ("start", "resend") else Rejected()
+
+    async def _pad(self, began: float) -> None:
+        """Wait until a call that began then has taken as long as each one does at least."""
+        if (left := self._floor - (time.monotonic() - began)) > 0:
+            await asyncio.sleep(left)
+
+    def _within(self, route: str, call: Callable[[], Awaitable[Outcome]], began: float) -> Coroutine[Any, Any, Outcome]:
+        """What came of the call in the time that is left. What a transport may not do leaves the outcome unknown."""
+        return self._tracer.during(self._bounded(route, call, began), "call", route=route)
+
+    async def _bounded(self, route: str, call: Callable[[], Awaitable[Outcome]], began: float) -> Outcome:
+        left = self._lease - (time.monotonic() - began)
+        try:
+            # A bit more than its deadline, and less than what is left of the lease.
+            with self._deadlines.within(min(self._deadline * GRACE, (self._deadline + left) / 2)):
+                outcome = await call()
+            if not _sound(outcome):
+                outcome = Unknown(detail="no outcome that could be kept")
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
+            outcome = Unknown(detail="cancelled by itself")
+        except Exception as error:  # noqa: BLE001 - a transport of somebody else's may raise anything
+            outcome = Unknown(detail=type(error).__name__)
+        self._tracer.count("outcome", route=route, outcome=type(outcome).__name__)
+        return outcome
+
+    def _in_time(self, began: float) -> bool:
+        """Whether a whole deadline fits into what is left of the lease."""
+        return self._lease - (time.monotonic() - began) > self._deadline
+
+    def _call(self, dossier: Dossier, new: NewCredential | None) -> Awaitable[Outcome]:
+        intent, case = dossier.intent, case_of(dossier)
+        assert intent is not None
+        match COMMANDS[intent.command].call:
+            case Call.REQUEST:
+                answer = dossier.answer if intent.command == "resend" else intent.secret
+                return self._transport.request(case, answer)
+            case Call.EXCHANGE:
+                assert intent.secret is not None
+                return self._transport.exchange(case, intent.secret)
+            case _:
+                assert dossier.token is not None
+                assert new is not None
+                return self._transport.update(case, dossier.token, new)
+
+
+def _sound(outcome: object) -> bool:
+    """Whether it is one, of which all can be stored."""
+    if not isinstance(outcome, Accepted):
+        return isinstance(outcome, (Rejected, NotActed, Unknown))
+    value: Any = outcome.value
+    kept = isinstance(value, Secret) and value.encodable
+    return (value is None or kept) and type(outcome.continuation) in (bytes, NoneType)

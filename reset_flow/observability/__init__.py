@@ -1,0 +1,1 @@
+"""Tracing, OpenTelemetry and the redaction of logs."""

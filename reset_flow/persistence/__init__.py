@@ -1,0 +1,1 @@
+"""Flow data in, sealed records out, and back."""

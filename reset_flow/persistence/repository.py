@@ -1,0 +1,186 @@
+"""Dossiers in, sealed records out, and back: the only place where a store and a keyring meet."""
+
+from __future__ import annotations
+
+import secrets
+from base64 import b32hexencode
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
+
+from reset_flow.domain.errors import FlowNotFound, RecordUnreadable, StoreError
+from reset_flow.domain.flow_data import Dossier
+from reset_flow.domain.state_machine import COMMANDS
+from reset_flow.observability.tracing import NullTracer
+from reset_flow.persistence import codec
+from reset_flow.persistence.keyring import UnknownKeyError
+from reset_flow.ports import Query, Record
+from reset_flow.tracebacks import forget_frames
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from reset_flow.observability.tracing import SafeTracer
+    from reset_flow.persistence.keyring import Keyring
+    from reset_flow.ports import Charge, Store
+
+__all__ = ["Archive", "Found", "associated", "new_id", "spelled"]
+
+ID_DIGITS = 26
+DIGITS = b"0123456789abcdefghijklmnopqrstuv" * 8
+"""Of base32hex, one for each byte: as random as the bytes are."""
+NO_TIME, MICROSECOND = timedelta(0), timedelta(microseconds=1)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Found(Struct, frozen=True, gc=False):
+    """
+    A dossier as it was just loaded.
+
+    Attributes:
+        stamp: Of the save that it comes from.
+
+        busy: How long whoever announced its intent may still be at it, by the store's clock; nothing: no longer.
+    """
+
+    dossier: Dossier
+    stamp: bytes
+    busy: timedelta
+
+
+def new_id() -> str:
+    """An id that nobody can guess, and that names nothing."""
+    return secrets.token_bytes(ID_DIGITS).translate(DIGITS).decode()
+
+
+def spelled(name: bytes) -> str:
+    """The id of a record that is named by these bytes: in base32hex, small, and without padding."""
+    return b32hexencode(name).decode().rstrip("=").lower()
+
+
+def associated(record: Record) -> bytes:
+    """Every clear column that the library sets, in one form: what a body is sealed beside."""
+    due, ended, lease = record.due_at, record.ended_at, record.lease
+    # The realm alone is free text; its length in front keeps it from running into its neighbour.
+    return (
+        f"{len(record.realm)}\n{record.realm}\n{record.id}\n{record.version}\n{record.state}\n"
+        f"{'' if due is None else (due - EPOCH) // MICROSECOND}\n"
+        f"{'' if ended is None else (ended - EPOCH) // MICROSECOND}\n"
+        f"{'' if lease is None else lease // MICROSECOND}\n"
+        f"{b''.join(record.lookups).hex() if record.lookups else ''}\n{record.stamp.hex()}"
+    ).encode()
+
+
+class Archive:
+    """The flows of one realm."""
+
+    def __init__(
+        self, store: Store, keyring: Keyring, realm: str, lease: timedelta, tracer: SafeTracer | None = None
+    ) -> None:
+        self._store = store
+        self._keyring = keyring
+        self._realm = realm
+        self._lease = lease
+        self._tracer = tracer or NullTracer()
+
+    def record(self, dossier: Dossier, stamp: bytes | None = None) -> Record:
+        """
+        The record that makes this dossier the next version. Saving the same one twice is saving it once.
+
+        Args:
+            stamp: Of the record that this one is saved instead of: of the two, no more than one is.
+        """
+        record = Record(
+            realm=self._realm,
+            id=dossier.id,
+            version=dossier.version + 1,
+            state=dossier.state,
+            due_at=self._due_at(dossier),
+            ended_at=dossier.ended_at,
+            lease=self._lease if dossier.intent else None,
+            lookups=dossier.lookups,
+            stamp=stamp or self._keyring.stamp(),
+            body=b"",
+        )
+        body = self._keyring.seal(self._realm, dossier.id, codec.encode(dossier), associated(record))
+        # Nobody has seen the record yet: putting the body in costs a tenth of making another one.
+        force_setattr(record, "body", body)
+        return record
+
+    def _due_at(self, dossier: Dossier) -> datetime | None:
+        if dossier.ended_at is None:
+            return dossier.expires_at
+        # Whoever ended it tells the listeners at once; others need to look only if that one can't.
+        return dossier.ended_at + self._lease if dossier.owed else None
+
+    async def save(self, record: Record, charges: Sequence[Charge] = ()) -> None:
+        """Keep it; the errors are the store's."""
+        try:
+            saving = self._store.save(record, charges=charges)
+            await self._tracer.during(saving, "save", state=record.state, charges=len(charges))
+        except StoreError as error:
+            forget_frames(error.__cause__ or error.__context__)
+            raise
+
+    async def load(self, flow_id: str) -> Found:
+        """
+        One flow of this realm.
+
+        Raises:
+            FlowNotFound: There is none, or it is another realm's.
+            RecordUnreadable: It can't be opened.
+        """
+        if not isinstance(flow_id, str):
+            raise FlowNotFound(flow_id)
+        try:
+            record = await self._store.load(flow_id)
+        except StoreError as error:
+            forget_frames(error.__cause__ or error.__context__)
+            raise
+        if record.id != flow_id:
+            raise RecordUnreadable(flow_id, "the store gave another flow's")
+        found = self._open(record)
+        if record.realm != self._realm:
+            raise FlowNotFound(flow_id)
+        return found
+
+    async def scan(
+        self, *, limit: int, due: bool = False, lookup: bytes | None = None, after: str = ""
+    ) -> AsyncIterator[Found | RecordUnreadable]:
+        """Flows of this realm, as `Query` picks and orders them; what can't be opened comes as the error."""
+        query = Query(realm=self._realm, due=due, lookup=lookup, after=after)
+        async for record in self._store.scan(query, limit=limit):
+            try:
+                yield self._open(record)
+            except RecordUnreadable as error:
+                yield error
+
+    def refresh_keys(self) -> None:
+        """Read the key file again if it has changed: another worker may soon write with a key that was added."""
+        self._keyring.refresh()
+
+    async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
+        """Return once a newer version is stored, or when the time is up."""
+        await self._store.changed(flow_id, version, timeout)
+
+    async def purge(self, before: datetime, limit: int) -> int:
+        """Delete flows of this realm that ended before then, at most so many. -> how many"""
+        return await self._store.purge(self._realm, before, limit)
+
+    def _open(self, record: Record) -> Found:
+        try:
+            # Opened into no variable: whoever logs this frame with its locals must not find it.
+            dossier = codec.decode(self._keyring.open(record.realm, record.id, record.body, associated(record)), record)
+            left = record.lease_left
+            if dossier.intent is None or dossier.intent.command in COMMANDS:
+                return Found(dossier, record.stamp, busy=max(left or NO_TIME, NO_TIME))
+            why = "it is busy with a command that this release does not know"
+        except UnknownKeyError as error:
+            if record.realm != self._realm:
+                raise FlowNotFound(record.id) from None
+            why = str(error)
+        except ValueError as error:
+            why = str(error)
+        raise RecordUnreadable(record.id, why)

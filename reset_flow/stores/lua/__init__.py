@@ -1,1 +1,0 @@
-"""What the Redis store is made of."""

@@ -1,0 +1,120 @@
+"""Records as rows of whole numbers, text and bytes, and back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from reset_flow.domain.errors import InvalidInput
+from reset_flow.domain.flow import State
+from reset_flow.ports import Record
+
+__all__ = ["COLUMNS", "check", "cut", "micros", "span", "to_record", "to_row"]
+
+COLUMNS = ("id", "realm", "version", "state", "due_at", "ended_at", "lease", "lookups", "stamp", "body")
+"""What `to_row` gives, by name; `to_record` wants them in this order, and the lease's end behind them."""
+
+LOOKUP_BYTES = 16
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+FOREVER = 2**61
+"""73,000 years: still a 64-bit number when a time is added."""
+
+STATES = {state.value.encode(): state for state in State}
+
+
+def micros(time: datetime) -> int:
+    """Since 1970."""
+    return (time - EPOCH) // MICROSECOND
+
+
+def span(length: timedelta) -> int:
+    """A length of time; what is longer than forever is forever."""
+    return min(length // MICROSECOND, FOREVER)
+
+
+def _time(value: int | None) -> datetime | None:
+    return None if value is None else EPOCH + value * MICROSECOND
+
+
+def _length(value: int | None) -> timedelta | None:
+    return None if value is None else value * MICROSECOND
+
+
+def check(record: Record) -> None:
+    """
+    Have no database refuse a record.
+
+    Raises:
+        InvalidInput: A lookup is not 16 bytes long, or a text can't be written as UTF-8.
+    """
+    try:
+        record.id.encode()
+        record.realm.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput("the id and the realm of a record must be Unicode texts") from None
+    for lookup in record.lookups:
+        if len(lookup) != LOOKUP_BYTES:
+            raise InvalidInput("a lookup must be 16 bytes long")
+
+
+def to_row(record: Record) -> dict[str, Any]:
+    """
+    The columns of a record.
+
+    Raises:
+        InvalidInput: As `check` does.
+    """
+    check(record)
+    return {
+        "id": record.id,
+        "realm": record.realm,
+        "version": record.version,
+        "state": str(record.state),
+        "due_at": None if record.due_at is None else micros(record.due_at),
+        "ended_at": None if record.ended_at is None else micros(record.ended_at),
+        "lease": None if record.lease is None else span(record.lease),
+        "lookups": b"".join(record.lookups),
+        "stamp": record.stamp,
+        "body": record.body,
+    }
+
+
+def cut(lookups: bytes) -> tuple[bytes, ...]:
+    """The lookups of a row, one by one."""
+    return tuple(lookups[at : at + LOOKUP_BYTES] for at in range(0, len(lookups), LOOKUP_BYTES))
+
+
+def to_record(row: tuple[Any, ...], now: int) -> Record:
+    """
+    The record of a row whose texts came as bytes, so that one of them that is no UTF-8 spoils nothing but its row.
+
+    Raises:
+        ValueError: A column holds what no record has.
+    """
+    flow_id, realm, version, state, due_at, ended_at, lease, lookups, stamp, body, leased_until = row
+    try:
+        if version < 1 or (lease or 0) < 0 or (lease is None) != (leased_until is None):
+            raise ValueError("a number is out of its range")
+        if len(lookups) % LOOKUP_BYTES or not isinstance(stamp, bytes) or not isinstance(body, bytes):
+            raise ValueError("its bytes are of the wrong kind or number")
+        return Record(
+            realm=realm.decode(),
+            id=flow_id.decode(),
+            version=version,
+            state=STATES[state],
+            due_at=_time(due_at),
+            ended_at=_time(ended_at),
+            lease=_length(lease),
+            lookups=cut(lookups) if lookups else (),
+            stamp=stamp,
+            body=body,
+            lease_left=None if leased_until is None else (leased_until - now) * MICROSECOND,
+        )
+    except KeyError:
+        raise ValueError("its state is not one of ours") from None
+    except UnicodeDecodeError:
+        # The original would show the bytes.
+        raise ValueError("a text is not UTF-8") from None
+    except (AttributeError, OverflowError, TypeError):
+        raise ValueError("a column is of the wrong type or out of its range") from None
