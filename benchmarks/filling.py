@@ -22,13 +22,13 @@ from msgspec.structs import replace
 from benchmarks.processes import pin_driver
 from benchmarks.subjects import ANSWER, CODE, PASSWORD, service
 from reset_flow import Charge, Keyring, MemoryStore, Policy, open_store
-from reset_flow.persistence.repository import Archive
+from reset_flow.persistence.repository import FlowRepository
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from reset_flow import Store
-    from reset_flow.domain.flow_data import Dossier
+    from reset_flow.domain.flow_data import FlowData
 
 __all__ = ["KINDS", "REALM", "Filler", "identity", "running_among", "tag_of"]
 
@@ -69,25 +69,25 @@ class Filler:
     """
 
     store: Store
-    archive: Archive
+    repository: FlowRepository
     keyring: Keyring
-    begun: Dossier
-    ended: Dossier
+    begun: FlowData
+    ended: FlowData
 
     @classmethod
     async def over(cls, store: Store, root: str, keys: str) -> Filler:
         """One for this store; it carries out one flow elsewhere, to have what to copy."""
         keyring, lease = Keyring.load_or_create(keys), Policy().lease
         memory = MemoryStore()
-        beside = Archive(memory, keyring, REALM, lease)
+        beside = FlowRepository(memory, keyring, REALM, lease)
         async with service(root, memory, keys=keys, sweep=False) as model:
             flow = await model.start("model", tags=["model"])
-            begun = (await beside.load(flow.id)).dossier
+            begun = (await beside.load(flow.id)).data
             await model.answer(flow.id, ANSWER)
             await model.verify(flow.id, CODE)
             await model.set_password(flow.id, PASSWORD)
-            ended = (await beside.load(flow.id)).dossier
-        return cls(store, Archive(store, keyring, REALM, lease), keyring, begun, ended)
+            ended = (await beside.load(flow.id)).data
+        return cls(store, FlowRepository(store, keyring, REALM, lease), keyring, begun, ended)
 
     async def fill(self, kind: str, first: int, last: int) -> None:
         """Save those of a kind with these numbers, many at a time."""
@@ -95,14 +95,14 @@ class Filler:
         while batch := [copy for _, copy in zip(range(AT_ONCE), copies, strict=False)]:
             await asyncio.gather(*(self._save(copy) for copy in batch))
 
-    async def _save(self, dossier: Dossier) -> None:
+    async def _save(self, data: FlowData) -> None:
         charges = []
-        if dossier.ended_at is None:
-            key = self.keyring.lookup(REALM, "starts_per_user", dossier.user)
+        if data.ended_at is None:
+            key = self.keyring.lookup(REALM, "starts_per_user", data.user)
             charges.append(Charge(key=key, amount=1, limit=20, window=timedelta(hours=1)))
-        await self.archive.save(self.archive.record(dossier), charges)
+        await self.repository.save(self.repository.record(data), charges)
 
-    def _copies(self, kind: str, first: int, last: int) -> Iterator[Dossier]:
+    def _copies(self, kind: str, first: int, last: int) -> Iterator[FlowData]:
         now = datetime.now(UTC)
         for number in range(first, last):
             runs = kind == "due" or (kind == "stored" and number % RUNNING == 0)

@@ -50,11 +50,11 @@ class Record(Shown, Struct, frozen=True, kw_only=True, gc=False, eq=False):
 
         ended_at: `None` while the flow runs.
 
-        lease: How long whoever saved this may be busy with a call; the store stamps its end, by its own clock.
+        lease: How long whoever saved this may be busy with a call; the store write_ids its end, by its own clock.
 
         lookups: Keyed hashes, 16 bytes each, under which a scan finds the flow; the same in every version.
 
-        stamp: 8 random bytes that tell this save from every other.
+        write_id: 8 random bytes that tell this save from every other.
 
         body: Sealed; opaque to the store.
 
@@ -62,7 +62,7 @@ class Record(Shown, Struct, frozen=True, kw_only=True, gc=False, eq=False):
             has run out; `None` where there is no lease.
     """
 
-    hidden = frozenset({"stamp", "body"})
+    hidden = frozenset({"write_id", "body"})
 
     realm: str
     id: str
@@ -72,7 +72,7 @@ class Record(Shown, Struct, frozen=True, kw_only=True, gc=False, eq=False):
     ended_at: datetime | None = None
     lease: timedelta | None = None
     lookups: tuple[bytes, ...] = ()
-    stamp: bytes
+    write_id: bytes
     body: bytes
     lease_left: timedelta | None = None
 
@@ -85,7 +85,7 @@ class Record(Shown, Struct, frozen=True, kw_only=True, gc=False, eq=False):
         return not self == other
 
     def __hash__(self) -> int:
-        return hash(self.stamp)
+        return hash(self.write_id)
 
 
 class Charge(Struct, frozen=True, kw_only=True, gc=False):
@@ -143,7 +143,7 @@ class Store(Protocol):
         """
         Write the record and apply the charges, both or neither, and return once that is on disk.
 
-        A record whose stamp is stored already is a success: an earlier try got through, and its charges with it.
+        A record whose write_id is stored already is a success: an earlier try got through, and its charges with it.
 
         Raises:
             StaleRecord: The stored version is not exactly one behind (0: nothing is stored).

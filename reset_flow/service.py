@@ -26,7 +26,7 @@ from reset_flow.engine.starter import Starter
 from reset_flow.engine.sweeper import Sweeper
 from reset_flow.observability.tracing import CarefulTracer, NullTracer
 from reset_flow.persistence import key_rotation
-from reset_flow.persistence.repository import Archive
+from reset_flow.persistence.repository import FlowRepository
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -121,11 +121,11 @@ class ResetService:
         )
         budgets = Budgets(keyring, self._realm, policy, transport.canonical_user)
         caller = Caller(transport, policy, safe)
-        self._archive = Archive(store, keyring, self._realm, policy.lease, safe)
+        self._repository = FlowRepository(store, keyring, self._realm, policy.lease, safe)
         self._alarm = Alarm(store, keyring, self._realm, safe, policy=policy, now=self._now)
         self._cycle = Cycle(
             caller,
-            self._archive,
+            self._repository,
             self._announcer,
             budgets,
             safe,
@@ -148,7 +148,7 @@ class ResetService:
             listeners=self._announcer.names,
             worker=worker,
         )
-        self._sweeper = Sweeper(self._cycle, self._archive, safe, retention=policy.retention, now=self._now)
+        self._sweeper = Sweeper(self._cycle, self._repository, safe, retention=policy.retention, now=self._now)
         self._sweeps = sweep
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -349,9 +349,9 @@ class ResetService:
         tag = Secret(tag)
         flows: dict[str, Flow] = {}
         for lookup in self._keyring.lookups(self._realm, "tag", validation.name(tag, "tag")):
-            async for found in self._archive.scan(lookup=lookup, limit=FOUND_AT_MOST - len(flows)):
+            async for found in self._repository.scan(lookup=lookup, limit=FOUND_AT_MOST - len(flows)):
                 if not isinstance(found, RecordUnreadable):
-                    flows[found.dossier.id] = self._cycle.view(found.dossier)
+                    flows[found.data.id] = self._cycle.view(found.data)
         return sorted(flows.values(), key=lambda flow: flow.created_at, reverse=True)
 
     async def wait(self, flow_id: str, timeout: timedelta | float | None = None) -> Flow:
@@ -371,11 +371,11 @@ class ResetService:
             if flow.ended or left <= timedelta(0):
                 return flow
             until_expiry = max(flow.expires_at - self._now(), SHORTEST_WAIT)
-            await self._archive.changed(flow_id, flow.version, min(left, until_expiry, LONGEST_WAIT))
+            await self._repository.changed(flow_id, flow.version, min(left, until_expiry, LONGEST_WAIT))
 
     async def reseal(self) -> ResealReport:
         """Seal every flow of the realm with the newest key, so that older ones can be removed from the ring."""
-        return await key_rotation.reseal(self._archive, self._store, self._keyring, self._realm)
+        return await key_rotation.reseal(self._repository, self._store, self._keyring, self._realm)
 
     async def sweep(self) -> SweepReport:
         """

@@ -9,11 +9,11 @@ import typer
 
 from reset_flow.cli import listing, prompts, show
 from reset_flow.cli.demo import play
-from reset_flow.cli.desk import Desk, Place
 from reset_flow.cli.exits import STATUSES, SYSTEM
 from reset_flow.cli.keys import keys_app
 from reset_flow.cli.options import Credentials, FlowId, Json, Ref, Tags, User, placed
 from reset_flow.cli.screen import console, say, say_json
+from reset_flow.cli.session import CliSession, Place
 from reset_flow.config import setting
 from reset_flow.domain import state_machine
 from reset_flow.domain.errors import RecordUnreadable
@@ -56,8 +56,8 @@ def start(
 ) -> None:
     """Start a reset for a user."""
     chosen = _credential(credential)
-    with Desk(place, create_keys=True) as desk:
-        flow = desk.run(desk.service.start(user, credential=chosen, ref=ref, tags=tag or ()))
+    with CliSession(place, create_keys=True) as session:
+        flow = session.run(session.service.start(user, credential=chosen, ref=ref, tags=tag or ()))
     _tell(flow, as_json=as_json)
 
 
@@ -74,9 +74,9 @@ def adopt(
 ) -> None:
     """Start one with a token from elsewhere, such as a log-in with an expired password. The token is asked for."""
     chosen = _credential(credential)
-    with Desk(place, create_keys=True) as desk:
+    with CliSession(place, create_keys=True) as session:
         token = prompts.ask("Token")
-        flow = desk.run(desk.service.adopt(user, token, credential=chosen, ref=ref, tags=tag or ()))
+        flow = session.run(session.service.adopt(user, token, credential=chosen, ref=ref, tags=tag or ()))
     _tell(flow, as_json=as_json)
 
 
@@ -91,12 +91,12 @@ def _credential(text: str) -> Credential:
 @placed()
 def answer(*, place: Place, flow_id: FlowId, as_json: Json = False) -> None:
     """Answer the secret question. The answer is asked for."""
-    with Desk(place) as desk:
-        flow = desk.step(
+    with CliSession(place) as session:
+        flow = session.step(
             flow_id,
             "answer",
             lambda flow: prompts.ask(flow.question or "Answer to the broker's question"),
-            lambda given: desk.service.answer(flow_id, given or ""),
+            lambda given: session.service.answer(flow_id, given or ""),
         )
     _tell(flow, as_json=as_json)
 
@@ -105,8 +105,8 @@ def answer(*, place: Place, flow_id: FlowId, as_json: Json = False) -> None:
 @placed()
 def resend(*, place: Place, flow_id: FlowId, as_json: Json = False) -> None:
     """Have another code sent."""
-    with Desk(place) as desk:
-        flow = desk.run(desk.service.resend(flow_id))
+    with CliSession(place) as session:
+        flow = session.run(session.service.resend(flow_id))
     _tell(flow, as_json=as_json)
 
 
@@ -114,12 +114,12 @@ def resend(*, place: Place, flow_id: FlowId, as_json: Json = False) -> None:
 @placed()
 def code(*, place: Place, flow_id: FlowId, as_json: Json = False) -> None:
     """Give the code from the e-mail. It is asked for."""
-    with Desk(place) as desk:
-        flow = desk.step(
+    with CliSession(place) as session:
+        flow = session.step(
             flow_id,
             "verify",
             _asking("Code from the e-mail"),
-            lambda given: desk.service.verify(flow_id, given or ""),
+            lambda given: session.service.verify(flow_id, given or ""),
         )
     _tell(flow, as_json=as_json)
 
@@ -128,12 +128,12 @@ def code(*, place: Place, flow_id: FlowId, as_json: Json = False) -> None:
 @placed()
 def password(*, place: Place, flow_id: FlowId, as_json: Json = False) -> None:
     """Set the new password. It is asked for: twice at a terminal."""
-    with Desk(place) as desk:
-        flow = desk.step(
+    with CliSession(place) as session:
+        flow = session.step(
             flow_id,
             "set_password",
             lambda _: prompts.ask_twice("New password"),
-            lambda given: desk.service.set_password(flow_id, given or ""),
+            lambda given: session.service.set_password(flow_id, given or ""),
         )
     _tell(flow, as_json=as_json)
 
@@ -159,15 +159,15 @@ def pin(
             prompts.ask("Bearer token of a log-in (empty: none)"),
         )
 
-    with Desk(place) as desk:
+    with CliSession(place) as session:
 
         def send(given: tuple[Secret, Secret, Secret] | None) -> Coroutine[Any, Any, Flow]:
             new, phrase, bearer = given or (Secret(""),) * 3
-            return desk.service.set_pin(
+            return session.service.set_pin(
                 flow_id, new, image_name=image_name, personal_phrase=phrase or None, authorization=bearer or None
             )
 
-        flow = desk.step(flow_id, "set_pin", ask, send)
+        flow = session.step(flow_id, "set_pin", ask, send)
     _tell(flow, as_json=as_json)
 
 
@@ -179,8 +179,8 @@ def _asking(prompt: str) -> Callable[[Flow], Secret]:
 @placed()
 def cancel(*, place: Place, flow_id: FlowId, as_json: Json = False) -> None:
     """End a flow that nobody wants any more."""
-    with Desk(place) as desk:
-        flow = desk.run(desk.service.cancel(flow_id))
+    with CliSession(place) as session:
+        flow = session.run(session.service.cancel(flow_id))
     _tell(flow, as_json=as_json)
 
 
@@ -191,8 +191,8 @@ def cancel(*, place: Place, flow_id: FlowId, as_json: Json = False) -> None:
 @placed()
 def show_flow(*, place: Place, flow_id: FlowId, as_json: Json = False) -> None:
     """Draw the road of a flow: where it stands, what is expected next, and until when."""
-    with Desk(place) as desk:
-        flow = desk.run(desk.service.get(flow_id))
+    with CliSession(place) as session:
+        flow = session.run(session.service.get(flow_id))
     _tell(flow, as_json=as_json)
 
 
@@ -200,8 +200,8 @@ def show_flow(*, place: Place, flow_id: FlowId, as_json: Json = False) -> None:
 @placed()
 def audit_flow(*, place: Place, flow_id: FlowId, as_json: Json = False) -> None:
     """Print what happened to a flow, a line for each transition: when, what, and which worker took it."""
-    with Desk(place) as desk:
-        flow = desk.run(desk.service.get(flow_id))
+    with CliSession(place) as session:
+        flow = session.run(session.service.get(flow_id))
     for step in flow.history:
         entry = {"at": step.at.isoformat(), "trigger": step.trigger, "to": step.target.value, "worker": step.worker}
         if as_json:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import attrs
 
-from reset_flow.cli import evidence
+from reset_flow.cli import disk_inspection
 from reset_flow.cli.processes import SANDBOX, WORKER, DemoFailed, Sandbox, Worker
 from reset_flow.cli.screen import console
 from reset_flow.cli.timeline import Timeline
@@ -54,7 +54,7 @@ class Staging:
     worker: Sequence[str] = WORKER
     sandbox: Sequence[str] = SANDBOX
     kill: Callable[[int], None] = attrs.field(default=lambda pid: os.kill(pid, signal.SIGKILL))
-    can_find: Callable[[Path, Path], bool] = evidence.can_find
+    can_find: Callable[[Path, Path], bool] = disk_inspection.can_find
     patience: float = 5.0
 
 
@@ -209,7 +209,7 @@ class Demo:
         return token
 
     async def _survived(self, flow: dict[str, Any]) -> None:
-        row = evidence.row_of(self._database, flow["id"])
+        row = disk_inspection.row_of(self._database, flow["id"])
         if row is None or (row.clear["state"], row.clear["version"]) != (flow["state"], flow["version"]):
             raise DemoFailed("the store lost the flow with its worker")
         self._show_disk(flow)
@@ -248,11 +248,11 @@ class Demo:
 
     def _show_disk(self, flow: dict[str, Any]) -> None:
         """Show the row in the file, and fail if anything in the file gives the flow away."""
-        row = evidence.row_of(self._database, flow["id"])
+        row = disk_inspection.row_of(self._database, flow["id"])
         if row is None or row.clear["state"] != flow["state"]:
             raise DemoFailed(f"{DATABASE} does not show the flow as {flow['state']}")
         self._searches += 1
-        if found := evidence.found_in(self._database, self._words):
+        if found := disk_inspection.found_in(self._database, self._words):
             raise DemoFailed(f"{DATABASE} can be read: it holds the {', the '.join(found)}")
         clear = f"state {row.clear['state']}, version {row.clear['version']}"
         self._timeline.detail("on disk", f"{clear}, and {row.sealed} bytes, unreadable")
@@ -270,7 +270,7 @@ class Demo:
         self._timeline.check(f"the broker counts 1 {', 1 '.join(ONCE.values())}")
 
     def _check_search(self) -> None:
-        files = evidence.files_of(self._database)
+        files = disk_inspection.files_of(self._database)
         size = sum(path.stat().st_size for path in files)
         if not self._staging.can_find(self._database, self._folder / "planted.db"):
             raise DemoFailed("the search does not find what is there: it proves nothing")

@@ -10,10 +10,10 @@ from urllib.parse import unquote
 
 import typer
 
-from reset_flow.cli.desk import Place
 from reset_flow.cli.exits import STATUSES
 from reset_flow.cli.options import PANEL, placed
 from reset_flow.cli.screen import clock_time, complain, say, say_json, span
+from reset_flow.cli.session import Place
 from reset_flow.config import open_store
 from reset_flow.domain.errors import ConfigurationError, RecordUnreadable
 from reset_flow.domain.policy import Policy
@@ -22,7 +22,7 @@ from reset_flow.persistence import key_rotation
 from reset_flow.persistence.key_file import DELAY, Key
 from reset_flow.persistence.key_rotation import ResealReport
 from reset_flow.persistence.keyring import Keyring
-from reset_flow.persistence.repository import Archive
+from reset_flow.persistence.repository import FlowRepository
 from reset_flow.ports import Store
 
 __all__ = ["keys_app"]
@@ -87,8 +87,8 @@ def reseal(*, place: Place, realm: Realms = None, as_json: Json = False) -> None
     async def go(store: Store) -> ResealReport:
         total = Counter[str]()
         for name in _realms(place, realm):
-            archive = Archive(store, keyring, name, Policy().lease, NullTracer())
-            report = await key_rotation.reseal(archive, store, keyring, name)
+            repository = FlowRepository(store, keyring, name, Policy().lease, NullTracer())
+            report = await key_rotation.reseal(repository, store, keyring, name)
             total.update(resealed=report.resealed, waiting=report.waiting, unreadable=report.unreadable)
         return ResealReport(**total)
 

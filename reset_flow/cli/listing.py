@@ -14,13 +14,13 @@ from reset_flow.domain import rules
 from reset_flow.domain.errors import RecordUnreadable
 from reset_flow.domain.policy import Policy
 from reset_flow.persistence.keyring import Keyring
-from reset_flow.persistence.repository import Archive
+from reset_flow.persistence.repository import FlowRepository
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from datetime import datetime
 
-    from reset_flow.cli.desk import Place
+    from reset_flow.cli.session import Place
     from reset_flow.domain.flow import Flow
 
 __all__ = ["newest", "stream"]
@@ -34,12 +34,12 @@ async def flows(place: Place, tag: str | None) -> AsyncGenerator[Flow | RecordUn
     store = open_store(place.store)
     keyring = Keyring.from_file(place.setting("KEYS", "reset-flow.keys"))
     realm, policy = place.setting("REALM", "default"), Policy()
-    archive = Archive(store, keyring, realm, policy.lease)
+    repository = FlowRepository(store, keyring, realm, policy.lease)
     lookups = (None,) if tag is None else keyring.lookups(realm, "tag", tag)  # with a flow under each at most once
     try:
         for lookup in lookups:
-            async for found in archive.scan(limit=ALL, lookup=lookup):
-                yield found if isinstance(found, RecordUnreadable) else rules.view(found.dossier, policy)
+            async for found in repository.scan(limit=ALL, lookup=lookup):
+                yield found if isinstance(found, RecordUnreadable) else rules.view(found.data, policy)
     finally:
         await store.aclose()
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from reset_flow.cli.desk import Place
+from reset_flow.cli.session import Place
 
 __all__ = ["Credentials", "FlowId", "Json", "Ref", "Tags", "User", "placed"]
 

@@ -11,10 +11,10 @@ from msgspec.structs import force_setattr
 from reset_flow.domain.flow import Credential, Failure, State, Step, Transition
 from reset_flow.domain.secret import Secret, Shown, Unpicklable
 
-__all__ = ["EDGES", "ENDS", "SCHEMA", "Dossier", "Intent", "Move", "Result"]
+__all__ = ["EDGES", "ENDS", "SCHEMA", "FlowData", "Intent", "Move", "Result"]
 
-SCHEMA = 3
-"""Of the bytes that a dossier is written as; the first thing in them."""
+SCHEMA = 1
+"""Of the bytes that flow data is written as; the first thing in them."""
 
 Time: TypeAlias = Annotated[datetime, Meta(tz=True)]
 
@@ -68,12 +68,12 @@ class Result(_Kept, frozen=True, kw_only=True):
 
 class Move(_Kept, frozen=True):
     """
-    A transition, as a dossier keeps it.
+    A transition, as flow data keeps it.
 
     Attributes:
         edge: A letter for the state that it left, and one for the state that it led to.
 
-        worker: Its place among the workers of the dossier.
+        worker: Its place among the workers of the flow data.
     """
 
     trigger: str
@@ -92,7 +92,7 @@ class Move(_Kept, frozen=True):
         return Transition(trigger=self.trigger, source=source, target=target, at=self.at, worker=workers[self.worker])
 
 
-class Dossier(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
+class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
     """
     One reset, as its record holds it.
 
@@ -126,7 +126,7 @@ class Dossier(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
         moves: Its transitions, oldest first.
     """
 
-    refusal = "a dossier can't be pickled, as it has a login: a keyring seals it"
+    refusal = "flow data can't be pickled, as it has a login: a keyring seals it"
     hidden = frozenset({"user", "lookups", "question", "continuation", "workers", "moves"})
 
     user: str

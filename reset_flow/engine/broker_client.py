@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
     from reset_flow.domain.flow import NewCredential
-    from reset_flow.domain.flow_data import Dossier
+    from reset_flow.domain.flow_data import FlowData
     from reset_flow.domain.policy import Policy
     from reset_flow.observability.tracing import SafeTracer
     from reset_flow.ports import Transport
@@ -48,9 +48,9 @@ TIMER = 0.001
 ROUTES = {route: route.name.lower() for route in Call}
 
 
-def case_of(dossier: Dossier) -> Case:
+def case_of(data: FlowData) -> Case:
     """What the transport may know of the flow."""
-    return Case(user=dossier.user, credential=dossier.credential, continuation=dossier.continuation)
+    return Case(user=data.user, credential=data.credential, continuation=data.continuation)
 
 
 class Caller:
@@ -67,21 +67,21 @@ class Caller:
         self._took: dict[Call, deque[float]] = {route: deque(maxlen=RECENT) for route in Call}
         self.name: str = plain(transport.name)
 
-    async def send(self, dossier: Dossier, new: NewCredential | None, began: float) -> Outcome:
+    async def send(self, data: FlowData, new: NewCredential | None, began: float) -> Outcome:
         """
         Send once what the intent says; a password that this leaves in doubt is tried by one log-in, which can prove it.
 
         Args:
             began: `time.monotonic()` before the intent was saved.
         """
-        outcome = await self._sent(dossier, new, began)
-        assert dossier.intent is not None
-        again = isinstance(outcome, Unknown) and new is not None and rules.repeatable(dossier.intent)
-        if new is None or again or not rules.leaves_password_in_doubt(dossier, outcome):
+        outcome = await self._sent(data, new, began)
+        assert data.intent is not None
+        again = isinstance(outcome, Unknown) and new is not None and rules.repeatable(data.intent)
+        if new is None or again or not rules.leaves_password_in_doubt(data, outcome):
             return outcome
-        if not (self._may_log_in and dossier.credential is Credential.PASSWORD and self._in_time(began)):
+        if not (self._may_log_in and data.credential is Credential.PASSWORD and self._in_time(began)):
             return outcome
-        proof = await self._within("log_in", partial(self._transport.log_in, case_of(dossier), new.secret), began)
+        proof = await self._within("log_in", partial(self._transport.log_in, case_of(data), new.secret), began)
         return Accepted() if isinstance(proof, Accepted) else outcome
 
     async def challenge(self, case: Case) -> Accepted | Rejected | NotActed:
@@ -99,17 +99,17 @@ class Caller:
                 break
         return known
 
-    async def _sent(self, dossier: Dossier, new: NewCredential | None, began: float) -> Outcome:
+    async def _sent(self, data: FlowData, new: NewCredential | None, began: float) -> Outcome:
         if not self._in_time(began):
             return NotActed(detail="the lease ran out before the call began")
-        assert dossier.intent is not None
-        route = COMMANDS[dossier.intent.command].call
+        assert data.intent is not None
+        route = COMMANDS[data.intent.command].call
         assert route is not None
         started = time.monotonic()
-        if dossier.masked:
-            outcome = await self._pretended(dossier.intent.command, route)
+        if data.masked:
+            outcome = await self._pretended(data.intent.command, route)
         else:
-            outcome = await self._within(ROUTES[route], partial(self._call, dossier, new), began)
+            outcome = await self._within(ROUTES[route], partial(self._call, data, new), began)
             if isinstance(outcome, (Accepted, Rejected)):
                 self._took[route].append(time.monotonic() - started)
         if self._floor:
@@ -152,20 +152,20 @@ class Caller:
         """Whether a whole deadline fits into what is left of the lease."""
         return self._lease - (time.monotonic() - began) > self._deadline
 
-    def _call(self, dossier: Dossier, new: NewCredential | None) -> Awaitable[Outcome]:
-        intent, case = dossier.intent, case_of(dossier)
+    def _call(self, data: FlowData, new: NewCredential | None) -> Awaitable[Outcome]:
+        intent, case = data.intent, case_of(data)
         assert intent is not None
         match COMMANDS[intent.command].call:
             case Call.REQUEST:
-                answer = dossier.answer if intent.command == "resend" else intent.secret
+                answer = data.answer if intent.command == "resend" else intent.secret
                 return self._transport.request(case, answer)
             case Call.EXCHANGE:
                 assert intent.secret is not None
                 return self._transport.exchange(case, intent.secret)
             case _:
-                assert dossier.token is not None
+                assert data.token is not None
                 assert new is not None
-                return self._transport.update(case, dossier.token, new)
+                return self._transport.update(case, data.token, new)
 
 
 def _sound(outcome: object) -> bool:

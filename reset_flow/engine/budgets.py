@@ -8,7 +8,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from reset_flow.domain.flow import State
-from reset_flow.domain.flow_data import Dossier
+from reset_flow.domain.flow_data import FlowData
 from reset_flow.domain.outcomes import Accepted, NotActed
 from reset_flow.domain.state_machine import COMMANDS, Call
 from reset_flow.ports import Charge
@@ -26,19 +26,19 @@ __all__ = ["Budgets", "Priced"]
 
 class Priced(Struct, frozen=True, gc=False):
     """
-    A dossier that is to be saved, and what that costs.
+    Flow data that is to be saved, and what that costs.
 
     Attributes:
-        wish: Whether the last charge is for a reservation, without which the dossier is saved if there is none to have.
+        wish: Whether the last charge is for a reservation, without which the data is saved if there is none.
     """
 
-    dossier: Dossier
+    data: FlowData
     charges: tuple[Charge, ...] = ()
     wish: bool = False
 
     def without(self) -> Priced:
         """The same, its wish given up."""
-        return Priced(replace(self.dossier, reserved=False), self.charges[:-1])
+        return Priced(replace(self.data, reserved=False), self.charges[:-1])
 
 
 class Budgets:
@@ -65,38 +65,38 @@ class Budgets:
             charges.append(self._charge("starts_per_origin", both, self._policy.starts_per_origin, 1))
         return tuple(charges)
 
-    def intended(self, dossier: Dossier, charges: Sequence[Charge] = ()) -> Priced:
+    def intended(self, data: FlowData, charges: Sequence[Charge] = ()) -> Priced:
         """With an intent that is not saved yet: a code that is to be typed is counted, whatever becomes of it."""
-        assert dossier.intent is not None
-        command = dossier.intent.command
+        assert data.intent is not None
+        command = data.intent.command
         if command == "verify":
             # Taken back before it is counted anew: where the reservation still counts, this finds its place again.
-            amounts = (-1, 1) if dossier.reserved else (1,)
-            return Priced(replace(dossier, reserved=False), (*charges, *self._guess(dossier, *amounts)))
-        if COMMANDS[command].call is Call.REQUEST and not dossier.reserved:
-            return Priced(replace(dossier, reserved=True), (*charges, *self._guess(dossier, 1)), wish=True)
-        return Priced(dossier, tuple(charges))
+            amounts = (-1, 1) if data.reserved else (1,)
+            return Priced(replace(data, reserved=False), (*charges, *self._guess(data, *amounts)))
+        if COMMANDS[command].call is Call.REQUEST and not data.reserved:
+            return Priced(replace(data, reserved=True), (*charges, *self._guess(data, 1)), wish=True)
+        return Priced(data, tuple(charges))
 
-    def concluded(self, dossier: Dossier, intent: Intent, outcome: Outcome) -> Priced:
+    def concluded(self, data: FlowData, intent: Intent, outcome: Outcome) -> Priced:
         """With the outcome of that intent: a code that was right, or never arrived, was no guess."""
         if intent.command != "verify":
-            return self.kept(dossier)
+            return self.kept(data)
         if isinstance(outcome, Accepted):
-            return Priced(dossier, self._guess(dossier, -1))
+            return Priced(data, self._guess(data, -1))
         if isinstance(outcome, NotActed) and intent.sendings == 1:
-            return Priced(replace(dossier, reserved=True))
-        if dossier.state is State.QUESTION_ANSWERED:
-            return Priced(replace(dossier, reserved=True), self._guess(dossier, 1), wish=True)
-        return Priced(dossier)
+            return Priced(replace(data, reserved=True))
+        if data.state is State.QUESTION_ANSWERED:
+            return Priced(replace(data, reserved=True), self._guess(data, 1), wish=True)
+        return Priced(data)
 
-    def kept(self, dossier: Dossier, charges: Sequence[Charge] = ()) -> Priced:
+    def kept(self, data: FlowData, charges: Sequence[Charge] = ()) -> Priced:
         """Without an intent: a flow in which no code may come next needs no reservation."""
-        if dossier.reserved and dossier.state is not State.QUESTION_ANSWERED:
-            return Priced(replace(dossier, reserved=False), (*charges, *self._guess(dossier, -1)))
-        return Priced(dossier, tuple(charges))
+        if data.reserved and data.state is not State.QUESTION_ANSWERED:
+            return Priced(replace(data, reserved=False), (*charges, *self._guess(data, -1)))
+        return Priced(data, tuple(charges))
 
-    def _guess(self, dossier: Dossier, *amounts: int) -> tuple[Charge, ...]:
-        budget, key = self._policy.codes_per_user, self._key("codes_per_user", self._canonical(dossier.user))
+    def _guess(self, data: FlowData, *amounts: int) -> tuple[Charge, ...]:
+        budget, key = self._policy.codes_per_user, self._key("codes_per_user", self._canonical(data.user))
         return tuple([Charge(key=key, amount=amount, limit=budget.limit, window=budget.window) for amount in amounts])
 
     def _charge(self, name: str, whose: str, budget: Budget, amount: int) -> Charge:

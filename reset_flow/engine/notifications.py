@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from reset_flow.domain.flow import Flow
-    from reset_flow.domain.flow_data import Dossier
+    from reset_flow.domain.flow_data import FlowData
     from reset_flow.domain.policy import Policy
     from reset_flow.engine.background_tasks import OwnTasks
     from reset_flow.observability.tracing import SafeTracer
-    from reset_flow.persistence.repository import Archive
+    from reset_flow.persistence.repository import FlowRepository
     from reset_flow.ports import Listener
 
 __all__ = ["Announcer", "Chronicle"]
@@ -77,7 +77,7 @@ class Chronicle:
     def __init__(
         self,
         announcer: Announcer,
-        archive: Archive,
+        repository: FlowRepository,
         tracer: SafeTracer,
         tasks: OwnTasks,
         *,
@@ -85,13 +85,13 @@ class Chronicle:
         worker: str,
     ) -> None:
         self._announcer = announcer
-        self._archive = archive
+        self._repository = repository
         self._tracer = tracer
         self._tasks = tasks
         self._policy = policy
         self._worker = worker
 
-    def write(self, saved: Dossier, since: int, *, alarm: bool = False) -> None:
+    def write(self, saved: FlowData, since: int, *, alarm: bool = False) -> None:
         """Tell what came after that many transitions; listeners hear it a little later."""
         for move in saved.moves[since:]:
             audit.info("flow %s: %s to %s (%s)", saved.id, move.trigger, move.target, self._worker)
@@ -101,13 +101,13 @@ class Chronicle:
         if self._announcer.names and len(saved.moves) > since and not self._tasks.closed:
             self._tasks.spawn(self.tell(saved, since, saved.listeners, alarm=alarm))
 
-    async def tell(self, dossier: Dossier, since: int, names: Sequence[str], *, alarm: bool = False) -> int:
+    async def tell(self, data: FlowData, since: int, names: Sequence[str], *, alarm: bool = False) -> int:
         """Tell these listeners what came after that many; of an end, note who has heard it. -> how many have"""
-        flow = rules.view(dossier, self._policy)
+        flow = rules.view(data, self._policy)
         heard = await self._announcer.tell(flow, since, names, alarm=alarm)
-        told = rules.heard(dossier, heard)
-        if told.owed != dossier.owed:
+        told = rules.heard(data, heard)
+        if told.owed != data.owed:
             # Not noted is told again, which listeners are prepared for.
             with suppress(StaleRecord, StoreUnavailable):
-                await self._archive.save(self._archive.record(told))
+                await self._repository.save(self._repository.record(told))
         return len(heard)

@@ -18,7 +18,7 @@ from reset_flow.domain.errors import (
     UnknownUser,
 )
 from reset_flow.domain.flow import Credential
-from reset_flow.domain.flow_data import Dossier
+from reset_flow.domain.flow_data import FlowData
 from reset_flow.domain.outcomes import Accepted, Rejected
 from reset_flow.engine.broker_client import case_of
 from reset_flow.persistence.repository import new_id, spelled
@@ -95,11 +95,11 @@ class Starter:
         if ref is not None and (flow := await self._known(draft)):
             return flow
         charges = self._budgets.start(draft.user, None if origin is None else validation.name(origin, "origin"))
-        dossier = await self._asked(draft)
+        data = await self._asked(draft)
         try:
-            if dossier.question:
-                return await self._cycle.keep(dossier, 0, charges)
-            return await self._cycle.begin(dossier, charges)
+            if data.question:
+                return await self._cycle.keep(data, 0, charges)
+            return await self._cycle.begin(data, charges)
         except LimitReached as error:
             raise LimitReached("resets of this user", error.retry_after) from None
         except StaleRecord:
@@ -109,25 +109,25 @@ class Starter:
             raise
 
     async def _adopt(self, user: Secret, token: Secret, credential: Any, ref: Secret | None, tags: Any) -> Flow:
-        dossier = self._draft(user, credential, ref, tags)
-        if ref is not None and (flow := await self._known(dossier, adopting=True)):
+        data = self._draft(user, credential, ref, tags)
+        if ref is not None and (flow := await self._known(data, adopting=True)):
             return flow
         try:
             now = rules.Moment(self._now(), self._worker)
-            return await self._cycle.keep(rules.adopt(dossier, validation.token(token), self._policy, now))
+            return await self._cycle.keep(rules.adopt(data, validation.token(token), self._policy, now))
         except StaleRecord:
-            if flow := await self._known(dossier, adopting=True):
+            if flow := await self._known(data, adopting=True):
                 return flow
             raise
 
-    def _draft(self, user: Secret, credential: Any, ref: Secret | None, tags: Any) -> Dossier:
+    def _draft(self, user: Secret, credential: Any, ref: Secret | None, tags: Any) -> FlowData:
         if not isinstance(tags, list) or len(tags) > TAGS:
             raise InvalidInput(f"tags: there must be at most {TAGS}, in a list")
         if not isinstance(credential, str) or credential not in self._transport.credentials:
             raise InvalidInput(f"credential: {self._transport.name} can't reset a {credential}")
         flow_id = new_id() if ref is None else spelled(self._lookup("ref", ref))
         now = self._now()
-        return Dossier(
+        return FlowData(
             id=flow_id,
             user=validation.name(user, "user"),
             credential=Credential(credential),
@@ -141,7 +141,7 @@ class Starter:
     def _lookup(self, purpose: str, given: Secret) -> bytes:
         return self._keyring.lookup(self._realm, purpose, validation.name(given, purpose))
 
-    async def _known(self, draft: Dossier, *, adopting: bool = False) -> Flow | None:
+    async def _known(self, draft: FlowData, *, adopting: bool = False) -> Flow | None:
         """The flow that this `ref` has made already; taken up where nothing was sent for it yet."""
         try:
             known = await self._cycle.resume(draft.id)
@@ -158,7 +158,7 @@ class Starter:
             known = await self._cycle.resume(draft.id)  # another worker was faster
         return self._cycle.view(known)
 
-    async def _asked(self, draft: Dossier) -> Dossier:
+    async def _asked(self, draft: FlowData) -> FlowData:
         """The draft that knows what the broker said of its question."""
         outcome = await self._caller.challenge(case_of(draft))
         match outcome:

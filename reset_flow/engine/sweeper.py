@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from reset_flow.engine.commands import Cycle
     from reset_flow.observability.tracing import SafeTracer
-    from reset_flow.persistence.repository import Archive, Found
+    from reset_flow.persistence.repository import FlowRepository, Found
 
 __all__ = ["SweepReport", "Sweeper"]
 
@@ -73,10 +73,16 @@ class Sweeper:
     """Sweeps one realm. Any number of workers may do so at once: versions keep them apart."""
 
     def __init__(
-        self, cycle: Cycle, archive: Archive, tracer: SafeTracer, *, retention: timedelta, now: Callable[[], datetime]
+        self,
+        cycle: Cycle,
+        repository: FlowRepository,
+        tracer: SafeTracer,
+        *,
+        retention: timedelta,
+        now: Callable[[], datetime],
     ) -> None:
         self._cycle = cycle
-        self._archive = archive
+        self._repository = repository
         self._tracer = tracer
         self._retention = retention
         self._now = now
@@ -100,10 +106,10 @@ class Sweeper:
         return report
 
     async def _sweep(self) -> SweepReport:
-        self._archive.refresh_keys()
+        self._repository.refresh_keys()
         report, unreadable = SweepReport(), 0
         batch: list[Found] = []
-        async for found in self._archive.scan(due=True, limit=DUE_AT_MOST):
+        async for found in self._repository.scan(due=True, limit=DUE_AT_MOST):
             if isinstance(found, RecordUnreadable):
                 unreadable += 1
                 continue
@@ -149,7 +155,7 @@ class Sweeper:
         before = (passed if held_back else now) - self._retention
         purged = 0
         while purged < PURGED_AT_MOST:
-            some = await self._archive.purge(before, PURGED_AT_ONCE)
+            some = await self._repository.purge(before, PURGED_AT_ONCE)
             purged += some
             if some < PURGED_AT_ONCE:
                 break

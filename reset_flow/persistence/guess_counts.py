@@ -107,7 +107,7 @@ class Ledger:
             id=record_id,
             version=version,
             state=State.REQUESTED,
-            stamp=self._keyring.stamp(),
+            write_id=self._keyring.write_id(),
             body=b"",
         )
         return replace(record, body=self._keyring.seal(self._realm, record_id, body, associated(record)))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from reset_flow.persistence.key_file import Key, KeySet
-    from reset_flow.persistence.repository import Archive
+    from reset_flow.persistence.repository import FlowRepository
     from reset_flow.ports import Record, Store
 
 __all__ = ["ResealReport", "remove", "reseal", "rotate", "sealed_with"]
@@ -110,7 +110,7 @@ async def sealed_with(store: Store, realm: str) -> Counter[str]:
     return flows
 
 
-async def reseal(archive: Archive, store: Store, keyring: Keyring, realm: str) -> ResealReport:
+async def reseal(repository: FlowRepository, store: Store, keyring: Keyring, realm: str) -> ResealReport:
     """
     Save every flow again that is not sealed with the key that writes now, those that have ended included.
 
@@ -118,7 +118,7 @@ async def reseal(archive: Archive, store: Store, keyring: Keyring, realm: str) -
     other save. A pass that is broken off is gone on with by the next.
 
     Args:
-        archive: Of this store, these keys and this realm.
+        repository: Of this store, these keys and this realm.
 
     Raises:
         StoreUnavailable: The store went away; what was done is done.
@@ -128,7 +128,7 @@ async def reseal(archive: Archive, store: Store, keyring: Keyring, realm: str) -
     async for piece in _pieces(store, realm):
         old = [record.id for record in piece if _old(record, keyring)]
         for at in range(0, len(old), AT_ONCE):
-            work = (_reseal(flow_id, archive, store, keyring) for flow_id in old[at : at + AT_ONCE])
+            work = (_reseal(flow_id, repository, store, keyring) for flow_id in old[at : at + AT_ONCE])
             # All are waited for: none is to go on by itself once the store has failed another.
             results = await asyncio.gather(*work, return_exceptions=True)
             for result in results:
@@ -143,16 +143,16 @@ def _old(record: Record, keyring: Keyring) -> bool:
     return keyring.key_of(record.body) != keyring.writes.id
 
 
-async def _reseal(flow_id: str, archive: Archive, store: Store, keyring: Keyring) -> Done:
+async def _reseal(flow_id: str, repository: FlowRepository, store: Store, keyring: Keyring) -> Done:
     for race in range(RACES):
         try:
             if race and not _old(await store.load(flow_id), keyring):
                 return "moved"
-            dossier = (await archive.load(flow_id)).dossier
-            if dossier.intent:
+            data = (await repository.load(flow_id)).data
+            if data.intent:
                 # Another version under it would take the call's outcome from whoever waits for that.
                 return "waiting"
-            await archive.save(archive.record(dossier))
+            await repository.save(repository.record(data))
         except StaleRecord:
             continue
         except FlowNotFound:  # purged

@@ -34,7 +34,7 @@ __all__ = ["Key", "Keyring", "UnknownKeyError", "canonical"]
 NONCE_BYTES = 12
 TAG_BYTES = 16
 LOOKUP_BYTES = 16
-STAMP_BYTES = 8
+WRITE_ID_BYTES = 8
 NONCES_AT_ONCE = 256
 CIPHERS = 1024
 """For how many flows the derived key is kept at hand: a command opens once and seals twice."""
@@ -277,9 +277,9 @@ class Keyring:
         """The id of the key that this was sealed with, by what it says itself; `""` if it is too short to say."""
         return sealed[:ID_BYTES].hex() if len(sealed) >= ID_BYTES else ""
 
-    def stamp(self) -> bytes:
+    def write_id(self) -> bytes:
         """8 random bytes."""
-        return _drawn()[:STAMP_BYTES]
+        return _drawn()[:WRITE_ID_BYTES]
 
     # --- names
 

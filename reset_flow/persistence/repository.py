@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from reset_flow.domain.errors import FlowNotFound, RecordUnreadable, StoreError
-from reset_flow.domain.flow_data import Dossier
+from reset_flow.domain.flow_data import FlowData
 from reset_flow.domain.state_machine import COMMANDS
 from reset_flow.observability.tracing import NullTracer
 from reset_flow.persistence import codec
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from reset_flow.persistence.keyring import Keyring
     from reset_flow.ports import Charge, Store
 
-__all__ = ["Archive", "Found", "associated", "new_id", "spelled"]
+__all__ = ["FlowRepository", "Found", "associated", "new_id", "spelled"]
 
 ID_DIGITS = 26
 DIGITS = b"0123456789abcdefghijklmnopqrstuv" * 8
@@ -37,16 +37,16 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 class Found(Struct, frozen=True, gc=False):
     """
-    A dossier as it was just loaded.
+    Flow data as it was just loaded.
 
     Attributes:
-        stamp: Of the save that it comes from.
+        write_id: Of the save that it comes from.
 
         busy: How long whoever announced its intent may still be at it, by the store's clock; nothing: no longer.
     """
 
-    dossier: Dossier
-    stamp: bytes
+    data: FlowData
+    write_id: bytes
     busy: timedelta
 
 
@@ -69,11 +69,11 @@ def associated(record: Record) -> bytes:
         f"{'' if due is None else (due - EPOCH) // MICROSECOND}\n"
         f"{'' if ended is None else (ended - EPOCH) // MICROSECOND}\n"
         f"{'' if lease is None else lease // MICROSECOND}\n"
-        f"{b''.join(record.lookups).hex() if record.lookups else ''}\n{record.stamp.hex()}"
+        f"{b''.join(record.lookups).hex() if record.lookups else ''}\n{record.write_id.hex()}"
     ).encode()
 
 
-class Archive:
+class FlowRepository:
     """The flows of one realm."""
 
     def __init__(
@@ -85,35 +85,35 @@ class Archive:
         self._lease = lease
         self._tracer = tracer or NullTracer()
 
-    def record(self, dossier: Dossier, stamp: bytes | None = None) -> Record:
+    def record(self, data: FlowData, write_id: bytes | None = None) -> Record:
         """
-        The record that makes this dossier the next version. Saving the same one twice is saving it once.
+        The record that makes this data the next version. Saving the same one twice is saving it once.
 
         Args:
-            stamp: Of the record that this one is saved instead of: of the two, no more than one is.
+            write_id: Of the record that this one is saved instead of: of the two, no more than one is.
         """
         record = Record(
             realm=self._realm,
-            id=dossier.id,
-            version=dossier.version + 1,
-            state=dossier.state,
-            due_at=self._due_at(dossier),
-            ended_at=dossier.ended_at,
-            lease=self._lease if dossier.intent else None,
-            lookups=dossier.lookups,
-            stamp=stamp or self._keyring.stamp(),
+            id=data.id,
+            version=data.version + 1,
+            state=data.state,
+            due_at=self._due_at(data),
+            ended_at=data.ended_at,
+            lease=self._lease if data.intent else None,
+            lookups=data.lookups,
+            write_id=write_id or self._keyring.write_id(),
             body=b"",
         )
-        body = self._keyring.seal(self._realm, dossier.id, codec.encode(dossier), associated(record))
+        body = self._keyring.seal(self._realm, data.id, codec.encode(data), associated(record))
         # Nobody has seen the record yet: putting the body in costs a tenth of making another one.
         force_setattr(record, "body", body)
         return record
 
-    def _due_at(self, dossier: Dossier) -> datetime | None:
-        if dossier.ended_at is None:
-            return dossier.expires_at
+    def _due_at(self, data: FlowData) -> datetime | None:
+        if data.ended_at is None:
+            return data.expires_at
         # Whoever ended it tells the listeners at once; others need to look only if that one can't.
-        return dossier.ended_at + self._lease if dossier.owed else None
+        return data.ended_at + self._lease if data.owed else None
 
     async def save(self, record: Record, charges: Sequence[Charge] = ()) -> None:
         """Keep it; the errors are the store's."""
@@ -172,10 +172,10 @@ class Archive:
     def _open(self, record: Record) -> Found:
         try:
             # Opened into no variable: whoever logs this frame with its locals must not find it.
-            dossier = codec.decode(self._keyring.open(record.realm, record.id, record.body, associated(record)), record)
+            data = codec.decode(self._keyring.open(record.realm, record.id, record.body, associated(record)), record)
             left = record.lease_left
-            if dossier.intent is None or dossier.intent.command in COMMANDS:
-                return Found(dossier, record.stamp, busy=max(left or NO_TIME, NO_TIME))
+            if data.intent is None or data.intent.command in COMMANDS:
+                return Found(data, record.write_id, busy=max(left or NO_TIME, NO_TIME))
             why = "it is busy with a command that this release does not know"
         except UnknownKeyError as error:
             if record.realm != self._realm:

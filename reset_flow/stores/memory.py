@@ -63,7 +63,7 @@ class MemoryStore:
         """As the port says."""
         self._check_open()
         kept = self._kept.get(record.id)
-        if kept and kept.record.stamp == record.stamp:
+        if kept and kept.record.write_id == record.write_id:
             return
         if record.version != (kept.record.version if kept else 0) + 1:
             raise StaleRecord(record.id, record.version)

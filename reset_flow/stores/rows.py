@@ -11,7 +11,7 @@ from reset_flow.ports import Record
 
 __all__ = ["COLUMNS", "check", "cut", "micros", "span", "to_record", "to_row"]
 
-COLUMNS = ("id", "realm", "version", "state", "due_at", "ended_at", "lease", "lookups", "stamp", "body")
+COLUMNS = ("id", "realm", "version", "state", "due_at", "ended_at", "lease", "lookups", "write_id", "body")
 """What `to_row` gives, by name; `to_record` wants them in this order, and the lease's end behind them."""
 
 LOOKUP_BYTES = 16
@@ -75,7 +75,7 @@ def to_row(record: Record) -> dict[str, Any]:
         "ended_at": None if record.ended_at is None else micros(record.ended_at),
         "lease": None if record.lease is None else span(record.lease),
         "lookups": b"".join(record.lookups),
-        "stamp": record.stamp,
+        "write_id": record.write_id,
         "body": record.body,
     }
 
@@ -92,11 +92,11 @@ def to_record(row: tuple[Any, ...], now: int) -> Record:
     Raises:
         ValueError: A column holds what no record has.
     """
-    flow_id, realm, version, state, due_at, ended_at, lease, lookups, stamp, body, leased_until = row
+    flow_id, realm, version, state, due_at, ended_at, lease, lookups, write_id, body, leased_until = row
     try:
         if version < 1 or (lease or 0) < 0 or (lease is None) != (leased_until is None):
             raise ValueError("a number is out of its range")
-        if len(lookups) % LOOKUP_BYTES or not isinstance(stamp, bytes) or not isinstance(body, bytes):
+        if len(lookups) % LOOKUP_BYTES or not isinstance(write_id, bytes) or not isinstance(body, bytes):
             raise ValueError("its bytes are of the wrong kind or number")
         return Record(
             realm=realm.decode(),
@@ -107,7 +107,7 @@ def to_record(row: tuple[Any, ...], now: int) -> Record:
             ended_at=_time(ended_at),
             lease=_length(lease),
             lookups=cut(lookups) if lookups else (),
-            stamp=stamp,
+            write_id=write_id,
             body=body,
             lease_left=None if leased_until is None else (leased_until - now) * MICROSECOND,
         )

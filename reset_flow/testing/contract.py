@@ -266,5 +266,5 @@ class StoreContract(BudgetContract):
             task.cancel()
         await asyncio.gather(*saving, return_exceptions=True)
         for record in records:
-            await store.save(record)  # written or not, the stamp makes it one
+            await store.save(record)  # written or not, the write_id makes it one
             assert await store.load(record.id) == record

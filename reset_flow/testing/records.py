@@ -14,23 +14,23 @@ __all__ = ["make_record", "next_version"]
 
 
 def make_record(**values: Any) -> Record:
-    """The first version of a record, with an id and a stamp of its own, and whatever else is given."""
+    """The first version of a record, with an id and a write_id of its own, and whatever else is given."""
     given: dict[str, Any] = {
         "realm": "default",
         "id": os.urandom(16).hex(),
         "version": 1,
         "state": State.REQUESTED,
-        "stamp": os.urandom(8),
+        "write_id": os.urandom(8),
         "body": os.urandom(40),
     }
     return Record(**(given | values))
 
 
 def next_version(record: Record, **changes: Any) -> Record:
-    """What may be saved after it: one version up, with another stamp and body, and whatever else is given."""
+    """What may be saved after it: one version up, with another write_id and body, and whatever else is given."""
     given: dict[str, Any] = {
         "version": record.version + 1,
-        "stamp": os.urandom(8),
+        "write_id": os.urandom(8),
         "body": os.urandom(40),
         "lease_left": None,
     }

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from reset_flow.cli import demo, evidence, exits, main
+from reset_flow.cli import demo, disk_inspection, exits, main
 from reset_flow.cli.demo import DemoFailed, Staging, play
 from reset_flow.cli.processes import SANDBOX, WORKER
 
@@ -141,7 +141,7 @@ def test_a_worker_that_ends_in_another_way_is_noticed() -> None:
 
 
 def test_a_search_that_finds_nothing_at_all_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence, "found_in", lambda _, __: [])
+    monkeypatch.setattr(disk_inspection, "found_in", lambda _, __: [])
     assert failing() == "the search does not find what is there: it proves nothing"
 
 
@@ -169,14 +169,14 @@ def test_processes_that_do_not_start_are_noticed(temporary: Path) -> None:
 
 
 def test_a_lost_flow_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    row_of = evidence.row_of
+    row_of = disk_inspection.row_of
     looks: list[None] = []
 
-    def forgetful(database: Path, flow_id: str) -> evidence.Row | None:
+    def forgetful(database: Path, flow_id: str) -> disk_inspection.Row | None:
         looks.append(None)
         return row_of(database, flow_id) if len(looks) < 4 else None
 
-    monkeypatch.setattr(evidence, "row_of", forgetful)
+    monkeypatch.setattr(disk_inspection, "row_of", forgetful)
     assert failing() == "the store lost the flow with its worker"
 
 
@@ -211,15 +211,15 @@ def test_the_search_finds_a_word_in_each_form(tmp_path: Path, encoding: str) -> 
         content = word.encode(encoding)
     database.write_bytes(b"\0\0\0")
     (tmp_path / "x.db-wal").write_bytes(b"\xff\0 1" + content + b"2")
-    assert evidence.found_in(database, {"a": "Peterson", "b": word}) == ["b"]
+    assert disk_inspection.found_in(database, {"a": "Peterson", "b": word}) == ["b"]
 
 
 def test_a_code_is_no_part_of_a_longer_number(tmp_path: Path) -> None:
     database = tmp_path / "x.db"
     database.write_bytes(b"at 1740830231408 o'clock")
-    assert evidence.found_in(database, {"code": "231408"}) == []
+    assert disk_inspection.found_in(database, {"code": "231408"}) == []
     database.write_bytes(b"code\x00231408\x01")
-    assert evidence.found_in(database, {"code": "231408"}) == ["code"]
+    assert disk_inspection.found_in(database, {"code": "231408"}) == ["code"]
 
 
 def test_the_worker_takes_no_other_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

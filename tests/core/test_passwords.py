@@ -87,8 +87,8 @@ def test_a_list_of_ones_own_replaces_the_shipped_one_or_adds_to_it() -> None:
 
 def test_importing_and_making_rules_reads_no_list() -> None:
     script = (
-        "from reset_flow.passwords import PasswordRules, common_passwords as listed\n"
-        "from reset_flow.models import Secret\n"
+        "from reset_flow.domain.password_rules import PasswordRules, common_passwords as listed\n"
+        "from reset_flow.domain.secret import Secret\n"
         "rules = PasswordRules()\n"
         "assert listed.cache_info().currsize == 0\n"
         "assert rules.refusals(Secret('football1'), '')\n"

@@ -68,7 +68,10 @@ def test_rotating_adds_a_key_that_writes_once_all_have_read_it(path: Path) -> No
 
 
 def test_of_many_rotations_at_once_no_key_is_lost(path: Path) -> None:
-    script = "import sys; from pathlib import Path; from reset_flow.persistence import key_rotation; key_rotation.rotate(Path(sys.argv[1]))"
+    script = (
+        "import sys; from pathlib import Path; from reset_flow.persistence.key_rotation import rotate; "
+        "rotate(Path(sys.argv[1]))"
+    )
     processes = [subprocess.Popen([sys.executable, "-c", script, str(path)]) for _ in range(3)]
     made: list[Key] = []
     threads = [threading.Thread(target=lambda: made.append(key_rotation.rotate(path))) for _ in range(8)]
@@ -146,7 +149,7 @@ class Worker:
         self.service = ResetService(self.transport, store, self.keyring, realm=realm, sweep=False)
 
     async def reseal(self, store: Store | None = None) -> ResealReport:
-        return await key_rotation.reseal(self.service._archive, store or self.store, self.keyring, self.realm)
+        return await key_rotation.reseal(self.service._repository, store or self.store, self.keyring, self.realm)
 
     async def at(self, state: State, user: str = "robert.zak") -> Flow:
         flow = await self.service.start(user)
@@ -293,7 +296,7 @@ async def test_of_a_race_with_a_command_the_command_wins(worker: Worker, path: P
 
     async def wrong_answer() -> None:  # sealed with the old key again
         await behind.service.get(flow.id)
-        record = behind.service._archive.record((await behind.service._archive.load(flow.id)).dossier)
+        record = behind.service._repository.record((await behind.service._repository.load(flow.id)).data)
         await behind.store.save(record)
 
     racing.before_save = [wrong_answer, wrong_answer]

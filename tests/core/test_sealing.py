@@ -24,11 +24,11 @@ from msgspec.structs import replace
 
 from reset_flow.domain.errors import KeyringError, RecordUnreadable
 from reset_flow.domain.flow import Credential, State
-from reset_flow.domain.flow_data import Dossier
+from reset_flow.domain.flow_data import FlowData
 from reset_flow.domain.secret import Secret
 from reset_flow.observability.tracing import NullTracer
 from reset_flow.persistence.keyring import Key, Keyring, UnknownKeyError, _flow_key, _message
-from reset_flow.persistence.repository import Archive
+from reset_flow.persistence.repository import FlowRepository
 from reset_flow.stores.memory import MemoryStore
 from reset_flow.stores.rows import to_row
 from reset_flow.stores.sqlite.store import SQLiteStore
@@ -462,12 +462,12 @@ def test_nonces_are_unique_over_a_million_seals(ring: Keyring) -> None:
 
 def test_threads_draw_each_a_nonce_of_its_own(ring: Keyring) -> None:
     drawn: list[list[bytes]] = []
-    work = [threading.Thread(target=lambda: drawn.append([ring.stamp() for _ in range(20_000)])) for _ in range(8)]
+    work = [threading.Thread(target=lambda: drawn.append([ring.write_id() for _ in range(20_000)])) for _ in range(8)]
     for thread in work:
         thread.start()
     for thread in work:
         thread.join()
-    assert len({stamp for stamps in drawn for stamp in stamps}) == 160_000
+    assert len({write_id for write_ids in drawn for write_id in write_ids}) == 160_000
 
 
 # --- tampering, over a real file and over memory
@@ -483,18 +483,18 @@ class Vault:
         self.store = store
         self.path = path
         self.keyring = Keyring.generate()
-        self.ours = Archive(store, self.keyring, "ours", LEASE, NullTracer())
-        self.theirs = Archive(store, self.keyring, "theirs", LEASE, NullTracer())
+        self.ours = FlowRepository(store, self.keyring, "ours", LEASE, NullTracer())
+        self.theirs = FlowRepository(store, self.keyring, "theirs", LEASE, NullTracer())
 
-    async def saved(self, archive: Archive, flow_id: str, versions: int = 1) -> list[Record]:
+    async def saved(self, repository: FlowRepository, flow_id: str, versions: int = 1) -> list[Record]:
         """What the store has after each version of a new flow."""
-        dossier = Dossier(
+        data = FlowData(
             id=flow_id, user="jörg", credential=Credential.PASSWORD, transport="scripted", created_at=START,
             expires_at=START + timedelta(hours=1), answer=Secret("Peterson"), lookups=(b"a" * 16, b"b" * 16),
         )  # fmt: skip
         records = []
         for version in range(versions):
-            await archive.save(archive.record(replace(dossier, version=version)))
+            await repository.save(repository.record(replace(data, version=version)))
             records.append(await self.store.load(flow_id))
         return records
 
@@ -521,11 +521,11 @@ class Vault:
         with pytest.raises(RecordUnreadable):
             await self.ours.load(flow_id)
         found = [each async for each in self.ours.scan(limit=10)]
-        assert flow_id not in [each.dossier.id for each in found if not isinstance(each, RecordUnreadable)]
+        assert flow_id not in [each.data.id for each in found if not isinstance(each, RecordUnreadable)]
 
     async def opens(self, flow_id: str) -> None:
-        dossier = (await self.ours.load(flow_id)).dossier
-        assert (dossier.id, dossier.user, dossier.answer) == (flow_id, "jörg", Secret("Peterson"))
+        data = (await self.ours.load(flow_id)).data
+        assert (data.id, data.user, data.answer) == (flow_id, "jörg", Secret("Peterson"))
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -582,7 +582,7 @@ async def test_an_older_body_does_not_pass_for_a_newer_one(vault: Vault) -> None
         await vault.refuses("flow")
         vault.put("flow", replace(earlier, version=new.version))
         await vault.refuses("flow")
-        vault.put("flow", replace(new, body=earlier.body, stamp=earlier.stamp))
+        vault.put("flow", replace(new, body=earlier.body, write_id=earlier.write_id))
         await vault.refuses("flow")
     vault.put("flow", new)
     await vault.opens("flow")
@@ -614,7 +614,7 @@ def _changes() -> Iterator[dict[str, Any]]:
     yield from ({"lookups": (b"a" * 16, b"b" * 16)[:count]} for count in (0, 1))
     yield {"lookups": (b"b" * 16, b"a" * 16)}
     yield {"lookups": (b"a" * 16, b"b" * 16, b"c" * 16)}
-    yield from ({"stamp": stamp} for stamp in (b"", b"x" * 8, b"x" * 9))
+    yield from ({"write_id": write_id} for write_id in (b"", b"x" * 8, b"x" * 9))
 
 
 @pytest.mark.parametrize("changes", list(_changes()), ids=str)
@@ -629,8 +629,8 @@ async def test_no_clear_column_can_be_changed(vault: Vault, changes: dict[str, A
 async def test_every_byte_of_the_stamp_and_the_lookups_counts(vault: Vault) -> None:
     (record,) = await vault.saved(vault.ours, "flow")
     for at in range(8):
-        stamp = record.stamp[:at] + bytes([record.stamp[at] ^ 1]) + record.stamp[at + 1 :]
-        vault.put("flow", replace(record, stamp=stamp))
+        write_id = record.write_id[:at] + bytes([record.write_id[at] ^ 1]) + record.write_id[at + 1 :]
+        vault.put("flow", replace(record, write_id=write_id))
         await vault.refuses("flow")
     for at in range(16):
         lookup = bytearray(record.lookups[1])
@@ -649,8 +649,8 @@ async def test_every_byte_of_the_stamp_and_the_lookups_counts(vault: Vault) -> N
         "state = 'REQUESTED'", "state = CAST(x'ff' AS TEXT)", "realm = realm || char(0)", f"due_at = {2**62}",
         f"due_at = {-(2**63)}", f"ended_at = {2**62}", "lease = 1", "lease = -1, leased_until = 0",
         f"lease = {2**62}, leased_until = {2**63 - 1}", "leased_until = 0", "lookups = x'00'", "lookups = x''",
-        "stamp = x''", "body = x''", "body = zeroblob(1000000)", "body = CAST(body || body AS BLOB)",
-        "stamp = body, body = stamp",
+        "write_id = x''", "body = x''", "body = zeroblob(1000000)", "body = CAST(body || body AS BLOB)",
+        "write_id = body, body = write_id",
     ],
 )  # fmt: skip
 async def test_what_sql_can_make_of_a_row_is_refused(vault: Vault, assignment: str) -> None:
@@ -672,7 +672,7 @@ async def test_a_renamed_row_is_refused(vault: Vault) -> None:
 
 async def test_a_flow_stays_intact_for_whoever_has_the_right_key(vault: Vault) -> None:
     await vault.saved(vault.ours, "flow")
-    other = Archive(vault.store, Keyring.generate(), "ours", LEASE, NullTracer())
+    other = FlowRepository(vault.store, Keyring.generate(), "ours", LEASE, NullTracer())
     with pytest.raises(RecordUnreadable, match=f"key {vault.keyring.writes.id} is not in the ring"):
         await other.load("flow")
     await vault.opens("flow")

@@ -263,8 +263,8 @@ async def _(scene: Any) -> None:
     flow = await scene.at(State.QUESTION_ANSWERED)
 
     async def somebody_is_faster(flow: Flow, _: str) -> None:
-        archive = scene.service._archive
-        await archive.save(archive.record((await archive.load(flow.id)).dossier))
+        repository = scene.service._repository
+        await repository.save(repository.record((await repository.load(flow.id)).data))
 
     async with scene.another(guards=[somebody_is_faster]) as service:
         await service.verify(flow.id, scene.code())
@@ -274,17 +274,17 @@ async def _(scene: Any) -> None:
 async def _(scene: Any) -> None:
     flow = await scene.at(State.TOKEN_ISSUED)
     record = await scene.service._store.load(flow.id)
-    spoilt = replace(record, version=record.version + 1, stamp=os.urandom(8), body=record.body[:-1] + b"\0")
+    spoilt = replace(record, version=record.version + 1, write_id=os.urandom(8), body=record.body[:-1] + b"\0")
     await scene.service._store.save(spoilt)
     await scene.service.set_password(flow.id, scene.secret("password"))
 
 
 @provokes(RecordUnreadable)
 async def _(scene: Any) -> None:
-    # It can be opened, and what is in it is no dossier.
+    # It can be opened, and what is in it is no data.
     flow = await scene.at(State.TOKEN_ISSUED)
-    archive = scene.service._archive
-    record = archive.record((await archive.load(flow.id)).dossier)
+    repository = scene.service._repository
+    record = repository.record((await repository.load(flow.id)).data)
     from reset_flow.persistence.repository import associated  # noqa: PLC0415 - for this one alone
 
     text = f'{{"user": "{scene.secret("login")}", "token": 5'.encode()

@@ -97,10 +97,10 @@ async def test_the_parts_inside(scene: Any) -> None:
     case = Case(user=say("login"), continuation=say("password").encode())
     new = NewCredential(secret=secret, personal_phrase=Secret(say("phrase")), authorization=secret)
     for command, given in (("answer", say("answer")), ("verify", ""), ("set_password", say("password"))):
-        found = await scene.service._archive.load(flow.id)
+        found = await scene.service._repository.load(flow.id)
         record = await scene.service._store.load(flow.id)
         budgets = scene.service._cycle._budgets
-        scene.watch.see(found, found.dossier, found.dossier.intent, record, case, new, secret, budgets)
+        scene.watch.see(found, found.data, found.data.intent, record, case, new, secret, budgets)
         scene.watch.see(vars(scene.service), vars(scene.service._store), vars(scene.service._transport))
         scene.watch.see(vars(scene.service._transport._sender), budgets.start(say("login"), say("login")))
         await scene.does(command, flow.id, given or scene.code())

@@ -262,7 +262,7 @@ async def test_the_record_is_no_flow_and_shows_nothing(house: Any, at: Any, gues
     door = house.worker(policy=TEN).door
     (record,) = [record async for record in door.scan(Query(realm=ledger_realm("default")), limit=9)]
     assert (record.due_at, record.ended_at, record.lease, record.lookups) == (None, None, None, ())
-    assert record.id not in [found.dossier.id async for found in worker.service._archive.scan(limit=99)]
+    assert record.id not in [found.data.id async for found in worker.service._repository.scan(limit=99)]
     await refused(worker.service.get(record.id), RecordUnreadable)
     await refused(inputs_name(ledger_realm("default")), InvalidInput)
     other = house.worker(policy=TEN, realm="other")

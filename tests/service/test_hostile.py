@@ -181,9 +181,9 @@ async def test_what_has_a_login_or_a_key_is_not_pickled(house: Any) -> None:
     worker = house.worker()
     flow = await worker.service.start(LOGIN)
     event = Event(id="1.0", flow=flow, transition=Transition(trigger="t", source=flow.state, target=flow.state, at=NOW))
-    dossier = (await worker.service._archive.load(flow.id)).dossier
+    data = (await worker.service._repository.load(flow.id)).data
     case = Case(user=LOGIN)
-    for each in (flow, event, [flow], dossier, case, Accepted(continuation=b"c"), house.keyring, house.keyring.writes):
+    for each in (flow, event, [flow], data, case, Accepted(continuation=b"c"), house.keyring, house.keyring.writes):
         for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
             with pytest.raises(TypeError, match="can't be pickled"):
                 pickle.dumps(each, protocol)

@@ -16,7 +16,7 @@ from msgspec import Struct
 import reset_flow
 from reset_flow.domain.errors import FlowEnded, ResetFlowError
 from reset_flow.domain.flow import Event, NewCredential, State
-from reset_flow.domain.flow_data import Dossier
+from reset_flow.domain.flow_data import FlowData
 from reset_flow.domain.outcomes import Accepted, NotActed, Rejected, Unknown
 from reset_flow.domain.policy import Policy
 from reset_flow.domain.secret import Secret
@@ -69,9 +69,9 @@ async def test_what_the_parts_are_made_of_shows_nothing(worker: Any) -> None:
     held = worker.transport.hold("exchange", Accepted(value=Secret(TOKEN)))
     task = asyncio.create_task(worker.service.verify(flow.id, CODE, key="k"))
     await held.arrived.wait()
-    dossier = (await worker.service._archive.load(flow.id)).dossier
-    assert isinstance(dossier, Dossier)
-    assert dossier.intent is not None
+    data = (await worker.service._repository.load(flow.id)).data
+    assert isinstance(data, FlowData)
+    assert data.intent is not None
     held.released.set()
     await task
     new = NewCredential(
@@ -79,9 +79,9 @@ async def test_what_the_parts_are_made_of_shows_nothing(worker: Any) -> None:
     )
     case = Case(user=LOGIN, continuation=TOKEN.encode())
     things = [
-        dossier,
-        dossier.intent,
-        (await worker.service._archive.load(flow.id)).dossier,
+        data,
+        data.intent,
+        (await worker.service._repository.load(flow.id)).data,
         case,
         new,
         Secret(PASSWORD),
@@ -103,7 +103,7 @@ async def test_what_is_stored_shows_nothing(worker: Any) -> None:
         await getattr(worker.service, command)(flow.id, given, key=f"key of nobody {command}")
     names = LeakScanner({name: name for name in ("tag of nobody", "ref of nobody", "key of nobody")})
     for record in worker.door.saves:
-        text = b"".join([record.body, *record.lookups, record.stamp, record.id.encode(), record.state.encode()])
+        text = b"".join([record.body, *record.lookups, record.write_id, record.id.encode(), record.state.encode()])
         assert shown(text) == []
         assert names.find(text) == []
 
@@ -178,7 +178,7 @@ async def test_no_frame_of_ours_shows_a_secret(worker: Any) -> None:
 
 
 def test_every_public_value_has_a_repr_that_was_thought_of() -> None:
-    sensitive = {"user", "question", "body", "stamp", "history", "continuation", "key", "token", "answer"}
+    sensitive = {"user", "question", "body", "write_id", "history", "continuation", "key", "token", "answer"}
     seen = set()
     for name in reset_flow.__all__:
         each = getattr(reset_flow, name)

@@ -413,7 +413,7 @@ async def test_dossiers_from_before_reservations_take_a_guess_when_they_need_one
     worker = house.worker(policy=TWO)
     with monkeypatch.context() as before:  # as an older release saved it: no charge, no flag
         budgets = "reset_flow.engine.budgets.Budgets.intended"
-        before.setattr(budgets, lambda _, dossier, charges=(): Priced(dossier, tuple(charges)))
+        before.setattr(budgets, lambda _, data, charges=(): Priced(data, tuple(charges)))
         flow = await at(worker, State.QUESTION_ANSWERED)
     worker.transport.script(exchange=[Rejected()])
     await refused(worker.service.verify(flow.id, "000000"), CodeRejected)

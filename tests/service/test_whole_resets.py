@@ -168,7 +168,7 @@ async def test_the_token_of_an_expired_password_enters_at_the_last_step(house: A
     ):
         token = (await reply.json())["Token"]
     service = house.worker(etna()).service
-    flow = await service.adopt("expired.user", token, tags=["desk"])
+    flow = await service.adopt("expired.user", token, tags=["session"])
     assert (flow.state, flow.expects) == (State.TOKEN_ISSUED, Step.PASSWORD)
     assert [step.trigger for step in flow.history] == ["token_adopted"]
     flow = await service.set_password(flow.id, "violet tractor 5")

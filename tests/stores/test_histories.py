@@ -126,7 +126,7 @@ class Histories(RuleBasedStateMachine):
             due_at=data.draw(TIMES),
             ended_at=data.draw(TIMES),
             lease=data.draw(LEASES),
-            stamp=self.saves.to_bytes(8),
+            write_id=self.saves.to_bytes(8),
             body=data.draw(st.binary(max_size=5)),
         )
         charges = data.draw(CHARGES)

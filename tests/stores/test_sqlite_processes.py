@@ -41,7 +41,7 @@ async def main():
             await store.save(record)
         except StaleRecord:
             return
-        wins.append((name, record.version, record.stamp.hex()))
+        wins.append((name, record.version, record.write_id.hex()))
     while len(wins) < WINS:
         await asyncio.gather(*(attempt(f"flow {n}") for n in range(FLOWS)))
     await store.aclose()
@@ -57,9 +57,9 @@ async def saver(store):
     while True:
         record = make_record(body=os.urandom(300))
         await store.save(record)
-        os.write(1, f"{record.id} {record.stamp.hex()}\\n".encode())
-        await store.save(next_version(record, stamp=record.stamp[::-1]))
-        os.write(1, f"{record.id} {record.stamp[::-1].hex()}\\n".encode())
+        os.write(1, f"{record.id} {record.write_id.hex()}\\n".encode())
+        await store.save(next_version(record, write_id=record.write_id[::-1]))
+        os.write(1, f"{record.id} {record.write_id[::-1].hex()}\\n".encode())
 async def main():
     store = SQLiteStore(path)
     await asyncio.gather(*(saver(store) for _ in range(16)))
@@ -120,11 +120,11 @@ async def run(script: str, path: Path) -> bytes:
     return output
 
 
-async def stamps(path: Path) -> dict[str, tuple[int, str]]:
-    """What is in a file once the others have gone: of each flow, its version and its stamp."""
+async def write_ids(path: Path) -> dict[str, tuple[int, str]]:
+    """What is in a file once the others have gone: of each flow, its version and its write_id."""
     store = SQLiteStore(path)
     found = {
-        record.id: (record.version, record.stamp.hex())
+        record.id: (record.version, record.write_id.hex())
         async for record in store.scan(Query(realm="default"), limit=1_000_000)
     }
     await store.aclose()
@@ -137,9 +137,9 @@ async def test_of_processes_that_save_one_version_exactly_one_wins(tmp_path: Pat
     wins: list[Any] = [win for output in outputs for win in json.loads(output)]
     assert len(wins) >= PROCESSES * WINS
     assert len({(name, version) for name, version, _ in wins}) == len(wins)
-    found = await stamps(path)
+    found = await write_ids(path)
     assert sum(version for version, _ in found.values()) == len(wins)
-    assert found == {name: (version, stamp) for name, version, stamp in sorted(wins, key=lambda win: win[1])}
+    assert found == {name: (version, write_id) for name, version, write_id in sorted(wins, key=lambda win: win[1])}
 
 
 async def test_whatever_was_acknowledged_survives_a_sudden_death(tmp_path: Path) -> None:
@@ -149,15 +149,15 @@ async def test_whatever_was_acknowledged_survives_a_sudden_death(tmp_path: Path)
         process = await start(ENDLESS, path)
         assert process.stdout is not None
         for _ in range(500):
-            name, stamp = (await process.stdout.readline()).decode().split()
-            acknowledged.setdefault(name, []).append(stamp)
+            name, write_id = (await process.stdout.readline()).decode().split()
+            acknowledged.setdefault(name, []).append(write_id)
         process.kill()
         output, _ = await process.communicate()
         for line in output.decode().splitlines(keepends=True):
             if line.endswith("\n"):
-                name, stamp = line.split()
-                acknowledged.setdefault(name, []).append(stamp)
-    found = await stamps(path)
+                name, write_id = line.split()
+                acknowledged.setdefault(name, []).append(write_id)
+    found = await write_ids(path)
     assert len(acknowledged) > 100
     lost = [
         name
@@ -176,11 +176,11 @@ async def test_a_store_is_not_carried_over_a_fork(tmp_path: Path) -> None:
     assert "forked" in saved
     assert "forked" in anew
     assert (closed, unopened, closed_too) == ("done", "done", "done")
-    found = await stamps(path)
+    found = await write_ids(path)
     assert {name: version for name, (version, _) in found.items()} == {"parent's": 2, "child's": 1}
 
 
 async def test_a_program_that_forgets_to_close_its_store_ends(tmp_path: Path) -> None:
     path = tmp_path / "flows.db"
     await run(FORGETFUL, path)
-    assert list(await stamps(path)) == ["saved"]
+    assert list(await write_ids(path)) == ["saved"]

@@ -139,7 +139,7 @@ async def replay(store: Store, clock: FrozenClock, steps: Sequence[Step]) -> lis
     for number, (seconds, flow, skipped, charges) in enumerate(steps):
         clock.advance(seconds * SECOND)
         version = versions[flow] + 1 + (skipped if number % 5 == 0 else 0)
-        record = make_record(id=f"flow {flow}", version=version, stamp=number.to_bytes(8))
+        record = make_record(id=f"flow {flow}", version=version, write_id=number.to_bytes(8))
         try:
             await store.save(record, charges=charges)
             await store.save(record, charges=charges)

@@ -39,7 +39,7 @@ def arguments(prefix: str, saves: Sequence[Save]) -> list[Any]:
     """What the function `save` takes, behind the time."""
     charges = [charge for save in saves for charge in save.charges]
     columns = zip(*(save.row.values() for save in saves), strict=True)
-    ids, realms, versions, states, due_ats, ended_ats, leases, lookups, stamps, bodies = columns
+    ids, realms, versions, states, due_ats, ended_ats, leases, lookups, write_ids, bodies = columns
     return [  # in the order of its parameters
         _numbers(sorted({lock_of(prefix, charge.key) for charge in charges})),
         texts(ids),
@@ -50,7 +50,7 @@ def arguments(prefix: str, saves: Sequence[Save]) -> list[Any]:
         _numbers(ended_ats),
         _numbers(leases),
         _bytes(lookups),
-        _bytes(stamps),
+        _bytes(write_ids),
         bodies,  # which are long
         _numbers(map(name_of, ids)),
         _numbers(accumulate(len(save.charges) for save in saves)),

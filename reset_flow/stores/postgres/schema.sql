@@ -16,7 +16,7 @@ CREATE TABLE {prefix}_flows (
     lease bigint,
     leased_until bigint,
     lookups bytea NOT NULL,
-    stamp bytea NOT NULL,
+    write_id bytea NOT NULL,
     body bytea NOT NULL
 );
 
@@ -66,7 +66,7 @@ $$;
 CREATE FUNCTION {prefix}_save(
     given_now bigint, locks bigint[],
     ids text[], realms text[], versions bigint[], states text[], due_ats bigint[], ended_ats bigint[], leases bigint[],
-    lookups bytea[], stamps bytea[], bodies bytea[], names bigint[], charge_ends integer[],
+    lookups bytea[], write_ids bytea[], bodies bytea[], names bigint[], charge_ends integer[],
     keys bytea[], amounts integer[], limits bigint[], windows bigint[]
 ) RETURNS bigint[] LANGUAGE plpgsql VOLATILE
 -- All that is asked for is found by an index: to plan again for other values costs more than to find it.
@@ -98,9 +98,9 @@ BEGIN
 
     FOR incoming IN
         SELECT * FROM unnest(
-            ids, realms, versions, states, due_ats, ended_ats, leases, lookups, stamps, bodies, names, charge_ends
+            ids, realms, versions, states, due_ats, ended_ats, leases, lookups, write_ids, bodies, names, charge_ends
         ) AS each (
-            id, realm, version, state, due_at, ended_at, lease, lookups, stamp, body, name, charge_end
+            id, realm, version, state, due_at, ended_at, lease, lookups, write_id, body, name, charge_end
         )
     LOOP
         code := 0;
@@ -109,10 +109,10 @@ BEGIN
 
         IF charge <= incoming.charge_end THEN
             -- A repeated save is a success even when its budget is used up by now: look before the charges are judged.
-            SELECT flow.version, flow.stamp, flow.number INTO stored FROM {prefix}_flows AS flow
+            SELECT flow.version, flow.write_id, flow.number INTO stored FROM {prefix}_flows AS flow
                 WHERE flow.id = incoming.id FOR UPDATE;
-            IF stored.stamp = incoming.stamp OR coalesce(stored.version, 0) + 1 <> incoming.version THEN
-                codes := codes || CASE WHEN stored.stamp = incoming.stamp THEN 0 ELSE -1 END::bigint;
+            IF stored.write_id = incoming.write_id OR coalesce(stored.version, 0) + 1 <> incoming.version THEN
+                codes := codes || CASE WHEN stored.write_id = incoming.write_id THEN 0 ELSE -1 END::bigint;
                 charge := incoming.charge_end + 1;
                 CONTINUE;
             END IF;
@@ -175,9 +175,9 @@ BEGIN
 
         IF incoming.version = 1 THEN
             INSERT INTO {prefix}_flows AS flow
-                (id, realm, version, state, due_at, ended_at, lease, leased_until, lookups, stamp, body)
+                (id, realm, version, state, due_at, ended_at, lease, leased_until, lookups, write_id, body)
                 VALUES (incoming.id, incoming.realm, 1, incoming.state, incoming.due_at, incoming.ended_at,
-                    incoming.lease, present + incoming.lease, incoming.lookups, incoming.stamp, incoming.body)
+                    incoming.lease, present + incoming.lease, incoming.lookups, incoming.write_id, incoming.body)
                 ON CONFLICT (id) DO NOTHING
                 RETURNING flow.number INTO flow_number;
         ELSE
@@ -185,11 +185,11 @@ BEGIN
                 SET realm = incoming.realm, version = incoming.version, state = incoming.state,
                     due_at = incoming.due_at, ended_at = incoming.ended_at,
                     lease = incoming.lease, leased_until = present + incoming.lease,
-                    lookups = incoming.lookups, stamp = incoming.stamp, body = incoming.body
-                WHERE flow.id = incoming.id AND flow.version = incoming.version - 1 AND flow.stamp <> incoming.stamp;
+                    lookups = incoming.lookups, write_id = incoming.write_id, body = incoming.body
+                WHERE flow.id = incoming.id AND flow.version = incoming.version - 1 AND flow.write_id <> incoming.write_id;
         END IF;
         IF NOT FOUND THEN
-            PERFORM FROM {prefix}_flows AS flow WHERE flow.id = incoming.id AND flow.stamp = incoming.stamp;
+            PERFORM FROM {prefix}_flows AS flow WHERE flow.id = incoming.id AND flow.write_id = incoming.write_id;
             codes := codes || CASE WHEN FOUND THEN 0 ELSE -1 END::bigint;
             CONTINUE;
         END IF;

@@ -11,14 +11,14 @@ SELECT {prefix}_save(
 )
 
 -- name: load
-SELECT id, realm, version, state, due_at, ended_at, lease, lookups, stamp, body, leased_until,
+SELECT id, realm, version, state, due_at, ended_at, lease, lookups, write_id, body, leased_until,
     (SELECT {prefix}_now($1)) AS present
 FROM {prefix}_flows WHERE id = ANY ($2::text::text[])
 
 -- Each scan goes by an index, in pages that end after so many rows, however few of them are wanted.
 
 -- name: scan_due
-SELECT id, realm, version, state, due_at, ended_at, lease, lookups, stamp, body, leased_until,
+SELECT id, realm, version, state, due_at, ended_at, lease, lookups, write_id, body, leased_until,
     (SELECT {prefix}_now($1)) AS present, number, coalesce(leased_until, due_at) AS due
 FROM {prefix}_flows
 WHERE realm = $2 AND coalesce(leased_until, due_at) BETWEEN $3 AND (SELECT {prefix}_now($1))
@@ -26,14 +26,14 @@ WHERE realm = $2 AND coalesce(leased_until, due_at) BETWEEN $3 AND (SELECT {pref
 ORDER BY coalesce(leased_until, due_at), number LIMIT $5
 
 -- name: scan_lookup
-SELECT id, realm, version, state, due_at, ended_at, lease, flows.lookups, stamp, body, leased_until,
+SELECT id, realm, version, state, due_at, ended_at, lease, flows.lookups, write_id, body, leased_until,
     (SELECT {prefix}_now($1)) AS present, flows.number, 0::bigint AS due
 FROM {prefix}_lookups AS found JOIN {prefix}_flows AS flows ON flows.id = found.flow AND flows.number = found.number
 WHERE found.lookup = $2 AND found.number < $3
 ORDER BY found.number DESC LIMIT $4
 
 -- name: scan_ids
-SELECT id, realm, version, state, due_at, ended_at, lease, lookups, stamp, body, leased_until,
+SELECT id, realm, version, state, due_at, ended_at, lease, lookups, write_id, body, leased_until,
     (SELECT {prefix}_now($1)) AS present, number, 0::bigint AS due
 FROM {prefix}_flows WHERE id > $2 ORDER BY id LIMIT $3
 

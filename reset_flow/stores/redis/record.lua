@@ -37,8 +37,8 @@ end
 
 -- What scripts need to know, or nil where it can't be read.
 local function look(value)
-    local fine, format, version, number, _, realm, stamp, lookups = pcall(struct.unpack, KNOWN, value)
+    local fine, format, version, number, _, realm, write_id, lookups = pcall(struct.unpack, KNOWN, value)
     if fine and format == FORMAT then
-        return {version = version, number = number, realm = realm, stamp = stamp, lookups = lookups}
+        return {version = version, number = number, realm = realm, write_id = write_id, lookups = lookups}
     end
 end

@@ -69,7 +69,7 @@ def pack(record: Record, charges: Sequence[Charge]) -> bytes:
     for lookup in record.lookups:
         if len(lookup) != LOOKUP_BYTES:
             raise InvalidInput("a lookup must be 16 bytes long")
-    lookups, state, stamp, body = b"".join(record.lookups), NAMES[record.state], record.stamp, record.body
+    lookups, state, write_id, body = b"".join(record.lookups), NAMES[record.state], record.write_id, record.body
     due_at, ended_at, lease = record.due_at, record.ended_at, record.lease
     times = (
         NOTHING if due_at is None else micros(due_at),
@@ -78,7 +78,7 @@ def pack(record: Record, charges: Sequence[Charge]) -> bytes:
     )
     length = LENGTH.pack
     texts = (
-        *(length(len(realm)), realm, length(len(stamp)), stamp, length(len(lookups)), lookups),
+        *(length(len(realm)), realm, length(len(write_id)), write_id, length(len(lookups)), lookups),
         *(length(len(state)), state, length(len(body)), body, TIMES.pack(*times)),
     )
     packed = b"".join(texts)
@@ -122,7 +122,7 @@ def unpack(flow_id: str, value: bytes, now: int) -> Record:
             at += LENGTH.size + length
             texts.append(value[at - length : at])
         due_at, ended_at, lease = TIMES.unpack(value[at:])
-        realm, stamp, lookups, state, body = texts
+        realm, write_id, lookups, state, body = texts
         if version < 1 or (lease == NOTHING) != (leased_until == 0) or len(lookups) % LOOKUP_BYTES:
             raise ValueError("a number is out of its range")
         return Record(
@@ -134,7 +134,7 @@ def unpack(flow_id: str, value: bytes, now: int) -> Record:
             ended_at=None if ended_at == NOTHING else EPOCH + timedelta(microseconds=ended_at),
             lease=None if lease == NOTHING else timedelta(microseconds=lease),
             lookups=tuple([lookups[at : at + LOOKUP_BYTES] for at in range(0, len(lookups), LOOKUP_BYTES)]),
-            stamp=stamp,
+            write_id=write_id,
             body=body,
             lease_left=None if lease == NOTHING else timedelta(microseconds=leased_until - now),
         )

@@ -107,7 +107,7 @@ end
 
 local function save(text)
     local version, id, record, charges = struct.unpack(SAVE, text)
-    local realm, stamp, lookups = struct.unpack(RECORD, record)
+    local realm, write_id, lookups = struct.unpack(RECORD, record)
     local due, ended, lease = struct.unpack(TIMES, record, #record - TIMES_LENGTH + 1)
 
     local flow = flows .. id
@@ -118,7 +118,7 @@ local function save(text)
         if not known then
             return UNREADABLE
         end
-        if known.stamp == stamp then
+        if known.write_id == write_id then
             return SAVED
         end
     end

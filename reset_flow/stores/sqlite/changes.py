@@ -35,7 +35,7 @@ def usual(record: Record) -> tuple[Any, ...]:
         str(record.state),
         NOTHING if record.due_at is None else micros(record.due_at),
         NOTHING if record.lease is None else span(record.lease),
-        bytearray(record.stamp),  # unlike bytes, the driver knows it at once
+        bytearray(record.write_id),  # unlike bytes, the driver knows it at once
         bytearray(record.body),
         NOTHING if record.ended_at is None else micros(record.ended_at),
         record.id,
@@ -105,8 +105,8 @@ def _save_any(db: Cursor, record: Record, charges: tuple[Charge, ...], now: int)
     """Whatever the usual statements leave to be decided: what to refuse, and why."""
     row = to_row(record)
     stored = db.execute(sql.STORED, row).fetchall()
-    number, version, stamp = stored[0] if stored else (0, 0, None)
-    if stamp == record.stamp:
+    number, version, write_id = stored[0] if stored else (0, 0, None)
+    if write_id == record.write_id:
         return
     if record.version != version + 1:
         raise StaleRecord(record.id, record.version)

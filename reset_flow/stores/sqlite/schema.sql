@@ -15,7 +15,7 @@ CREATE TABLE flows (
     lease INTEGER,
     leased_until INTEGER,
     lookups BLOB NOT NULL,
-    stamp BLOB NOT NULL,
+    write_id BLOB NOT NULL,
     body BLOB NOT NULL
 ) STRICT;
 

@@ -25,7 +25,19 @@ _READ = ", ".join((*(f"flows.{name}" for name in _WRITTEN), "number", DUE))
 # All three have the same values in the same order. They go by position, as the driver looks each name up anew; and none
 # of them is NULL, for which it looks in vain for an adapter, each time.
 NOTHING = -(2**63)
-USUAL = ("leased_until", "state", "due_at", "lease", "stamp", "body", "ended_at", "id", "realm", "version", "lookups")
+USUAL = (
+    "leased_until",
+    "state",
+    "due_at",
+    "lease",
+    "write_id",
+    "body",
+    "ended_at",
+    "id",
+    "realm",
+    "version",
+    "lookups",
+)
 LEASE = USUAL.index("lease") - 1
 """Where to find it in what `sqlite_changes.usual` gives, which is all but the first of those."""
 
@@ -62,7 +74,7 @@ TAKE_BACK = (
 )
 
 # Any save.
-STORED = "SELECT number, version, stamp FROM flows WHERE id = :id"
+STORED = "SELECT number, version, write_id FROM flows WHERE id = :id"
 INSERT = f"INSERT INTO flows ({', '.join(_WRITTEN)}) VALUES ({', '.join(f':{name}' for name in _WRITTEN)})"  # noqa: S608
 UPDATE = f"UPDATE flows SET {', '.join(f'{name} = :{name}' for name in _WRITTEN[1:])} WHERE number = :number"  # noqa: S608
 # The use that must stop counting before the next one finds a place, and the newest one that a flow may take back. Uses

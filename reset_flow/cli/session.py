@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from reset_flow.domain.flow import Flow
     from reset_flow.service import ResetService
 
-__all__ = ["Desk", "Place"]
+__all__ = ["CliSession", "Place"]
 
 T = TypeVar("T")
 Step = TypeVar("Step")
@@ -73,7 +73,7 @@ def _password_in(value: str) -> bool:
         return False
 
 
-class Desk:
+class CliSession:
     """
     A service and its event loop, while the `with` lasts.
 
