@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from reset_flow.domain.errors import FlowNotFound
 from reset_flow.domain.flow import State
-from reset_flow.persistence.repository import associated, spelled
+from reset_flow.persistence.repository import associated, new_write_id, spelled
 from reset_flow.ports import Record
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Ledger:
             id=record_id,
             version=version,
             state=State.REQUESTED,
-            write_id=self._keyring.write_id(),
+            write_id=new_write_id(),
             body=b"",
         )
         return replace(record, body=self._keyring.seal(self._realm, record_id, body, associated(record)))

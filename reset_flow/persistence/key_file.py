@@ -1,24 +1,24 @@
 """
-The keys of a ring, and the file that they are kept in.
+The keys of a ring, and the file that stores them.
 
-A file is only ever written beside its place and then put there as a whole, so nobody ever reads half of one. Where an
-error is raised, no frame of its traceback holds the file's content.
+A key file is replaced as a whole by an atomic rename, so a reader never sees half of it. The traceback of an error that
+leaves this module holds no frame with the content of the file.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
+import re
+import secrets
 import tempfile
-from base64 import b64decode, b64encode
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import attrs
+import msgspec
 
 from reset_flow.domain.errors import KeyringError
 from reset_flow.domain.secret import Unpicklable
@@ -27,146 +27,121 @@ from reset_flow.domain.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["DELAY", "ID_BYTES", "Key", "KeySet", "Mark", "change", "mark_of", "read", "write_new"]
+__all__ = [
+    "DELAY",
+    "ID_BYTES",
+    "KEY_BYTES",
+    "FileVersion",
+    "Key",
+    "KeySet",
+    "change",
+    "read",
+    "version_of",
+    "write_new",
+]
 
 KEY_BYTES = 32
 ID_BYTES = 4
-BLOCK_BYTES = 64
-"""Of SHA-256: what a key is filled up to before it is hashed with one of the two pads below (RFC 2104)."""
-INNER, OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
-LONGEST_FILE = 1 << 20
-FORMAT = 2
-"""What is written. A file of format 1 has no `writes_from`."""
+ID = re.compile(f"[0-9a-f]{{{2 * ID_BYTES}}}")
+MAX_FILE_BYTES = 1 << 20
+FORMAT = 1
 
 DELAY = timedelta(minutes=2)
 """How long a worker may take to notice that a key file has changed: each of its sweeps looks, every 8 to 23 seconds."""
 
-Mark: TypeAlias = tuple[int, ...]
-"""What tells one content of a file from another without reading it."""
+FileVersion: TypeAlias = tuple[int, ...]
+"""Times, inode and size of a file: they differ when its content does."""
 
 
-def _checked_id(_: Any, __: Any, value: Any) -> None:
-    # What is there is not shown: somebody may have put the key's bytes into the wrong place.
-    if not isinstance(value, str) or len(value) != 2 * ID_BYTES or value.strip("0123456789abcdef"):
-        raise KeyringError(f"a key's id must be {2 * ID_BYTES} hexadecimal digits")
-
-
-def _checked_time(key: Key, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if not isinstance(value, datetime) or value.tzinfo is None:
-        raise KeyringError(f"key {key.id}: its {attribute.name} is no time with a zone")
-
-
-def _checked_secret(key: Key, _: Any, value: bytes) -> None:
-    if len(value) != KEY_BYTES:
-        raise KeyringError(f"key {key.id} has {len(value)} bytes, and must have {KEY_BYTES}")
-
-
-@attrs.frozen(kw_only=True, init=False)
+@attrs.frozen(kw_only=True)
 class Key(Unpicklable):
     """
-    One key of a ring: its bytes are never shown, and it can't be pickled.
+    One key of a ring. It never shows its bytes, and can't be pickled.
+
+    A `KeySet` validates its keys. A key does not validate itself: the frame of its `__init__`, which has the bytes,
+    would be part of the error's traceback.
 
     Attributes:
-        writes_from: When it may be written with at the earliest, so that whoever reads has heard of it by then;
-            `None`: as soon as it is in the ring.
+        writes_from: When the key may begin to write, so that every worker has read it by then; `None`: at once.
     """
 
     refusal: ClassVar[str] = "a key can't be pickled: write its ring to a file and read it where it is needed"
 
-    id: str = attrs.field(validator=_checked_id)
-    created_at: datetime = attrs.field(validator=_checked_time)
-    writes_from: datetime | None = attrs.field(default=None, validator=attrs.validators.optional(_checked_time))
-    secret: bytes = attrs.field(repr=False, validator=_checked_secret)
-    _inner: Any = attrs.field(init=False, repr=False, eq=False)
-    _outer: Any = attrs.field(init=False, repr=False, eq=False)
-
-    def __init__(
-        self,
-        *,
-        id: str,  # noqa: A002 - its name in the file
-        created_at: datetime,
-        secret: bytes,
-        writes_from: datetime | None = None,
-    ) -> None:
-        trouble = ""
-        try:
-            self.__attrs_init__(id=id, created_at=created_at, writes_from=writes_from, secret=secret)
-        except KeyringError as error:
-            trouble = str(error)
-        if trouble:
-            del secret  # as the frames of the checks are gone, so that nobody finds the bytes who logs frames
-            raise KeyringError(trouble)
-        object.__setattr__(self, "_inner", sha256(secret.ljust(BLOCK_BYTES, b"\0").translate(INNER)))
-        object.__setattr__(self, "_outer", sha256(secret.ljust(BLOCK_BYTES, b"\0").translate(OUTER)))
-
-    def mac(self, message: bytes) -> bytes:
-        """
-        HMAC-SHA-256 (RFC 2104): two hashes that have begun with the key.
-
-        To copy one that `hmac` has prepared takes twice as long; its `digest` yields to other threads besides.
-        """
-        inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(message)
-        outer.update(inner.digest())
-        digest: bytes = outer.digest()
-        return digest
+    id: str
+    created_at: datetime
+    writes_from: datetime | None = None
+    secret: bytes = attrs.field(repr=False)
 
     @classmethod
     def generate(cls) -> Key:
-        """A new one."""
+        """Make a new key of random bytes."""
         now = datetime.now(UTC).replace(microsecond=0)
-        return cls(id=os.urandom(ID_BYTES).hex(), created_at=now, secret=os.urandom(KEY_BYTES))
+        return cls(id=secrets.token_hex(ID_BYTES), created_at=now, secret=secrets.token_bytes(KEY_BYTES))
 
     @property
     def since(self) -> datetime:
-        """When it began, or is to begin, to write."""
+        """When the key began, or will begin, to write."""
         return self.writes_from or self.created_at
 
     def may_write(self, now: datetime) -> bool:
-        """Whether its time has come."""
+        """Return True from `writes_from` on."""
         return self.writes_from is None or self.writes_from <= now
 
 
 def _oldest_first(keys: Iterable[Key]) -> tuple[Key, ...]:
-    return tuple(sorted(keys, key=lambda key: key.created_at))  # of those of one second, as they were given
+    return tuple(sorted(keys, key=lambda key: key.created_at.timestamp()))  # stable for keys of the same second
 
 
-def _distinct(_: Any, attribute: attrs.Attribute[Any], keys: tuple[Key, ...]) -> None:
+def _validate_keys(_: Any, attribute: attrs.Attribute[Any], keys: tuple[Key, ...]) -> None:
     purpose = {"seal": "sealing"}.get(attribute.name, attribute.name)
     if not keys:
         raise KeyringError(f"the ring has no {purpose} key: make one with `reset-flow keys new`")
     seen: dict[str, Key] = {}
     for key in keys:
+        if not ID.fullmatch(key.id):
+            # Do not show the id: it may be the key's bytes, put into the wrong field.
+            raise KeyringError(f"the id of a {purpose} key must be {2 * ID_BYTES} hexadecimal digits")
+        if len(key.secret) != KEY_BYTES:
+            raise KeyringError(f"key {key.id} has {len(key.secret)} bytes, and must have {KEY_BYTES}")
+        if any(time is not None and time.tzinfo is None for time in (key.created_at, key.writes_from)):
+            raise KeyringError(f"key {key.id} has a time without a time zone: add one, as in 2026-01-31T12:00:00Z")
         if key.id in seen:
-            raise KeyringError(f"the ring has two {purpose} keys {key.id}")
+            raise KeyringError(f"the ring has two {purpose} keys {key.id}: take one out")
         for other in seen.values():
             if other.secret == key.secret:
-                raise KeyringError(f"the {purpose} keys {other.id} and {key.id} are the same")
+                raise KeyringError(f"the {purpose} keys {other.id} and {key.id} are the same: take one out")
         seen[key.id] = key
 
 
 @attrs.frozen(kw_only=True)
 class KeySet:
     """
-    All the keys of a ring; there is no such thing with a key that is short, missing or there twice.
+    The valid keys of one ring.
 
     Attributes:
-        seal: The oldest first.
+        seal: Oldest first.
 
-        lookup: The one that writes first.
+        lookup: The key that writes first.
+
+    Raises:
+        KeyringError: A key is missing, malformed or there twice.
     """
 
-    seal: tuple[Key, ...] = attrs.field(converter=_oldest_first, validator=_distinct)
-    lookup: tuple[Key, ...] = attrs.field(validator=_distinct)
+    seal: tuple[Key, ...] = attrs.field(converter=_oldest_first, validator=_validate_keys)
+    lookup: tuple[Key, ...] = attrs.field(validator=_validate_keys)
+
+    def find(self, key_id: str) -> Key | None:
+        """Return the sealing key of this id."""
+        return next((key for key in self.seal if key.id == key_id), None)
 
     def writer(self, now: datetime) -> Key:
-        """The newest key whose time has come; the oldest where none has, as by a clock that was set back."""
+        """Return the newest key that may write; the oldest if none may, as after a clock was set back."""
         return next((key for key in reversed(self.seal) if key.may_write(now)), self.seal[0])
 
     def rotated(self, now: datetime, delay: timedelta) -> KeySet:
-        """The same with a new key, which writes after the delay, and is the newest whatever the clock says."""
+        """Add a new key, which writes after the delay. It is the newest even if the clock was set back."""
         key = Key.generate()
-        while key.id in {each.id for each in self.seal}:
+        while self.find(key.id):
             key = Key.generate()
         key = attrs.evolve(
             key,
@@ -177,20 +152,20 @@ class KeySet:
 
     def without(self, key_id: str, now: datetime) -> KeySet:
         """
-        The same without one key.
+        Take out one key.
 
         Raises:
-            KeyringError: It is not in the ring, it writes, or it is to write.
+            KeyringError: The key is not in the ring, it writes, or it will write.
         """
         self.superseded_at(key_id, now)
         return attrs.evolve(self, seal=tuple(key for key in self.seal if key.id != key_id))
 
     def superseded_at(self, key_id: str, now: datetime) -> datetime:
         """
-        Since when a newer key writes instead of this one.
+        Return when a newer key began to write instead of this one.
 
         Raises:
-            KeyringError: None does, or there is no such key.
+            KeyringError: No newer key writes, or the key is not in the ring.
         """
         ids = [key.id for key in self.seal]
         if key_id not in ids:
@@ -206,162 +181,139 @@ class KeySet:
 # --- reading
 
 
-def read(path: Path) -> tuple[KeySet, Mark]:
+class _Header(msgspec.Struct):
+    reset_flow_keys: int
+
+
+class _Document(_Header):
+    seal: tuple[Key, ...]
+    lookup: tuple[Key, ...]
+
+
+def read(path: Path) -> tuple[KeySet, FileVersion]:
     """
-    What is in the file.
+    Read a key file.
 
     Raises:
-        KeyringError: It is missing, broken, or open to others than its owner.
+        KeyringError: The file is missing, broken, or open to others than its owner.
     """
-    found: tuple[KeySet, Mark] | str
     try:
         with path.open("rb") as file:
-            found = _read(path, file)
-    except FileNotFoundError:
-        found = f"{path} does not exist: make it with `reset-flow keys new`"
+            return _read(path, file)
     except OSError as error:
-        found = f"{path} can't be read: {error.strerror}"
-    if isinstance(found, str):
-        raise KeyringError(found)
-    return found
+        problem = _problem(path, "read", error)
+    except KeyringError as error:
+        problem = str(error)
+    raise KeyringError(problem)  # a new error, outside the handlers: the frames of the first one hold the keys
 
 
-def mark_of(path: Path) -> Mark | None:
-    """The mark of the file as it now is, by one system call; `None` if there is none."""
+def version_of(path: Path) -> FileVersion | None:
+    """Return the version of the file by one system call; `None` if there is no file."""
     try:
-        return _mark(path.stat())
+        return _version(path.stat())
     except OSError:
         return None
 
 
-def _mark(status: os.stat_result) -> Mark:
+def _version(status: os.stat_result) -> FileVersion:
     return status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size
 
 
-def _read(path: Path, file: IO[bytes]) -> tuple[KeySet, Mark] | str:
-    """What is in it, or what is wrong with it."""
+def _problem(path: Path, done: str, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{path} does not exist: make it with `reset-flow keys new`"
+    return f"{path} can't be {done}: {error.strerror}"
+
+
+def _read(path: Path, file: IO[bytes]) -> tuple[KeySet, FileVersion]:
     status = os.fstat(file.fileno())
     if status.st_mode & 0o077:
-        return f"{path} is open to others: `chmod 600` it, and rotate its keys if it was read"
-    keys = _parsed(file.read(LONGEST_FILE))
-    return f"{path} {keys}" if isinstance(keys, str) else (keys, _mark(status))
-
-
-def _parsed(document: bytes) -> KeySet | str:
+        raise KeyringError(f"{path} is open to others: `chmod 600` it, and rotate its keys if it was read")
+    document = file.read(MAX_FILE_BYTES)
     try:
-        ring = json.loads(document)
-        number = ring["reset_flow_keys"]
-        if number not in range(1, FORMAT + 1):
-            return "is of another release of the library: use that one" if isinstance(number, int) else "is no key file"
-        return KeySet(
-            seal=tuple(_parsed_key(row) for row in ring["seal"]),
-            lookup=tuple(_parsed_key(row) for row in ring["lookup"]),
-        )
-    except KeyringError as error:
-        return f"is a broken key file: {error}"
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return "is no key file, or a broken one"
-
-
-def _parsed_key(row: dict[str, Any]) -> Key:
-    """A key; what is missing or unreadable is left to its validators, which name the key."""
-    secret: bytes = b""
-    created_at: Any = None
-    with suppress(ValueError, TypeError, KeyError):
-        secret = b64decode(row["key"], validate=True)
-    with suppress(ValueError, TypeError, KeyError):
-        created_at = datetime.fromisoformat(row["created_at"])
-    writes_from: Any = row.get("writes_from")
-    if writes_from is not None:
-        with suppress(ValueError, TypeError):
-            writes_from = datetime.fromisoformat(writes_from)
-    return Key(id=row["id"], created_at=created_at, writes_from=writes_from, secret=secret)
+        number = msgspec.json.decode(document, type=_Header).reset_flow_keys
+        if number == FORMAT:
+            ring = msgspec.json.decode(document, type=_Document)
+            return KeySet(seal=ring.seal, lookup=ring.lookup), _version(status)
+    except (msgspec.DecodeError, KeyringError) as error:
+        reason = f": {error}"
+    except (UnicodeDecodeError, RecursionError):
+        reason = ""
+    else:
+        raise KeyringError(f"{path} has format {number}: read it with the release of reset_flow that wrote it")
+    raise KeyringError(f"{path} is no key file, or a broken one{reason}")
 
 
 # --- writing
 
 
-def write_new(path: Path, keys: KeySet) -> Mark:
+def write_new(path: Path, keys: KeySet) -> None:
     """
-    Make the file, with mode 0600.
+    Write a new file with mode 0600.
 
     Raises:
-        KeyringError: It exists, or can't be written.
+        KeyringError: The file exists, or can't be written.
     """
     try:
-        with _beside(path, keys) as (temporary, mark):
+        with _temporary_file(path, keys) as temporary:
             os.link(temporary, path)
     except FileExistsError:
         raise KeyringError(f"{path} exists: choose another file, or read that one") from None
     except OSError as error:
         raise KeyringError(f"{path} can't be written: {error.strerror}") from None
-    # The link has touched the file.
-    return mark_of(path) or mark
 
 
 def change(path: Path, changed: Callable[[KeySet], KeySet]) -> KeySet:
     """
-    Replace the file by one with what becomes of its keys; of many that do so at once, each sees what the last has left.
+    Replace the file by one with the changed keys, and return them. Concurrent changes run one after another.
 
     Raises:
-        KeyringError: It can't be read or written; what stood there stands. What `changed` raises is passed on.
+        KeyringError: The file can't be read or written, or `changed` raised this; the file stays as it was.
     """
-    path = path.resolve()  # a link is to go on pointing to it
-    found: tuple[KeySet, Mark] | str
+    path = path.resolve()  # a symbolic link keeps pointing to the file
     try:
         with _locked(path) as file:
-            found = _read(path, file)
-            if not isinstance(found, str):
-                keys = changed(found[0])
-                with _beside(path, keys, os.fstat(file.fileno())) as (temporary, _):
-                    Path(temporary).replace(path)
-                return keys
-    except FileNotFoundError:
-        found = f"{path} does not exist: make it with `reset-flow keys new`"
+            keys = changed(_read(path, file)[0])
+            with _temporary_file(path, keys, os.fstat(file.fileno())) as temporary:
+                temporary.replace(path)
+            return keys
     except OSError as error:
-        found = f"{path} can't be written: {error.strerror}"
-    raise KeyringError(found)
+        problem = _problem(path, "written", error)
+    except KeyringError as error:
+        problem = str(error)
+    raise KeyringError(problem)  # as in `read`
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[IO[bytes]]:
-    """The file, open, which nobody else replaces while this lasts."""
+    """Open the file and lock it against other changes."""
     while True:
-        with path.open("r+b") as file:  # NFS lets nobody lock what can't be written
+        with path.open("r+b") as file:  # NFS does not lock a file that is open for reading only
             fcntl.flock(file, fcntl.LOCK_EX)
-            # Who held the lock before may have put another file there.
+            # The last holder of the lock may have put another file in its place.
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 yield file
                 return
 
 
 @contextmanager
-def _beside(path: Path, keys: KeySet, like: os.stat_result | None = None) -> Iterator[tuple[str, Mark]]:
-    """A file in the same folder, written to the disk; gone afterwards, unless it was moved away."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp makes it 0600
+def _temporary_file(path: Path, keys: KeySet, replaced: os.stat_result | None = None) -> Iterator[Path]:
+    """Write the keys to a file in the same folder and sync it; delete it afterwards, unless it was renamed."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # with mode 0600
+    temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            if like and like.st_uid != os.fstat(handle).st_uid:
-                os.fchown(handle, like.st_uid, like.st_gid)  # root rotates the keys of those who must read them
-            file.write(_document(keys))
+            if replaced and replaced.st_uid != os.fstat(handle).st_uid:
+                os.fchown(handle, replaced.st_uid, replaced.st_gid)  # root may rotate the keys of another user
+            document = _Document(reset_flow_keys=FORMAT, seal=keys.seal, lookup=keys.lookup)
+            file.write(msgspec.json.format(msgspec.json.encode(document), indent=1))
             file.flush()
             os.fsync(handle)
-            mark = _mark(os.fstat(handle))
-        yield temporary, mark
+        yield temporary
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
     finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _document(keys: KeySet) -> bytes:
-    rows = {purpose: [_row(key) for key in each] for purpose, each in (("seal", keys.seal), ("lookup", keys.lookup))}
-    return json.dumps({"reset_flow_keys": FORMAT, **rows}, indent=1).encode()
-
-
-def _row(key: Key) -> dict[str, str]:
-    row = {"id": key.id, "created_at": key.created_at.isoformat(), "key": b64encode(key.secret).decode()}
-    return row if key.writes_from is None else row | {"writes_from": key.writes_from.isoformat()}
+        temporary.unlink(missing_ok=True)

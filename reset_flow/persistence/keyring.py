@@ -1,61 +1,44 @@
 """
-What makes a stored flow unreadable, unalterable and findable only with the keys.
+Sealing of stored flows, and the hashes by which they are found.
 
-A sealed body is the id of the key (4 bytes), a random nonce (12), and AES-256-GCM of the bytes (16 more). Each flow has
-a key of its own, by HKDF-Expand (RFC 5869) from the ring's, so no key sees more than the few saves of one flow.
+A sealed body is the id of the key (4 bytes), a random nonce (12) and the AES-256-GCM ciphertext (16 more than the
+body). HKDF-Expand (RFC 5869) derives a key for each flow, so no key encrypts more than the few saves of one flow.
 """
 
 from __future__ import annotations
 
+import hmac
 import logging
 import os
-import time
 import unicodedata
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
-from struct import Struct
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, ClassVar
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from reset_flow.domain.errors import KeyringError
+from reset_flow.domain.secret import Unpicklable
 from reset_flow.persistence import key_file
-from reset_flow.persistence.key_file import DELAY, ID_BYTES, Key, KeySet
+from reset_flow.persistence.key_file import DELAY, ID_BYTES, KEY_BYTES, Key, KeySet
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from reset_flow.persistence.key_file import Mark
+    from reset_flow.persistence.key_file import FileVersion
 
-__all__ = ["Key", "Keyring", "UnknownKeyError", "canonical"]
+__all__ = ["Key", "Keyring", "UnknownKeyError", "canonical", "flow_key"]
 
 NONCE_BYTES = 12
 TAG_BYTES = 16
 LOOKUP_BYTES = 16
-WRITE_ID_BYTES = 8
-NONCES_AT_ONCE = 256
-CIPHERS = 1024
-"""For how many flows the derived key is kept at hand: a command opens once and seals twice."""
+MAX_CIPHERS = 1024
+"""Flows whose derived key is cached: a command opens once and seals twice."""
 
 logger = logging.getLogger("reset_flow")
-
-_NONCES = Struct(f"{NONCE_BYTES}s" * NONCES_AT_ONCE)
-_POOLS: dict[int, list[bytes]] = {}
-"""Of the process of this id alone: what a child finds after a fork is its parent's, also where no hook was run."""
-os.register_at_fork(after_in_child=_POOLS.clear)
-
-
-def _drawn() -> bytes:
-    """Random bytes, as long as a nonce. In bulk: a system call for each would hand the interpreter to other threads."""
-    while True:
-        try:
-            return _POOLS[os.getpid()].pop()
-        except (KeyError, IndexError):  # or another thread took the last one
-            drawn = os.urandom(_NONCES.size)
-            _POOLS.clear()
-            _POOLS[os.getpid()] = list(_NONCES.unpack(drawn))
 
 
 class UnknownKeyError(ValueError):
@@ -63,57 +46,48 @@ class UnknownKeyError(ValueError):
 
 
 def canonical(text: str) -> str:
-    """The one form of all spellings that mean the same name: NFKC, case-folded, stripped."""
+    """Convert all spellings of a name to one form: NFKC, case-folded, stripped."""
     return unicodedata.normalize("NFKC", text).casefold().strip()
 
 
-def _part(text: str) -> bytes:
-    encoded = text.encode()
-    return len(encoded).to_bytes(4, "big") + encoded
+def flow_key(key: Key, realm: str, flow_id: str) -> bytes:
+    """Derive the key of one flow."""
+    return HKDFExpand(SHA256(), KEY_BYTES, _message("flow", realm, flow_id)).derive(key.secret)
 
 
-@lru_cache(maxsize=256)
-def _head(*parts: str) -> bytes:
-    return b"".join(map(_part, parts))
+def _hash(key: Key, *parts: str) -> bytes:
+    return hmac.digest(key.secret, _message(*parts), "sha256")[:LOOKUP_BYTES]
 
 
 def _message(*parts: str) -> bytes:
-    """Parts joined so that no two lists of parts give the same bytes. All but the last are what many begin with."""
-    return _head(*parts[:-1]) + _part(parts[-1])
+    """Join the parts, each behind its length, so that different lists of parts give different bytes."""
+    return b"".join(len(part).to_bytes(4, "big") + part for part in (text.encode() for text in parts))
 
 
-class Keyring:
+class Keyring(Unpicklable):
     """
-    The keys of a realm or of many.
+    The keys of one realm or several.
 
-    The newest sealing key whose time has come writes, every one reads. Lookup keys stay when sealing keys rotate: flows
-    are found by them. A ring that came from a file, or was written to one, follows it: see `refresh`.
+    The newest sealing key that may write seals, and every sealing key opens. Flows are found by lookup keys, which stay
+    when sealing keys rotate. A ring that was read from a file, or written to one, follows it: see `refresh`.
 
     Attributes:
-        saved: Whether the ring is known to be in a file. One that is not is lost with the process, and with it every
-            flow that it sealed.
+        saved: Whether the ring is known to be in a file. A ring that is not in a file is lost with the process, and
+            with it every flow that it sealed.
 
     Raises:
         KeyringError: A key is short, missing or there twice; the message names it by its id.
     """
 
-    def __init__(self, seal: tuple[Key, ...], lookup: tuple[Key, ...], *, saved: bool = False) -> None:
-        self._hold(KeySet(seal=seal, lookup=lookup))
-        self._path: Path | None = None
-        self._mark: Mark | None = None
-        self._complained_of: Mark | str | None = ""
-        self.saved = saved
+    refusal: ClassVar[str] = "a keyring can't be pickled: write it to a file and read it where it is needed"
 
-    def _hold(self, keys: KeySet) -> None:
-        # Each of these is replaced at once: another thread may be sealing.
-        self._ciphers: dict[tuple[bytes, str, str], AESGCM] = {}
-        self._seal = {bytes.fromhex(key.id): key for key in keys.seal}
-        self._lookup = keys.lookup
-        self._writers = tuple(
-            (bytes.fromhex(key.id), key, key.writes_from.timestamp() if key.writes_from else 0.0)
-            for key in reversed(keys.seal)
-        )
-        self._keys = keys
+    def __init__(self, seal: tuple[Key, ...], lookup: tuple[Key, ...], *, saved: bool = False) -> None:
+        self._keys = KeySet(seal=seal, lookup=lookup)
+        self._ciphers: dict[tuple[str, str, str], AESGCM] = {}
+        self._path: Path | None = None
+        self._version: FileVersion | None = None
+        self._reported = ""
+        self.saved = saved
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -127,37 +101,26 @@ class Keyring:
 
     @property
     def writes(self) -> Key:
-        """The key that seals what is saved now."""
-        return self._writer()[1]
-
-    def _writer(self) -> tuple[bytes, Key, float]:
-        if len(self._writers) > 1:
-            now = time.time()
-            for writer in self._writers:
-                if writer[2] <= now:
-                    return writer
-        return self._writers[-1]
+        """The key that seals now."""
+        return self._keys.writer(datetime.now(UTC))
 
     def __repr__(self) -> str:
-        # One that was refused half-way is shown as well, by whoever logs frames.
-        return f"<Keyring {' '.join(key.id for key in self.keys) if hasattr(self, '_keys') else 'of nothing'}>"
-
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise TypeError("a keyring can't be pickled: write it to a file and read it where it is needed")
+        keys = self.keys if hasattr(self, "_keys") else ()  # a traceback may show a ring whose keys were refused
+        return f"<Keyring {' '.join(key.id for key in keys)}>"
 
     # --- rotation
 
     def rotated(self, delay: timedelta = DELAY) -> Keyring:
-        """A ring with one key more, which writes after the delay; in memory only, as all rings that are made anew."""
+        """Return another ring, in memory only, with one key more, which writes after the delay."""
         keys = self._keys.rotated(datetime.now(UTC), delay)
         return Keyring(keys.seal, keys.lookup)
 
     def without(self, key_id: str) -> Keyring:
         """
-        A ring without this sealing key; in memory only. What is sealed with the key can't be read with it.
+        Return another ring, in memory only, without this sealing key. It can't open what the key has sealed.
 
         Raises:
-            KeyringError: The key is not in the ring, it writes, or it is to write.
+            KeyringError: The key is not in the ring, it writes, or it will write.
         """
         keys = self._keys.without(key_id, datetime.now(UTC))
         return Keyring(keys.seal, keys.lookup)
@@ -166,7 +129,7 @@ class Keyring:
 
     @classmethod
     def generate(cls) -> Keyring:
-        """A new ring, in memory only: write it to a file before flows are to outlive the process."""
+        """Make a new ring, in memory only: write it to a file if flows are to outlive the process."""
         return cls((Key.generate(),), (Key.generate(),))
 
     def to_file(self, path: str | Path) -> None:
@@ -174,27 +137,28 @@ class Keyring:
         Write the ring to a new file with mode 0600, whole or not at all.
 
         Raises:
-            KeyringError: The file exists (a ring that flows are sealed with is never overwritten), or can't be
+            KeyringError: The file exists (flows may be sealed with its keys, so it is not overwritten), or can't be
                 written.
         """
-        self._follow(Path(path), key_file.write_new(Path(path), self._keys))
+        key_file.write_new(Path(path), self._keys)
+        self._follow(Path(path), None)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Keyring:
         """
-        The ring that was written to this file.
+        Read a ring from a file.
 
         Raises:
-            KeyringError: It is missing, broken, or open to others than its owner.
+            KeyringError: The file is missing, broken, or open to others than its owner.
         """
-        keys, mark = key_file.read(Path(path))
+        keys, version = key_file.read(Path(path))
         ring = cls(keys.seal, keys.lookup)
-        ring._follow(Path(path), mark)
+        ring._follow(Path(path), version)
         return ring
 
     @classmethod
     def load_or_create(cls, path: str | Path) -> Keyring:
-        """The ring of this file, made now if there is none; of many that try at once, one makes it and all read it."""
+        """Read the ring of this file; make the file if there is none. Of several processes, one makes it."""
         if not Path(path).exists():
             try:
                 cls.generate().to_file(path)
@@ -203,103 +167,89 @@ class Keyring:
                     raise
         return cls.from_file(path)
 
-    def _follow(self, path: Path, mark: Mark) -> None:
-        self._path, self._mark, self.saved = path.absolute(), mark, True
+    def _follow(self, path: Path, version: FileVersion | None) -> None:
+        self._path, self._version, self.saved = path.absolute(), version, True
 
     def refresh(self) -> bool:
         """
-        Read the file again if it has changed, which costs one `stat` if it has not. -> whether the keys are others now
+        Read the file again if it has changed; a `stat` tells. Return True if the keys have changed.
 
-        Where the file is gone, broken or open to others, the ring keeps the keys that it has, and says so in the log,
-        once for each such file.
+        If the file is missing, broken or open to others, the ring keeps its keys and logs one warning.
         """
         if self._path is None:
             return False
-        mark = key_file.mark_of(self._path)
-        if mark is not None and mark == self._mark:
+        version = key_file.version_of(self._path)
+        if version is not None and version == self._version:
             return False
         try:
-            keys, self._mark = key_file.read(self._path)
+            keys, self._version = key_file.read(self._path)
         except KeyringError as error:
-            if mark != self._complained_of:
+            if str(error) != self._reported:
                 ids = " ".join(key.id for key in self.keys)
-                logger.warning("the keys stay %s, as their file can't be used any more: %s", ids, error)
-            self._complained_of = mark
+                logger.warning("the key file can't be used, so the keys stay %s: %s", ids, error)
+            self._reported = str(error)
             return False
-        self._complained_of = ""
+        self._reported = ""
         if keys == self._keys:
             return False
-        self._hold(keys)
-        logger.info("the keys are %s now", " ".join(key.id for key in self.keys))
+        self._keys, self._ciphers = keys, {}
+        logger.info("the keys are now %s", " ".join(key.id for key in self.keys))
         return True
 
     # --- bodies
 
     def seal(self, realm: str, flow_id: str, body: bytes, associated: bytes) -> bytes:
-        """The body, readable only with this ring, as this flow's of this realm, and beside the same associated data."""
-        key_id, key, _ = self._writer()
-        nonce = _drawn()
-        cipher = self._ciphers.get((key_id, realm, flow_id)) or self._cipher(key_id, key, realm, flow_id)
-        return key_id + nonce + cipher.encrypt(nonce, body, associated)
+        """Encrypt a body. It can be opened with the same realm, flow and associated data only."""
+        key, nonce = self.writes, os.urandom(NONCE_BYTES)
+        return bytes.fromhex(key.id) + nonce + self._cipher(key, realm, flow_id).encrypt(nonce, body, associated)
 
     def open(self, realm: str, flow_id: str, sealed: bytes, associated: bytes) -> bytes:
         """
-        What was sealed. For a key that is not in the ring, its file is looked at first.
+        Decrypt a body. If its key is not in the ring, look at the key file first.
 
         Raises:
-            ValueError: It was changed; the message names the key.
-            UnknownKeyError: Its key is not in the ring.
+            ValueError: The body was changed, or belongs to another record; the message names the key.
+            UnknownKeyError: The key is not in the ring.
         """
         if len(sealed) < ID_BYTES + NONCE_BYTES + TAG_BYTES:
             raise ValueError("it is cut off")
-        key_id = sealed[:ID_BYTES]
-        key = self._seal.get(key_id)
+        key_id = self.key_of(sealed)
+        key = self._keys.find(key_id)
         if key is None and self.refresh():
-            key = self._seal.get(key_id)
+            key = self._keys.find(key_id)
         if key is None:
-            raise UnknownKeyError(f"key {key_id.hex()} is not in the ring")
+            raise UnknownKeyError(f"key {key_id} is not in the ring")
         nonce, body = sealed[ID_BYTES : ID_BYTES + NONCE_BYTES], sealed[ID_BYTES + NONCE_BYTES :]
-        cipher = self._ciphers.get((key_id, realm, flow_id)) or self._cipher(key_id, key, realm, flow_id)
         try:
-            return cipher.decrypt(nonce, body, associated)
+            return self._cipher(key, realm, flow_id).decrypt(nonce, body, associated)
         except InvalidTag:
-            raise ValueError(f"it was changed, or is another record's (key {key.id})") from None
+            raise ValueError(f"it was changed, or is another record's (key {key_id})") from None
 
-    def _cipher(self, key_id: bytes, key: Key, realm: str, flow_id: str) -> AESGCM:
-        ciphers = self._ciphers
-        if len(ciphers) >= CIPHERS:
-            ciphers.clear()
-        cipher = ciphers[key_id, realm, flow_id] = AESGCM(_flow_key(key, realm, flow_id))
+    def _cipher(self, key: Key, realm: str, flow_id: str) -> AESGCM:
+        ciphers = self._ciphers  # `refresh` in another thread may replace it
+        name = (key.id, realm, flow_id)
+        if (cipher := ciphers.get(name)) is None:
+            if len(ciphers) >= MAX_CIPHERS:
+                ciphers.clear()
+            cipher = ciphers[name] = AESGCM(flow_key(key, realm, flow_id))
         return cipher
 
     @staticmethod
     def key_of(sealed: bytes) -> str:
-        """The id of the key that this was sealed with, by what it says itself; `""` if it is too short to say."""
+        """Return the id of the key in front of a sealed body; `""` if the body is too short."""
         return sealed[:ID_BYTES].hex() if len(sealed) >= ID_BYTES else ""
-
-    def write_id(self) -> bytes:
-        """8 random bytes."""
-        return _drawn()[:WRITE_ID_BYTES]
 
     # --- names
 
     def lookup(self, realm: str, purpose: str, name: str) -> bytes:
-        """16 bytes that stand for a name; the same for every spelling of it."""
-        return self._hash(self._lookup[0], realm, purpose, name)
+        """Hash a name to 16 bytes, equal for all its spellings, with the lookup key that writes."""
+        return self.lookups(realm, purpose, name)[0]
 
     def lookups(self, realm: str, purpose: str, name: str) -> tuple[bytes, ...]:
-        """The same under each lookup key of the ring, the one that writes first."""
-        return tuple(self._hash(key, realm, purpose, name) for key in self._lookup)
+        """Hash a name with each lookup key, the one that writes first."""
+        text = canonical(name)
+        return tuple(_hash(key, "lookup", realm, purpose, text) for key in self._keys.lookup)
 
     def digest(self, realm: str, purpose: str, text: str) -> bytes:
-        """16 bytes that stand for exactly this text."""
-        return self._lookup[0].mac(_message("exact", realm, purpose, text))[:LOOKUP_BYTES]
-
-    @staticmethod
-    def _hash(key: Key, realm: str, purpose: str, name: str) -> bytes:
-        return key.mac(_message("lookup", realm, purpose, canonical(name)))[:LOOKUP_BYTES]
-
-
-def _flow_key(key: Key, realm: str, flow_id: str) -> bytes:
-    """HKDF-Expand to 32 bytes: one HMAC."""
-    return key.mac(_message("flow", realm, flow_id) + b"\x01")
+        """Hash exactly this text to 16 bytes, with the lookup key that writes."""
+        return _hash(self._keys.lookup[0], "exact", realm, purpose, text)

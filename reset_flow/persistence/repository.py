@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from reset_flow.persistence.keyring import Keyring
     from reset_flow.ports import Charge, Store
 
-__all__ = ["FlowRepository", "Found", "associated", "new_id", "spelled"]
+__all__ = ["FlowRepository", "Found", "associated", "new_id", "new_write_id", "spelled"]
 
 ID_DIGITS = 26
+WRITE_ID_BYTES = 8
 DIGITS = b"0123456789abcdefghijklmnopqrstuv" * 8
 """Of base32hex, one for each byte: as random as the bytes are."""
 NO_TIME, MICROSECOND = timedelta(0), timedelta(microseconds=1)
@@ -53,6 +54,11 @@ class Found(Struct, frozen=True, gc=False):
 def new_id() -> str:
     """An id that nobody can guess, and that names nothing."""
     return secrets.token_bytes(ID_DIGITS).translate(DIGITS).decode()
+
+
+def new_write_id() -> bytes:
+    """Return 8 random bytes, which tell one save from every other."""
+    return secrets.token_bytes(WRITE_ID_BYTES)
 
 
 def spelled(name: bytes) -> str:
@@ -101,7 +107,7 @@ class FlowRepository:
             ended_at=data.ended_at,
             lease=self._lease if data.intent else None,
             lookups=data.lookups,
-            write_id=write_id or self._keyring.write_id(),
+            write_id=write_id or new_write_id(),
             body=b"",
         )
         body = self._keyring.seal(self._realm, data.id, codec.encode(data), associated(record))

@@ -42,15 +42,16 @@ def run(run: Run, home: Path) -> Iterator[Run]:
         if path.stat().st_size and path.is_file():
             document = json.loads(path.read_bytes())
             for row in document["seal"] + document["lookup"]:
-                assert row["key"] not in "".join(said)
+                assert row["secret"] not in "".join(said)
 
 
 def aged(path: Path, age: timedelta) -> None:
     """As if all this had been done earlier."""
     document = json.loads(path.read_bytes())
     for row in document["seal"]:
-        for name in row.keys() & {"created_at", "writes_from"}:
-            row[name] = (datetime.fromisoformat(row[name]) - age).isoformat()
+        for name in ("created_at", "writes_from"):
+            if row[name]:
+                row[name] = (datetime.fromisoformat(row[name]) - age).isoformat()
     path.write_text(json.dumps(document))
 
 

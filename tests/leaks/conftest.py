@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from reset_flow import EtnaTransport, Keyring, Policy, ResetFlowError, ResetService, State, open_store
 from reset_flow.observability.opentelemetry import OpenTelemetryTracer
-from reset_flow.persistence.keyring import _flow_key
+from reset_flow.persistence.keyring import flow_key
 from reset_flow.sandbox import Sandbox
 from reset_flow.testing import LeakScanner, dump, shown_by, shown_by_error, traceback_of
 
@@ -204,7 +204,7 @@ class Scene:
         keys = [*self.keyring.keys, *self.keyring.lookup_keys]
         found |= {f"key {key.id}": key.secret for key in keys}
         if flow_id:
-            found |= {f"key {key.id} of {flow_id}": _flow_key(key, "default", flow_id) for key in self.keyring.keys}
+            found |= {f"key {key.id} of {flow_id}": flow_key(key, "default", flow_id) for key in self.keyring.keys}
         for name, canary in found.items():
             if name not in known:
                 self.watch.scanner.add(name, canary)

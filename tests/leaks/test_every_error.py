@@ -312,7 +312,8 @@ async def _(scene: Any) -> None:
 @provokes(KeyringError)
 async def _(scene: Any) -> None:
     key = scene.keyring.writes
-    Key(id=key.id, created_at=key.created_at, secret=key.secret + b"more")
+    longer = Key(id=key.id, created_at=key.created_at, secret=key.secret + b"more")
+    Keyring((longer,), (key,))
 
 
 @provokes(KeyringError)
