@@ -69,7 +69,7 @@ def rotate(
     at_once: Annotated[bool, typer.Option("--at-once", help="Write with it now, whoever has not read it yet.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Add a key. It writes in two minutes, when every worker has read it; the others go on reading."""
+    """Add a key. It writes 30 seconds later, when every worker has read it; the others go on reading."""
     key = key_rotation.rotate(path, delay=timedelta(0) if at_once else DELAY)
     if as_json:
         say_json({"path": str(path), **_document(key)})

@@ -106,7 +106,6 @@ class Sweeper:
         return report
 
     async def _sweep(self) -> SweepReport:
-        self._repository.refresh_keys()
         report, unreadable = SweepReport(), 0
         batch: list[Found] = []
         async for found in self._repository.scan(due=True, limit=DUE_AT_MOST):

@@ -46,8 +46,13 @@ ID = re.compile(f"[0-9a-f]{{{2 * ID_BYTES}}}")
 MAX_FILE_BYTES = 1 << 20
 FORMAT = 1
 
-DELAY = timedelta(minutes=2)
-"""How long a worker may take to notice that a key file has changed: each of its sweeps looks, every 8 to 23 seconds."""
+DELAY = timedelta(seconds=30)
+"""
+How long a new key waits before it writes, and an old one before it can be removed.
+
+A worker looks at the file at most a few seconds before it seals (`keyring.LOOK_INTERVAL`). The rest is for clocks that
+differ, and for a save that is on its way to the store.
+"""
 
 FileVersion: TypeAlias = tuple[int, ...]
 """Times, inode and size of a file: they differ when its content does."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import logging
 import os
+import time
 import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,13 +31,16 @@ if TYPE_CHECKING:
 
     from reset_flow.persistence.key_file import FileVersion
 
-__all__ = ["Key", "Keyring", "UnknownKeyError", "canonical", "flow_key"]
+__all__ = ["LOOK_INTERVAL", "Key", "Keyring", "UnknownKeyError", "canonical", "flow_key"]
 
 NONCE_BYTES = 12
 TAG_BYTES = 16
 LOOKUP_BYTES = 16
 MAX_CIPHERS = 1024
 """Flows whose derived key is cached: a command opens once and seals twice."""
+LOOK_INTERVAL = 2.0
+"""Seconds after which a ring looks at its file again before it seals."""
+CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # counts the time that the machine slept, if it can
 
 logger = logging.getLogger("reset_flow")
 
@@ -69,7 +73,8 @@ class Keyring(Unpicklable):
     The keys of one realm or several.
 
     The newest sealing key that may write seals, and every sealing key opens. Flows are found by lookup keys, which stay
-    when sealing keys rotate. A ring that was read from a file, or written to one, follows it: see `refresh`.
+    when sealing keys rotate. A ring that was read from a file, or written to one, follows it: it looks at the file
+    every few seconds before it seals, so it never goes on sealing with a key that was removed.
 
     Attributes:
         saved: Whether the ring is known to be in a file. A ring that is not in a file is lost with the process, and
@@ -86,6 +91,7 @@ class Keyring(Unpicklable):
         self._ciphers: dict[tuple[str, str, str], AESGCM] = {}
         self._path: Path | None = None
         self._version: FileVersion | None = None
+        self._look_at = 0.0
         self._reported = ""
         self.saved = saved
 
@@ -196,10 +202,21 @@ class Keyring(Unpicklable):
         logger.info("the keys are now %s", " ".join(key.id for key in self.keys))
         return True
 
+    def _refresh_if_stale(self) -> None:
+        now = time.clock_gettime(CLOCK)
+        if now >= self._look_at:
+            self._look_at = now + LOOK_INTERVAL
+            self.refresh()
+
     # --- bodies
 
     def seal(self, realm: str, flow_id: str, body: bytes, associated: bytes) -> bytes:
-        """Encrypt a body. It can be opened with the same realm, flow and associated data only."""
+        """
+        Encrypt a body with the key that writes now, after a look at the key file every few seconds.
+
+        It can be opened with the same realm, flow and associated data only.
+        """
+        self._refresh_if_stale()
         key, nonce = self.writes, os.urandom(NONCE_BYTES)
         return bytes.fromhex(key.id) + nonce + self._cipher(key, realm, flow_id).encrypt(nonce, body, associated)
 

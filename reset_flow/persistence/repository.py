@@ -163,10 +163,6 @@ class FlowRepository:
             except RecordUnreadable as error:
                 yield error
 
-    def refresh_keys(self) -> None:
-        """Read the key file again if it has changed: another worker may soon write with a key that was added."""
-        self._keyring.refresh()
-
     async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
         """Return once a newer version is stored, or when the time is up."""
         await self._store.changed(flow_id, version, timeout)

@@ -20,10 +20,10 @@ from reset_flow.config import open_store
 from reset_flow.domain.errors import KeyringError, RecordUnreadable, StaleRecord, StoreUnavailable
 from reset_flow.domain.flow import State
 from reset_flow.engine.guess_alarm import Alarm
-from reset_flow.persistence import key_rotation
+from reset_flow.persistence import key_rotation, keyring
 from reset_flow.persistence.key_file import DELAY
 from reset_flow.persistence.key_rotation import ResealReport
-from reset_flow.persistence.keyring import Key, Keyring
+from reset_flow.persistence.keyring import LOOK_INTERVAL, Key, Keyring
 from reset_flow.service import ResetService
 from reset_flow.stores.memory import MemoryStore
 from reset_flow.stores.sqlite.store import SQLiteStore
@@ -285,7 +285,10 @@ class Racing:
         await self._store.save(record, charges=charges)
 
 
-async def test_a_command_wins_the_race_against_resealing(worker: Worker, path: Path) -> None:
+async def test_a_command_wins_the_race_against_resealing(
+    worker: Worker, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyring, "LOOK_INTERVAL", 3600.0)  # a worker is behind for the whole test
     racing: Any = Racing(worker.store)
     resealer = Worker(racing, path)
     behind = Worker(worker.store, path)
@@ -345,6 +348,24 @@ async def test_a_pass_that_breaks_off_is_continued_by_the_next(worker: Worker, p
     assert (await resealer.reseal()) == ResealReport()
 
 
+async def test_a_worker_that_does_not_sweep_never_seals_with_a_removed_key(path: Path) -> None:
+    database = path.with_name("flows.db")
+    worker, operator = Worker(SQLiteStore(database), path), Worker(SQLiteStore(database), path)
+    before = await worker.at(State.TOKEN_ISSUED)
+    (old,) = ids(path)
+    new = key_rotation.rotate(path, delay=NOW).id
+    assert await operator.reseal() == ResealReport(resealed=1)
+    await key_rotation.remove(path, old, operator.store, ["default"], settled=NOW)
+    await asyncio.sleep(LOOK_INTERVAL)
+    after = await worker.at(State.TOKEN_ISSUED, "maria")
+    assert await key_rotation.sealed_with(operator.store, "default") == {new: 2}
+    reader = Worker(SQLiteStore(database), path)
+    assert await reader.service.get(after.id) == after
+    assert (await reader.service.get(before.id)).state is State.TOKEN_ISSUED
+    for each in (worker, operator, reader):
+        await each.service.aclose()
+
+
 async def test_a_key_that_a_worker_may_still_write_with_is_not_removed(path: Path) -> None:
     (old,) = ids(path)
     store = MemoryStore()
@@ -390,7 +411,6 @@ class Load:
 
     async def sweeps(self, worker: Worker) -> None:
         while not self.stopped:
-            worker.keyring.refresh()
             await worker.service.sweep()
             await asyncio.sleep(0.02)
 
@@ -433,6 +453,7 @@ async def test_rotation_under_load_fails_no_command_and_leaves_nothing_of_the_ol
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Alarm, "INTERVAL", timedelta(milliseconds=50))
+    monkeypatch.setattr(keyring, "LOOK_INTERVAL", 0.05)
     database = path.with_name("flows.db")
     load = Load([Worker(SQLiteStore(database), path) for _ in range(2)])
     operator = Worker(SQLiteStore(database), path)

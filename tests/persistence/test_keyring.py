@@ -19,13 +19,14 @@ import pytest
 
 from reset_flow.domain.errors import KeyringError
 from reset_flow.persistence import keyring
-from reset_flow.persistence.keyring import Key, Keyring, UnknownKeyError, flow_key
+from reset_flow.persistence.keyring import LOOK_INTERVAL, Key, Keyring, UnknownKeyError, flow_key
 from reset_flow.testing import LeakScanner, shown_by_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BODY = b"an answer, a token"
+HOUR = 3600.0
 
 
 @pytest.fixture
@@ -449,11 +450,25 @@ def test_an_unchanged_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest
     assert not any(ring.refresh() for _ in range(100))
 
 
+def test_a_ring_looks_at_its_file_before_it_seals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = Keyring.from_file(put(tmp_path / "keys", row_of(key(1))))
+    put(tmp_path / "keys", row_of(key(2)))
+    # The first seal looks: the ring may have been read long ago.
+    assert ring.key_of(ring.seal("r", "f", BODY, b"")) == "00000002"
+    put(tmp_path / "keys", row_of(key(3)))
+    monkeypatch.setattr(keyring, "LOOK_INTERVAL", HOUR)
+    time.sleep(LOOK_INTERVAL)
+    assert ring.key_of(ring.seal("r", "f", BODY, b"")) == "00000003"
+    put(tmp_path / "keys", row_of(key(4)))
+    assert ring.key_of(ring.seal("r", "f", BODY, b"")) == "00000003"  # within the interval
+
+
 @pytest.mark.parametrize("harm", ["broken", "gone", "loose", "short"])
 def test_a_ring_whose_file_breaks_keeps_its_keys_and_warns_once(
-    tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO")
+    monkeypatch.setattr(keyring, "LOOK_INTERVAL", 0.0)
     path = put(tmp_path / "keys", row_of(key(1)), row_of(key(2)))
     ring = Keyring.from_file(path)
     sealed = ring.seal("r", "f", BODY, b"")
@@ -467,6 +482,7 @@ def test_a_ring_whose_file_breaks_keeps_its_keys_and_warns_once(
         case _:
             put(path, row_of(key(1), secret="AAAA"))
     for _ in range(3):
+        assert ring.key_of(ring.seal("r", "f", BODY, b"")) == "00000002"
         assert not ring.refresh()
         assert ring.open("r", "f", sealed, b"") == BODY
         with pytest.raises(UnknownKeyError):
@@ -475,7 +491,7 @@ def test_a_ring_whose_file_breaks_keeps_its_keys_and_warns_once(
     assert "the keys stay 00000001 00000002" in caplog.text
     assert b64encode(key(1).secret).decode() not in caplog.text
     put(path, row_of(key(2)), row_of(key(3)))
-    assert ring.refresh()
+    assert ring.key_of(ring.seal("r", "f", BODY, b"")) == "00000003"
     assert ring.keys == (key(2), key(3))
 
 
