@@ -10,7 +10,6 @@ from functools import partial
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from reset_flow.deadlines import Deadlines
 from reset_flow.domain import rules
 from reset_flow.domain.flow import Credential
 from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejected, Unknown
@@ -60,7 +59,6 @@ class Caller:
         self._transport = transport
         self._tracer = tracer
         self._deadline = transport.deadline.total_seconds()
-        self._deadlines = Deadlines()
         self._lease = policy.lease.total_seconds()
         self._may_log_in = policy.probe_by_login
         self._floor = policy.response_floor.total_seconds()
@@ -135,7 +133,7 @@ class Caller:
         left = self._lease - (time.monotonic() - began)
         try:
             # A bit more than its deadline, and less than what is left of the lease.
-            with self._deadlines.within(min(self._deadline * GRACE, (self._deadline + left) / 2)):
+            async with asyncio.timeout(min(self._deadline * GRACE, (self._deadline + left) / 2)):
                 outcome = await call()
             if not _sound(outcome):
                 outcome = Unknown(detail="no outcome that could be kept")

@@ -1,9 +1,9 @@
 """
-Asks a service of breached passwords whether it knows one, without telling it which.
+Ask a service of breached passwords about a password without revealing it.
 
-The range API (k-anonymity, as Have I Been Pwned has it) is sent the first five of forty hex digits of a SHA-1, and
-answers with the rest of every hash that it has under them. Padding (`Add-Padding: true`) evens out the lengths of the
-replies with made-up hashes whose count is 0, so that nobody can read a range off a length either.
+The range API (k-anonymity, defined by Have I Been Pwned) receives the first five of the forty hex digits of a SHA-1. It
+answers with the remaining digits of every hash that it knows under them. Padding (`Add-Padding: true`) evens out the
+lengths of the replies with made-up hashes of count 0, so that the length of a reply does not reveal the range.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["BreachCheck"]
 logger = logging.getLogger("reset_flow")
 
 BREACHED = "it must not be known from a data breach, as this one is: choose one that you use nowhere else"
-PREFIX = 5
+PREFIX_LENGTH = 5
 OK = 200
 
 HEADERS = {"Accept": "text/plain", "Accept-Encoding": "identity", "Add-Padding": "true", "User-Agent": "reset-flow"}
@@ -39,17 +39,22 @@ LINE = re.compile(rb"([0-9A-Fa-f]{35}):([0-9]{1,15})")
 
 class BreachCheck:
     """
-    A check for `PasswordRules(checks=(BreachCheck(),))`: complains of passwords that are known from breaches.
+    Complain of passwords that are known from breaches, as in `PasswordRules(checks=(BreachCheck(),))`.
 
-    `url` is what the five digits are appended to: https, except to this machine. `deadline` is for the whole call; the
-    rules wait five seconds for all their checks, whatever it is. Seen in breaches fewer than `threshold` times, a
-    password passes. Of a `session` that is passed in, see `Sender`. May be made outside an event loop.
+    A failure blocks nobody: unless the whole reply can be read, there is no complaint, only a debug message with the
+    reason and no digit of the hash. May be made outside an event loop. Close it after the service that uses it.
 
-    No failure blocks anybody: without a reply that can be read as a whole, there is no complaint, and a debug message
-    that says why, without any digit of a hash. Close it after the service that uses it.
+    Args:
+        url: The address that the five digits are appended to. It must be https, except on the loopback interface.
+
+        session: A session to use instead of one of its own; see `Sender` for its owner's duties.
+
+        deadline: For the whole call. `PasswordRules` waits five seconds for all its checks, whatever this is.
+
+        threshold: How often a password must have been seen in breaches to be refused.
 
     Raises:
-        ConfigurationError: Of such settings no check can be made.
+        ConfigurationError: An argument is invalid.
     """
 
     def __init__(
@@ -61,47 +66,47 @@ class BreachCheck:
         threshold: int = 1,
     ) -> None:
         url = Secret(url if isinstance(url, Secret) else str(url))
-        self._base = _base(url)
-        self._threshold = _times(threshold)
-        self._sender = Sender(deadline=deadline, connect_deadline=deadline, session=session, headers=lambda: HEADERS)
+        self._base = _endpoint(url)
+        self._threshold = _checked_threshold(threshold)
+        self._sender = Sender(deadline=deadline, connect_deadline=deadline, session=session, headers=HEADERS)
 
     async def __call__(self, password: Secret, user: str, /) -> tuple[str, ...]:
-        """One complaint where the password was breached often enough, else none. Raises nothing but cancellation."""
-        del user  # the login is not asked for anywhere, and not kept in this frame
-        digest = _digest(password)
-        reply = await self._sender.send("GET", URL(f"{self._base}/{digest.reveal()[:PREFIX]}", encoded=True))
-        known, flaw = _read(reply)
+        """Return one complaint if the password was breached often enough, else none. Raise only cancellation."""
+        del user  # the check does not need the login, so this frame does not keep it
+        digest = sha1_hex(password)
+        reply = await self._sender.send("GET", URL(f"{self._base}/{digest.reveal()[:PREFIX_LENGTH]}", encoded=True))
+        counts, flaw = read_counts(reply)
         if flaw:
             logger.debug("a password was not looked up in breaches: %s", flaw)
-        return (BREACHED,) if known.get(digest.reveal()[PREFIX:], 0) >= self._threshold else ()
+        return (BREACHED,) if counts.get(digest.reveal()[PREFIX_LENGTH:], 0) >= self._threshold else ()
 
     async def aclose(self) -> None:
-        """Close the session if it is our own. Idempotent. A check that is closed has no complaint."""
+        """Close the session, unless it was passed in. A closed check has no complaints. Idempotent."""
         await self._sender.aclose()
 
 
-def _base(url: Secret) -> URL:
+def _endpoint(url: Secret) -> URL:
     try:
         return endpoint(url)
     except ConfigurationError as error:
-        trouble = str(error).replace("base_url", "url", 1)
-    raise ConfigurationError(trouble)
+        message = str(error).replace("base_url", "url", 1)
+    raise ConfigurationError(message)
 
 
-def _times(threshold: Any) -> int:
+def _checked_threshold(threshold: Any) -> int:
     if not isinstance(threshold, int) or isinstance(threshold, bool) or threshold < 1:
         raise ConfigurationError("threshold must be a whole number of at least 1")
     return threshold
 
 
-def _digest(password: Secret) -> Secret:
-    """Forty hex digits. That SHA-1 is broken does not matter here: it is the name of an entry."""
+def sha1_hex(password: Secret) -> Secret:
+    """Return forty hex digits of SHA-1. Its weakness does not matter here: the digest is the name of an entry."""
     text = password.reveal().encode("utf-8", "surrogatepass")  # never raises: the error would hold the password
     return Secret(hashlib.sha1(text, usedforsecurity=False).hexdigest().upper())
 
 
-def _read(result: Result) -> tuple[dict[str, int], str]:
-    """How often each rest of a hash was seen, or why that can't be said: a reply in part is worth nothing."""
+def read_counts(result: Result) -> tuple[dict[str, int], str]:
+    """Return the counts by the rest of the hash, or the reason why there are none. A partial reply is worth nothing."""
     if not isinstance(result, Reply):
         return {}, result.detail or "no reply"
     if result.status != OK:
@@ -109,5 +114,5 @@ def _read(result: Result) -> tuple[dict[str, int], str]:
     if result.body is None:
         return {}, result.flaw
     lines = [LINE.fullmatch(line) for line in result.body.split()]
-    known = {line[1].decode().upper(): int(line[2]) for line in lines if line}
-    return (known, "") if known and len(known) == len(lines) else ({}, "a body of another shape")
+    counts = {line[1].decode().upper(): int(line[2]) for line in lines if line}
+    return (counts, "") if counts and len(counts) == len(lines) else ({}, "a body of another shape")

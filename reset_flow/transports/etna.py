@@ -1,9 +1,8 @@
-"""The calls of the ETNA API (AutoShares Trader); `etna_protocol` says what their replies mean."""
+"""Calls of the ETNA API (AutoShares Trader). `etna_protocol` judges the replies."""
 
 from __future__ import annotations
 
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import quote
 
@@ -17,15 +16,15 @@ from reset_flow.domain.password_rules import canonical
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.text import plain
 from reset_flow.transports.etna_protocol import (
-    LOG_IN,
-    code_sent,
-    judged,
-    logged_in,
-    new_credential_set,
-    question_asked,
-    token_of,
+    LOG_IN_KEYS,
+    judge,
+    judge_question,
+    read_log_in,
+    read_request,
+    read_token,
+    read_update,
 )
-from reset_flow.transports.http import Sender, carried, endpoint
+from reset_flow.transports.http import Sender, endpoint, fits_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,12 +35,12 @@ if TYPE_CHECKING:
     from reset_flow.domain.flow import NewCredential
     from reset_flow.domain.outcomes import Accepted, Outcome
     from reset_flow.ports import Case
-    from reset_flow.transports.etna_protocol import Document, No
+    from reset_flow.transports.etna_protocol import Document, Refusal
 
 __all__ = ["EtnaTransport"]
 
 Revision: TypeAlias = Literal["identifiers", "password"]
-"""Which of the two revisions of the broker's documents step 3 follows."""
+"""The revision of the broker's documents that step 3 follows."""
 
 IDENTIFIERS = {Credential.PASSWORD: "ResetPassword", Credential.PIN: "ResetPinCode"}
 PIN_METHODS = frozenset({"GET", "PATCH", "POST", "PUT"})
@@ -50,15 +49,31 @@ UNSENDABLE = NotActed(cause=Cause.PROTOCOL, detail="it has characters that the r
 
 class EtnaTransport:
     """
-    Talks to one broker. May be made outside an event loop; opens its connections at the first call.
+    Talk to one broker. May be made outside an event loop; opens its connections at the first call.
 
-    `base_url` is what the broker calls `apiURL`: https, except to this machine. The two deadlines are for a whole call,
-    reply included, and for the connection in it. Of a `session` that is passed in, see `Sender`. `pin_method` is an
-    option because the documents print a doubtful GET. `name` is sealed into flows, so it is worth keeping when the
-    broker moves; without one it is made of the URL.
+    Args:
+        base_url: The broker's `apiURL`. It must be https, except on the loopback interface.
+
+        app_key: Value of the header `Et-App-Key`.
+
+        revision: The revision of the documents that step 3 follows; `"password"` cannot reset a PIN.
+
+        deadline: For a whole call, reply included.
+
+        connect_deadline: For the connection, as a part of that.
+
+        session: A session to use instead of one of its own; see `Sender` for its owner's duties.
+
+        trust_env: Whether a session of its own reads proxies and .netrc from the environment.
+
+        ssl: A context that verifies certificates. Default: as the system does.
+
+        pin_method: HTTP method of the change of a PIN: the documents print a doubtful GET.
+
+        name: Sealed into flows, so keep it when the broker moves. Default: `etna:` and the URL.
 
     Raises:
-        ConfigurationError: Of such settings no transport can be made.
+        ConfigurationError: An argument is invalid.
     """
 
     def __init__(
@@ -77,7 +92,7 @@ class EtnaTransport:
     ) -> None:
         base_url, app_key = Secret(base_url), Secret(app_key)
         base = endpoint(base_url)
-        if not carried(app_key.reveal()):
+        if not fits_header(app_key.reveal()):
             raise ConfigurationError("app_key is empty or has characters that no header can carry")
         if revision not in ("identifiers", "password"):
             raise ConfigurationError("revision must be 'identifiers' or 'password'")
@@ -91,7 +106,7 @@ class EtnaTransport:
             session=session,
             trust_env=trust_env,
             ssl=ssl,
-            headers=partial(_standing, app_key),
+            headers={"Et-App-Key": app_key, "Accept": "application/json", "Accept-Encoding": "identity"},
             content_type="application/json",
         )
         self.name = f"etna:{base}" if name is None else name
@@ -99,54 +114,54 @@ class EtnaTransport:
         self.credentials = frozenset(IDENTIFIERS if revision == "identifiers" else {Credential.PASSWORD})
 
         users = f"{base}/v1.0/users"
-        code_of = "identifiers" if revision == "identifiers" else "password"
+        exchange = "identifiers" if revision == "identifiers" else "password"
         self._challenge_url = f"{users}/password/secret-question?username="
         self._request_url = URL(f"{users}/password/reset", encoded=True)
-        self._exchange_url = URL(f"{users}/{code_of}/reset/code", encoded=True)
+        self._exchange_url = URL(f"{users}/{exchange}/reset/code", encoded=True)
         self._password_url = URL(f"{users}/passwords/reset/", encoded=True)
         self._pin_url = URL(f"{users}/pincode/change", encoded=True)
         self._log_in_url = URL(f"{base}/token", encoded=True)
 
     def __repr__(self) -> str:
-        # One that was refused half-way is shown as well, by whoever logs frames.
+        # Tracebacks with variables also show an instance whose constructor failed half-way.
         return f"EtnaTransport(name={getattr(self, 'name', None)!r}, revision={getattr(self, '_revision', None)!r})"
 
     def canonical_user(self, user: str) -> str:
         """
-        The login or e-mail in NFKC, case-folded, stripped.
+        Return the login or e-mail in NFKC, case-folded, stripped.
 
-        Which spellings the broker takes for the same user is not documented. Too wide a guess makes two users share a
-        budget; too narrow a one gives who tries codes another budget for each spelling. So it is wide.
+        The broker does not document which spellings it takes for the same user. Too wide a form makes two users share a
+        budget; too narrow a form gives an attacker one budget for each spelling. So it is wide.
         """
         return canonical(user).strip()
 
     async def challenge(self, case: Case) -> Outcome:
-        """Step 2. Accepted with the question, with `""` for none, or with `None`: the broker can't be asked."""
+        """Ask for the secret question (step 2): accepted with it, with `""` for none, or with `None` for unknown."""
         try:
             url = URL(self._challenge_url + quote(case.user, safe=""), encoded=True)
         except UnicodeEncodeError:
             return UNSENDABLE
         result = await self._sender.send("GET", url)
-        return question_asked(result, (case.user,))
+        return judge_question(result, (case.user,))
 
     async def request(self, case: Case, answer: Secret | None) -> Outcome:
-        """Step 1."""
+        """Ask for a code by e-mail (step 1)."""
         body = {"User": plain(case.user)}
         if answer is not None:
             body["SecretQuestionAnswer"] = answer.reveal()
-        return await self._sent("POST", self._request_url, body, code_sent, case.user, answer)
+        return await self._send_json("POST", self._request_url, body, read_request, case.user, answer)
 
     async def exchange(self, case: Case, code: Secret) -> Outcome:
-        """Step 3. The code goes out as the text that it is given as."""
+        """Exchange a code for a token (step 3). Send the code as text, with its leading zeros."""
         if case.credential not in self.credentials:
             return NotActed(cause=Cause.PROTOCOL, detail="this revision of the API can't reset it")
         body = {"Code": code.reveal()}
         if self._revision == "identifiers":
             body["Identifier"] = IDENTIFIERS[case.credential]
-        return await self._sent("POST", self._exchange_url, body, token_of, case.user, code)
+        return await self._send_json("POST", self._exchange_url, body, read_token, case.user, code)
 
     async def update(self, case: Case, token: Secret, new: NewCredential) -> Outcome:
-        """Step 4, or the change of the PIN."""
+        """Set the new password (step 4) or the new PIN."""
         secrets = (case.user, token, new.secret, new.personal_phrase, new.authorization)
         if case.credential is Credential.PASSWORD:
             body = {
@@ -154,7 +169,7 @@ class EtnaTransport:
                 "Password": new.secret.reveal(),
                 "PasswordConfirmation": new.secret.reveal(),
             }
-            return await self._sent("PUT", self._password_url, body, new_credential_set, *secrets)
+            return await self._send_json("PUT", self._password_url, body, read_update, *secrets)
 
         body = {"Token": token.reveal(), "Pin": new.secret.reveal()}
         if new.image_name is not None:
@@ -163,47 +178,40 @@ class EtnaTransport:
             body["PersonalPhrase"] = new.personal_phrase.reveal()
         headers = None
         if new.authorization is not None:
-            if not carried(new.authorization.reveal()):
+            if not fits_header(new.authorization.reveal()):
                 return UNSENDABLE
             headers = {"Authorization": f"Bearer {new.authorization.reveal()}"}
-        return await self._sent(
-            self._pin_method, self._pin_url, body, new_credential_set, *secrets, authorization=headers
-        )
+        return await self._send_json(self._pin_method, self._pin_url, body, read_update, *secrets, headers=headers)
 
     async def log_in(self, case: Case, password: Secret) -> Outcome:
         """
-        Accepted if the password is right, a second factor being asked for included.
+        Log in: accepted if the password is right, also where a second factor is still missing.
 
-        A name or password that a header can't carry as it is, is not sent: cut or changed on the way, it might be
-        another password that is right. Letters beyond ASCII go out as UTF-8, as aiohttp writes headers; a broker that
-        reads them as Latin-1 refuses the log-in, which says nothing.
+        Do not send a name or a password that a header cannot carry unchanged: cut or changed on the way, it might be
+        another password that is right. Letters beyond ASCII are sent as UTF-8, as aiohttp writes headers; a broker that
+        reads them as Latin-1 refuses the log-in, which proves nothing.
         """
-        if not (carried(case.user) and carried(password.reveal())):
+        if not (fits_header(case.user) and fits_header(password.reveal())):
             return UNSENDABLE
         headers = {"Username": case.user, "Password": password.reveal()}
         result = await self._sender.send("POST", self._log_in_url, b"", headers)
-        return judged(result, logged_in, (case.user, password), LOG_IN)
+        return judge(result, read_log_in, (case.user, password), LOG_IN_KEYS)
 
     async def aclose(self) -> None:
-        """Let go of the connections. A call that comes later gets `NotActed`. Idempotent."""
+        """Close the connections. Later calls return `NotActed`. Idempotent."""
         await self._sender.aclose()
 
-    async def _sent(
+    async def _send_json(
         self,
         method: str,
         url: URL,
         body: dict[str, str],
-        read: Callable[[Document], Accepted | No | None],
+        read: Callable[[Document], Accepted | Refusal | None],
         *secrets: str | Secret | None,
-        authorization: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
     ) -> Outcome:
         try:
             content = msgspec.json.encode(body)
         except UnicodeEncodeError:
             return UNSENDABLE
-        return judged(await self._sender.send(method, url, content, authorization), read, secrets)
-
-
-def _standing(app_key: Secret) -> dict[str, str]:
-    """The headers of every request."""
-    return {"Et-App-Key": app_key.reveal(), "Accept": "application/json", "Accept-Encoding": "identity"}
+        return judge(await self._sender.send(method, url, content, headers), read, secrets)

@@ -1,9 +1,9 @@
 """
-Sends one request over aiohttp and says what came of it, as a value. Knows nothing of any broker.
+Send one HTTP request with aiohttp and return its result as a value. This module knows nothing of any broker.
 
-Nothing is sent twice: redirects are not followed, and aiohttp's own second sending of GET and PUT is switched off.
-Nothing is said by exceptions: they are turned into values outside the `except` block, and only the name of their class
-is kept, because aiohttp's messages hold URLs, and its frames request bodies. Cancellation alone passes through.
+It never sends a request twice: it does not follow redirects, and it switches off aiohttp's own second sending of GET
+and PUT. It never raises, except for cancellation: errors become values outside the `except` block, and only the name of
+their class is kept, because aiohttp's messages hold URLs and its frames hold request bodies.
 """
 
 from __future__ import annotations
@@ -22,51 +22,48 @@ from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER
 from msgspec import Struct
 from yarl import URL
 
-from reset_flow.deadlines import Deadlines
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.outcomes import NotActed, Unknown
 from reset_flow.domain.secret import Secret, Shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Coroutine, Mapping
 
     from aiohttp.abc import AbstractStreamWriter
     from aiohttp.client_middlewares import ClientHandlerType, ClientMiddlewareType
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
 
-__all__ = ["BODY_LIMIT", "Reply", "Result", "Sender", "carried", "endpoint"]
+__all__ = ["BODY_LIMIT", "Reply", "Result", "Sender", "endpoint", "fits_header"]
 
 BODY_LIMIT = 256 * 1024
-"""Bytes of a reply's body; a longer one is not read to its end."""
+"""Bytes. A longer reply body is not read to its end."""
 
 READ_BUFFER = 64 * 1024
 READ_SIZE = 16 * 1024
-"""Bytes that are read at once; replies are far shorter."""
+"""Bytes that a connection reads at once; most replies are far shorter. asyncio allocates 256 KiB for each read, which
+takes as long as a quarter of the whole call."""
 
-SENT_ONCE = frozenset({"PATCH", "POST"})
-"""The methods that aiohttp never sends a second time; all others, it may."""
 CONNECTIONS = 256
 IDENTITY = "identity"
-NOT_CARRIED = re.compile(r"[^ -~\xa0-\xff]")
-RETRY_AFTER_AT_MOST = timedelta(hours=1)
+MAX_RETRY_AFTER = timedelta(hours=1)
 
 KEEPALIVE = 4.0
-"""Seconds that an unused connection is kept. Shorter than any common server keeps it (Node.js: 5), because a request on
-a connection that the server is just closing comes out as unknown, and a person takes longer than this for a step
-anyway."""
+"""Seconds that an idle connection is kept. Shorter than any common server keeps it (Node.js: 5), because a request on a
+connection that the server is closing has an unknown outcome. A person takes longer than this for a step anyway."""
 
-CONNECTING_FAILED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+CONNECT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+UNSENDABLE_CHARACTER = re.compile(r"[^ -~\xa0-\xff]")
 
 
 class Reply(Shown, Struct, frozen=True, kw_only=True, gc=False):
     """
-    What came back.
+    A reply of the server.
 
     Attributes:
-        retry_after: Between nothing and an hour; `None` where the header is missing or can't be read.
+        retry_after: The `Retry-After` header, from zero to one hour; `None` if it is missing or malformed.
 
-        body: The whole of it, or `None` where it was too long, encoded, or broke off; `flaw` says which.
+        body: The whole body, or `None` if it was too long, encoded or cut off; then `flaw` names the reason.
     """
 
     hidden = frozenset({"body"})
@@ -81,35 +78,33 @@ Result: TypeAlias = Reply | NotActed | Unknown
 
 
 class _ConnectionLost(aiohttp.ClientError):
-    """An error that aiohttp does not take for a reason to send again."""
+    """A lost connection, as an error that does not make aiohttp send the request again."""
 
 
 class _Body(aiohttp.BytesPayload):
     """
-    A request's body that knows whether its sending has begun.
+    A request body that records whether its sending has begun.
 
-    As long as it has not, no server can have acted on the request: aiohttp writes the headers together with the first
-    bytes of the body, and even if it did not, a server would be waiting for the rest. This holds in anybody's session,
-    where a `TraceConfig` could not be added after the fact.
+    Until then no server can have acted: aiohttp writes the headers together with the first bytes of the body, and a
+    server waits for the rest of a body in any case. This works in every session; a `TraceConfig` cannot be added to a
+    session that somebody else made.
     """
 
     begun = False
 
     def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> Coroutine[Any, Any, None]:
         connection = writer.transport
-        # On a closing one what is returned raises before it writes.
+        # On a closing connection, the coroutine raises before it writes.
         self.begun = connection is not None and not connection.is_closing()
         return super().write_with_length(writer, content_length)
 
 
 class _Connector(aiohttp.TCPConnector):
     """
-    Gives no connection on which the server has spoken unasked.
+    A connector that discards connections on which the server has sent unsolicited bytes.
 
-    aiohttp would take those bytes for the reply to the next request, which may be another person's.
-
-    And none that makes room for 256 KiB at each read, as asyncio's do: so much may have to come from the
-    system each time.
+    aiohttp would take those bytes for the reply to the next request, which may belong to another person. It also limits
+    the bytes that a connection reads at once.
     """
 
     async def connect(
@@ -117,56 +112,66 @@ class _Connector(aiohttp.TCPConnector):
     ) -> Connection:
         while True:
             connection = await super().connect(req, traces, timeout)
-            protocol = connection.protocol
-            if protocol is None or not protocol.should_close:
-                transport: Any = None if protocol is None else protocol.transport  # it has a length, which is 0
-                if getattr(transport, "max_size", 0) > READ_SIZE:  # other loops have no such setting
+            if connection.protocol is None or not connection.protocol.should_close:
+                transport: Any = connection.transport
+                if hasattr(transport, "max_size"):  # asyncio's transports have it; those of other loops need not
                     transport.max_size = READ_SIZE
                 return connection
             connection.close()
 
 
-async def _once(request: aiohttp.ClientRequest, handler: ClientHandlerType) -> aiohttp.ClientResponse:
-    """A client middleware: hide from aiohttp that a connection was lost, or it sends GET and PUT again."""
+async def _prevent_resend(request: aiohttp.ClientRequest, handler: ClientHandlerType) -> aiohttp.ClientResponse:
+    """Hide a lost connection from aiohttp, which would send GET and PUT again. This is a client middleware."""
     try:
         return await handler(request)
-    except aiohttp.ClientConnectorError:  # is a ClientOSError, but nothing was sent, and aiohttp knows it
+    except aiohttp.ClientConnectorError:  # a ClientOSError, too; but nothing was sent, so aiohttp does not send again
         raise
     except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-        lost = type(error).__name__
-    raise _ConnectionLost(lost)
+        name = type(error).__name__
+    raise _ConnectionLost(name)
 
 
-class _Options(TypedDict, total=False):
-    """What requests are sent with."""
+class _Options(TypedDict):
+    """The options that are the same for every request."""
 
     allow_redirects: bool
     auto_decompress: bool
     middlewares: tuple[ClientMiddlewareType, ...]
     raise_for_status: bool
     read_bufsize: int
-    skip_auto_headers: tuple[str, ...]
     ssl: SSLContext | bool
     timeout: aiohttp.ClientTimeout
 
 
 class Sender:
     """
-    Sends requests, through a session of its own unless it is given one. May be made outside an event loop.
+    Send requests through a session of its own, or through one that is passed in. May be made outside an event loop.
 
-    Its own session is made at the first request and belongs to the loop of that. It keeps no cookies, verifies TLS,
-    reads proxies and .netrc from the environment only with `trust_env`, and has no tracing, not even what somebody adds
-    to all sessions of the process: URLs may hold logins.
+    A session of its own is made at the first request and belongs to the event loop of that request. It keeps no
+    cookies, verifies TLS, and reads proxies and .netrc from the environment only with `trust_env`. It has no tracing,
+    not even the tracing that an instrumentation adds to all sessions of the process, because URLs may hold logins.
 
-    Of a session that is passed in, headers, cookies, proxies, tracing and the connector stay its owner's business (give
-    it an `aiohttp.DummyCookieJar` and no tracing that keeps URLs); its client middlewares are left out, because one
-    that retries would spend things twice. It is never closed.
+    A session that is passed in is never closed. Its owner stays responsible for its headers, cookies, proxies, tracing
+    and connector: give it an `aiohttp.DummyCookieJar`, and no tracing that keeps URLs. Its client middlewares are not
+    used, because a middleware that retries would spend codes and tokens twice.
 
     Args:
-        headers: Gives those to send with each request: a function, so that no frame of whoever makes this has them. A
-            session of our own asks it once.
+        deadline: For a whole request, from the wait for a connection to the last byte of the reply.
 
-        content_type: Of each body that is not empty.
+        connect_deadline: For the wait for a connection, as a part of that.
+
+        session: The session to use. Default: one of its own.
+
+        trust_env: Whether a session of its own reads proxies and .netrc from the environment.
+
+        ssl: A context that verifies certificates. Default: as the system does.
+
+        headers: Headers of every request.
+
+        content_type: `Content-Type` of every body that is not empty.
+
+    Raises:
+        ConfigurationError: The arguments contradict each other, or one of them is invalid.
     """
 
     def __init__(
@@ -177,154 +182,148 @@ class Sender:
         session: aiohttp.ClientSession | None = None,
         trust_env: bool = False,
         ssl: SSLContext | None = None,
-        headers: Callable[[], Mapping[str, str]] = dict,
+        headers: Mapping[str, str | Secret] | None = None,
         content_type: str = "application/octet-stream",
     ) -> None:
         if session is not None and trust_env:
             raise ConfigurationError("trust_env is a matter of the session that is passed in")
-        self._seconds = _seconds("deadline", deadline)
-        self._deadlines = Deadlines()
+        self._deadline = _seconds("deadline", deadline)
         self._trust_env = trust_env
-        self._headers = headers
+        self._headers = {name: Secret(value) for name, value in (headers or {}).items()}
         self._content_type = content_type
-        self._foreign = session
-        self._own: aiohttp.ClientSession | None = None
+        self._given_session = session
+        self._own_session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._options: _Options = {
-            "auto_decompress": False,  # a bomb stays packed, and `Accept-Encoding: identity` asks for none
+            "allow_redirects": False,
+            "auto_decompress": False,  # keeps a compression bomb packed; `Accept-Encoding: identity` asks for no coding
+            "middlewares": (_prevent_resend,),
             "raise_for_status": False,
             "read_bufsize": READ_BUFFER,
-            "ssl": _verifying(ssl),
-            # The deadline of the whole is not aiohttp's: that one leaves out what others do in its hooks. Without a
-            # threshold, longer timeouts would be rounded up to whole seconds.
+            "ssl": _verified(ssl),
+            # aiohttp's own total leaves out the time that tracing hooks take. Without the threshold, aiohttp would
+            # round longer timeouts up to whole seconds.
             "timeout": aiohttp.ClientTimeout(
                 total=None,
-                connect=min(self._seconds, _seconds("connect_deadline", connect_deadline)),
+                connect=min(self._deadline, _seconds("connect_deadline", connect_deadline)),
                 ceil_threshold=float("inf"),
             ),
         }
-        # Our own session has the others as its defaults: with each request they would have to be merged anew.
-        said = _Options() if session is None else self._options
-        self._plain: _Options = {**said, "allow_redirects": False, "middlewares": ()}
-        self._guarded: _Options = {**self._plain, "middlewares": (_once,)}
 
     async def send(
         self, method: str, url: URL, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Result:
         """
-        A reply, or whether none means that the server can't have acted.
+        Send one request and return the reply; without a reply, return whether the server may have acted.
 
-        Without a body (an empty one is one), only a connection that could not be made is sure to have had no effect.
-        Raises nothing, except for cancellation.
+        A request with a body (`b""` is one) is `NotActed` until the first byte may have been sent. A request without
+        one is `NotActed` only if no connection was made. Raise nothing, except for cancellation.
         """
         payload = None if body is None else _Body(body, content_type=self._content_type)
-        options = self._plain if method in SENT_ONCE else self._guarded
-        if not body and (payload is not None or method != "GET"):  # to a GET without one aiohttp gives no type anyway
-            options = {**options, "skip_auto_headers": (CONTENT_TYPE,)}  # nothing is of no type
-        status, again, whole, flaw, connecting = 0, None, None, "", False
+        reply_status, retry_after, reply_body, flaw, not_connected = 0, None, None, "", False
         try:
-            if self._foreign is not None:  # our own session has them
-                kind = {str(CONTENT_TYPE): self._content_type} if body else {}
-                headers = {**self._headers(), **kind, **(headers or {})}
             session = self._session()
             if session is None:
                 return NotActed(detail="the transport is closed, or belongs to another event loop")
-            with self._deadlines.within(self._seconds):
-                response = await session.request(method, url, headers=headers, data=payload, **options)
-                # Kept from here on: a body that breaks off does not take the status with it.
-                status, again = response.status, response.headers.get(RETRY_AFTER)
+            async with asyncio.timeout(self._deadline):
+                response = await session.request(
+                    method,
+                    url,
+                    headers=self._all_headers(body, headers),
+                    data=payload,
+                    skip_auto_headers=() if body else (CONTENT_TYPE,),
+                    **self._options,
+                )
+                # Kept from here on: a body that is cut off does not take the status with it.
+                reply_status, retry_after = response.status, response.headers.get(RETRY_AFTER)
                 try:
-                    whole, flaw = await _read(response)
+                    reply_body, flaw = await _read(response)
                 finally:
-                    if not response.closed:  # as it is once the body was read to its end
-                        response.release()  # which closes the connection
-        except Exception as error:  # noqa: BLE001 - whatever aiohttp raises, nobody above may see
-            flaw, connecting = _name(error), isinstance(error, CONNECTING_FAILED)
-        if status:
-            return Reply(status=status, retry_after=_retry_after(again), body=whole, flaw=flaw)
-        never_sent = connecting if payload is None else not payload.begun
+                    response.release()  # closes the connection if the body was not read to its end
+        except Exception as error:  # noqa: BLE001 - callers must see no error of aiohttp's, of whatever class
+            flaw, not_connected = _error_name(error), isinstance(error, CONNECT_ERRORS)
+        if reply_status:
+            return Reply(status=reply_status, retry_after=_retry_after(retry_after), body=reply_body, flaw=flaw)
+        never_sent = not_connected if payload is None else not payload.begun
         return NotActed(detail=flaw) if never_sent else Unknown(detail=flaw)
 
     async def aclose(self) -> None:
-        """Close the session if it is our own. Requests under way end without a reply. Idempotent."""
+        """Close the session, unless it was passed in. Requests in flight end without a reply. Idempotent."""
         self._closed = True
-        session, self._own = self._own, None
+        session, self._own_session = self._own_session, None
         if session is not None:
             await session.close()
 
+    def _all_headers(self, body: bytes | None, more: Mapping[str, str] | None) -> dict[str, str]:
+        headers = {name: value.reveal() for name, value in self._headers.items()}
+        if body:
+            headers[CONTENT_TYPE] = self._content_type  # else a default of the given session would take its place
+        return headers | dict(more or {})
+
     def _session(self) -> aiohttp.ClientSession | None:
-        """The session to use now; `None` if there is none that could be used."""
+        """Return the session to use in this event loop, or `None` if there is none."""
         if self._closed:
             return None
-        if self._foreign is not None:
-            return self._foreign
+        if self._given_session is not None:
+            return self._given_session
         loop = asyncio.get_running_loop()
-        if self._own is None:
+        if self._own_session is None:
             self._loop = loop
-            self._own = aiohttp.ClientSession(
-                auto_decompress=self._options["auto_decompress"],
-                connector=_Connector(limit=CONNECTIONS, keepalive_timeout=KEEPALIVE, ssl=self._options["ssl"]),
+            self._own_session = aiohttp.ClientSession(
+                connector=_Connector(limit=CONNECTIONS, keepalive_timeout=KEEPALIVE),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers=self._headers(),
-                raise_for_status=self._options["raise_for_status"],
-                read_bufsize=self._options["read_bufsize"],
-                timeout=self._options["timeout"],
                 trust_env=self._trust_env,
             )
-            self._own.trace_configs.clear()
-        return self._own if self._loop is loop else None
+            self._own_session.trace_configs.clear()
+        return self._own_session if self._loop is loop else None
 
 
 def endpoint(base_url: str | Secret) -> URL:
     """
-    The URL in its normal form, without a slash at its end; https, except to this machine.
+    Return the URL in its normal form, without a trailing slash. It must be https, except on the loopback interface.
 
     Raises:
-        ConfigurationError: It is no such URL. No message repeats it: it may hold a password.
+        ConfigurationError: The URL is invalid. No message repeats it, because it may hold a password.
     """
-    base_url = Secret(base_url)  # nor does a frame
+    base_url = Secret(base_url)  # keeps the text out of this frame
     if not all(char.isprintable() and not char.isspace() for char in base_url.reveal()):
         raise ConfigurationError("base_url has characters that no URL has")
     try:
-        more = "@" in urlsplit(base_url.reveal()).netloc or any(char in base_url.reveal() for char in "?#")
-        url = URL() if more else URL(base_url.reveal())
+        has_more = "@" in urlsplit(base_url.reveal()).netloc or any(char in base_url.reveal() for char in "?#")
+        url = URL() if has_more else URL(base_url.reveal())
         host = url.host or ""
     except ValueError:
-        more, url, host = False, URL(), ""
-    if more:
+        has_more, url, host = False, URL(), ""
+    if has_more:
         raise ConfigurationError("base_url must have no credentials, no query and no fragment")
     if url.scheme not in ("http", "https") or not host:
         raise ConfigurationError("base_url must be like https://host/api")
-    if url.scheme == "http" and not _loopback(host):
+    if url.scheme == "http" and not _is_loopback(host):
         raise ConfigurationError("base_url must be https: what it carries are passwords")
     return URL(str(url).rstrip("/"), encoded=True)
 
 
-def carried(text: str) -> bool:
-    """Whether a header brings it over as it is: something, no controls, nothing at its ends that would be cut off."""
-    return bool(text) and text == text.strip() and not NOT_CARRIED.search(text)
+def fits_header(text: str) -> bool:
+    """Return True if a header value carries the text unchanged: not empty, no controls, no spaces at its ends."""
+    return bool(text) and text == text.strip() and not UNSENDABLE_CHARACTER.search(text)
 
 
 async def _read(response: aiohttp.ClientResponse) -> tuple[bytes | None, str]:
-    """The body, if all of it can be had; if not, what is wrong with it."""
+    """Return the whole body and `""`, or `None` and the reason."""
     encoding = response.headers.get(CONTENT_ENCODING)
     if encoding is not None and encoding.strip().lower() != IDENTITY:
         return None, "an encoded body"
-    content = response.content
-    if content.is_eof():  # it came with the head, as most do
-        whole = content.read_nowait()
-        return (whole, "") if len(whole) <= BODY_LIMIT else (None, "a body that is too long")
-    body = bytearray(await content.readany())
-    while len(body) <= BODY_LIMIT:
-        if content.at_eof():
-            return bytes(body), ""
-        body += await content.readany()
-    return None, "a body that is too long"
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > BODY_LIMIT:
+            return None, "a body that is too long"
+    return bytes(body), ""
 
 
-def _name(error: Exception) -> str:
-    """What kind of error it was; its message may hold a URL."""
+def _error_name(error: Exception) -> str:
+    """Return the name of the error's class. Its message may hold a URL."""
     return str(error) if isinstance(error, _ConnectionLost) else type(error).__name__
 
 
@@ -334,15 +333,16 @@ def _seconds(name: str, value: Any) -> float:
     return value.total_seconds()
 
 
-def _verifying(ssl: Any) -> SSLContext | bool:
+def _verified(ssl: Any) -> SSLContext | bool:
+    """Return the context, checked, or aiohttp's value for "verify, as the system does"."""
     if ssl is None:
-        return True  # aiohttp's word for "verify, as the system does"
+        return True
     if not isinstance(ssl, SSLContext) or ssl.verify_mode is CERT_NONE:
         raise ConfigurationError("ssl must be an SSLContext that verifies certificates")
     return ssl
 
 
-def _loopback(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
@@ -350,16 +350,16 @@ def _loopback(host: str) -> bool:
 
 
 def _retry_after(text: str | None) -> timedelta | None:
-    """Whole seconds or a date (RFC 9110, 10.2.3), bounded; `None` for anything else."""
+    """Parse whole seconds or a date (RFC 9110, 10.2.3), bounded; return `None` for anything else."""
     if text is None:
         return None
     text = text.strip()
     if text.isascii() and text.isdigit():
         seconds = text.lstrip("0") or "0"
-        return min(timedelta(seconds=int(seconds[:7])), RETRY_AFTER_AT_MOST)  # seven digits are more than an hour
+        return min(timedelta(seconds=int(seconds[:7])), MAX_RETRY_AFTER)  # seven digits are more than an hour
     try:
         at = parsedate_to_datetime(text)
         wait = (at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    return min(max(wait, timedelta(0)), RETRY_AFTER_AT_MOST)
+    return min(max(wait, timedelta(0)), MAX_RETRY_AFTER)

@@ -1,4 +1,4 @@
-"""Brokers for the transport: aioresponses for what it says, raw servers on loopback for how it says it."""
+"""Brokers for the transport: aioresponses for the meaning of replies, raw servers on loopback for their bytes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import re
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from ipaddress import ip_address
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict, Unpack, cast
 
 import aiohttp
 import attrs
@@ -35,11 +35,56 @@ APP_KEY = "app-key-of-nobody"
 ANYTHING = re.compile(".*")
 METHODS = ("GET", "PATCH", "POST", "PUT")
 
-Script: TypeAlias = Callable[[Any, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Script: TypeAlias = Callable[["Server", asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+"""Serves one connection."""
+
+
+class Serve(Protocol):
+    """Start a scripted server, over TLS if it is given a context."""
+
+    def __call__(self, script: Script, tls: ssl.SSLContext | None = None) -> Awaitable[Server]: ...
+
+
+class EtnaOptions(TypedDict, total=False):
+    """The keyword arguments of `EtnaTransport`."""
+
+    deadline: timedelta
+    connect_deadline: timedelta
+    session: aiohttp.ClientSession | None
+    trust_env: bool
+    ssl: ssl.SSLContext | None
+    pin_method: str
+    name: str | None
+
+
+class MakeEtna(Protocol):
+    """Make a transport, which is closed after the test."""
+
+    def __call__(
+        self, base_url: str = BASE, revision: Revision = "identifiers", **options: Unpack[EtnaOptions]
+    ) -> EtnaTransport: ...
+
+
+@attrs.frozen
+class Contexts:
+    """
+    TLS contexts.
+
+    Attributes:
+        server: Has a self-signed certificate of 127.0.0.1.
+
+        client: Trusts it.
+
+        careless: Trusts any certificate.
+    """
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+    careless: ssl.SSLContext
 
 
 class PatchedResponse(aiohttp.ClientResponse):
-    """Supplies what aioresponses 0.7.9 leaves out and aiohttp 3.14 asks for."""
+    """A response with the argument that aioresponses 0.7.9 leaves out and aiohttp 3.14 requires."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         writer: Any = SimpleNamespace(output_size=0)
@@ -48,12 +93,13 @@ class PatchedResponse(aiohttp.ClientResponse):
 
 @attrs.frozen
 class Call:
-    """One request as it was given to aiohttp."""
+    """One request as it was passed to aiohttp."""
 
     method: str
     url: str
     headers: dict[str, str]
     body: bytes | None
+    timeout: aiohttp.ClientTimeout
 
     @property
     def json(self) -> Any:
@@ -61,25 +107,25 @@ class Call:
 
 
 class Broker:
-    """Says one thing to whatever it is asked, until it is told another, and keeps what it was asked."""
+    """Give the same reply to every request, until the test sets another, and record the requests."""
 
     def __init__(self, responses: aioresponses) -> None:
         self._responses = responses
         self.calls: list[Call] = []
 
     def says(self, body: object = b"", status: int = 200, headers: dict[str, str] | None = None) -> None:
-        """`body`: bytes as they are, text as UTF-8, anything else as JSON."""
-        said = body if isinstance(body, bytes | str) else json.dumps(body)
+        """Set the reply. `body`: bytes as they are, text as UTF-8, anything else as JSON."""
+        content = body if isinstance(body, bytes | str) else json.dumps(body)
         self._responses.clear()
         for method in METHODS:
             self._responses.add(
                 ANYTHING,
                 method=method,
                 status=status,
-                body=said,
+                body=content,
                 headers=headers,
                 response_class=PatchedResponse,
-                callback=partial(self._asked, method),
+                callback=partial(self._record, method),
                 repeat=True,
             )
 
@@ -90,27 +136,27 @@ class Broker:
                 ANYTHING,
                 method=method,
                 exception=cast("Exception", error),
-                callback=partial(self._asked, method),
+                callback=partial(self._record, method),
                 repeat=True,
             )
 
     @property
     def call(self) -> Call:
-        """The only one."""
+        """The only request."""
         (call,) = self.calls
         return call
 
-    def _asked(self, method: str, url: Any, **options: Any) -> None:
+    def _record(self, method: str, url: Any, **options: Any) -> None:
         data = options["data"]
         body = None if data is None else data.decode().encode()
         headers = dict(options["headers"])
         if data is not None and "Content-Type" not in options.get("skip_auto_headers", ()):
-            headers.setdefault("Content-Type", data.content_type)  # as aiohttp does behind this
-        self.calls.append(Call(method, str(url), headers, body))
+            headers.setdefault("Content-Type", data.content_type)  # as aiohttp does below this point
+        self.calls.append(Call(method, str(url), headers, body, options["timeout"]))
 
 
 class Server:
-    """A server on loopback that a test scripts by hand, byte for byte."""
+    """A server on loopback whose bytes are scripted by the test."""
 
     def __init__(self, script: Script) -> None:
         self._script = script
@@ -147,7 +193,7 @@ class Server:
         await self._server.wait_closed()
 
     async def request(self, reader: asyncio.StreamReader) -> bytes:
-        """The next whole request."""
+        """Read the next whole request."""
         head = await reader.readuntil(b"\r\n\r\n")
         length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
         request = head + await reader.readexactly(int(length[1]) if length else 0)
@@ -157,13 +203,13 @@ class Server:
 
     @staticmethod
     def reply(body: bytes = b"", status: str = "200 OK", *headers: str, length: int | None = None) -> bytes:
-        """The bytes of a reply, of any length that it may claim."""
+        """Return the bytes of a reply; `length` is the length that it claims."""
         lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", *headers]
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
     @staticmethod
     def reset(writer: asyncio.StreamWriter) -> None:
-        """Drop a connection the hard way."""
+        """Send a TCP RST."""
         sock = writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
@@ -184,16 +230,16 @@ class Server:
 
 
 @pytest.fixture
-async def serve() -> AsyncIterator[Callable[..., Awaitable[Server]]]:
+async def serve() -> AsyncIterator[Serve]:
     servers: list[Server] = []
 
-    async def opened(script: Script, tls: ssl.SSLContext | None = None) -> Server:
+    async def start(script: Script, tls: ssl.SSLContext | None = None) -> Server:
         server = Server(script)
         await server.open(tls)
         servers.append(server)
         return server
 
-    yield opened
+    yield start
     for server in servers:
         await server.aclose()
 
@@ -205,21 +251,20 @@ def broker() -> Iterator[Broker]:
 
 
 @pytest.fixture
-async def etna() -> AsyncIterator[Callable[..., EtnaTransport]]:
+async def etna() -> AsyncIterator[MakeEtna]:
     transports: list[EtnaTransport] = []
 
-    def made(base_url: str = BASE, revision: Revision = "identifiers", **options: Any) -> EtnaTransport:
+    def make(base_url: str = BASE, revision: Revision = "identifiers", **options: Unpack[EtnaOptions]) -> EtnaTransport:
         transports.append(EtnaTransport(base_url, Secret(APP_KEY), revision=revision, **options))
         return transports[-1]
 
-    yield made
+    yield make
     for transport in transports:
         await transport.aclose()
 
 
 @pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """Contexts: `server` has a self-signed certificate of 127.0.0.1, `client` trusts it, `careless` trusts any."""
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Contexts:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.now(UTC)
@@ -244,12 +289,12 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     careless = ssl.create_default_context()
     careless.check_hostname = False
     careless.verify_mode = ssl.CERT_NONE
-    return SimpleNamespace(server=server, client=ssl.create_default_context(cafile=path), careless=careless)
+    return Contexts(server=server, client=ssl.create_default_context(cafile=path), careless=careless)
 
 
 @pytest.fixture(autouse=True)
 async def _nothing_is_left_to_the_loop() -> AsyncIterator[None]:
-    """Errors that nobody fetched are logged by the loop, with their messages: there must be none."""
+    """The event loop logs errors that were never retrieved, with their messages: there must be none."""
     left: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: left.append(context))
     yield

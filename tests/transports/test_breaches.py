@@ -1,4 +1,4 @@
-"""Breached passwords are found without being sent, and no failure of the search blocks anybody."""
+"""Breached passwords are found without being sent, and no failure of the check blocks anybody."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import gzip
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 import aiohttp
 import pytest
@@ -25,28 +24,36 @@ from reset_flow.transports.breaches import BREACHED, BreachCheck
 from reset_flow.transports.http import BODY_LIMIT, Reply
 
 if TYPE_CHECKING:
-    from types import SimpleNamespace
+    from collections.abc import AsyncIterator
 
     from reset_flow.domain.password_rules import PasswordCheck
+    from tests.transports.conftest import Broker, Contexts, Script, Serve, Server
 
 PASSWORD, USER = " violet tractor 🦊 canary", "robert.zak"
-DIGEST = hashlib.sha1(PASSWORD.encode()).hexdigest().upper()  # noqa: S324 - what the range API speaks
+DIGEST = hashlib.sha1(PASSWORD.encode()).hexdigest().upper()  # noqa: S324 - the range API is defined with it
 PREFIX, SUFFIX = DIGEST[:5], DIGEST[5:]
 OTHERS = [f"{index:035X}:{index + 1}" for index in range(900)]
 
-Serve = Callable[..., Awaitable[Any]]
-Make = Callable[..., BreachCheck]
+
+class Options(TypedDict, total=False):
+    session: aiohttp.ClientSession | None
+    deadline: timedelta
+    threshold: int
+
+
+class Make(Protocol):
+    def __call__(self, url: str, **options: Unpack[Options]) -> BreachCheck: ...
 
 
 @pytest.fixture
 async def check() -> AsyncIterator[Make]:
     checks: list[BreachCheck] = []
 
-    def made(url: str, **options: Any) -> BreachCheck:
+    def make(url: str, **options: Unpack[Options]) -> BreachCheck:
         checks.append(BreachCheck(url, **options))
         return checks[-1]
 
-    yield made
+    yield make
     for each in checks:
         await each.aclose()
 
@@ -55,8 +62,8 @@ def listing(*lines: str, end: str = "\r\n") -> bytes:
     return end.join([*OTHERS[:450], *lines, *OTHERS[450:]]).encode()
 
 
-def saying(body: bytes, status: str = "200 OK", *headers: str) -> Callable[..., Awaitable[None]]:
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def saying(body: bytes, status: str = "200 OK", *headers: str) -> Script:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             await server.request(reader)
             writer.write(server.reply(body, status, *headers))
@@ -118,7 +125,7 @@ async def test_padding_and_what_is_seen_too_seldom_pass(
 
 
 @pytest.mark.parametrize(
-    ("said", "why"),
+    ("reply", "reason"),
     [
         ((listing(f"{SUFFIX}:7"), "201 Created"), "status 201"),
         ((listing(f"{SUFFIX}:7"), "302 Found", "Location: /elsewhere"), "status 302"),
@@ -138,46 +145,46 @@ async def test_padding_and_what_is_seen_too_seldom_pass(
     ],
 )
 async def test_a_reply_that_is_no_answer_blocks_nobody(
-    said: tuple[Any, ...],
-    why: str,
+    reply: tuple[bytes, str] | tuple[bytes, str, str] | tuple[bytes],
+    reason: str,
     serve: Serve,
     check: Make,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    server = await serve(saying(*said))
+    server = await serve(saying(*reply))
     assert await check(server.url)(Secret(PASSWORD), USER) == ()
     assert len(server.requests) == 1
-    told = [record for record in caplog.records if record.name == "reset_flow"]
-    assert [(record.levelname, record.getMessage()) for record in told] == [
-        ("DEBUG", f"a password was not looked up in breaches: {why}")
+    logged = [record for record in caplog.records if record.name == "reset_flow"]
+    assert [(record.levelname, record.getMessage()) for record in logged] == [
+        ("DEBUG", f"a password was not looked up in breaches: {reason}")
     ]
     nothing_shows(caplog.text)
 
 
-async def lost(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def lost(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await server.request(reader)
     server.reset(writer)
 
 
-async def cut(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def cut(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await server.request(reader)
     body = listing(f"{SUFFIX}:7")
     writer.write(server.reply(body, length=len(body) + 100))
     await writer.drain()
 
 
-async def gibberish(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def gibberish(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await server.request(reader)
     writer.write(b"\x00\x01 no HTTP " + SUFFIX.encode() + b"\r\n\r\n")
 
 
-async def silent(server: Any, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+async def silent(server: Server, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
     await server.request(reader)
     await reader.read()
 
 
-async def dripping(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def dripping(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await server.request(reader)
     writer.write(server.reply(f"{SUFFIX}:7\r\n".encode(), length=10_000))
     while True:
@@ -188,7 +195,7 @@ async def dripping(server: Any, reader: asyncio.StreamReader, writer: asyncio.St
 
 @pytest.mark.parametrize("script", [lost, cut, gibberish, silent, dripping])
 async def test_a_connection_that_fails_or_hangs_blocks_nobody(
-    script: Any, serve: Serve, check: Make, caplog: pytest.LogCaptureFixture
+    script: Script, serve: Serve, check: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     server = await serve(script)
@@ -201,7 +208,7 @@ async def test_a_connection_that_fails_or_hangs_blocks_nobody(
 
 
 async def test_where_nobody_listens_or_tls_fails_nobody_is_blocked(
-    serve: Serve, check: Make, certificate: SimpleNamespace, caplog: pytest.LogCaptureFixture
+    serve: Serve, check: Make, certificate: Contexts, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     gone = await serve(silent)
@@ -245,7 +252,7 @@ async def test_the_rules_ask_it_only_where_they_are_told_to(serve: Serve, check:
     assert await rules.complaints(Secret(PASSWORD + "!"), USER) == ()
 
 
-async def test_whoever_goes_away_sees_no_hash_in_the_traceback(serve: Serve, check: Make) -> None:
+async def test_the_traceback_of_a_caller_who_leaves_shows_no_hash(serve: Serve, check: Make) -> None:
     server = await serve(silent)
     task = asyncio.create_task(check(server.url)(Secret(PASSWORD), USER))
     await server.asked.wait()
@@ -260,7 +267,7 @@ async def test_whoever_goes_away_sees_no_hash_in_the_traceback(serve: Serve, che
 
 async def test_nothing_shows_in_what_can_be_printed(check: Make) -> None:
     searching = check("http://127.0.0.1:1")
-    nothing_shows(f"{searching!r} {searching} {vars(searching)} {breaches._digest(Secret(PASSWORD))!r}")
+    nothing_shows(f"{searching!r} {searching} {vars(searching)} {breaches.sha1_hex(Secret(PASSWORD))!r}")
 
 
 async def test_what_no_text_should_hold_is_searched_all_the_same(serve: Serve, check: Make) -> None:
@@ -271,7 +278,7 @@ async def test_what_no_text_should_hold_is_searched_all_the_same(serve: Serve, c
 
 @given(st.binary(max_size=200) | st.from_regex(rb"([0-9A-F]{34,36}:[0-9]{0,3}\r?\n){0,4}", fullmatch=True))
 def test_whatever_comes_back_is_read_as_a_whole_or_not_at_all(body: bytes) -> None:
-    known, flaw = breaches._read(Reply(status=200, body=body))
+    known, flaw = breaches.read_counts(Reply(status=200, body=body))
     assert bool(known) != bool(flaw)
     assert all(len(suffix) == 35 and count >= 0 for suffix, count in known.items())
 
@@ -299,7 +306,22 @@ def test_settings_that_no_check_can_be_made_of_are_refused(settings: dict[str, A
 
 
 def test_a_check_needs_no_loop_to_be_made() -> None:
-    assert BreachCheck()._base.host == "api.pwnedpasswords.com"
+    check = BreachCheck("http://127.0.0.1:1")
+
+    async def ask() -> tuple[str, ...]:
+        complaints = await check(Secret(PASSWORD), USER)
+        await check.aclose()
+        return complaints
+
+    assert asyncio.run(ask()) == ()
+
+
+async def test_without_a_url_the_public_service_is_asked(broker: Broker) -> None:
+    broker.says(listing(f"{SUFFIX}:7"))
+    check = BreachCheck()
+    assert await check(Secret(PASSWORD), USER) == (BREACHED,)
+    await check.aclose()
+    assert broker.call.url == f"https://api.pwnedpasswords.com/range/{PREFIX}"
 
 
 def nothing_shows(text: str) -> None:

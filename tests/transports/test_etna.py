@@ -1,4 +1,4 @@
-"""What is asked of the broker, and what its replies mean: one table after the other."""
+"""The requests to the broker, and the meaning of its replies: one table after the other."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
-from hypothesis import given, strategies as st
 
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.flow import Credential, NewCredential
 from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Rejected, Unknown
 from reset_flow.domain.secret import Secret
 from reset_flow.ports import Case
-from reset_flow.transports import etna_protocol as api
 from reset_flow.transports.etna import EtnaTransport
 
 if TYPE_CHECKING:
     from reset_flow.domain.outcomes import Outcome
     from reset_flow.ports import Transport
+    from tests.transports.conftest import Broker, MakeEtna
 
-Make = Callable[..., EtnaTransport]
 Ask = Callable[[EtnaTransport], Awaitable["Outcome"]]
 
 BASE = "https://broker.test/api"
@@ -46,10 +44,10 @@ ASK: dict[str, Ask] = {
 SPENDING = ("request", "exchange", "update", "pin")
 
 
-# What is asked.
+# Requests.
 
 
-async def test_step_1_is_as_documented(etna: Make, broker: Any) -> None:
+async def test_step_1_is_as_documented(etna: MakeEtna, broker: Broker) -> None:
     broker.says({"Errors": [], "IsSucceed": False})
     assert await etna().request(CASE, Secret("Peterson")) == Accepted()
     assert (broker.call.method, broker.call.url) == ("POST", f"{BASE}/v1.0/users/password/reset")
@@ -62,28 +60,28 @@ async def test_step_1_is_as_documented(etna: Make, broker: Any) -> None:
     }
 
 
-async def test_without_a_question_its_key_is_left_out(etna: Make, broker: Any) -> None:
+async def test_without_a_question_its_key_is_left_out(etna: MakeEtna, broker: Broker) -> None:
     broker.says({"Errors": [], "IsSucceed": True})
     assert await etna().request(CASE, None) == Accepted()
     assert broker.call.body == b'{"User":"robert.zak"}'
 
 
-async def test_an_empty_answer_is_an_answer(etna: Make, broker: Any) -> None:
+async def test_an_empty_answer_is_an_answer(etna: MakeEtna, broker: Broker) -> None:
     broker.says({"Errors": [], "IsSucceed": True})
     await etna().request(CASE, Secret(""))
     assert broker.call.body == b'{"User":"robert.zak","SecretQuestionAnswer":""}'
 
 
-async def test_step_2_is_as_documented(etna: Make, broker: Any) -> None:
+async def test_step_2_is_as_documented(etna: MakeEtna, broker: Broker) -> None:
     broker.says({"Model": QUESTION, "Errors": [], "IsSucceed": True})
     assert await etna().challenge(Case(user="hello@autoshares.com")) == Accepted(value=Secret(QUESTION))
     assert broker.call.method == "GET"
-    # aioresponses decodes what it is given: test_etna_wire.py holds the bytes.
+    # aioresponses decodes the URL: test_etna_wire.py holds the bytes.
     assert broker.call.url == f"{BASE}/v1.0/users/password/secret-question?username=hello@autoshares.com"
     assert broker.call.body is None
 
 
-async def test_step_3_of_the_first_revision_is_as_documented(etna: Make, broker: Any) -> None:
+async def test_step_3_of_the_first_revision_is_as_documented(etna: MakeEtna, broker: Broker) -> None:
     broker.says({"Model": TOKEN, "Errors": [], "IsSucceed": True})
     assert await etna(revision="password").exchange(CASE, Secret("041175")) == Accepted(value=Secret(TOKEN))
     assert (broker.call.method, broker.call.url) == ("POST", f"{BASE}/v1.0/users/password/reset/code")
@@ -92,7 +90,7 @@ async def test_step_3_of_the_first_revision_is_as_documented(etna: Make, broker:
 
 @pytest.mark.parametrize(("case", "identifier"), [(CASE, "ResetPassword"), (PIN_CASE, "ResetPinCode")])
 async def test_step_3_of_the_later_revision_is_as_documented(
-    etna: Make, broker: Any, case: Case, identifier: str
+    etna: MakeEtna, broker: Broker, case: Case, identifier: str
 ) -> None:
     broker.says({"Model": TOKEN, "Errors": [], "ErrorsCode": [], "StatusCode": "Continue", "IsSucceed": True})
     assert await etna().exchange(case, Secret("031408")) == Accepted(value=Secret(TOKEN))
@@ -100,7 +98,7 @@ async def test_step_3_of_the_later_revision_is_as_documented(
     assert broker.call.body == f'{{"Code":"031408","Identifier":"{identifier}"}}'.encode()
 
 
-async def test_step_4_is_as_documented(etna: Make, broker: Any) -> None:
+async def test_step_4_is_as_documented(etna: MakeEtna, broker: Broker) -> None:
     broker.says({"Errors": [], "IsSucceed": True})
     assert await etna().update(CASE, Secret(TOKEN), NewCredential(secret=Secret("pass\u00e9\u4e2d"))) == Accepted()
     assert (broker.call.method, broker.call.url) == ("PUT", f"{BASE}/v1.0/users/passwords/reset/")
@@ -109,7 +107,7 @@ async def test_step_4_is_as_documented(etna: Make, broker: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "get"])
-async def test_a_pin_is_changed_as_documented(etna: Make, broker: Any, method: str) -> None:
+async def test_a_pin_is_changed_as_documented(etna: MakeEtna, broker: Broker, method: str) -> None:
     broker.says({"Errors": [], "IsSucceed": True})
     new = NewCredential(
         secret=Secret("8642"),
@@ -128,14 +126,14 @@ async def test_a_pin_is_changed_as_documented(etna: Make, broker: Any, method: s
     ]
 
 
-async def test_what_a_new_pin_comes_without_is_left_out(etna: Make, broker: Any) -> None:
+async def test_what_a_new_pin_comes_without_is_left_out(etna: MakeEtna, broker: Broker) -> None:
     broker.says({"Errors": [], "IsSucceed": True})
     await ASK["pin"](etna())
     assert broker.call.json == {"Token": TOKEN, "Pin": "8642"}
     assert "Authorization" not in broker.call.headers
 
 
-async def test_a_log_in_is_as_documented(etna: Make, broker: Any) -> None:
+async def test_a_log_in_is_as_documented(etna: MakeEtna, broker: Broker) -> None:
     broker.says({"State": "Succeeded", "Token": "bearer-token"})
     assert await etna().log_in(CASE, Secret("p\u00e4ss word")) == Accepted()
     assert (broker.call.method, broker.call.url) == ("POST", f"{BASE}/token")
@@ -151,7 +149,7 @@ UNSENDABLE = NotActed(cause=Cause.PROTOCOL, detail="it has characters that the r
     "password",
     ["", "a\rb", "a\nb", "a\0b", "a\tb", "a\x7fb", "a\x85b", " a", "a ", "a\u00a0", "\u4e2d", "\u20ac", "\ud800"],
 )
-async def test_what_no_header_can_carry_is_not_sent(etna: Make, broker: Any, password: str) -> None:
+async def test_what_no_header_can_carry_is_not_sent(etna: MakeEtna, broker: Broker, password: str) -> None:
     broker.says({"State": "Succeeded"})
     transport = etna()
     assert await transport.log_in(CASE, Secret(password)) == UNSENDABLE
@@ -162,7 +160,7 @@ async def test_what_no_header_can_carry_is_not_sent(etna: Make, broker: Any, pas
     assert await transport.log_in(CASE, Secret("a b")) == Accepted()
 
 
-async def test_what_utf_8_can_not_carry_is_not_sent(etna: Make, broker: Any) -> None:
+async def test_what_utf_8_can_not_carry_is_not_sent(etna: MakeEtna, broker: Broker) -> None:
     broker.says({"Errors": [], "IsSucceed": True})
     transport, half, case = etna(), Secret("\ud800"), Case(user="\ud800")
     assert await transport.challenge(case) == UNSENDABLE
@@ -172,7 +170,7 @@ async def test_what_utf_8_can_not_carry_is_not_sent(etna: Make, broker: Any) -> 
     assert broker.calls == []
 
 
-async def test_the_first_revision_resets_no_pin(etna: Make, broker: Any) -> None:
+async def test_the_first_revision_resets_no_pin(etna: MakeEtna, broker: Broker) -> None:
     transport = etna(revision="password")
     assert transport.credentials == {Credential.PASSWORD}
     assert etna().credentials == {Credential.PASSWORD, Credential.PIN}
@@ -181,7 +179,7 @@ async def test_the_first_revision_resets_no_pin(etna: Make, broker: Any) -> None
     assert broker.calls == []
 
 
-# What the status alone says: the table of DESIGN 6, row by row.
+# Statuses, row by row.
 
 APP_KEY = NotActed(cause=Cause.APP_KEY, detail="the broker does not know the app key")
 
@@ -190,7 +188,9 @@ APP_KEY = NotActed(cause=Cause.APP_KEY, detail="the broker does not know the app
 @pytest.mark.parametrize(
     "words", ["Application key is not defined or does not exist", " APPLICATION KEY of some other kind"]
 )
-async def test_a_refused_app_key_is_known_whatever_the_status(etna: Make, broker: Any, step: str, words: str) -> None:
+async def test_a_refused_app_key_is_known_whatever_the_status(
+    etna: MakeEtna, broker: Broker, step: str, words: str
+) -> None:
     transport = etna()
     for status in (200, 302, 400, 401, 403, 404, 429, 500, 503):
         broker.says({"error": words}, status)
@@ -210,14 +210,14 @@ async def test_a_refused_app_key_is_known_whatever_the_status(etna: Make, broker
     ids=repr,
 )
 async def test_another_error_is_no_refused_app_key(
-    etna: Make, broker: Any, step: str, reply: tuple[object, int, Outcome]
+    etna: MakeEtna, broker: Broker, step: str, reply: tuple[object, int, Outcome]
 ) -> None:
     error, status, outcome = reply
     broker.says({"error": error}, status)
     assert await ASK[step](etna()) == outcome
 
 
-async def test_an_envelope_is_no_refused_app_key(etna: Make, broker: Any) -> None:
+async def test_an_envelope_is_no_refused_app_key(etna: MakeEtna, broker: Broker) -> None:
     broker.says({"error": "Application key is odd", "Errors": [], "IsSucceed": True})
     assert await ASK["update"](etna()) == Accepted()
 
@@ -239,7 +239,7 @@ ENVELOPED = {"Errors": [], "IsSucceed": True, "Model": TOKEN}
     ids=repr,
 )
 async def test_please_wait_means_that_nothing_was_done(
-    etna: Make, broker: Any, body: bytes, reply: tuple[int, dict[str, str], timedelta | None]
+    etna: MakeEtna, broker: Broker, body: bytes, reply: tuple[int, dict[str, str], timedelta | None]
 ) -> None:
     status, headers, wait = reply
     broker.says(body, status, headers)
@@ -249,7 +249,9 @@ async def test_please_wait_means_that_nothing_was_done(
 
 
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "soon"}, {"Retry-After": "-5"}, {"Retry-After": ""}])
-async def test_503_without_a_time_that_can_be_read_is_unknown(etna: Make, broker: Any, headers: dict[str, str]) -> None:
+async def test_503_without_a_time_that_can_be_read_is_unknown(
+    etna: MakeEtna, broker: Broker, headers: dict[str, str]
+) -> None:
     broker.says(ENVELOPED, 503, headers)
     transport = etna()
     for step in SPENDING:
@@ -258,7 +260,7 @@ async def test_503_without_a_time_that_can_be_read_is_unknown(etna: Make, broker
 
 @pytest.mark.parametrize("step", [*SPENDING, "log_in"])
 @pytest.mark.parametrize("body", [b"", b"<html>not here</html>", b'{"Message": "denied"}', b"[]", b"null"])
-async def test_what_the_api_never_handled_is_not_acted(etna: Make, broker: Any, step: str, body: bytes) -> None:
+async def test_what_the_api_never_handled_is_not_acted(etna: MakeEtna, broker: Broker, step: str, body: bytes) -> None:
     transport = etna()
     for status in (300, 301, 302, 303, 304, 307, 308, 401, 403, 404, 405, 406, 411, 413, 414, 415):
         broker.says(body, status)
@@ -268,7 +270,7 @@ async def test_what_the_api_never_handled_is_not_acted(etna: Make, broker: Any, 
 HANDLED = (200, 201, 202, 400, 401, 403, 404, 405, 409, 413, 415, 422)
 
 
-async def test_the_envelope_counts_and_not_the_status(etna: Make, broker: Any) -> None:
+async def test_the_envelope_counts_and_not_the_status(etna: MakeEtna, broker: Broker) -> None:
     transport = etna()
     for status in HANDLED:
         broker.says(ENVELOPED, status)
@@ -277,7 +279,7 @@ async def test_the_envelope_counts_and_not_the_status(etna: Make, broker: Any) -
 
 
 @pytest.mark.parametrize("step", SPENDING)
-async def test_a_no_is_a_no_under_every_status(etna: Make, broker: Any, step: str) -> None:
+async def test_a_no_is_a_no_under_every_status(etna: MakeEtna, broker: Broker, step: str) -> None:
     transport = etna()
     for status in HANDLED:
         broker.says({"Model": None, "Errors": ["No."], "StatusCode": 409, "IsSucceed": False}, status)
@@ -286,7 +288,7 @@ async def test_a_no_is_a_no_under_every_status(etna: Make, broker: Any, step: st
 
 @pytest.mark.parametrize("step", SPENDING)
 async def test_an_envelope_that_comes_with_a_failure_or_a_redirect_is_unknown(
-    etna: Make, broker: Any, step: str
+    etna: MakeEtna, broker: Broker, step: str
 ) -> None:
     transport = etna()
     for status in (300, 302, 500, 501, 502, 503, 504, 599):
@@ -297,14 +299,14 @@ async def test_an_envelope_that_comes_with_a_failure_or_a_redirect_is_unknown(
 
 @pytest.mark.parametrize("step", SPENDING)
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"Message": "An error has occurred."}'])
-async def test_everything_else_is_unknown(etna: Make, broker: Any, step: str, body: bytes) -> None:
+async def test_everything_else_is_unknown(etna: MakeEtna, broker: Broker, step: str, body: bytes) -> None:
     transport = etna()
     for status in (200, 204, 400, 402, 407, 408, 409, 410, 418, 422, 451, 500, 502, 504):
         broker.says(body, status)
         assert await ASK[step](transport) == Unknown(detail=f"HTTP {status}, and nothing known to mean yes or no")
 
 
-# What the body says.
+# Bodies.
 
 DEEP = b'{"Errors": ' + b"[" * 50_000 + b"]" * 50_000 + b', "IsSucceed": true}'
 
@@ -340,54 +342,17 @@ DEEP = b'{"Errors": ' + b"[" * 50_000 + b"]" * 50_000 + b', "IsSucceed": true}'
     ],
     ids=lambda body: repr(body[:80]),
 )
-async def test_what_is_not_quite_a_known_object_is_unknown(etna: Make, broker: Any, body: bytes) -> None:
+async def test_what_is_not_quite_a_known_object_is_unknown(etna: MakeEtna, broker: Broker, body: bytes) -> None:
     broker.says(body)
     transport = etna()
     for step in (*SPENDING, "log_in"):
         assert await ASK[step](transport) == NOTHING, step
 
 
-VALUES = (
-    *("true", "null", "[]", '["a: b"]', '"x"', '":"', '"\\":"', '"\\ud800"', '"\\u0000"', '{"a": 1, "a": 2}', "{}"),
-    *(
-        "[" * 400 + "]" * 400,
-        "9" * 400,
-        "1e999",
-        "-0",
-        "0.5E+1",
-        "NaN",
-        "-Infinity",
-        "01",
-        "+1",
-        "tru",
-        '"\t"',
-        '"\ue000"',
-    ),
-)
-BODIES = st.builds(
-    lambda pairs, gap, end, mark: (
-        mark + ("{" + ", ".join(f'"{key}"{gap}{value}' for key, value in pairs) + end).encode()
-    ),
-    st.lists(st.tuples(st.sampled_from(["IsSucceed", "Errors", "Model", "Model ", "", ":"]), st.sampled_from(VALUES))),
-    st.sampled_from([":", ": ", " :", "\n:\t", "", "::"]),
-    st.sampled_from(["}", "} ", "}\n", ",}", "", "}}", "}\x00", "}\xa0"]),
-    st.sampled_from([b"", b"", b" ", b"\xef\xbb\xbf", b"\xff"]),
-)
-
-
-@given(BODIES)
-def test_a_short_body_is_read_as_a_long_one_is(body: bytes) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        read = api._document(body)
-        patch.setattr(api, "ORDINARY", 0)
-        slowly = api._document(body)
-    assert repr(read) == repr(slowly)
-
-
 @pytest.mark.parametrize("content_type", ["text/html", "application/json; charset=latin-1", "image/png", ""])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf", b"\r\n "])
 async def test_the_type_that_a_body_claims_does_not_count(
-    etna: Make, broker: Any, content_type: str, mark: bytes
+    etna: MakeEtna, broker: Broker, content_type: str, mark: bytes
 ) -> None:
     broker.says(mark + json.dumps(ENVELOPED).encode(), headers={"Content-Type": content_type})
     assert await ASK["update"](etna()) == Accepted()
@@ -432,7 +397,7 @@ async def test_the_type_that_a_body_claims_does_not_count(
     ],
     ids=repr,
 )
-async def test_step_1_by_its_envelope(etna: Make, broker: Any, envelope: object, outcome: Outcome) -> None:
+async def test_step_1_by_its_envelope(etna: MakeEtna, broker: Broker, envelope: object, outcome: Outcome) -> None:
     broker.says(envelope)
     assert await ASK["request"](etna()) == outcome
 
@@ -463,7 +428,9 @@ BLANK_NO = Rejected(reasons=())
     ],
     ids=repr,
 )
-async def test_steps_3_and_4_by_their_envelope(etna: Make, broker: Any, envelope: object, outcome: Outcome) -> None:
+async def test_steps_3_and_4_by_their_envelope(
+    etna: MakeEtna, broker: Broker, envelope: object, outcome: Outcome
+) -> None:
     broker.says(envelope)
     transport = etna()
     for step in ("exchange", "update", "pin"):
@@ -483,7 +450,7 @@ async def test_steps_3_and_4_by_their_envelope(etna: Make, broker: Any, envelope
     ids=repr,
 )
 async def test_step_4_is_done_only_where_nothing_says_no(
-    etna: Make, broker: Any, envelope: object, outcome: Outcome
+    etna: MakeEtna, broker: Broker, envelope: object, outcome: Outcome
 ) -> None:
     broker.says(envelope)
     transport = etna()
@@ -516,13 +483,13 @@ async def test_step_4_is_done_only_where_nothing_says_no(
     ids=lambda value: repr(value)[:60],
 )
 async def test_step_3_gives_a_token_that_can_be_used_or_none(
-    etna: Make, broker: Any, noise: dict[str, Any], model: object, token: str | None
+    etna: MakeEtna, broker: Broker, noise: dict[str, Any], model: object, token: str | None
 ) -> None:
     broker.says({"Model": model, "Errors": [], "IsSucceed": True} | noise)
     assert await ASK["exchange"](etna()) == Accepted(value=None if token is None else Secret(token))
 
 
-async def test_step_3_without_a_model_at_all_gives_none(etna: Make, broker: Any) -> None:
+async def test_step_3_without_a_model_at_all_gives_none(etna: MakeEtna, broker: Broker) -> None:
     broker.says({"Errors": [], "IsSucceed": True})
     assert await ASK["exchange"](etna()) == Accepted(value=None)
 
@@ -541,7 +508,7 @@ async def test_step_3_without_a_model_at_all_gives_none(etna: Make, broker: Any)
     ],
     ids=repr,
 )
-async def test_a_failed_validation_is_a_no(etna: Make, broker: Any, body: object, reasons: list[str]) -> None:
+async def test_a_failed_validation_is_a_no(etna: MakeEtna, broker: Broker, body: object, reasons: list[str]) -> None:
     broker.says(body, 400)
     transport = etna()
     for step in (*SPENDING, "log_in", "challenge"):
@@ -549,12 +516,12 @@ async def test_a_failed_validation_is_a_no(etna: Make, broker: Any, body: object
 
 
 @pytest.mark.parametrize("state", [None, [], "no", True])
-async def test_a_model_state_of_another_kind_is_unknown(etna: Make, broker: Any, state: object) -> None:
+async def test_a_model_state_of_another_kind_is_unknown(etna: MakeEtna, broker: Broker, state: object) -> None:
     broker.says({"Message": "Validation error.", "ModelState": state})
     assert await ASK["update"](etna()) == NOTHING
 
 
-# Step 2: nothing is at stake.
+# Step 2 changes nothing.
 
 
 def protocol(status: int) -> NotActed:
@@ -596,22 +563,22 @@ def protocol(status: int) -> NotActed:
     ],
     ids=lambda value: repr(value)[:80],
 )
-async def test_step_2_by_its_reply(etna: Make, broker: Any, body: object, status: int, outcome: Outcome) -> None:
+async def test_step_2_by_its_reply(etna: MakeEtna, broker: Broker, body: object, status: int, outcome: Outcome) -> None:
     broker.says(body, status)
     assert await ASK["challenge"](etna()) == outcome
 
 
-async def test_a_deadline_at_step_2_is_not_acted(etna: Make, broker: Any) -> None:
+async def test_a_deadline_at_step_2_is_not_acted(etna: MakeEtna, broker: Broker) -> None:
     broker.fails(TimeoutError())
     assert await ASK["challenge"](etna()) == NotActed(detail="TimeoutError")
 
 
-async def test_the_question_is_not_in_the_repr(etna: Make, broker: Any) -> None:
+async def test_the_question_is_not_in_the_repr(etna: MakeEtna, broker: Broker) -> None:
     broker.says({"Model": QUESTION, "Errors": [], "IsSucceed": True})
     assert QUESTION not in repr(await ASK["challenge"](etna()))
 
 
-# The log-in: a yes is a yes, all else says nothing.
+# A log-in proves only that a password is right.
 
 
 @pytest.mark.parametrize(
@@ -633,7 +600,9 @@ async def test_the_question_is_not_in_the_repr(etna: Make, broker: Any) -> None:
     ],
     ids=repr,
 )
-async def test_a_log_in_by_its_reply(etna: Make, broker: Any, body: object, outcome: Any) -> None:
+async def test_a_log_in_by_its_reply(
+    etna: MakeEtna, broker: Broker, body: object, outcome: Outcome | type[Unknown]
+) -> None:
     transport = etna()
     for status in (200, 202, 400, 401, 403):
         broker.says(body, status)
@@ -641,7 +610,7 @@ async def test_a_log_in_by_its_reply(etna: Make, broker: Any, body: object, outc
         assert type(got) is outcome if isinstance(outcome, type) else got == outcome, status
 
 
-async def test_the_token_of_a_log_in_is_not_kept(etna: Make, broker: Any) -> None:
+async def test_the_token_of_a_log_in_is_not_kept(etna: MakeEtna, broker: Broker) -> None:
     broker.says({"State": "Succeeded", "Token": "bearer-token"})
     got = await ASK["log_in"](etna())
     assert isinstance(got, Accepted)
@@ -662,12 +631,14 @@ async def test_the_token_of_a_log_in_is_not_kept(etna: Make, broker: Any) -> Non
         ("Answer is incorrect, try again.", "Answer is incorrect, try again."),
     ],
 )
-async def test_what_the_broker_repeats_of_ours_is_hidden(etna: Make, broker: Any, words: str, reason: str) -> None:
+async def test_what_the_broker_repeats_of_ours_is_hidden(
+    etna: MakeEtna, broker: Broker, words: str, reason: str
+) -> None:
     broker.says({"Errors": [words], "IsSucceed": False})
     assert await ASK["request"](etna()) == Rejected(reasons=[reason])
 
 
-async def test_a_short_secret_is_hidden_where_it_stands_alone(etna: Make, broker: Any) -> None:
+async def test_a_short_secret_is_hidden_where_it_stands_alone(etna: MakeEtna, broker: Broker) -> None:
     broker.says({"Errors": ["'RED' is incorrect: you are not registered."], "IsSucceed": False})
     got = await etna().request(CASE, Secret("red"))
     assert got == Rejected(reasons=["'***' is incorrect: you are not registered."])
@@ -683,7 +654,7 @@ async def test_a_short_secret_is_hidden_where_it_stands_alone(etna: Make, broker
         ("challenge", "There is no robert.zak."),
     ],
 )
-async def test_no_reason_holds_what_was_sent(etna: Make, broker: Any, step: str, words: str) -> None:
+async def test_no_reason_holds_what_was_sent(etna: MakeEtna, broker: Broker, step: str, words: str) -> None:
     broker.says({"Message": "", "ModelState": {"": [words]}}, 400)
     got = await ASK[step](etna())
     assert isinstance(got, Rejected)
@@ -698,7 +669,7 @@ async def test_no_reason_holds_what_was_sent(etna: Make, broker: Any, step: str,
     ids=repr,
 )
 async def test_no_error_of_the_driver_gets_out(
-    etna: Make, broker: Any, caplog: pytest.LogCaptureFixture, error: Exception
+    etna: MakeEtna, broker: Broker, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
     broker.fails(error)
     transport = etna()
@@ -709,14 +680,14 @@ async def test_no_error_of_the_driver_gets_out(
     assert caplog.records == []
 
 
-async def test_cancelling_passes_through(etna: Make, broker: Any) -> None:
+async def test_cancelling_passes_through(etna: MakeEtna, broker: Broker) -> None:
     broker.fails(asyncio.CancelledError())
     for ask in ASK.values():
         with pytest.raises(asyncio.CancelledError):
             await ask(etna())
 
 
-async def test_a_closed_transport_says_so(etna: Make, broker: Any) -> None:
+async def test_a_closed_transport_says_so(etna: MakeEtna, broker: Broker) -> None:
     transport = etna()
     await transport.aclose()
     await transport.aclose()
@@ -726,16 +697,17 @@ async def test_a_closed_transport_says_so(etna: Make, broker: Any) -> None:
     assert broker.calls == []
 
 
-def test_neither_key_nor_secret_is_in_a_repr(etna: Make) -> None:
+def test_neither_key_nor_secret_is_in_a_repr(etna: MakeEtna) -> None:
     transport = etna()
     assert repr(transport) == "EtnaTransport(name='etna:https://broker.test/api', revision='identifiers')"
+    # From inside, because a traceback with variables shows private attributes, too.
     assert "app-key" not in repr(vars(transport)) + repr(vars(transport._sender))
 
 
-# What it is made of.
+# Settings.
 
 
-def test_it_is_a_transport(etna: Make) -> None:
+def test_it_is_a_transport(etna: MakeEtna) -> None:
     transport: Transport = etna(deadline=timedelta(seconds=7))
     assert transport.deadline == timedelta(seconds=7)
 
@@ -752,7 +724,7 @@ def test_it_is_a_transport(etna: Make) -> None:
         ("\u00a0zak\u3000", "zak"),
     ],
 )
-def test_spellings_of_one_user_have_one_canonical_form(etna: Make, spelling: str, canonical: str) -> None:
+def test_spellings_of_one_user_have_one_canonical_form(etna: MakeEtna, spelling: str, canonical: str) -> None:
     assert etna().canonical_user(spelling) == canonical
     assert etna().canonical_user(canonical) == canonical
 
@@ -770,12 +742,12 @@ def test_spellings_of_one_user_have_one_canonical_form(etna: Make, spelling: str
         ("https://b\u00fccher.test/api", "etna:https://xn--bcher-kva.test/api"),
     ],
 )
-def test_the_name_is_made_of_the_url(etna: Make, base_url: str, name: str) -> None:
+def test_the_name_is_made_of_the_url(etna: MakeEtna, base_url: str, name: str) -> None:
     assert etna(base_url).name == name
     assert etna(base_url, name="etna:ours").name == "etna:ours"
 
 
-async def test_a_slash_at_the_end_of_the_url_changes_nothing(etna: Make, broker: Any) -> None:
+async def test_a_slash_at_the_end_of_the_url_changes_nothing(etna: MakeEtna, broker: Broker) -> None:
     broker.says({"Errors": [], "IsSucceed": True})
     await etna(f"{BASE}/").request(CASE, None)
     assert broker.call.url == f"{BASE}/v1.0/users/password/reset"

@@ -1,10 +1,9 @@
-"""The requests to the broker, byte for byte, and what becomes of a step when its connection fails."""
+"""The requests to the broker, byte for byte, and the outcome of a step when its connection fails."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
@@ -16,12 +15,11 @@ from reset_flow.ports import Case
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Awaitable, Callable
 
     from reset_flow.domain.outcomes import Outcome
     from reset_flow.transports.etna import EtnaTransport
-
-Serve = Callable[..., Awaitable[Any]]
-Make = Callable[..., "EtnaTransport"]
+    from tests.transports.conftest import MakeEtna, Script, Serve, Server
 
 CASE = Case(user="robert.zak")
 NEW = NewCredential(secret=Secret("p\u00e4ssw\u00f6rd \u4e2d\u6587 \U0001f600"))
@@ -34,8 +32,8 @@ CALLS: dict[str, Callable[[EtnaTransport], Awaitable[Outcome]]] = {
 }
 
 
-def saying(body: bytes) -> Callable[..., Awaitable[None]]:
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def saying(body: bytes) -> Script:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             await server.request(reader)
             writer.write(server.reply(body))
@@ -45,7 +43,7 @@ def saying(body: bytes) -> Callable[..., Awaitable[None]]:
 
 
 def parts(request: bytes) -> tuple[str, dict[str, bytes], bytes]:
-    """First line, headers by their lower-case names, body."""
+    """Return the first line, the headers by lower-case name, and the body."""
     head, _, body = request.partition(b"\r\n\r\n")
     first, *lines = head.split(b"\r\n")
     pairs = [line.split(b": ", 1) for line in lines]
@@ -63,7 +61,9 @@ def parts(request: bytes) -> tuple[str, dict[str, bytes], bytes]:
         ("", ""),
     ],
 )
-async def test_the_login_of_step_2_is_encoded_once_and_whole(serve: Serve, etna: Make, user: str, encoded: str) -> None:
+async def test_the_login_of_step_2_is_encoded_once_and_whole(
+    serve: Serve, etna: MakeEtna, user: str, encoded: str
+) -> None:
     server = await serve(saying(b'{"Model": "", "Errors": [], "IsSucceed": true}'))
     assert await etna(f"{server.url}/api").challenge(Case(user=user)) == Accepted(value=Secret(""))
     first, headers, body = parts(server.requests[0])
@@ -93,7 +93,7 @@ async def test_the_login_of_step_2_is_encoded_once_and_whole(serve: Serve, etna:
         ),
     ],
 )
-async def test_a_step_is_sent_byte_for_byte(serve: Serve, etna: Make, step: str, first: str, body: bytes) -> None:
+async def test_a_step_is_sent_byte_for_byte(serve: Serve, etna: MakeEtna, step: str, first: str, body: bytes) -> None:
     server = await serve(saying(b'{"Model": "t", "Errors": [], "IsSucceed": true}'))
     assert isinstance(await CALLS[step](etna(f"{server.url}/api/")), Accepted)
     assert len(server.requests) == 1
@@ -105,7 +105,7 @@ async def test_a_step_is_sent_byte_for_byte(serve: Serve, etna: Make, step: str,
     assert headers["et-app-key"] == b"app-key-of-nobody"
 
 
-async def test_in_somebody_elses_session_the_headers_are_the_same(serve: Serve, etna: Make) -> None:
+async def test_in_somebody_elses_session_the_headers_are_the_same(serve: Serve, etna: MakeEtna) -> None:
     server = await serve(saying(b'{"Model": "t", "Errors": [], "IsSucceed": true}'))
     theirs = {"Content-Type": "text/plain", "Et-App-Key": "another", "Accept": "text/plain", "X-Theirs": "1"}
     async with aiohttp.ClientSession(headers=theirs) as session:
@@ -121,7 +121,7 @@ async def test_in_somebody_elses_session_the_headers_are_the_same(serve: Serve, 
     assert posted["content-type"] == b"application/json"
 
 
-async def test_a_log_in_has_two_headers_and_no_body(serve: Serve, etna: Make) -> None:
+async def test_a_log_in_has_two_headers_and_no_body(serve: Serve, etna: MakeEtna) -> None:
     server = await serve(saying(b'{"State": "Succeeded"}'))
     assert await CALLS["log_in"](etna(f"{server.url}/api")) == Accepted()
     first, headers, body = parts(server.requests[0])
@@ -134,7 +134,7 @@ async def test_a_log_in_has_two_headers_and_no_body(serve: Serve, etna: Make) ->
 
 
 @pytest.mark.parametrize("step", CALLS)
-async def test_never_connected_is_not_acted(serve: Serve, etna: Make, step: str) -> None:
+async def test_never_connected_is_not_acted(serve: Serve, etna: MakeEtna, step: str) -> None:
     server = await serve(saying(b"{}"))
     transport = etna(server.url)
     await server.aclose()
@@ -143,8 +143,8 @@ async def test_never_connected_is_not_acted(serve: Serve, etna: Make, step: str)
 
 @pytest.mark.parametrize("step", CALLS)
 @pytest.mark.parametrize("how", ["drops it", "is silent", "breaks off"])
-async def test_a_step_that_nobody_answers_whole_is_unknown(serve: Serve, etna: Make, step: str, how: str) -> None:
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def test_a_step_that_nobody_answers_whole_is_unknown(serve: Serve, etna: MakeEtna, step: str, how: str) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.request(reader)
         if how == "is silent":
             await reader.read()
@@ -171,9 +171,9 @@ async def test_a_step_that_nobody_answers_whole_is_unknown(serve: Serve, etna: M
     ],
 )
 async def test_a_body_that_was_not_read_misses_no_envelope(
-    serve: Serve, etna: Make, status: str, outcome: Outcome
+    serve: Serve, etna: MakeEtna, status: str, outcome: Outcome
 ) -> None:
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.request(reader)
         writer.write(server.reply(b" " * 300_000, status))
 
@@ -181,8 +181,8 @@ async def test_a_body_that_was_not_read_misses_no_envelope(
     assert await CALLS["update"](etna(server.url)) == outcome
 
 
-async def test_an_encoded_reply_is_unknown(serve: Serve, etna: Make) -> None:
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def test_an_encoded_reply_is_unknown(serve: Serve, etna: MakeEtna) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.request(reader)
         writer.write(server.reply(b'{"Errors": [], "IsSucceed": true}', "200 OK", "Content-Encoding: br"))
 
@@ -190,10 +190,10 @@ async def test_an_encoded_reply_is_unknown(serve: Serve, etna: Make) -> None:
     assert await CALLS["update"](etna(server.url)) == Unknown(detail="HTTP 200, an encoded body")
 
 
-async def test_a_redirect_takes_no_password_elsewhere(serve: Serve, etna: Make) -> None:
+async def test_a_redirect_takes_no_password_elsewhere(serve: Serve, etna: MakeEtna) -> None:
     elsewhere = await serve(saying(b'{"Errors": [], "IsSucceed": true}'))
 
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.request(reader)
         writer.write(server.reply(b"", "308 Permanent Redirect", f"Location: {elsewhere.url}/"))
 
@@ -202,8 +202,8 @@ async def test_a_redirect_takes_no_password_elsewhere(serve: Serve, etna: Make) 
     assert elsewhere.requests == []
 
 
-async def test_a_password_goes_out_once_when_the_connection_is_lost(serve: Serve, etna: Make) -> None:
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def test_a_password_goes_out_once_when_the_connection_is_lost(serve: Serve, etna: MakeEtna) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.request(reader)
         writer.write(server.reply(b'{"Model": "a-token", "Errors": [], "IsSucceed": true}'))
         await server.request(reader)
@@ -215,7 +215,7 @@ async def test_a_password_goes_out_once_when_the_connection_is_lost(serve: Serve
     assert len(server.requests) == 2
 
 
-async def test_nothing_is_logged(serve: Serve, etna: Make, caplog: pytest.LogCaptureFixture) -> None:
+async def test_nothing_is_logged(serve: Serve, etna: MakeEtna, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(0)
     server = await serve(saying(b'{"Model": "a-token", "Errors": ["robert.zak"], "IsSucceed": false}'))
     transport = etna(server.url)

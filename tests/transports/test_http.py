@@ -1,4 +1,4 @@
-"""What happens to a request on real connections."""
+"""Requests on real connections."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import asyncio
 import gzip
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from typing import TYPE_CHECKING, Any, NoReturn
-from unittest.mock import Mock
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypedDict, Unpack
 
 import aiohttp
 import pytest
-from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 from reset_flow.domain.errors import ConfigurationError
@@ -23,10 +20,16 @@ from reset_flow.transports import http
 from reset_flow.transports.http import BODY_LIMIT, Reply, Sender
 
 if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
-Serve = Callable[..., Awaitable[Any]]
-MakeSender = Callable[..., Sender]
+    from aiohttp.client_middlewares import ClientHandlerType
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
+
+    from tests.transports.conftest import Broker, Contexts, Script, Serve, Server
+
 
 SHORT = timedelta(seconds=0.3)
 HEADERS = {"Accept-Encoding": "identity"}
@@ -34,17 +37,38 @@ JSON = "application/json"
 BODY = b'{"Code": "741175"}'
 
 
+class Times(TypedDict, total=False):
+    deadline: timedelta
+    connect_deadline: timedelta
+
+
+class Options(Times, total=False):
+    session: aiohttp.ClientSession | None
+    trust_env: bool
+    ssl: ssl.SSLContext | None
+    headers: Mapping[str, str]
+    content_type: str
+
+
+class MakeSender(Protocol):
+    """Make a sender, which is closed after the test."""
+
+    def __call__(self, **options: Unpack[Options]) -> Sender: ...
+
+
 @pytest.fixture
 async def sender() -> AsyncIterator[MakeSender]:
     senders: list[Sender] = []
 
-    def made(**options: Any) -> Sender:
-        times = {"deadline": timedelta(seconds=5), "connect_deadline": timedelta(seconds=5)}
-        kept: dict[str, Any] = {"headers": lambda: HEADERS, "content_type": JSON}
-        senders.append(Sender(**(times | kept | options)))
+    def make(**options: Unpack[Options]) -> Sender:
+        options.setdefault("deadline", timedelta(seconds=5))
+        options.setdefault("connect_deadline", timedelta(seconds=5))
+        options.setdefault("headers", HEADERS)
+        options.setdefault("content_type", JSON)
+        senders.append(Sender(**options))
         return senders[-1]
 
-    yield made
+    yield make
     for each in senders:
         await each.aclose()
 
@@ -58,8 +82,8 @@ async def forever() -> NoReturn:
     raise AssertionError
 
 
-async def answers(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A server as it should be."""
+async def answers(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Behave as a server should."""
     while True:
         await server.request(reader)
         writer.write(server.reply(b"{}"))
@@ -67,7 +91,7 @@ async def answers(server: Any, reader: asyncio.StreamReader, writer: asyncio.Str
 
 
 async def test_a_reply_comes_back_as_a_value(serve: Serve, sender: MakeSender) -> None:
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.request(reader)
         writer.write(server.reply(b'{"a": 1}', "418 Teapot", "Retry-After: 7"))
 
@@ -80,20 +104,15 @@ async def test_a_reply_comes_back_as_a_value(serve: Serve, sender: MakeSender) -
     assert body == BODY
 
 
-async def test_a_connection_reads_no_more_at_once_than_a_reply_may_need(serve: Serve, sender: MakeSender) -> None:
+async def test_a_connection_reads_no_more_at_once_than_a_reply_may_need(serve: Serve) -> None:
+    # From inside: nothing outside shows how much a connection reads at once, and the setting is asyncio's own.
     server = await serve(answers)
-    client = sender()
-    await posted(client, server.url)
-    session = client._session()
-    assert session is not None
-    assert session.connector is not None
-    connection = await session.connector.connect(
-        aiohttp.ClientRequest("GET", URL(server.url), loop=asyncio.get_running_loop()), [], aiohttp.ClientTimeout()
-    )
-    assert connection.transport is not None
-    assert connection.transport.max_size == http.READ_SIZE  # type: ignore[attr-defined]
-    connection.release()
-    assert server.connections == 1
+    async with http._Connector() as connector:
+        request = aiohttp.ClientRequest("GET", URL(server.url), loop=asyncio.get_running_loop())
+        connection = await connector.connect(request, [], aiohttp.ClientTimeout())
+        transport: Any = connection.transport
+        assert transport.max_size == http.READ_SIZE
+        connection.close()
 
 
 async def test_calls_share_a_connection(serve: Serve, sender: MakeSender) -> None:
@@ -118,7 +137,7 @@ async def test_nothing_is_of_no_type(
 
 
 async def test_a_body_in_pieces_comes_back_whole(serve: Serve, sender: MakeSender) -> None:
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         for piece in (b"{", b"}"):
@@ -132,7 +151,7 @@ async def test_a_body_in_pieces_comes_back_whole(serve: Serve, sender: MakeSende
 
 
 async def test_a_body_of_just_the_limit_comes_back(serve: Serve, sender: MakeSender) -> None:
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.request(reader)
         writer.write(server.reply(b"x" * BODY_LIMIT))
 
@@ -152,7 +171,7 @@ async def test_refused_is_not_acted(serve: Serve, sender: MakeSender, body: byte
 
 
 async def test_a_name_that_does_not_resolve_is_not_acted(sender: MakeSender, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def unknown(*_: Any, **__: Any) -> NoReturn:
+    async def unknown(*_: object, **__: object) -> NoReturn:
         raise OSError("no such name")
 
     monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", unknown)
@@ -160,10 +179,8 @@ async def test_a_name_that_does_not_resolve_is_not_acted(sender: MakeSender, mon
 
 
 @pytest.mark.parametrize("times", [{"connect_deadline": SHORT}, {"deadline": SHORT}], ids=str)
-async def test_a_handshake_that_takes_too_long_is_not_acted(
-    serve: Serve, sender: MakeSender, times: dict[str, timedelta]
-) -> None:
-    async def script(_: Any, reader: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
+async def test_a_handshake_that_takes_too_long_is_not_acted(serve: Serve, sender: MakeSender, times: Times) -> None:
+    async def script(_: Server, reader: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
         await reader.read(1)
         await forever()
 
@@ -176,8 +193,8 @@ async def test_a_handshake_that_takes_too_long_is_not_acted(
 
 
 @pytest.mark.parametrize("times", [{"connect_deadline": SHORT}, {"deadline": SHORT}], ids=str)
-async def test_no_free_connection_is_not_acted(serve: Serve, sender: MakeSender, times: dict[str, timedelta]) -> None:
-    async def script(server: Any, reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+async def test_no_free_connection_is_not_acted(serve: Serve, sender: MakeSender, times: Times) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await server.request(reader)
         await forever()
 
@@ -199,7 +216,7 @@ async def test_no_free_connection_is_not_acted(serve: Serve, sender: MakeSender,
 async def test_a_deadline_counts_from_the_first_byte_that_may_be_sent(
     serve: Serve, sender: MakeSender, hook: str, outcome: type
 ) -> None:
-    async def stuck(*_: Any) -> None:
+    async def stuck(*_: object) -> None:
         await forever()
 
     server = await serve(answers)
@@ -211,16 +228,35 @@ async def test_a_deadline_counts_from_the_first_byte_that_may_be_sent(
     assert server.requests == []
 
 
-async def test_a_body_is_not_begun_on_a_connection_that_is_closing() -> None:
-    body = http._Body(b"x")
-    for connection in (None, Mock(is_closing=lambda: True)):
-        await body.write_with_length(Mock(AbstractStreamWriter, transport=connection), None)
-        assert not body.begun
-    await body.write_with_length(Mock(AbstractStreamWriter, transport=Mock(is_closing=lambda: False)), None)
-    assert body.begun
+class Closing(aiohttp.TCPConnector):
+    """Gives connections that are being closed, or that are closed."""
+
+    def __init__(self, *, closed: bool) -> None:
+        super().__init__()
+        self._is_closed = closed
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        connection = await super().connect(req, traces, timeout)
+        assert connection.transport is not None
+        connection.transport.close()
+        if self._is_closed:
+            await asyncio.sleep(0.01)
+        return connection
 
 
-async def test_tls_is_verified(serve: Serve, sender: MakeSender, certificate: Any) -> None:
+@pytest.mark.parametrize("closed", [False, True])
+async def test_a_body_is_not_begun_on_a_connection_that_is_closing(
+    serve: Serve, sender: MakeSender, *, closed: bool
+) -> None:
+    server = await serve(answers)
+    async with aiohttp.ClientSession(connector=Closing(closed=closed)) as session:
+        assert isinstance(await posted(sender(session=session), server.url), NotActed)
+    assert server.requests == []
+
+
+async def test_tls_is_verified(serve: Serve, sender: MakeSender, certificate: Contexts) -> None:
     server = await serve(answers, certificate.server)
     got = await posted(sender(), server.url)
     assert got == NotActed(detail="ClientConnectorCertificateError")
@@ -228,12 +264,12 @@ async def test_tls_is_verified(serve: Serve, sender: MakeSender, certificate: An
     assert await posted(sender(ssl=certificate.client), server.url) == Reply(status=200, body=b"{}")
 
 
-# Sent, and then.
+# Sent, but not answered.
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 async def test_no_reply_in_time_is_unknown(serve: Serve, sender: MakeSender, method: str) -> None:
-    async def script(server: Any, reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await server.request(reader)
         await forever()
 
@@ -244,8 +280,11 @@ async def test_no_reply_in_time_is_unknown(serve: Serve, sender: MakeSender, met
     assert len(server.requests) == 1
 
 
-async def test_a_deadline_longer_than_five_seconds_is_not_rounded_up() -> None:
-    timeout = Sender(deadline=timedelta(seconds=9.5), connect_deadline=timedelta(seconds=7.5))._options["timeout"]
+async def test_a_deadline_longer_than_five_seconds_is_not_rounded_up(broker: Broker, sender: MakeSender) -> None:
+    broker.says(b"{}")
+    client = sender(deadline=timedelta(seconds=9.5), connect_deadline=timedelta(seconds=7.5))
+    assert await posted(client, "https://broker.test") == Reply(status=200, body=b"{}")
+    timeout = broker.call.timeout
     assert (timeout.total, timeout.connect, timeout.ceil_threshold) == (None, 7.5, float("inf"))
 
 
@@ -255,7 +294,7 @@ async def test_a_deadline_longer_than_five_seconds_is_not_rounded_up() -> None:
 async def test_a_dropped_connection_is_unknown(
     serve: Serve, sender: MakeSender, method: str, how: str, when: str
 ) -> None:
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if when == "after the request":
             await server.request(reader)
         if how == "reset":
@@ -268,11 +307,11 @@ async def test_a_dropped_connection_is_unknown(
     assert server.connections == 1
 
 
-@pytest.mark.parametrize("said", [b"HTTP/1.1 200 O", b"HTTP/1.1 200 OK\r\nContent-Le", b"SSH-2.0-server\r\n\r\n"])
-async def test_half_a_head_or_none_is_unknown(serve: Serve, sender: MakeSender, said: bytes) -> None:
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 O", b"HTTP/1.1 200 OK\r\nContent-Le", b"SSH-2.0-server\r\n\r\n"])
+async def test_half_a_head_or_none_is_unknown(serve: Serve, sender: MakeSender, head: bytes) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.request(reader)
-        writer.write(said)
+        writer.write(head)
 
     server = await serve(script)
     assert isinstance(await posted(sender(), server.url), Unknown)
@@ -280,7 +319,7 @@ async def test_half_a_head_or_none_is_unknown(serve: Serve, sender: MakeSender, 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_a_body_that_breaks_off_keeps_its_status_and_is_none(serve: Serve, sender: MakeSender, how: str) -> None:
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.request(reader)
         writer.write(server.reply(b'{"IsSucceed": true}', length=100))
         await writer.drain()
@@ -296,7 +335,7 @@ async def test_a_body_that_breaks_off_keeps_its_status_and_is_none(serve: Serve,
 
 
 async def test_one_byte_at_a_time_ends_at_the_deadline(serve: Serve, sender: MakeSender) -> None:
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.request(reader)
         writer.write(server.reply(length=1000))
         while True:
@@ -316,7 +355,7 @@ async def test_a_body_that_is_too_long_is_not_read_to_its_end(
 ) -> None:
     size, sent = 64 * 1024 * 1024, 0
 
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal sent
         await server.request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" if chunked else server.reply(length=size))
@@ -334,7 +373,7 @@ async def test_a_body_that_is_too_long_is_not_read_to_its_end(
 async def test_a_compression_bomb_stays_packed(serve: Serve, sender: MakeSender) -> None:
     bomb = gzip.compress(b" " * 64 * 1024 * 1024, compresslevel=1)
 
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.request(reader)
         writer.write(server.reply(bomb, "200 OK", "Content-Encoding: gzip"))
 
@@ -350,7 +389,7 @@ async def test_a_compression_bomb_stays_packed(serve: Serve, sender: MakeSender)
 
 
 async def test_a_small_encoded_body_is_not_read_either(serve: Serve, sender: MakeSender) -> None:
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.request(reader)
         writer.write(server.reply(gzip.compress(b"{}"), "200 OK", "Content-Encoding: GZIP"))
 
@@ -362,7 +401,7 @@ async def test_a_small_encoded_body_is_not_read_either(serve: Serve, sender: Mak
 
 
 async def test_a_redirect_is_not_followed(serve: Serve, sender: MakeSender) -> None:
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             await server.request(reader)
             writer.write(server.reply(b"", "307 Temporary Redirect", "Location: /elsewhere"))
@@ -372,7 +411,7 @@ async def test_a_redirect_is_not_followed(serve: Serve, sender: MakeSender) -> N
     assert len(server.requests) == 1
 
 
-async def drops_the_second(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def drops_the_second(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answers the first request of a connection, takes the second one and goes away."""
     await server.request(reader)
     writer.write(server.reply(b"{}"))
@@ -405,12 +444,11 @@ async def test_aiohttp_by_itself_does_send_twice(serve: Serve, method: str) -> N
 
 
 async def test_middlewares_and_habits_of_a_foreign_session_do_not_count(serve: Serve, sender: MakeSender) -> None:
-    async def again(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+    async def again(request: aiohttp.ClientRequest, handler: ClientHandlerType) -> aiohttp.ClientResponse:
         (await handler(request)).close()
-        response: aiohttp.ClientResponse = await handler(request)
-        return response
+        return await handler(request)
 
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             await server.request(reader)
             writer.write(server.reply(b"{}", "409 Conflict"))
@@ -422,7 +460,7 @@ async def test_middlewares_and_habits_of_a_foreign_session_do_not_count(serve: S
 
 
 async def test_a_connection_that_the_server_closed_meanwhile_is_not_used(serve: Serve, sender: MakeSender) -> None:
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.request(reader)
         writer.write(server.reply(b"{}"))
 
@@ -435,7 +473,7 @@ async def test_a_connection_that_the_server_closed_meanwhile_is_not_used(serve: 
 
 
 async def test_what_a_server_says_unasked_is_no_reply_to_the_next_request(serve: Serve, sender: MakeSender) -> None:
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             await server.request(reader)
             writer.write(server.reply(b'{"mine": 1}'))
@@ -451,7 +489,7 @@ async def test_what_a_server_says_unasked_is_no_reply_to_the_next_request(serve:
     assert server.connections == 2
 
 
-# Whose session it is.
+# Sessions.
 
 
 async def test_a_foreign_session_is_left_open(serve: Serve, sender: MakeSender) -> None:
@@ -465,14 +503,21 @@ async def test_a_foreign_session_is_left_open(serve: Serve, sender: MakeSender) 
 
 
 async def test_our_own_session_is_closed_once_and_not_opened_again(serve: Serve, sender: MakeSender) -> None:
-    server = await serve(answers)
+    gone = asyncio.Event()
+
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        writer.write(server.reply(b"{}"))
+        await reader.read()
+        gone.set()
+
+    server = await serve(script)
     client = sender()
     assert isinstance(await posted(client, server.url), Reply)
-    session = client._own
-    assert session is not None
+    assert not gone.is_set()
     await client.aclose()
     await client.aclose()
-    assert session.closed
+    await asyncio.wait_for(gone.wait(), 5)
     assert await posted(client, server.url) == NotActed(
         detail="the transport is closed, or belongs to another event loop"
     )
@@ -480,7 +525,7 @@ async def test_our_own_session_is_closed_once_and_not_opened_again(serve: Serve,
 
 
 async def test_closing_ends_what_is_under_way(serve: Serve, sender: MakeSender) -> None:
-    async def script(server: Any, reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await server.request(reader)
         await forever()
 
@@ -502,7 +547,7 @@ def test_a_sender_is_made_outside_a_loop_and_belongs_to_the_first() -> None:
 
 
 async def test_cookies_are_not_kept(serve: Serve, sender: MakeSender) -> None:
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             await server.request(reader)
             writer.write(server.reply(b"{}", "200 OK", "Set-Cookie: session=of-somebody; Path=/"))
@@ -539,7 +584,7 @@ async def test_what_traces_all_sessions_does_not_trace_ours(
     seen: list[str] = []
     make = aiohttp.ClientSession.__init__
 
-    async def trace(_: Any, __: Any, params: aiohttp.TraceRequestStartParams) -> None:
+    async def trace(_: object, __: object, params: aiohttp.TraceRequestStartParams) -> None:
         seen.append(str(params.url))
 
     def instrumented(self: aiohttp.ClientSession, *args: Any, **options: Any) -> None:
@@ -556,7 +601,7 @@ async def test_what_traces_all_sessions_does_not_trace_ours(
 async def test_cancelling_passes_through(serve: Serve, sender: MakeSender) -> None:
     gone = asyncio.Event()
 
-    async def script(server: Any, reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await server.request(reader)
         await reader.read()
         gone.set()
@@ -572,7 +617,7 @@ async def test_cancelling_passes_through(serve: Serve, sender: MakeSender) -> No
 
 
 async def test_cancelling_in_the_middle_of_a_body_passes_through(serve: Serve, sender: MakeSender) -> None:
-    async def script(server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.request(reader)
         writer.write(server.reply(b"{", length=2))
         await forever()
@@ -584,7 +629,15 @@ async def test_cancelling_in_the_middle_of_a_body_passes_through(serve: Serve, s
     assert len(server.requests) == 1
 
 
-# What is said of it.
+# Results.
+
+
+def saying_wait(text: str) -> Script:
+    async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        writer.write(server.reply(b"", "429 Too Many Requests", f"Retry-After: {text}"))
+
+    return script
 
 
 @pytest.mark.parametrize(
@@ -609,30 +662,34 @@ async def test_cancelling_in_the_middle_of_a_body_passes_through(serve: Serve, s
         ("Fri, 31 Dec 9999 23:59:59 -2359", 3600),
     ],
 )
-def test_retry_after_is_bounded_and_garbage_is_none(text: str, wait: int | None) -> None:
-    assert http._retry_after(text) == (None if wait is None else timedelta(seconds=wait))
+async def test_retry_after_is_bounded_and_garbage_is_none(
+    serve: Serve, sender: MakeSender, text: str, wait: int | None
+) -> None:
+    got = await posted(sender(), (await serve(saying_wait(text))).url)
+    assert got == Reply(status=429, retry_after=None if wait is None else timedelta(seconds=wait), body=b"")
 
 
-def test_retry_after_may_be_a_date() -> None:
+async def test_retry_after_may_be_a_date(serve: Serve, sender: MakeSender) -> None:
     at = datetime.now(UTC) + timedelta(minutes=2)
-    got = http._retry_after(format_datetime(at, usegmt=True))
-    assert got is not None
-    assert timedelta(seconds=110) < got <= timedelta(seconds=120)
+    got = await posted(sender(), (await serve(saying_wait(format_datetime(at, usegmt=True)))).url)
+    assert isinstance(got, Reply)
+    assert got.retry_after is not None
+    assert timedelta(seconds=110) < got.retry_after <= timedelta(seconds=120)
 
 
 async def test_nothing_that_is_said_holds_the_url(serve: Serve, sender: MakeSender) -> None:
     server = await serve(drops_the_second)
     client = sender()
-    said = [await posted(client, f"{server.url}/?username=robert.zak", "GET", None) for _ in range(2)]
+    results = [await posted(client, f"{server.url}/?username=robert.zak", "GET", None) for _ in range(2)]
     port = server.port
     await server.aclose()
-    said.append(await posted(client, f"{server.url_of(port)}/?username=robert.zak", "GET", None))
-    assert [type(each) for each in said] == [Reply, Unknown, NotActed]
-    assert "robert" not in repr(said)
-    assert str(port) not in repr(said)
+    results.append(await posted(client, f"{server.url_of(port)}/?username=robert.zak", "GET", None))
+    assert [type(each) for each in results] == [Reply, Unknown, NotActed]
+    assert "robert" not in repr(results)
+    assert str(port) not in repr(results)
 
 
-# What it is made of.
+# Settings.
 
 
 @pytest.mark.parametrize("wrong", [timedelta(0), timedelta(seconds=-1), 10, None])
@@ -643,7 +700,7 @@ def test_a_deadline_is_a_positive_timedelta(which: str, wrong: Any) -> None:
 
 
 @pytest.mark.parametrize("which", ["careless", "no", "yes"])
-def test_tls_without_verification_is_refused(certificate: Any, which: str) -> None:
+def test_tls_without_verification_is_refused(certificate: Contexts, which: str) -> None:
     ssl: Any = {"careless": certificate.careless, "no": False, "yes": True}[which]
     with pytest.raises(ConfigurationError, match="verifies"):
         Sender(deadline=SHORT, connect_deadline=SHORT, ssl=ssl)
