@@ -1,4 +1,4 @@
-"""What must not leave the library with an error: the variables of other people's code."""
+"""Tracebacks without variables: the frames of a driver hold addresses and passwords."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ __all__ = ["forget_frames"]
 
 
 def forget_frames(error: BaseException | None) -> None:
-    """Let an error and all before it keep their words but not their frames: a driver's hold addresses and passwords."""
+    """Drop the traceback of an error, of its causes and contexts, and of the members of groups. Keep the messages."""
     while error is not None:
         error.__traceback__ = None
         if isinstance(error, BaseExceptionGroup):
-            for each in error.exceptions:
-                forget_frames(each)
+            for member in error.exceptions:
+                forget_frames(member)
         error = error.__cause__ or error.__context__

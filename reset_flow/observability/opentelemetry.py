@@ -1,24 +1,24 @@
 """
-Tells OpenTelemetry what the library does: spans, durations, counters. Without a tracer it costs nothing.
+Report to OpenTelemetry what the library does: spans, durations, counters. Without a tracer it costs nothing.
 
 ====================  ==============================  ============================================================
 `span`                span, histogram                 around
 ====================  ==============================  ============================================================
-`command`             `reset_flow.command`, with      one command of a caller's
+`command`             `reset_flow.command`, with      one command of a caller
                       `reset_flow.command.duration`
 `call`                `reset_flow.call`               one call of the broker
 `save`                `reset_flow.save`               one save of a record
 `sweep`               `reset_flow.sweep`              one sweep
 ====================  ==============================  ============================================================
 
-A counter is named after what it counts: `count("transition")` adds to `reset_flow.transitions`, `doubt` to
-`reset_flow.doubts`, `outcome` to `reset_flow.outcomes`, `alarm` to `reset_flow.alarms`; what a sweep did
-is in `reset_flow.settled`, `.expired`, `.delivered`, `.purged`, `.unreadable`. What is counted inside a span is noted
-on it as well: as an event, and what only shows at its end (`NOTED`) as attributes of its own.
+A counter is named after its events: `count("transition")` adds to `reset_flow.transitions`, `doubt` to
+`reset_flow.doubts`, `outcome` to `reset_flow.outcomes`, `alarm` to `reset_flow.alarms`. The results of a sweep are in
+`reset_flow.settled`, `.expired`, `.delivered`, `.purged` and `.unreadable`. A count inside a span is also an event of
+that span, and those of its attributes that are known only at the end (`SPAN_ATTRIBUTES`) are set on the span.
 
-Only the attributes in `WORDS` and `NUMBERS` get out, under `reset_flow.*`, and of words only such as a program makes:
-no sentence, no address, no URL. A login may come as `user_hash`, in hexadecimal digits. Of an error, its class and its
-`code` get out, never its message, arguments or traceback.
+Only the attributes in `WORDS`, `NUMBERS` and `IDS` are exported, under `reset_flow.*`. A word is an identifier: no
+sentence, no address, no URL. A login may be exported as `user_hash`, in hexadecimal digits. Of an error, its class and
+its `code` are exported, never its message, arguments or traceback.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from reset_flow.domain.errors import ConfigurationError, ResetFlowError
-from reset_flow.observability.tracing import Given, Swallowed
+from reset_flow.observability.tracing import ErrorGuard
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from contextlib import AbstractContextManager
     from types import TracebackType
 
     from opentelemetry.metrics import Counter, Histogram, MeterProvider
     from opentelemetry.trace import Span, TracerProvider
+
+    from reset_flow.observability.tracing import Attribute
 
 __all__ = ["OpenTelemetryTracer"]
 
@@ -61,27 +63,29 @@ WORDS = frozenset(
         "trigger",
     }
 )
-"""Attributes of few values, which metrics are told apart by, too."""
+"""Attributes with few values: of spans and of metrics."""
 
 NUMBERS = frozenset(
     {"attempt", "attempts", "charges", "delivered", "expired", "masked", "purged", "sending", "settled", "unreadable"}
 )
-NAMES = {"flow": re.compile(r"[0-9a-v]{26}"), "user_hash": re.compile(r"[0-9a-f]{16,128}")}
-"""Attributes of many values: for spans only."""
+IDS = {"flow": re.compile(r"[0-9a-v]{26}"), "user_hash": re.compile(r"[0-9a-f]{16,128}")}
+"""Attributes with many values: of spans only, because a metric would get a series for each value."""
 
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
-NOTED = frozenset({"attempts", "delivered", "expired", "failure", "outcome", "purged", "settled", "state"})
+SPAN_ATTRIBUTES = frozenset({"attempts", "delivered", "expired", "failure", "outcome", "purged", "settled", "state"})
 
 BOUNDARIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Seconds. From a save in memory to a call that ran into its deadline, twice; OpenTelemetry's own are milliseconds."""
+"""Seconds: from a save in memory to two calls that time out. OpenTelemetry's default boundaries are milliseconds."""
 
 
 class OpenTelemetryTracer:
     """
-    Spans and metrics by opentelemetry-api: to the providers that it is given, else to those of the process, whatever
-    they are set to later on.
+    Report spans and metrics with opentelemetry-api. `span` and `count` never raise an error of a provider.
 
-    Nothing that goes wrong in a provider gets out of `span` and `count`.
+    Args:
+        tracer_provider: Receives the spans. Default: the provider of the process, also if it is set later.
+
+        meter_provider: Receives the metrics. Default: as above.
 
     Raises:
         ConfigurationError: OpenTelemetry is not installed.
@@ -91,44 +95,44 @@ class OpenTelemetryTracer:
         self, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
     ) -> None:
         try:
-            from opentelemetry import context, metrics, trace  # noqa: PLC0415 - only who traces needs it
+            from opentelemetry import context, metrics, trace  # noqa: PLC0415 - an optional dependency
         except ImportError:
             raise ConfigurationError("tracing needs OpenTelemetry: pip install 'reset-flow[otel]'") from None
         self._context = context
         self._trace = trace
-        self._ours = context.create_key(PREFIX)
+        self._current_span = context.create_key(PREFIX)
         self._tracer = trace.get_tracer(PREFIX, tracer_provider=tracer_provider)
         self._meter = metrics.get_meter(PREFIX, meter_provider=meter_provider)
         self._counters: dict[str, Counter] = {}
         self._histograms: dict[str, Histogram] = {}
-        self._swallowed = Swallowed()
+        self._guard = ErrorGuard()
 
-    def span(self, name: str, **attributes: Given) -> AbstractContextManager[None]:
-        """A span that is the current one while it lasts. Begin and end it in the same coroutine; enter it once."""
+    def span(self, name: str, **attributes: Attribute) -> AbstractContextManager[None]:
+        """Return a span, which is the current one while it lasts. Start and end it in the same coroutine, once."""
         return _Span(self, name, attributes)
 
-    def count(self, name: str, amount: int = 1, **attributes: Given) -> None:
-        """Count it, and note it on the span of ours that is open, if one is."""
-        with self._swallowed:
-            told = _told(attributes)
+    def count(self, name: str, amount: int = 1, **attributes: Attribute) -> None:
+        """Add to a counter, and add an event to the library's current span, if there is one."""
+        with self._guard:
+            exported = _export(attributes)
             counter = self._counters.get(name)
             if counter is None:
-                counter = self._counters[name] = self._meter.create_counter(f"{PREFIX}.{_counted(name)}", "1")
-            counter.add(amount, _few(told))
-            span: Any = self._context.get_value(self._ours)
+                counter = self._counters[name] = self._meter.create_counter(f"{PREFIX}.{_counter_name(name)}", "1")
+            counter.add(amount, _metric_attributes(exported))
+            span: Any = self._context.get_value(self._current_span)
             if span is not None and span.is_recording():
-                span.add_event(f"{PREFIX}.{name}", told if amount == 1 else told | {f"{PREFIX}.amount": amount})
-                span.set_attributes({key: told[key] for key in told if key.removeprefix(f"{PREFIX}.") in NOTED})
+                span.add_event(f"{PREFIX}.{name}", exported if amount == 1 else exported | {f"{PREFIX}.amount": amount})
+                span.set_attributes(_only(SPAN_ATTRIBUTES, exported))
 
-    def _begin(self, name: str, attributes: Mapping[str, Given]) -> tuple[Span, object]:
-        span = self._tracer.start_span(f"{PREFIX}.{name}", attributes=_told(attributes))
-        inside = self._context.set_value(self._ours, span, self._trace.set_span_in_context(span))
+    def _start(self, name: str, attributes: Mapping[str, Attribute]) -> tuple[Span, object]:
+        span = self._tracer.start_span(f"{PREFIX}.{name}", attributes=_export(attributes))
+        inside = self._context.set_value(self._current_span, span, self._trace.set_span_in_context(span))
         return span, self._context.attach(inside)
 
     def _end(self, span: Span, token: Any, error: BaseException | None) -> None:
         try:
             if error is not None:
-                span.set_attributes(_failed(error))
+                span.set_attributes(_error_attributes(error))
                 span.set_status(self._trace.StatusCode.ERROR)
         finally:
             try:
@@ -136,70 +140,78 @@ class OpenTelemetryTracer:
             finally:
                 span.end()
 
-    def _took(self, name: str, seconds: float, attributes: Mapping[str, Given], error: BaseException | None) -> None:
+    def _record_duration(
+        self, name: str, seconds: float, attributes: Mapping[str, Attribute], error: BaseException | None
+    ) -> None:
         histogram = self._histograms.get(name)
         if histogram is None:
             histogram = self._histograms[name] = self._meter.create_histogram(
                 f"{PREFIX}.{name}.duration", "s", explicit_bucket_boundaries_advisory=BOUNDARIES
             )
-        histogram.record(seconds, _few(_told(attributes)) | ({} if error is None else _failed(error)))
+        histogram.record(seconds, _metric_attributes(_export(attributes)) | _error_attributes(error))
 
 
 class _Span:
-    """A class, no generator: it is cheaper, keeps no frame, and can't stop what passes through."""
+    """A context manager as a class: unlike a generator, it keeps no frame and cannot suppress an error."""
 
-    __slots__ = ("_attributes", "_began", "_name", "_open", "_owner")
+    __slots__ = ("_attributes", "_name", "_open", "_started", "_tracer")
 
-    def __init__(self, owner: OpenTelemetryTracer, name: str, attributes: Mapping[str, Given]) -> None:
-        self._owner = owner
+    def __init__(self, tracer: OpenTelemetryTracer, name: str, attributes: Mapping[str, Attribute]) -> None:
+        self._tracer = tracer
         self._name = name
         self._attributes = attributes
         self._open: tuple[Span, object] | None = None
-        self._began = 0.0
+        self._started = 0.0
 
     def __enter__(self) -> None:
-        with self._owner._swallowed:  # noqa: SLF001 - one thing in two classes
-            self._open = self._owner._begin(self._name, self._attributes)  # noqa: SLF001
-        self._began = time.perf_counter()
+        with self._tracer._guard:  # noqa: SLF001 - a span is a part of its tracer
+            self._open = self._tracer._start(self._name, self._attributes)  # noqa: SLF001
+        self._started = time.perf_counter()
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
-        owner, seconds = self._owner, time.perf_counter() - self._began
+        tracer, seconds = self._tracer, time.perf_counter() - self._started
         opened, self._open = self._open, None
-        with owner._swallowed:  # noqa: SLF001
+        with tracer._guard:  # noqa: SLF001
             if opened is not None:
-                owner._end(*opened, error)  # noqa: SLF001
-        with owner._swallowed:  # noqa: SLF001
-            owner._took(self._name, seconds, self._attributes, error)  # noqa: SLF001
+                tracer._end(*opened, error)  # noqa: SLF001
+        with tracer._guard:  # noqa: SLF001
+            tracer._record_duration(self._name, seconds, self._attributes, error)  # noqa: SLF001
 
 
-def _counted(name: str) -> str:
-    """A noun in the plural; what was done to flows as it is."""
+def _counter_name(name: str) -> str:
+    """Return the plural of a noun; the results of a sweep are participles and stay as they are."""
     return name if name in NUMBERS else f"{name}s"
 
 
-def _told(attributes: Mapping[str, Given]) -> dict[str, Given]:
-    """What of it may get out, under the names that it gets out by."""
-    return {f"{PREFIX}.{name}": _plain(value) for name, value in attributes.items() if _harmless(name, value)}
+def _export(attributes: Mapping[str, Attribute]) -> dict[str, Attribute]:
+    """Return the attributes that may be exported, under their prefixed names."""
+    return {f"{PREFIX}.{name}": _exact(value) for name, value in attributes.items() if _is_exportable(name, value)}
 
 
-def _harmless(name: str, value: Any) -> bool:
+def _is_exportable(name: str, value: Any) -> bool:
     if name in WORDS:
         return isinstance(value, str) and WORD.fullmatch(value) is not None
     if name in NUMBERS:
         return isinstance(value, int)
-    return name in NAMES and isinstance(value, str) and NAMES[name].fullmatch(value) is not None
+    return name in IDS and isinstance(value, str) and IDS[name].fullmatch(value) is not None
 
 
-def _plain(value: Given) -> Given:
-    """Without an enum around it: some exporters know exact types only."""
+def _exact(value: Attribute) -> Attribute:
+    """Convert an enum to its text: some exporters accept exact types only."""
     return str(value) if isinstance(value, str) else value
 
 
-def _few(told: Mapping[str, Given]) -> dict[str, Given]:
-    """What a metric may be told apart by without ever having too many series."""
-    return {name: value for name, value in told.items() if name.removeprefix(f"{PREFIX}.") in WORDS}
+def _metric_attributes(exported: Mapping[str, Attribute]) -> dict[str, Attribute]:
+    """Return the attributes that keep the number of series of a metric small."""
+    return _only(WORDS, exported)
 
 
-def _failed(error: BaseException) -> dict[str, Given]:
-    failed: dict[str, Given] = {"error.type": type(error).__name__}
-    return failed | {f"{PREFIX}.error": error.code} if isinstance(error, ResetFlowError) else failed
+def _only(names: Collection[str], exported: Mapping[str, Attribute]) -> dict[str, Attribute]:
+    return {name: value for name, value in exported.items() if name.removeprefix(f"{PREFIX}.") in names}
+
+
+def _error_attributes(error: BaseException | None) -> dict[str, Attribute]:
+    if error is None:
+        return {}
+    attributes: dict[str, Attribute] = {"error.type": type(error).__name__}
+    return attributes | {f"{PREFIX}.error": error.code} if isinstance(error, ResetFlowError) else attributes

@@ -1,4 +1,4 @@
-"""What the library tells a tracer. Without one it costs nothing."""
+"""Report spans and counts to a tracer. Without a tracer it costs nothing."""
 
 from __future__ import annotations
 
@@ -13,43 +13,45 @@ if TYPE_CHECKING:
 
     from reset_flow.ports import Tracer
 
-__all__ = ["CarefulTracer", "Given", "NullTracer", "SafeTracer", "Swallowed"]
+__all__ = ["Attribute", "CarefulTracer", "ErrorGuard", "NullTracer", "SafeTracer"]
 
-Given: TypeAlias = str | int | bool
+Attribute: TypeAlias = str | int | bool
+"""Value of an attribute of a span or a count."""
+
 T = TypeVar("T")
 
 logger = logging.getLogger("reset_flow")
 
-NOTHING = nullcontext()
+NO_SPAN = nullcontext()
 
 
 class SafeTracer(Protocol):
-    """What the library itself tells: it never raises."""
+    """The tracer that the library itself uses. It never raises."""
 
-    def during(self, work: Coroutine[Any, Any, T], name: str, **attributes: Given) -> Coroutine[Any, Any, T]:
-        """The work, with a span around it."""
+    def during(self, work: Coroutine[Any, Any, T], name: str, **attributes: Attribute) -> Coroutine[Any, Any, T]:
+        """Return a coroutine that does the work inside a span."""
 
-    def count(self, name: str, amount: int = 1, **attributes: Given) -> None:
-        """As `Tracer` has it."""
+    def count(self, name: str, amount: int = 1, **attributes: Attribute) -> None:
+        """Count as `Tracer.count` does."""
 
 
 class NullTracer:
-    """Says nothing to nobody. What a service has unless it is given another."""
+    """A tracer that reports nothing: the default of a service."""
 
-    def during(self, work: Coroutine[Any, Any, T], name: str, **attributes: Given) -> Coroutine[Any, Any, T]:
-        """The work alone."""
+    def during(self, work: Coroutine[Any, Any, T], name: str, **attributes: Attribute) -> Coroutine[Any, Any, T]:
+        """Return the work itself."""
         del name, attributes
         return work
 
-    def count(self, name: str, amount: int = 1, **attributes: Given) -> None:
-        """Nothing."""
+    def count(self, name: str, amount: int = 1, **attributes: Attribute) -> None:
+        """Do nothing."""
 
 
-class Swallowed:
-    """Lets no error of a tracer's out. The name of its class is logged, once for each."""
+class ErrorGuard:
+    """A context that suppresses every `Exception` of a tracer, and logs the name of each class once."""
 
     def __init__(self) -> None:
-        self._seen: set[str] = set()
+        self._logged: set[str] = set()
 
     def __enter__(self) -> None:
         pass
@@ -57,50 +59,54 @@ class Swallowed:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
         if kind is None or not isinstance(error, Exception):
             return False
-        if kind.__name__ not in self._seen:
-            self._seen.add(kind.__name__)
+        if kind.__name__ not in self._logged:
+            self._logged.add(kind.__name__)
             logger.warning("a tracer failed, and is not heard: %s", kind.__name__)
         return True
 
 
 class CarefulTracer:
     """
-    The same tracer, except that whatever it raises is logged by the name of its class and disturbs nobody; nor can its
-    spans swallow what passes through them.
+    Wrap a tracer of the embedder's, so that its errors are logged and not raised.
+
+    Its spans cannot suppress an error that passes through them.
+
+    Args:
+        tracer: The embedder's tracer.
     """
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
-        self._swallowed = Swallowed()
+        self._guard = ErrorGuard()
 
-    async def during(self, work: Coroutine[Any, Any, T], name: str, **attributes: Given) -> T:
-        """The work, in a span of the tracer's if it gives one."""
+    async def during(self, work: Coroutine[Any, Any, T], name: str, **attributes: Attribute) -> T:
+        """Do the work inside a span of the tracer, or without a span if the tracer fails."""
         with self.span(name, **attributes):
             return await work
 
-    def span(self, name: str, **attributes: Given) -> AbstractContextManager[None]:
-        """As the tracer has it, or nothing if it fails."""
-        with self._swallowed:
-            return _CarefulSpan(self._tracer.span(name, **attributes), self._swallowed)
-        return NOTHING
+    def span(self, name: str, **attributes: Attribute) -> AbstractContextManager[None]:
+        """Return a span of the tracer, or a null context if the tracer fails."""
+        with self._guard:
+            return _CarefulSpan(self._tracer.span(name, **attributes), self._guard)
+        return NO_SPAN
 
-    def count(self, name: str, amount: int = 1, **attributes: Given) -> None:
-        """As the tracer does, if it does."""
-        with self._swallowed:
+    def count(self, name: str, amount: int = 1, **attributes: Attribute) -> None:
+        """Count with the tracer, and ignore its errors."""
+        with self._guard:
             self._tracer.count(name, amount, **attributes)
 
 
 class _CarefulSpan:
-    def __init__(self, span: AbstractContextManager[None], swallowed: Swallowed) -> None:
+    def __init__(self, span: AbstractContextManager[None], guard: ErrorGuard) -> None:
         self._span: AbstractContextManager[None] | None = span
-        self._swallowed = swallowed
+        self._guard = guard
 
     def __enter__(self) -> None:
         span, self._span = self._span, None
-        with self._swallowed:
+        with self._guard:
             if span is not None:
                 span.__enter__()
-                self._span = span
+                self._span = span  # a span that failed to start is not ended
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -108,9 +114,9 @@ class _CarefulSpan:
         span, self._span = self._span, None
         if span is None:
             return
-        with self._swallowed:
+        with self._guard:
             try:
                 span.__exit__(kind, error, traceback)
             except BaseException as raised:
-                if raised is not error:  # the way of `contextlib.contextmanager` is to raise it again
+                if raised is not error:  # `contextlib.contextmanager` raises the same error again
                     raise

@@ -1,4 +1,4 @@
-"""What the loggers around the library show at DEBUG, in asyncio's debug mode, while a password is reset."""
+"""Output of the loggers around the library at DEBUG, in asyncio's debug mode, during a reset."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import logging
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -43,7 +43,7 @@ class Lines(logging.Handler):
 
 @pytest.fixture
 def lines() -> Iterator[Lines]:
-    """Every record of every logger."""
+    """Collect every record of every logger."""
     lines, root = Lines(), logging.getLogger()
     level = root.level
     root.addHandler(lines)
@@ -55,7 +55,7 @@ def lines() -> Iterator[Lines]:
 
 @pytest.fixture(params=["memory", "sqlite", "postgres", "redis"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of an empty store."""
+    """Return the URL of an empty store."""
     local = {"memory": "memory:", "sqlite": f"sqlite:///{tmp_path / 'flows.db'}"}
     found: str = local.get(request.param) or request.getfixturevalue(f"{request.param}_url")
     return found
@@ -79,8 +79,8 @@ async def test_a_whole_reset_shows_nothing(url: str, lines: Lines, tmp_path: Pat
     loop.set_debug(False)
     assert {record.name.partition(".")[0] for record in lines.records} >= {"asyncio", "reset_flow"}
     assert {record.name for record in lines.records} <= KNOWN
-    given = (LOGIN, ANSWER, code, token, PASSWORD, "an-app-key", "tag-of-nobody", "username=")
-    assert LeakScanner({each: each for each in given}).find(*lines.lines) == []
+    secrets = (LOGIN, ANSWER, code, token, PASSWORD, "an-app-key", "tag-of-nobody", "username=")
+    assert LeakScanner({secret: secret for secret in secrets}).find(*lines.lines) == []
 
 
 async def test_asyncio_shows_results_and_arguments_of_callbacks(lines: Lines) -> None:
@@ -89,7 +89,7 @@ async def test_asyncio_shows_results_and_arguments_of_callbacks(lines: Lines) ->
     loop.slow_callback_duration = 0.001
 
     async def command(argument: str) -> str:
-        time.sleep(0.002)  # noqa: ASYNC251 - it is meant to be slow
+        time.sleep(0.002)  # noqa: ASYNC251 - asyncio reports slow callbacks
         return f"result-of-{len(argument)}"
 
     def callback(_: str) -> None:
@@ -108,13 +108,13 @@ async def test_asyncio_shows_results_and_arguments_of_callbacks(lines: Lines) ->
 
 @pytest.mark.parametrize("redacted", [False, True])
 async def test_aiohttps_access_log_shows_queries(lines: Lines, *, redacted: bool) -> None:
-    import aiohttp  # noqa: PLC0415 - for this one alone
+    import aiohttp  # noqa: PLC0415 - for this test alone
     from aiohttp import web  # noqa: PLC0415
 
     if redacted:
         lines.addFilter(RedactingFilter())
 
-    async def handle(_: Any) -> web.Response:
+    async def handle(_: web.Request) -> web.Response:
         return web.Response()
 
     application = web.Application()
