@@ -1,7 +1,7 @@
 """
-What a new password must be before the broker is asked: long enough, and none of those that are tried first.
+Rules for a new password, applied before the broker is asked: long enough, and not one that attackers try first.
 
-No composition is asked for, and nothing is changed: the password is sent exactly as it was typed. What is compared is
+There are no composition rules, and nothing is changed: the password is sent exactly as it was typed. Comparisons use
 its canonical form (NFKC, case-folded), so that `PASSWORD1` in full width is `password1`. It is refused as:
 
 ===========  =========================================================================================================
@@ -12,19 +12,19 @@ a name       it is little more than the user's login or one of the tenant's word
 a row        it is little more than neighbours: repeats, runs of the alphabet and of digits, walks over a keyboard
 ===========  =========================================================================================================
 
-**Little more than a name.** Names are the whole login, what is before its last @, and each of its words of four
-characters or more; the tenant's words likewise. Everything but letters, digits and pictograms is left out of both
-sides. Then the password must not be a part of four characters or more of a name; and where it has names in it, more
-must be left of it without them than eight characters, or than a few that are no digits: three, for short names
-fewer (none, one and two for names of up to three, four and five characters). So `robert.zak` is refused
-`zakRobert!1990`, and may have `robert eats violet tractors`. Names of one character, and of digits alone fewer than
-four, are passed over.
+**Little more than a name.** The names are the whole login, the part before its last @, and each of its words of four
+characters or more; likewise for the tenant's words. On both sides, only letters, digits and pictograms count. The
+password must not be a part of four characters or more of a name. If it contains names, the rest without them must be
+longer than eight characters, or must have more than a few characters that are no digits: three, and fewer for short
+names (none, one and two for names of up to three, four and five characters). So `robert.zak` is refused
+`zakRobert!1990`, and may have `robert eats violet tractors`. Names of one character are ignored, and names of fewer
+than four digits.
 
-**Little more than neighbours.** The password, and also what is left of it without its separators where those are all
-the same character, must have more than two different characters; must not be one to four characters over and over; and
-must not, read from the left, be three pieces or fewer. A piece is a character, or three or more of them that are the
-same, or that stand side by side in one of the `ROWS`, in either direction. So `abcd1234!` is refused, and `abcd violet`
-is not.
+**Little more than neighbours.** This rule is applied to the password, and also to the password without its separators
+if these are all the same character. It must have more than two different characters. It must not repeat a unit of one
+to four characters. It must not, read from the left, consist of three pieces or fewer. A piece is one character, or
+three or more that are the same or are neighbours in one of the `ROWS`, in either direction. So `abcd1234!` is refused,
+and `abcd violet` is not.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ __all__ = ["PasswordCheck", "PasswordRules", "canonical", "common_passwords"]
 
 logger = logging.getLogger("reset_flow")
 
-PATIENCE = 5.0
-"""Seconds that all checks of a password have together; a person is waiting."""
+CHECKS_TIMEOUT = 5.0
+"""Seconds for all checks of a password together: a person is waiting."""
 
-COMPLAINTS = 10
-"""Of one check, at most."""
+MAX_COMPLAINTS = 10
+"""Per check."""
 
 COMMON = "it must be one that few people would choose: several unrelated words, for example"
 LOGIN = "it must be more than your login with a few characters added"
@@ -60,17 +60,17 @@ WORD = "it must be more than a name that belongs to this service, with a few cha
 ROW = "it must be more than a few repeated or neighbouring characters"
 GUESSABLE = "it must be harder to guess"
 
-PART = 4
-"""The shortest word of a login that counts as a name, and the shortest part of a name that is refused."""
+MIN_PART = 4
+"""Length of the shortest word of a login that counts as a name, and of the shortest part of a name that is refused."""
 
-ADDED = 8
-"""Characters that make no password out of a name: a date has eight."""
+MAX_ADDED = 8
+"""Characters that do not make a password out of a name: a date has eight."""
 
-ADDED_LETTERS = 3
-UNIT = 4
-PIECES = 3
-RUN = 3
-DIFFERENT = 2
+MAX_ADDED_LETTERS = 3
+MAX_UNIT = 4
+MAX_PIECES = 3
+MIN_RUN = 3
+FEW_CHARACTERS = 2
 
 ROWS = (
     *("abcdefghijklmnopqrstuvwxyz", "01234567890", "абвгдежзийклмнопрстуфхцчшщъыьэюя", "αβγδεζηθικλμνξοπρστυφχψω"),
@@ -85,89 +85,94 @@ ROWS = (
 """Alphabets, the rows and columns of keyboards, and the usual walks over two of them, in canonical form."""
 
 WALKS = "\n".join((*ROWS, *(row[::-1] for row in ROWS)))
-RUNS = frozenset(WALKS[start : start + RUN] for start in range(len(WALKS) - RUN + 1))
-"""The shortest ones. Few passwords have one in them, and to look through all the rows takes long."""
+RUNS = frozenset(WALKS[start : start + MIN_RUN] for start in range(len(WALKS) - MIN_RUN + 1))
+"""The shortest runs. They spare most passwords the search in all rows, which takes twice as long as all other rules."""
 
 
 class PasswordCheck(Protocol):
     """
-    One more thing that a new password is asked: whether it was breached, how strong somebody takes it to be.
+    A further check of a new password, such as for breaches or for strength.
 
-    Returns complaints: lower-case clauses that tell the person what to do. It is asked once the rules have none. What
-    it raises, and that it says nothing in a few seconds, is logged and counts as no complaint.
+    It is called only if the rules have no complaint. An error, or no answer within five seconds, is logged and counts
+    as no complaint.
     """
 
     async def __call__(self, password: Secret, user: str, /) -> tuple[str, ...]:
-        """Its complaints; empty where it has none."""
+        """Return complaints, if any: lower-case clauses that tell the person what to do."""
         ...
 
 
 def canonical(text: str) -> str:
-    """The form in which passwords and names are compared. The second normalization is for what folding took apart."""
+    """Return the form in which passwords and names are compared: NFKC, case-folded."""
     if text.isascii():
-        return text.lower()  # which is all that happens to it below
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+        return text.lower()  # same result
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())  # folding can decompose
 
 
 @cache
 def common_passwords() -> frozenset[str]:
-    """The blocklist that is shipped, in canonical form. Read at the first call; all have eight characters or more."""
-    from importlib.resources import files  # noqa: PLC0415 - who only imports the library needs none
+    """Return the shipped blocklist, in canonical form. All entries have eight characters or more."""
+    from importlib.resources import files  # noqa: PLC0415 - not needed to import the library
 
     return frozenset(
         files("reset_flow.domain").joinpath("common_passwords.txt").read_text(encoding="utf-8").splitlines()
     )
 
 
-def _count(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+def _positive(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigurationError(f"{field.name} must be a whole number of at least 1")
 
 
-def _several(what: str, given: Any, fits: Callable[[Any], bool], kind: str) -> tuple[Any, ...]:
-    """A tuple of it. No message repeats an entry: one may be somebody's password."""
-    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
-        raise ConfigurationError(f"{what} must be several of them, such as a tuple, not {type(given).__name__}")
-    entries = tuple(given)
-    if not all(fits(entry) for entry in entries):
-        raise ConfigurationError(f"every one of {what} must be {kind}")
+def _entries(name: str, values: Any, is_valid: Callable[[Any], bool], kind: str) -> tuple[Any, ...]:
+    """Return the entries of a setting. No message repeats an entry: it may be somebody's password."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise ConfigurationError(f"{name} must be several of them, such as a tuple, not {type(values).__name__}")
+    entries = tuple(values)
+    if not all(is_valid(entry) for entry in entries):
+        raise ConfigurationError(f"every one of {name} must be {kind}")
     return entries
 
 
-def _blocklist(given: Collection[str] | None) -> frozenset[str] | None:
-    if given is None:
+def _blocklist(values: Collection[str] | None) -> frozenset[str] | None:
+    if values is None:
         return None
-    return frozenset(map(canonical, _several("blocklist", given, lambda entry: isinstance(entry, str), "text")))
+    return frozenset(map(canonical, _entries("blocklist", values, lambda entry: isinstance(entry, str), "text")))
 
 
-def _words(given: Iterable[str]) -> tuple[str, ...]:
+def _words(values: Iterable[str]) -> tuple[str, ...]:
     kind = "text with at least two letters, or four digits: shorter ones are in too many good passwords"
-    return _several("words", given, lambda entry: isinstance(entry, str) and bool(_names(canonical(entry))), kind)
+    return _entries("words", values, lambda entry: isinstance(entry, str) and bool(_names(canonical(entry))), kind)
 
 
-def _checks(given: Iterable[PasswordCheck]) -> tuple[PasswordCheck, ...]:
-    return _several("checks", given, callable, "callable with a password and a user")
+def _checks(values: Iterable[PasswordCheck]) -> tuple[PasswordCheck, ...]:
+    return _entries("checks", values, callable, "callable with a password and a user")
 
 
 @attrs.frozen(kw_only=True)
 class PasswordRules:
     """
-    What a new password must be before the broker is asked. Lengths are in code points, and no composition is asked for.
+    Rules for a new password, applied before the broker is asked. There are no composition rules.
 
     Attributes:
-        min_length: NIST SP 800-63B-4 asks for 8 where the password is one of two factors, 15 where it is the only one.
+        min_length: In code points. NIST SP 800-63B-4 asks for 8 where the password is one of two factors, and for 15
+            where it is the only one.
+
+        max_length: In code points.
 
         blocklist: Passwords that are refused as a whole, in any case and width. `None` is `common_passwords()`; to
             extend it, pass `common_passwords() | {...}`; an empty one refuses none.
 
-        words: What everybody would try here: the names of the product and the company, at least two letters each.
+        words: Names of the product and of the company, which attackers try first; at least two letters each.
 
-        checks: Asked at the same time, each once, and only where the rules have no complaint. Whoever made them closes
-            them.
+        checks: Called concurrently, once each, and only if the rules have no complaint. Their owner closes them.
+
+    Raises:
+        ConfigurationError: A setting is invalid.
     """
 
-    min_length: int = attrs.field(default=8, validator=_count)
-    max_length: int = attrs.field(default=128, validator=_count)
+    min_length: int = attrs.field(default=8, validator=_positive)
+    max_length: int = attrs.field(default=128, validator=_positive)
     blocklist: Collection[str] | None = attrs.field(default=None, converter=_blocklist, repr=False)
     words: tuple[str, ...] = attrs.field(default=(), converter=_words)
     checks: tuple[PasswordCheck, ...] = attrs.field(default=(), converter=_checks)
@@ -178,16 +183,16 @@ class PasswordRules:
 
     async def complaints(self, password: Secret, user: str) -> tuple[str, ...]:
         """
-        What is wrong with it, by the rules or, if they are content, by the checks; empty when nothing is.
+        Return the complaints of the rules or, if these have none, of the checks.
 
-        Lower-case clauses that tell the person what to do. None repeats the password or the login. Errors of
-        checks are values: nothing of theirs is raised.
+        Complaints are lower-case clauses that tell the person what to do. None of them repeats the password or the
+        login. Errors of checks are not raised.
         """
-        return self.refusals(password, user) or await self._asked(password, user)
+        return self.refusals(password, user) or await self._run_checks(password, user)
 
     def refusals(self, password: Secret, user: str) -> tuple[str, ...]:
-        """What the rules alone have against it. An empty `user` is like none."""
-        # First, and with nothing revealed: it reads a file.
+        """Return the complaints of the rules alone. With an empty `user`, the login is not compared."""
+        # Loaded before the password is revealed: an error in reading the file shows the variables of this frame.
         blocklist = common_passwords() if self.blocklist is None else self.blocklist
         length = len(password.reveal())
         if length < self.min_length:
@@ -196,135 +201,135 @@ class PasswordRules:
             return (f"it must have at most {self.max_length} characters",)
         folded = canonical(password.reveal())
         bare = _letters(folded).replace(" ", "")
-        login, word = _named(folded, bare, canonical(user), self.words)
-        trouble = ((COMMON, folded in blocklist), (LOGIN, login), (WORD, word), (ROW, _row(folded, bare)))
-        return tuple([complaint for complaint, applies in trouble if applies])
+        is_login, is_word = _is_name(folded, bare, canonical(user), self.words)
+        rules = ((COMMON, folded in blocklist), (LOGIN, is_login), (WORD, is_word), (ROW, _is_row(folded, bare)))
+        return tuple([complaint for complaint, applies in rules if applies])
 
-    async def _asked(self, password: Secret, user: str) -> tuple[str, ...]:
+    async def _run_checks(self, password: Secret, user: str) -> tuple[str, ...]:
         if not self.checks:
             return ()
-        tasks = [asyncio.create_task(_said(check, password, user)) for check in self.checks]
+        tasks = [asyncio.create_task(_run_check(check, password, user)) for check in self.checks]
         try:
-            # Not asyncio.timeout: that would wait for a check that will not be cancelled.
-            await asyncio.wait(tasks, timeout=PATIENCE)
+            # Not asyncio.timeout: that would wait for a check that ignores its cancellation.
+            await asyncio.wait(tasks, timeout=CHECKS_TIMEOUT)
         finally:
             for task in tasks:
-                task.add_done_callback(_forget)
+                task.add_done_callback(_retrieve_error)
                 task.cancel()
-        said: list[str] = []
+        complaints: list[str] = []
         for check, task in zip(self.checks, tasks, strict=True):
-            complaints = () if not task.done() or task.cancelled() or task.exception() else task.result()
             if not task.done():
-                _log(check, "TimeoutError")
+                _log_failure(check, "TimeoutError")
             elif task.cancelled():
-                _log(check, "CancelledError")
-            said += complaints
-        return tuple(dict.fromkeys(said))
+                _log_failure(check, "CancelledError")
+            elif not task.exception():
+                complaints += task.result()
+        return tuple(dict.fromkeys(complaints))
 
 
-async def _said(check: PasswordCheck, password: Secret, user: str) -> tuple[str, ...]:
-    """The complaints of a check, made fit to be shown; none where it fails."""
-    failure, said = "", None
+async def _run_check(check: PasswordCheck, password: Secret, user: str) -> tuple[str, ...]:
+    """Return the complaints of a check, safe to show; none if it fails."""
+    failure, complaints = "", None
     try:
-        said = await check(password, user)
+        complaints = await check(password, user)
     except Exception as error:  # noqa: BLE001 - a check of the embedder's may raise anything
         failure = type(error).__name__
-    if not isinstance(said, (tuple, list)):
-        _log(check, failure or f"it returned {type(said).__name__}")
+    if not isinstance(complaints, (tuple, list)):
+        _log_failure(check, failure or f"it returned {type(complaints).__name__}")
         return ()
-    return tuple(_shown(complaint, password, user) for complaint in said[:COMPLAINTS])
+    return tuple(_safe(complaint, password, user) for complaint in complaints[:MAX_COMPLAINTS])
 
 
-def _shown(complaint: object, password: Secret, user: str) -> str:
-    """One line, without the password and the login: nobody knows what a check says."""
+def _safe(complaint: object, password: Secret, user: str) -> str:
+    """Return the complaint on one line; replace one that repeats the password or the login."""
     text = printable(complaint)
     folded = canonical(text)
-    repeats = canonical(password.reveal()) in folded or (len(user) >= PART and canonical(user) in folded)
+    repeats = canonical(password.reveal()) in folded or (len(user) >= MIN_PART and canonical(user) in folded)
     return GUESSABLE if repeats or not isinstance(complaint, str) or not text else text
 
 
-def _log(check: PasswordCheck, failure: str) -> None:
+def _log_failure(check: PasswordCheck, failure: str) -> None:
     name = getattr(check, "__name__", None) or type(check).__name__
     logger.warning("password check %s was passed over: %s", printable(name), failure)
 
 
-def _forget(task: asyncio.Task[Any]) -> None:
-    """Fetch what a check left behind, or the loop would log it, message and all."""
+def _retrieve_error(task: asyncio.Task[Any]) -> None:
+    """Retrieve the error of an abandoned check: else the event loop logs it with its message."""
     if not task.cancelled():
         task.exception()
 
 
-def _named(folded: str, bare: str, user: str, words: Iterable[str]) -> tuple[bool, bool]:
-    """Whether it is little more than the login, and than one of the words."""
+def _is_name(folded: str, bare: str, user: str, words: Iterable[str]) -> tuple[bool, bool]:
+    """Return whether the password is little more than the login, and whether little more than one of the words."""
     logins = _names(user)
-    login = folded == user or _little_more(bare, logins)
+    is_login = folded == user or _is_little_more(bare, logins)
     if not words:
-        return login, False
+        return is_login, False
     names = frozenset().union(*(_names(canonical(word)) for word in words))
-    word = _little_more(bare, names)
-    both = not login and not word and _little_more(bare, logins | names)
-    return login or both, word or both
+    is_word = _is_little_more(bare, names)
+    is_both = not is_login and not is_word and _is_little_more(bare, logins | names)
+    return is_login or is_both, is_word or is_both
 
 
 ASCII_LETTERS = bytes(code if chr(code).isalnum() else ord(" ") for code in range(128)).ljust(256)
 
 
 def _letters(text: str) -> str:
-    """The text with spaces for all that is neither letter, digit nor pictogram."""
+    """Return the text with spaces in place of everything but letters, digits and pictograms."""
     if text.isascii():
-        return text.encode().translate(ASCII_LETTERS).decode()  # by far faster than `str.translate`
+        return text.encode().translate(ASCII_LETTERS).decode()  # the rules take a third of the time, measured
     kinds = ((char, unicodedata.category(char)) for char in text)
     return "".join(char if kind[0] in "LMN" or kind == "So" else " " for char, kind in kinds)
 
 
 def _names(text: str) -> frozenset[str]:
-    """What somebody may be called by it."""
+    """Return the names in a login: all of it, the part before its last @, and its longer words."""
     whole, local = _letters(text), _letters(text.rpartition("@")[0])
-    names = {whole.replace(" ", ""), local.replace(" ", ""), *[word for word in whole.split() if len(word) >= PART]}
-    return frozenset([name for name in names if len(name) >= (PART if name.isdecimal() else 2)])
+    names = {whole.replace(" ", ""), local.replace(" ", ""), *[word for word in whole.split() if len(word) >= MIN_PART]}
+    return frozenset([name for name in names if len(name) >= (MIN_PART if name.isdecimal() else 2)])
 
 
-def _little_more(text: str, names: Iterable[str]) -> bool:
-    """Whether the text is a part of a name, or has names in it and hardly anything else."""
+def _is_little_more(text: str, names: Iterable[str]) -> bool:
+    """Return True if the text is a part of a name, or contains names and hardly anything else."""
     longest, rest = 0, text
     for name in sorted(names, key=len, reverse=True):
-        if len(text) >= PART and text in name:
+        if len(text) >= MIN_PART and text in name:
             return True
         if name in rest:
             longest = max(longest, len(name))
-            rest = rest.replace(name, " ")  # not nothing: what is left must not make a name
+            rest = rest.replace(name, " ")  # a space, so that the text around it does not form another name
     if not longest:
         return False
     rest = rest.replace(" ", "")
     letters = sum(not char.isdecimal() for char in rest)
-    return len(rest) <= ADDED and letters <= max(0, min(ADDED_LETTERS, longest - ADDED_LETTERS))
+    return len(rest) <= MAX_ADDED and letters <= max(0, min(MAX_ADDED_LETTERS, longest - MAX_ADDED_LETTERS))
 
 
-def _row(folded: str, bare: str) -> bool:
-    if _neighbours(folded):
+def _is_row(folded: str, bare: str) -> bool:
+    if _has_neighbours_only(folded):
         return True
     separators = set(folded).difference(bare)
-    return len(separators) == 1 and _neighbours(bare)
+    return len(separators) == 1 and _has_neighbours_only(bare)
 
 
-def _neighbours(text: str) -> bool:
-    if len(set(text)) <= DIFFERENT < len(text):
+def _has_neighbours_only(text: str) -> bool:
+    if len(set(text)) <= FEW_CHARACTERS < len(text):
         return True
-    for unit in range(1, min(UNIT, len(text) // 2) + 1):
+    for unit in range(1, min(MAX_UNIT, len(text) // 2) + 1):
         if text[unit] == text[0] and text.startswith(text[unit:]):
             return True
     pieces, start = 0, 0
     while start < len(text):
-        if pieces == PIECES:
+        if pieces == MAX_PIECES:
             return False
-        first = text[start : start + RUN]
-        start += _run(text[start:]) if first in RUNS or first == text[start] * RUN else 1
+        first = text[start : start + MIN_RUN]
+        start += _run_length(text[start:]) if first in RUNS or first == text[start] * MIN_RUN else 1
         pieces += 1
     return pieces < len(text)
 
 
-def _run(text: str) -> int:
-    """How many characters from the first on are the same one, or side by side."""
+def _run_length(text: str) -> int:
+    """Count the characters from the first one on that are the same, or neighbours in a row."""
     length = len(text) - len(text.lstrip(text[0]))
     while length < len(text) and text[: length + 1] in WALKS:
         length += 1

@@ -1,4 +1,4 @@
-"""A new password is long enough, not one of those that are tried first, and otherwise whatever the person likes."""
+"""A new password is long enough, not one that attackers try first, and otherwise free."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from hypothesis import given, strategies as st
@@ -28,10 +28,13 @@ from reset_flow.domain.password_rules import (
 from reset_flow.domain.secret import Secret
 from reset_flow.testing import LeakScanner, shown_by_error
 
+if TYPE_CHECKING:
+    from reset_flow.domain.password_rules import PasswordCheck
+
 USER = "robert.zak@mail.example"
 CANARY = "violet tractor 7 canary"
 OPEN = PasswordRules(blocklist=())
-"""Without a blocklist, so that one rule at a time is seen."""
+"""Without a blocklist, so that each rule is tested alone."""
 
 LINES = files("reset_flow.domain").joinpath("common_passwords.txt").read_bytes().decode("utf-8")
 WORDS = st.lists(st.sampled_from(["violet", "tractor", "eats", "lemming", "oven", "quartz"]), min_size=3, unique=True)
@@ -320,7 +323,7 @@ async def hanging(_password: Secret, _user: str) -> tuple[str, ...]:
     raise AssertionError
 
 
-async def asked(*checks: Any, password: str = CANARY, user: str = USER) -> tuple[str, ...]:
+async def asked(*checks: PasswordCheck, password: str = CANARY, user: str = USER) -> tuple[str, ...]:
     return await PasswordRules(checks=checks).complaints(Secret(password), user)
 
 
@@ -370,15 +373,20 @@ async def test_a_check_that_returns_something_else_is_passed_over(
 
 
 @pytest.mark.parametrize(
-    ("check", "name"), [(broken, "RuntimeError"), (cancelled, "CancelledError"), (not_async, "TypeError")]
+    ("check", "name", "error"),
+    [
+        (broken, "broken", "RuntimeError"),
+        (cancelled, "cancelled", "CancelledError"),
+        (not_async, "not_async", "TypeError"),
+    ],
 )
 async def test_a_check_that_fails_blocks_nobody_and_is_logged_by_class(
-    check: Any, name: str, caplog: pytest.LogCaptureFixture
+    check: PasswordCheck, name: str, error: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     assert await asked(check) == ()
     assert await asked(check, weak) == ("it must be stronger",)
-    assert f"password check {check.__name__} was passed over: {name}" in caplog.text
+    assert f"password check {name} was passed over: {error}" in caplog.text
     for canary in (CANARY, USER):
         assert canary not in caplog.text
 
@@ -386,7 +394,7 @@ async def test_a_check_that_fails_blocks_nobody_and_is_logged_by_class(
 async def test_a_check_that_hangs_blocks_nobody(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(password_rules, "PATIENCE", 0.05)
+    monkeypatch.setattr(password_rules, "CHECKS_TIMEOUT", 0.05)
     assert await asyncio.wait_for(asked(hanging, weak), 5) == ("it must be stronger",)
     assert "password check hanging was passed over: TimeoutError" in caplog.text
     assert CANARY not in caplog.text
@@ -395,7 +403,7 @@ async def test_a_check_that_hangs_blocks_nobody(
 async def test_a_check_that_will_not_be_cancelled_blocks_nobody_and_is_not_heard_of_again(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(password_rules, "PATIENCE", 0.05)
+    monkeypatch.setattr(password_rules, "CHECKS_TIMEOUT", 0.05)
     released, ended = asyncio.Event(), asyncio.Event()
 
     async def stubborn(password: Secret, _user: str) -> tuple[str, ...]:
@@ -414,7 +422,7 @@ async def test_a_check_that_will_not_be_cancelled_blocks_nobody_and_is_not_heard
     assert CANARY not in caplog.text
 
 
-async def test_whoever_goes_away_takes_the_checks_along() -> None:
+async def test_a_caller_who_leaves_takes_the_checks_along() -> None:
     started, gone = asyncio.Event(), asyncio.Event()
 
     async def waiting(_password: Secret, _user: str) -> tuple[str, ...]:
@@ -447,7 +455,7 @@ async def test_complaints_of_checks_are_made_fit_to_be_shown() -> None:
     complaints = await asked(chatty)
     assert complaints[0] == GUESSABLE
     assert complaints[1] == "it must be [31m red"
-    assert len(complaints) <= password_rules.COMPLAINTS
+    assert len(complaints) <= password_rules.MAX_COMPLAINTS
     assert all(len(complaint) <= 200 for complaint in complaints)
     assert not any(canary in "".join(complaints).lower() for canary in (CANARY, USER))
 
