@@ -1,7 +1,7 @@
 """
-A broker to try against: the documented API over loopback, with an inbox, a log of every call, and faults on order.
+A broker for trials and tests: the documented API on loopback, with an inbox, a log of every call, and faults on demand.
 
-It imports nothing of the library, so that it can disagree with it. Its users, passwords and codes are toys.
+It imports nothing of the library, so that the two can disagree. Its users, passwords and codes are toys.
 """
 
 from reset_flow.sandbox.command import serve

@@ -1,4 +1,4 @@
-"""``python -m reset_flow.sandbox``."""
+"""Run the sandbox: ``python -m reset_flow.sandbox``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""One call of the API over HTTP: read, log, rule, act, reply, with the fault that was ordered for it."""
+"""Handle one call of the API over HTTP: read, log, rule, act and reply, with the fault that was ordered for it."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -33,22 +33,22 @@ class Api:
         self._now = now
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer one call."""
+        """Read one call and reply to it."""
         try:
             incoming = await _read(request)
         except web.HTTPRequestEntityTooLarge:
-            call = self._arrived(request, b"")
+            call = self._log_arrival(request, b"")
             self._log.settle(call, status=TOO_LARGE, reply=shapes.TOO_LARGE)
             return plain(TOO_LARGE, shapes.TOO_LARGE)
         except OSError:
-            return drop(request)  # the client went away in the middle of its body: nothing has arrived
+            return drop(request)  # the client disconnected in the middle of its body, so there is no call
         return await self._answer(request, incoming)
 
     async def _answer(self, request: web.Request, incoming: Incoming) -> web.StreamResponse:
         route = self._routes.name(incoming.method, incoming.path)
         user = self._routes.user(route, incoming)
         fault = self._faults.take(route, user)
-        call = self._arrived(
+        call = self._log_arrival(
             request, incoming.body, route=route, user=user, fault=None if fault is None else fault.name
         )
         if fault is not None and fault.name != "latency_after":
@@ -56,7 +56,7 @@ class Api:
             if self._wire.closing.is_set():
                 return drop(request)
 
-        # No await from here to the settled log: of two calls with one code, one acts.
+        # No await until the log is settled, so that of two concurrent calls with one code only one acts.
         ruling = self._routes.rule(route, incoming)
         acted = ruling.act is not None and (fault is None or fault.acts)
         if acted and ruling.act is not None:
@@ -67,7 +67,7 @@ class Api:
             return plain(ruling.status, ruling.reply)
         return await self._wire.spoil(request, fault, ruling.status, ruling.reply)
 
-    def _arrived(
+    def _log_arrival(
         self,
         request: web.Request,
         body: bytes,

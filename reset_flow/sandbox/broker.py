@@ -1,8 +1,8 @@
 """
 The broker itself: mails, codes, tokens, questions, passwords and PINs, without HTTP.
 
-Every operation decides first and acts later: it returns a ``Decision`` whose ``act`` does the deed, or raises
-``Refused``. So a fault can lose the call before the deed, or the reply after it.
+Every operation decides first and acts later: it returns a ``Decision`` with the action, or raises ``Refused``. So a
+fault can lose the call before the action, or the reply after it.
 """
 
 import secrets
@@ -24,23 +24,30 @@ MINIMUM_PIN_LENGTH = 4
 
 
 class Refused(Exception):
-    """The broker says no, in words for the person."""
+    """The broker refuses, with a message for the person."""
 
 
 class WrongAnswer(Refused):
-    """The secret question was not answered, or not right."""
+    """The answer to the secret question is missing or wrong."""
 
 
 @attrs.frozen(kw_only=True)
 class Decision:
-    """A yes: what it hands out (a token, or ``""``), and the deed that has to follow, if any."""
+    """
+    An acceptance.
+
+    Attributes:
+        value: The token that is given out, or ``""``.
+
+        act: The action that follows, if any.
+    """
 
     value: str = attrs.field(default="", repr=False)
     act: Callable[[], None] | None = attrs.field(default=None, repr=False)
 
 
 class LogInState(Enum):
-    """What may come of a log-in."""
+    """Result of a log-in."""
 
     SUCCEEDED = auto()
     PASSWORD_EXPIRED = auto()
@@ -50,7 +57,7 @@ class LogInState(Enum):
 
 @attrs.frozen(kw_only=True)
 class Mail:
-    """One e-mail that the broker sent."""
+    """An e-mail that the broker sent."""
 
     user: str
     email: str
@@ -59,13 +66,20 @@ class Mail:
     sent_at: datetime
 
     def as_json(self) -> dict[str, str]:
-        """The mail as the inbox gives it."""
+        """Return the mail in the form of ``/sandbox/inbox``."""
         return {**attrs.asdict(self), "sent_at": self.sent_at.isoformat()}
 
 
 class Broker:
     """
-    Everything that the broker knows, with the clock handed in.
+    The state of the broker, and its operations.
+
+    Args:
+        settings: Behaviour that the documents leave open.
+
+        now: The clock.
+
+        on_mail: Called with each mail that is sent.
 
     Attributes:
         next_codes: Codes to send instead of random ones, the first one next.
@@ -91,7 +105,7 @@ class Broker:
             self.users.add(user)
 
     def challenge(self, name: str) -> str:
-        """Step 2: the question of the user, ``""`` if there is none."""
+        """Return the user's question (step 2), or ``""`` if there is none."""
         user = self.users.find(name)
         if user is None:
             if self.settings.unknown_user_refused:
@@ -100,7 +114,7 @@ class Broker:
         return user.question or ""
 
     def request(self, name: str, answer: str | None) -> Decision:
-        """Step 1: the deed is an e-mail with a code."""
+        """Decide about a request for a code (step 1). The action sends the e-mail."""
         user = self.users.find(name, by_email=self.settings.email_as_user)
         if user is None:
             if self.settings.unknown_user_refused:
@@ -111,7 +125,7 @@ class Broker:
         return Decision(act=lambda: self._send_code(user))
 
     def exchange(self, code: str, purpose: str) -> Decision:
-        """Step 3: a token for whoever the code was sent to; the deed spends the code."""
+        """Decide about a code (step 3): a token for the user to whom it was sent. The action spends the code."""
         grant = self.codes.live(code, self._now())
         if grant is None:
             raise Refused("Confirmation code is incorrect or has expired.")
@@ -125,7 +139,7 @@ class Broker:
         return Decision(value=token, act=act)
 
     def update(self, token: str, password: str, confirmation: str) -> Decision:
-        """Step 4: the deed changes the password and spends the token."""
+        """Decide about a new password (step 4). The action sets it and spends the token."""
         grant = self._token(token, RESET_PASSWORD)
         if password != confirmation:
             raise Refused("Password and its confirmation do not match.")
@@ -142,7 +156,7 @@ class Broker:
         return Decision(act=act)
 
     def change_pin(self, token: str, pin: str, image: str) -> Decision:
-        """The PIN's step 4: the deed changes the PIN and spends the token."""
+        """Decide about a new PIN (step 4). The action sets it and spends the token."""
         grant = self._token(token, RESET_PIN)
         if image not in IMAGES:
             raise Refused("Security image is not found.")
@@ -158,7 +172,7 @@ class Broker:
         return Decision(act=act)
 
     def log_in(self, name: str, password: str) -> tuple[LogInState, str]:
-        """What came of it, and a token: for a session, or (password expired) for step 4, or ``""``."""
+        """Return the result and a token: for a session, for step 4 if the password has expired, or ``""``."""
         user = self.users.find(name, by_email=self.settings.email_as_user)
         if user is None or user.password != password:
             return LogInState.FAILED, ""
@@ -173,7 +187,7 @@ class Broker:
         return LogInState.SUCCEEDED, token
 
     def may_change_pin(self, session: str, token: str) -> bool:
-        """Whether the session is alive, and its user the one whom the token was given to (if it was to anybody)."""
+        """Return True if the session is valid and the token was not given to another user."""
         grant = self._sessions.live(session, self._now())
         return grant is not None and self.tokens.owner(token) in {None, grant.login}
 
@@ -196,7 +210,7 @@ class Broker:
         now = self._now()
         code = self.next_codes.pop(0) if self.next_codes else self._unused_code(now)
         grant = Grant(login=user.login, expires_at=now + self.settings.code_lifetime)
-        self.codes.add(code, grant, kills_older=self.settings.new_code_kills_old)
+        self.codes.add(code, grant, revokes_older=self.settings.new_code_kills_old)
         mail = Mail(user=user.login, email=user.email, code=code, sent_at=now)
         self.mails.append(mail)
         user.mails_sent += 1

@@ -1,4 +1,4 @@
-"""What the broker received, byte for byte, and what it made of it."""
+"""The calls that the broker received, byte for byte, and its replies."""
 
 import asyncio
 import base64
@@ -15,23 +15,23 @@ class Call:
     One call of the API.
 
     Attributes:
-        number: Counts up from 1, also across a cleared log.
+        number: Counts from 1. Clearing the log does not reset it.
 
         target: Path and query as they were on the wire, neither decoded nor quoted again.
 
         headers: Names and values in the order and spelling of the wire.
 
-        body: The exact bytes; empty for a body that was too large to take.
+        body: The exact bytes; empty if the body was too large.
 
-        user: Login of whom the call is about, if the broker can tell.
+        user: Login of the user whom the call concerns, if the broker knows.
 
         acted: Whether an e-mail was sent, a code spent, or a token spent and the password or PIN changed.
 
-        status: HTTP status of the reply that the broker had, whatever a fault made of it; None while it is undecided.
+        status: HTTP status of the broker's own reply, before any fault; None while it is undecided.
 
         reply: JSON of that reply.
 
-        fault: Name of the fault that the call met.
+        fault: Name of the fault that was applied to the call.
     """
 
     number: int
@@ -49,11 +49,11 @@ class Call:
 
     @property
     def text(self) -> str:
-        """The body as text, with a mark in place of what is not UTF-8."""
+        """The body as text, with a replacement character for invalid UTF-8."""
         return self.body.decode(errors="replace")
 
     def as_json(self) -> dict[str, Any]:
-        """The call as ``/sandbox/log`` gives it."""
+        """Return the call in the form of ``/sandbox/log``."""
         return {
             "number": self.number,
             "time": self.at.isoformat(),
@@ -72,7 +72,7 @@ class Call:
 
 
 class CallLog:
-    """The newest calls in the order of their arrival, bounded by number and by the bytes of their bodies."""
+    """The newest calls in order of arrival, bounded by their number and by the bytes of their bodies."""
 
     def __init__(self, limit: int = 100_000, byte_limit: int = 256 * 1024**2) -> None:
         self._limit = limit
@@ -89,37 +89,37 @@ class CallLog:
         return len(self._calls)
 
     def next_number(self) -> int:
-        """The number of the call that has just arrived."""
+        """Return the number for a new call."""
         self._last_number += 1
         return self._last_number
 
     def add(self, call: Call) -> None:
-        """Keep a call that has just arrived."""
+        """Add a call that has arrived."""
         self._calls[call.number] = call
         self._bytes += len(call.body)
         while len(self._calls) > self._limit or self._bytes > self._byte_limit:
             oldest = self._calls.pop(next(iter(self._calls)))
             self._bytes -= len(oldest.body)
-        self._announce()
+        self._wake_waiters()
 
     def settle(self, call: Call, **changes: Any) -> None:
-        """Note what came of a call, unless it has left the log."""
+        """Record the result of a call, unless it has left the log."""
         if call.number in self._calls:
             self._calls[call.number] = attrs.evolve(call, **changes)
-            self._announce()
+            self._wake_waiters()
 
     def clear(self) -> None:
-        """Forget all calls; the numbers go on."""
+        """Remove all calls. Numbers go on."""
         self._calls.clear()
         self._bytes = 0
 
     async def changed(self) -> None:
-        """Return when the next call arrives or is settled."""
+        """Wait until the next call arrives or is settled."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         await waiter
 
-    def _announce(self) -> None:
+    def _wake_waiters(self) -> None:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)

@@ -26,13 +26,13 @@ def serve(
     quiet: bool = False,
 ) -> int:
     """
-    The exit status, after SIGINT or SIGTERM: 0, or 1 with one line on stderr when it could not listen.
+    Serve until SIGINT or SIGTERM, and return the exit status: 1, with one line on stderr, if it could not listen.
 
-    Prints where it listens, then (unless quiet) every mail. The ready file holds ``apiURL`` while it listens.
+    Print the address, then (unless ``quiet``) every mail. The ready file contains ``apiURL`` while it listens.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    sandbox = Sandbox(port=port, app_key=app_key, on_mail=None if quiet else _say_mail)
+    sandbox = Sandbox(port=port, app_key=app_key, on_mail=None if quiet else _print_mail)
     try:
         asyncio.run(_serve(sandbox, ready_file))
     except OSError as error:
@@ -49,14 +49,14 @@ async def _serve(sandbox: Sandbox, ready_file: Path | None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with sandbox:
-        with _announced(ready_file, sandbox.api_url):
-            _say(f"listening on {sandbox.api_url} (inbox: {sandbox.url}/inbox)")
+        with _ready_file(ready_file, sandbox.api_url):
+            _print(f"listening on {sandbox.api_url} (inbox: {sandbox.url}/inbox)")
             await stop.wait()
 
 
 @contextlib.contextmanager
-def _announced(ready_file: Path | None, text: str) -> Iterator[None]:
-    """Keep the file there meanwhile; it appears whole or not at all, for whoever waits for it."""
+def _ready_file(ready_file: Path | None, text: str) -> Iterator[None]:
+    """Keep the file during the block. It appears with all its text, so that a process can wait for it."""
     if ready_file is None:
         yield
         return
@@ -69,16 +69,16 @@ def _announced(ready_file: Path | None, text: str) -> Iterator[None]:
         ready_file.unlink(missing_ok=True)
 
 
-def _say_mail(mail: Mail) -> None:
-    _say(f"mail to {mail.email} ({mail.user}): code {mail.code}")
+def _print_mail(mail: Mail) -> None:
+    _print(f"mail to {mail.email} ({mail.user}): code {mail.code}")
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     try:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        # Nobody reads any more: go on serving, and let the interpreter's last flush succeed.
+        # The reader has gone: go on serving, and let the interpreter's last flush succeed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -90,14 +90,14 @@ def _port(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``python -m reset_flow.sandbox``: the exit status."""
+    """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m reset_flow.sandbox",
         description="A toy broker on loopback, with an inbox, a log of calls and faults on order.",
     )
     parser.add_argument("--port", type=_port, default=DEFAULT_PORT, help="0 picks a free one (default: %(default)s)")
-    parser.add_argument("--app-key", default="sandbox", help="what Et-App-Key must be (default: %(default)s)")
+    parser.add_argument("--app-key", default="sandbox", help="the required Et-App-Key (default: %(default)s)")
     parser.add_argument("--ready-file", type=Path, help="gets apiURL once it listens")
     parser.add_argument("--quiet", action="store_true", help="do not print mails")
-    given = parser.parse_args(arguments)
-    return serve(port=given.port, app_key=given.app_key, ready_file=given.ready_file, quiet=given.quiet)
+    options = parser.parse_args(arguments)
+    return serve(port=options.port, app_key=options.app_key, ready_file=options.ready_file, quiet=options.quiet)

@@ -1,4 +1,4 @@
-"""What a test or a person asks of the sandbox itself, beside the API: ``/sandbox/…``, as JSON."""
+"""The control interface of the sandbox, beside the API: ``/sandbox/…``, as JSON."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ from reset_flow.sandbox.users import SETTABLE, User
 
 
 class Control:
-    """The handlers below ``/sandbox``; none needs an application key."""
+    """The handlers below ``/sandbox``. They need no application key."""
 
     def __init__(self, broker: Broker, *, log: CallLog, faults: FaultQueue) -> None:
         self._broker = broker
@@ -20,7 +20,7 @@ class Control:
         self._faults = faults
 
     def routes(self) -> list[web.RouteDef]:
-        """Where each handler hangs."""
+        """Return the routes of the handlers."""
         return [
             web.get("/sandbox/inbox", self._inbox),
             web.get("/sandbox/log", self._calls),
@@ -79,7 +79,7 @@ class Control:
 
 
 def new_user(login: str, *, email: str | None = None, **attributes: Any) -> User:
-    """A user with an address of their own, unless one is given."""
+    """Return a user, with an address made of the login unless one is given."""
     return User(login=login, email=email or f"{login}@example.com", **attributes)
 
 

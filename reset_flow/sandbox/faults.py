@@ -1,4 +1,4 @@
-"""Faults on order: which call meets which."""
+"""Faults on demand, and the calls to which they apply."""
 
 import base64
 import binascii
@@ -11,7 +11,6 @@ from attrs.validators import ge, gt, in_, instance_of, le, optional
 
 ROUTES = ("request", "challenge", "exchange", "update", "log_in", "change_pin", "images", "unknown")
 
-# Whether the broker acts under the fault; None where the order says so.
 ACTS: Mapping[str, bool | None] = {
     "cut_after": True,
     "drop_after": True,
@@ -25,6 +24,8 @@ ACTS: Mapping[str, bool | None] = {
     "reset": None,
     "status": None,
 }
+"""Whether the broker acts under a fault; None if the fault's ``act`` decides."""
+
 STATUSES: Mapping[str, int] = {"raw": 200, "redirect": 302, "status": 503}
 
 
@@ -43,34 +44,34 @@ def _bytes(body: str | bytes) -> bytes:
 @attrs.frozen(kw_only=True)
 class Fault:
     """
-    One order.
+    One fault that was ordered.
 
     Attributes:
-        route: The route that it is for, or ``*``.
+        route: The route to which it applies, or ``*``.
 
-        name: ``latency`` (waits, acts, replies), ``latency_after`` (acts, waits, replies), ``drop_before`` and
-            ``drop_after`` (closes without a reply), ``cut_after`` (closes in the middle of the reply), ``hang_before``
-            and ``hang_after`` (never replies), ``status``, ``raw``, ``redirect`` (another reply), ``reset`` (TCP RST).
+        name: ``latency`` (wait, act, reply), ``latency_after`` (act, wait, reply), ``drop_before`` and ``drop_after``
+            (close without a reply), ``cut_after`` (close in the middle of the reply), ``hang_before`` and
+            ``hang_after`` (never reply), ``status``, ``raw``, ``redirect`` (another reply), ``reset`` (TCP RST).
 
-        times: How many calls meet it; None: all, until the orders are cleared.
+        times: The number of calls to which it applies; None: all, until the faults are cleared.
 
-        user: Login of the only user whose calls meet it.
+        user: Apply it only to calls that concern this login.
 
-        every: Only every n-th call that it could be for.
+        every: Apply it only to every n-th call that matches.
 
-        probability: Chance that a call meets it, drawn from a generator seeded with ``seed``.
+        probability: Chance that it applies to a call, drawn from a generator seeded with ``seed``.
 
-        seconds: How long it waits first (``latency_after``: last), whatever the fault.
+        seconds: Wait before the fault (``latency_after``: after the action), for every kind of fault.
 
-        act: Whether the broker acts, where the name does not say; no unless told.
+        act: Whether the broker acts, if the name leaves it open.
 
-        status: HTTP status of ``status`` (503 unless told), ``raw`` (200) and ``redirect`` (302).
+        status: HTTP status of ``status`` (default 503), ``raw`` (200) and ``redirect`` (302).
 
-        headers: Further headers of those three, such as ``Retry-After``.
+        headers: Further headers of these three, such as ``Retry-After``.
 
-        body: Body of those three.
+        body: Body of these three.
 
-        location: Where ``redirect`` points to.
+        location: Target of ``redirect``.
     """
 
     route: str = attrs.field(validator=in_((*ROUTES, "*")))
@@ -97,25 +98,25 @@ class Fault:
             raise ValueError("times is a number above 0, or null")
 
     def __attrs_post_init__(self) -> None:
-        """Refuse an order that contradicts itself."""
+        """Refuse a fault that contradicts itself."""
         if self.act and ACTS[self.name] is False:
             raise ValueError(f"{self.name} never acts")
 
     @property
     def acts(self) -> bool:
-        """Whether the broker does the deed under this fault."""
+        """Whether the broker acts under this fault."""
         fixed = ACTS[self.name]
         return self.act if fixed is None else fixed
 
     def as_json(self) -> dict[str, Any]:
-        """The order as ``/sandbox/faults`` lists it and would take it again."""
+        """Return the fault in the form that ``/sandbox/faults`` lists and accepts."""
         order = attrs.asdict(self)
         body = base64.b64encode(order.pop("body")).decode()
         return {"fault": order.pop("name"), **order, "headers": dict(self.headers), "body_base64": body}
 
     @classmethod
     def from_json(cls, order: Any) -> "Fault":
-        """The order that a JSON object stands for; ``ValueError`` or ``TypeError`` says what is wrong with it."""
+        """Return the fault that a JSON object describes; raise ``ValueError`` or ``TypeError`` if it is invalid."""
         if not isinstance(order, dict):
             raise TypeError("a fault is a JSON object")
         arguments = {("name" if key == "fault" else key): value for key, value in order.items() if key != "name"}
@@ -140,16 +141,16 @@ def _decoded(body: Any) -> bytes:
 
 
 class _Order:
-    """A fault, and what is left of it."""
+    """A queued fault, with the number of calls that are left."""
 
     def __init__(self, fault: Fault) -> None:
         self.fault = fault
         self.left = fault.times
         self._seen = 0
-        self._chance = random.Random(fault.seed)  # noqa: S311 - a soak wants a repeatable one
+        self._chance = random.Random(fault.seed)  # noqa: S311 - a test run must be repeatable
 
-    def meets(self, route: str, user: str | None) -> bool:
-        """Whether a call that has just arrived meets the fault."""
+    def applies_to(self, route: str, user: str | None) -> bool:
+        """Return True if the fault applies to a call that has arrived, and count it."""
         fault = self.fault
         if self.left == 0 or fault.route not in {"*", route} or fault.user not in {None, user}:
             return False
@@ -162,28 +163,28 @@ class _Order:
 
 
 class FaultQueue:
-    """The orders, oldest first: a call meets the first that fits it, and none besides."""
+    """The faults, oldest first. To a call, the first that matches applies, and no other."""
 
     def __init__(self) -> None:
         self._orders: list[_Order] = []
 
     def add(self, fault: Fault) -> None:
-        """Queue one order behind the others."""
+        """Queue a fault behind the others."""
         self._orders.append(_Order(fault))
 
     def take(self, route: str, user: str | None) -> Fault | None:
-        """The fault that this call meets."""
+        """Return the fault that applies to this call, if any."""
         for order in self._orders:
-            if order.meets(route, user):
+            if order.applies_to(route, user):
                 if order.left == 0:
                     self._orders.remove(order)
                 return order.fault
         return None
 
     def clear(self) -> None:
-        """Forget all orders."""
+        """Remove all faults."""
         self._orders.clear()
 
     def as_json(self) -> list[dict[str, Any]]:
-        """The orders that are still open, ``times`` being what is left of them."""
+        """Return the queued faults, with the remaining calls as ``times``."""
         return [{**order.fault.as_json(), "times": order.left} for order in self._orders]

@@ -1,4 +1,4 @@
-"""Codes, tokens and sessions: texts that let their holder do something, once or for a while."""
+"""Codes, tokens and sessions: texts that authorize their holder, once or for a while."""
 
 from collections import defaultdict
 from datetime import datetime
@@ -11,7 +11,7 @@ RESET_PIN = "ResetPinCode"
 
 @attrs.define(kw_only=True)
 class Grant:
-    """What one text lets its holder do, and until when."""
+    """The authorization that belongs to one text."""
 
     login: str
     expires_at: datetime
@@ -21,9 +21,9 @@ class Grant:
 
 class Grants:
     """
-    Texts of one kind and whom they belong to.
+    Texts of one kind, with their authorizations.
 
-    The newest ``limit`` are kept, spent ones among them, so that a repeated call can still be told whose it is.
+    The newest ``limit`` are kept, spent ones included, so that the user of a repeated call is still known.
     """
 
     def __init__(self, limit: int = 100_000) -> None:
@@ -31,14 +31,14 @@ class Grants:
         self._by_text: dict[str, Grant] = {}
         self._unspent_of: defaultdict[str, list[Grant]] = defaultdict(list)
 
-    def add(self, text: str, grant: Grant, *, kills_older: bool = False) -> None:
-        """Let the holder of the text do something; the same text given earlier to anybody is forgotten."""
+    def add(self, text: str, grant: Grant, *, revokes_older: bool = False) -> None:
+        """Authorize the holder of the text. An earlier grant of the same text becomes invalid."""
         earlier = self._by_text.pop(text, None)
         if earlier is not None:
             earlier.spent = True
         older = self._unspent_of[grant.login]
         for other in older:
-            other.spent = other.spent or kills_older
+            other.spent = other.spent or revokes_older
         self._unspent_of[grant.login] = [*(other for other in older if not other.spent), grant]
         self._by_text[text] = grant
         if len(self._by_text) > self._limit:
@@ -46,11 +46,11 @@ class Grants:
             oldest.spent = True
 
     def live(self, text: str, at: datetime) -> Grant | None:
-        """What the text is good for at that time, if anything."""
+        """Return the grant of the text, if it is valid at that time."""
         grant = self._by_text.get(text)
         return None if grant is None or grant.spent or at >= grant.expires_at else grant
 
     def owner(self, text: str) -> str | None:
-        """The login that the text was last given to, whether or not it is still good."""
+        """Return the login to which the text was last given, whether or not it is still valid."""
         grant = self._by_text.get(text)
         return None if grant is None else grant.login

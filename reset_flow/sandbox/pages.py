@@ -28,8 +28,8 @@ PAGE = """<!doctype html>
 </head>
 <body>
 <h1>Sandbox inbox</h1>
-<p class="note">A toy broker with toy secrets: its users, passwords and codes are nobody's, and whoever reaches this
-page can read them. Never give it a real password.</p>
+<p class="note">A toy broker with toy secrets: its users, passwords and codes are nobody's, and everybody who reaches
+this page can read them. Never give it a real password.</p>
 {mails}
 <p>API: <code>{api_url}</code> · <a href="/sandbox/inbox">mails</a> · <a href="/sandbox/log">calls</a> ·
 <a href="/sandbox/faults">faults</a> (JSON)</p>
@@ -45,7 +45,7 @@ class Pages:
         self._broker = broker
 
     def routes(self) -> list[web.RouteDef]:
-        """Where each handler hangs."""
+        """Return the routes of the handlers."""
         return [web.get("/", self._inbox), web.get("/inbox", self._inbox)]
 
     async def _inbox(self, request: web.Request) -> web.Response:

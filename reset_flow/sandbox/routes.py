@@ -1,4 +1,4 @@
-"""Which call asks what of the broker, and what it answers: HTTP statuses and JSON, without connections."""
+"""Map calls to operations of the broker, and results to HTTP statuses and JSON. Without connections."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ LATER_REVISION = "/v1.0/users/identifiers/reset/code"
 
 
 class Invalid(Exception):
-    """The request lacks something."""
+    """The request fails validation."""
 
     def __init__(self, fields: dict[str, list[str]]) -> None:
         super().__init__("validation failed")
@@ -38,7 +38,7 @@ class Invalid(Exception):
 
 @attrs.frozen(kw_only=True)
 class Ruling:
-    """What the broker replies, and the deed that goes with it, if any."""
+    """The broker's reply, and the action that belongs to it, if any."""
 
     status: int = 200
     reply: Any = attrs.field(repr=False)
@@ -48,10 +48,10 @@ class Ruling:
 @attrs.frozen(kw_only=True)
 class Incoming:
     """
-    A call, as far as the broker looks at it.
+    The parts of a call that the broker reads.
 
     Attributes:
-        path: What follows ``/api``, not decoded.
+        path: The path below ``/api``, not decoded.
 
         headers: By lower-case name.
     """
@@ -63,7 +63,7 @@ class Incoming:
     body: bytes = attrs.field(repr=False)
 
     def texts(self, *required: str, optional: Sequence[str] = ()) -> dict[str, str]:
-        """The values of those keys of the JSON body; ``Invalid`` unless each is there and is text."""
+        """Return the values of these keys of the JSON body; raise ``Invalid`` unless all of them are text."""
         document = self._document()
         if document is None:
             raise Invalid({"body": ["The body must be a JSON object."]})
@@ -75,12 +75,12 @@ class Incoming:
         return found
 
     def text(self, key: str) -> str:
-        """The value of one key of the body, ``""`` when there is no such text."""
+        """Return the value of one key of the body, or ``""`` if it is no text."""
         value = (self._document() or {}).get(key)
         return value if isinstance(value, str) else ""
 
     def parameter(self, name: str) -> str:
-        """One value of the query, decoded, or ``""``."""
+        """Return one value of the query, decoded, or ``""``."""
         return parse_qs(self.query).get(name, [""])[0]
 
     def _document(self) -> dict[str, Any] | None:
@@ -111,13 +111,13 @@ class Routes:
         return self._broker.settings
 
     def name(self, method: str, path: str) -> str:
-        """The route of a call, ``unknown`` for a path or verb that the API does not have."""
+        """Return the name of the route, or ``unknown`` for a path or verb that the API does not have."""
         verb, route = PATHS.get(path, ("", "unknown"))
         verbs = self._settings.pin_verbs if route == CHANGE_PIN else (verb,)
         return route if method in verbs else "unknown"
 
     def user(self, route: str, incoming: Incoming) -> str | None:
-        """The login of whom the call is about; the holder of the code or token where the call names nobody."""
+        """Return the login that the call concerns: the one that it names, or the owner of its code or token."""
         match route:
             case "request":
                 name: str | None = incoming.text("User")
@@ -135,7 +135,7 @@ class Routes:
         return None if user is None else user.login
 
     def rule(self, route: str, incoming: Incoming) -> Ruling:
-        """What the broker makes of the call; nothing has happened until ``act`` is called."""
+        """Decide about the call. Nothing has happened until ``act`` is called."""
         if incoming.headers.get("et-app-key") != self._settings.app_key:
             return Ruling(status=self._settings.app_key_status, reply=shapes.WRONG_APP_KEY)
         if route == "unknown":

@@ -1,4 +1,4 @@
-"""The sandbox: a broker that listens."""
+"""The sandbox: a broker that serves on loopback."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -30,13 +30,24 @@ def _utc_now() -> datetime:
 
 class Sandbox:
     """
-    A broker on loopback, while the ``async with`` lasts.
+    A broker on loopback, for the duration of an ``async with``.
 
-    What it knows outlives ``aclose``: a ``start`` after it serves the same users on the same port, as a broker does
+    Its state outlives ``aclose``: after another ``start`` it serves the same users on the same port, as a broker does
     after an outage.
 
+    Args:
+        port: 0 picks a free one.
+
+        app_key: Takes the place of ``settings.app_key``.
+
+        settings: Behaviour that the documents leave open. Default: ``Settings()``.
+
+        now: The clock; returns an aware time.
+
+        on_mail: Called with each mail that is sent.
+
     Attributes:
-        settings: What the documents leave open; may be changed at any time.
+        settings: May be changed at any time.
 
         next_codes: Codes to send instead of random ones, the first one next.
     """
@@ -75,7 +86,7 @@ class Sandbox:
         await self.aclose()
 
     async def start(self) -> None:
-        """Listen; ``OSError`` when the port cannot be had."""
+        """Listen; raise ``OSError`` if the port is not available."""
         assert self._runner is None, "already listening"
         self._wire = Wire()
         runner = web.AppRunner(
@@ -96,7 +107,7 @@ class Sandbox:
         self._runner = runner
 
     async def aclose(self) -> None:
-        """Stop listening and close every connection; calls that still hang end without a reply."""
+        """Stop listening and close every connection. Pending calls end without a reply. Idempotent."""
         runner, self._runner = self._runner, None
         if runner is not None:
             self._wire.closing.set()
@@ -104,26 +115,26 @@ class Sandbox:
 
     @property
     def url(self) -> str:
-        """``http://127.0.0.1:PORT``, known once it has listened."""
+        """``http://127.0.0.1:PORT``; known after the first ``start``."""
         assert self._port, "not listening yet"
         return f"http://{HOST}:{self._port}"
 
     @property
     def api_url(self) -> str:
-        """What the documents call ``apiURL``."""
+        """The ``apiURL`` of the documents."""
         return self.url + PREFIX
 
     @property
     def calls(self) -> list[Call]:
-        """Every call of the API that is still in the log, in the order of arrival."""
+        """All calls of the API in the log, in order of arrival."""
         return list(self._log)
 
     def calls_of(self, route: str) -> list[Call]:
-        """The calls of one route, in the order of arrival."""
+        """Return the calls of one route, in order of arrival."""
         return [call for call in self._log if call.route == route]
 
     async def wait_for_calls(self, route: str, count: int = 1, *, acted: bool = False) -> list[Call]:
-        """The calls of that route, once so many have arrived (or have been acted upon, if asked for)."""
+        """Wait for so many calls of the route (with ``acted``: calls that took effect), and return them."""
         while True:
             calls = [call for call in self.calls_of(route) if call.acted or not acted]
             if len(calls) >= count:
@@ -132,24 +143,24 @@ class Sandbox:
 
     @property
     def mails(self) -> list[Mail]:
-        """Every mail that was sent, newest last."""
+        """All mails that were sent, newest last."""
         return list(self._broker.mails)
 
     def newest_code(self, login: str) -> str:
-        """The code in the newest mail to that user; ``LookupError`` when there is none."""
+        """Return the code in the newest mail to the user; raise ``LookupError`` if there is none."""
         for mail in reversed(self._broker.mails):
             if mail.user == login:
                 return mail.code
         raise LookupError("no mail was sent to that user")
 
     def fault(self, route: str, name: str, **order: Any) -> Fault:
-        """Queue a fault for the next calls of that route (``*``: of any); the keywords are those of ``Fault``."""
+        """Queue a fault for the next calls of the route (``*``: of any route). Keywords are those of ``Fault``."""
         fault = Fault(route=route, name=name, **order)
         self._faults.add(fault)
         return fault
 
     def clear_faults(self) -> None:
-        """Forget all faults that are still queued."""
+        """Remove all queued faults."""
         self._faults.clear()
 
     def add_user(
@@ -164,7 +175,7 @@ class Sandbox:
         two_factor: bool = False,
         password_expired: bool = False,
     ) -> User:
-        """A new user, with an address made of the login unless one is given; ``ValueError`` when either is taken."""
+        """Add a user, with an address made of the login by default; raise ``ValueError`` if either is taken."""
         user = new_user(
             login,
             email=email,
@@ -178,18 +189,18 @@ class Sandbox:
         return self._broker.users.add(user)
 
     def user(self, login: str) -> User:
-        """The user as they now stand; ``LookupError`` when there is none."""
+        """Return the user; raise ``LookupError`` if there is none."""
         user = self._broker.users.find(login, by_email=False)
         if user is None:
             raise LookupError("no such user")
         return user
 
     def password_of(self, login: str) -> str:
-        """The user's password as it now is."""
+        """Return the user's current password."""
         return self.user(login).password
 
     def state_of(self, login: str) -> Mapping[str, Any]:
-        """What ``/sandbox/state`` gives of the user."""
+        """Return the user in the form of ``/sandbox/state``."""
         return self.user(login).as_json()
 
     def _application(self) -> web.Application:

@@ -1,4 +1,4 @@
-"""What the broker's documents leave open, each as a setting with a default."""
+"""Settings for everything that the broker's documents leave open."""
 
 from datetime import timedelta
 
@@ -8,10 +8,10 @@ import attrs
 @attrs.define(kw_only=True)
 class Settings:
     """
-    How this broker behaves where the documents do not say, and what it is set up with. May be changed while it serves.
+    Behaviour that the documents leave open, and the configuration of the broker. May be changed while it serves.
 
     Attributes:
-        app_key: The value that every call's ``Et-App-Key`` must have.
+        app_key: Required value of ``Et-App-Key``.
 
         app_key_status: HTTP status of the answer to a wrong or missing key.
 
@@ -19,34 +19,34 @@ class Settings:
 
         refusal_code: ``StatusCode`` in the envelope of a refusal: a number, or a name such as ``"Conflict"``.
 
-        errors_code: Whether the envelope of a refusal has ``ErrorsCode``; a wrong answer's always has.
+        errors_code: Whether the envelope of a refusal has ``ErrorsCode``. A wrong answer always gives it.
 
         log_in_refusal_status: HTTP status of ``Invalid credentials``.
 
         request_is_succeed: ``IsSucceed`` of an accepted step 1; the documents' sample says false.
 
-        unknown_user_refused: Whether steps 1 and 2 refuse a user who does not exist; otherwise step 1 is accepted
-            without an e-mail, and step 2 gives an empty question.
+        unknown_user_refused: Whether steps 1 and 2 refuse an unknown user; otherwise step 1 is accepted without an
+            e-mail, and step 2 gives an empty question.
 
-        email_as_user: Whether step 1 and the log-in take an e-mail address for a login, as step 2 does.
+        email_as_user: Whether step 1 and the log-in accept an e-mail address as a login, as step 2 does.
 
         question_endpoint: Whether step 2 exists.
 
-        question_endpoint_status: HTTP status of step 2 where it does not exist.
+        question_endpoint_status: HTTP status of step 2 if it does not exist.
 
-        new_code_kills_old: Whether a user's older code dies when a new one is sent.
+        new_code_kills_old: Whether a new code makes the user's older code invalid.
 
-        code_lifetime: How long a code may be exchanged.
+        code_lifetime: How long a code is valid.
 
-        token_lifetime: How long a token may be used.
+        token_lifetime: How long a token is valid.
 
-        session_lifetime: How long the token of a log-in is good for ``Authorization: Bearer``.
+        session_lifetime: How long the token of a log-in is valid for ``Authorization: Bearer``.
 
-        minimum_password_length: A shorter password is too weak.
+        minimum_password_length: A shorter password is refused as too weak.
 
-        pin_verbs: The verbs that ``pincode/change`` takes.
+        pin_verbs: The verbs that ``pincode/change`` accepts.
 
-        bearer_checked: Whether ``pincode/change`` wants the token of a log-in by the same user.
+        bearer_checked: Whether ``pincode/change`` requires the token of a log-in by the same user.
     """
 
     app_key: str = "sandbox"

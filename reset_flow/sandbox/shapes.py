@@ -1,4 +1,4 @@
-"""The broker's answers, key for key as its documents print them."""
+"""The broker's replies, key for key as its documents print them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ WRONG_ANSWER: Json = {
 }
 UPDATED: Json = {"Errors": [], "IsSucceed": True}
 
-# Not documented: what frameworks of the broker's kind say outside the envelope.
+# Not documented: the usual replies of the broker's web framework, outside the envelope.
 UNAUTHORIZED: Json = {"Message": "Authorization has been denied for this request."}
 NOT_FOUND: Json = {"Message": "No HTTP resource was found that matches the request URI."}
 WRONG_VERB: Json = {"Message": "The requested resource does not support this http method."}
@@ -24,22 +24,22 @@ TOO_LARGE: Json = {"Message": "The request entity is too large."}
 
 
 def requested(settings: Settings) -> Json:
-    """An accepted step 1: the documents' sample has ``IsSucceed`` false."""
+    """Return the reply to an accepted step 1; in the documents' sample, ``IsSucceed`` is false."""
     return {"Errors": [], "IsSucceed": settings.request_is_succeed}
 
 
 def model(value: Any) -> Json:
-    """Step 2, step 3 of the first revision, and the images."""
+    """Return the reply of step 2, of step 3 of the first revision, and of the images."""
     return {"Model": value, "Errors": [], "IsSucceed": True}
 
 
 def token_of_later_revision(token: str) -> Json:
-    """Step 3 of the later revision."""
+    """Return the reply of step 3 of the later revision."""
     return {"Model": token, "Errors": [], "ErrorsCode": [], "StatusCode": "Continue", "IsSucceed": True}
 
 
 def refusal(settings: Settings, message: str) -> Json:
-    """The envelope of a no."""
+    """Return the envelope of a refusal."""
     reply: Json = {"Model": None, "Errors": [message]}
     if settings.errors_code:
         reply["ErrorsCode"] = ["ErrorRefused"]
@@ -47,12 +47,12 @@ def refusal(settings: Settings, message: str) -> Json:
 
 
 def invalid(fields: Mapping[str, list[str]]) -> Json:
-    """The answer to a request that lacks something; the misspelling is the broker's."""
+    """Return the reply to a request that fails validation. The misspelling is the broker's."""
     return {"Message": "Validation error occured while processing entity", "ModelState": dict(fields)}
 
 
 def logged_in(state: LogInState, token: str) -> Json:
-    """The answer to a log-in."""
+    """Return the reply to a log-in."""
     match state:
         case LogInState.SUCCEEDED:
             return {"State": "Succeeded", "Token": token}

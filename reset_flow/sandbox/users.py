@@ -1,4 +1,4 @@
-"""The broker's users, and those that it starts with."""
+"""The broker's users, and the initial ones."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from attrs.validators import instance_of, optional
 @attrs.define(kw_only=True)
 class User:
     """
-    One account, as it now stands.
+    One account.
 
     Attributes:
-        question: None or ``""``: no question needs answering.
+        question: None or ``""``: there is no question.
 
-        password_expired: A log-in with the right password then gives a token for step 4 instead of a session.
+        password_expired: A log-in with the right password gives a token for step 4 instead of a session.
     """
 
     login: str = attrs.field(validator=instance_of(str))
@@ -31,14 +31,14 @@ class User:
     pin_changes: int = attrs.field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
-        """Refuse an account that nobody could ever reset."""
+        """Refuse an account that cannot be reset."""
         if not self.login or not self.email:
             raise ValueError("a user needs a login and an e-mail address")
         if self.question and not self.answer:
             raise ValueError("a question needs an answer")
 
     def as_json(self) -> dict[str, Any]:
-        """Everything about the account but the answer: the password in clear text too, to check against."""
+        """Return everything but the answer. The password is in clear text, so that tests can compare it."""
         return attrs.asdict(self, filter=attrs.filters.exclude("answer"))
 
 
@@ -53,7 +53,7 @@ class Users:
         self._by_email: dict[str, User] = {}
 
     def add(self, user: User) -> User:
-        """The same user, who now exists; ``ValueError`` when the login or the address is taken."""
+        """Add the user and return it; raise ``ValueError`` if the login or the address is taken."""
         if user.login in self._by_login or user.email in self._by_email:
             raise ValueError("the login or the e-mail address is taken")
         self._by_login[user.login] = user
@@ -61,12 +61,12 @@ class Users:
         return user
 
     def find(self, name: str, *, by_email: bool = True) -> User | None:
-        """The user of that login, or (if asked for) of that address."""
+        """Return the user with this login or, with ``by_email``, with this address."""
         return self._by_login.get(name) or (self._by_email.get(name) if by_email else None)
 
 
 def seeds() -> list[User]:
-    """Fresh copies of the users that every sandbox starts with."""
+    """Return new copies of the users with which every sandbox starts."""
     return [
         User(
             login="robert.zak",

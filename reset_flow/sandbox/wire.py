@@ -1,4 +1,4 @@
-"""How a reply leaves, or fails to leave, the broker."""
+"""Send a reply, or apply the fault that replaces it."""
 
 import asyncio
 import json
@@ -15,27 +15,27 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time: close() s
 
 
 def encoded(reply: Any) -> bytes:
-    """The JSON of a reply as it goes over the wire."""
+    """Return the JSON of a reply as bytes."""
     return json.dumps(reply, ensure_ascii=False).encode(errors="backslashreplace")
 
 
 def plain(status: int, reply: Any) -> web.Response:
-    """The reply without a fault."""
+    """Return the reply without a fault."""
     return web.Response(status=status, body=encoded(reply), content_type="application/json", charset="utf-8")
 
 
 class Wire:
     """
-    The connections of one sandbox.
+    The replies of one sandbox, with their faults.
 
-    Every wait in it ends when the sandbox closes.
+    Every wait ends when the sandbox closes.
     """
 
     def __init__(self) -> None:
         self.closing = asyncio.Event()
 
     async def wait(self, seconds: float) -> None:
-        """Return after so many seconds, also when the client has gone meanwhile."""
+        """Wait so many seconds, even if the client disconnects."""
         if seconds > 0:
             try:
                 async with asyncio.timeout(seconds):
@@ -44,7 +44,7 @@ class Wire:
                 pass
 
     async def spoil(self, request: web.Request, fault: Fault, status: int, reply: Any) -> web.StreamResponse:
-        """Do to the reply what was ordered; the broker has acted, or not, by now."""
+        """Apply a fault to the reply. The broker has acted before, if the fault lets it."""
         match fault.name:
             case "status" | "raw" | "redirect":
                 return _other_reply(fault)
@@ -61,14 +61,14 @@ class Wire:
                 return plain(status, reply)
 
     async def _hang(self, request: web.Request) -> web.Response:
-        # aiohttp tells a handler of a client that went away only by cancelling it, which would end latencies too.
+        # Polling: aiohttp can cancel the handler of a client that disconnects, but that would end latencies, too.
         while request.transport is not None and not request.transport.is_closing() and not self.closing.is_set():
             await self.wait(POLL_SECONDS)
         return drop(request)
 
 
 def drop(request: web.Request) -> web.Response:
-    """Close the connection; the response that aiohttp wants all the same finds it closed."""
+    """Close the connection. aiohttp requires a response in any case, and drops it."""
     if request.transport is not None:
         request.transport.close()
     return web.Response()
@@ -89,7 +89,7 @@ async def _cut(request: web.Request, status: int, body: bytes) -> web.StreamResp
         await response.prepare(request)
         await response.write(body[: len(body) // 2])
     except ConnectionError:
-        pass  # the client has gone by itself
+        pass  # the client has disconnected
     drop(request)
     return response
 
