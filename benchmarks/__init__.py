@@ -1,1 +1,1 @@
-"""What the library costs, measured: flows a second beside bare aiohttp, growth with what is stored, imports."""
+"""Measurements of the library: flows a second beside bare aiohttp, growth with the number of stored flows, imports."""

@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks`, from the top of the repository."""
+"""Measure whole resets: `python -m benchmarks`, from the root of the repository."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Whole resets beside the bare calls.")
     parser.add_argument("--stores", type=_names, default=list(STORES), help="with commas between them")
     parser.add_argument("--concurrency", type=_numbers, default=[1, 16, 64], help="with commas between them")
-    parser.add_argument("--repeats", type=int, default=3, help="the medians of so many runs are kept")
+    parser.add_argument("--repeats", type=int, default=3, help="number of runs, of which the medians are kept")
     parser.add_argument("--seconds", type=float, default=1.8, help="of each run")
-    parser.add_argument("--profile", action="store_true", help="where the time goes; draws and keeps nothing else")
+    parser.add_argument("--profile", action="store_true", help="CPU by layer; no picture")
     parser.add_argument("--out", type=Path, help="the picture")
     parser.add_argument("--results", type=Path, help="the folder of the figures")
     return parser
@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Measure, print, keep and draw."""
     options = _parser().parse_args()
-    whole = len(sys.argv) == 1  # a trial must not take the place of what is kept
+    whole = len(sys.argv) == 1  # a trial must not replace the kept results
     results = options.results or (RESULTS if whole else Path(tempfile.gettempdir()))
     out = options.out or (Path("docs") if whole else results) / "benchmarks.svg"
     known = facts()

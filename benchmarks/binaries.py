@@ -1,4 +1,4 @@
-"""The binaries of servers: where systems keep them, and how to have a missing one installed."""
+"""Find the binaries of servers, and install a missing one."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["NoServerError", "find_postgres", "find_redis", "provided", "unprivil
 POSTGRES_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql*/bin")
 
 POLICY = Path("/usr/sbin/policy-rc.d")
-"""What Debian's packages ask whether they may start their service; 101 means that they may not."""
+"""Asked by Debian's packages before they start their service; 101 forbids it."""
 
 
 class NoServerError(Exception):
-    """There is no such server on this machine, nor can it be had."""
+    """The server is not on this machine, and cannot be installed."""
 
 
 def find_postgres() -> Path | None:
-    """The newest one; most systems keep it out of the search path."""
+    """Return the newest PostgreSQL. Most systems keep it out of the search path."""
     found = [path for folder in POSTGRES_FOLDERS for path in Path("/").glob(f"{folder[1:]}/postgres")]
     newest = max(found, key=lambda path: [int(part) for part in path.parts[-3].split("-")[-1].split(".")], default=None)
     on_path = shutil.which("postgres")
@@ -36,13 +36,13 @@ def find_postgres() -> Path | None:
 
 
 def find_redis() -> Path | None:
-    """Redis or Valkey."""
+    """Return Redis or Valkey."""
     found = shutil.which("redis-server") or shutil.which("valkey-server")
     return Path(found) if found else None
 
 
 def install(package: str) -> str:
-    """Have the system install a package, its service left alone. -> why it did not, if so"""
+    """Install a package of the system without starting its service. Return the reason if that fails, else `""`."""
     if os.environ.get("RESET_FLOW_TEST_INSTALL", "1") == "0":
         return "RESET_FLOW_TEST_INSTALL is 0"
     if os.geteuid() or shutil.which("apt-get") is None:
@@ -64,10 +64,10 @@ def install(package: str) -> str:
 
 def provided(package: str, find: Callable[[], Path | None]) -> Path:
     """
-    The server's binary, installed if need be. Of several processes, one does it.
+    Return the server's binary, and install it if it is missing. Of several processes, one does so.
 
     Raises:
-        NoServerError: It can't be had.
+        NoServerError: It cannot be installed.
     """
     why = ""
     with (Path(tempfile.gettempdir()) / f"reset-flow-install-{os.geteuid()}.lock").open("w") as lock:
@@ -82,7 +82,7 @@ def provided(package: str, find: Callable[[], Path | None]) -> Path:
 
 
 def unprivileged() -> str | None:
-    """Whom to run a server as that refuses to be run by root."""
+    """Return a user for a server that refuses to run as root, or `None` if this process is not root."""
     if os.geteuid():
         return None
     import pwd  # noqa: PLC0415 - only some systems have it

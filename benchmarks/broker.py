@@ -1,7 +1,7 @@
 """
-A broker of canned replies, in a process of its own: as little work as can be, so that what is measured is elsewhere.
+A broker of canned replies in a process of its own. It does as little as possible, so as not to slow its client.
 
-`GET /counts` tells how many calls of each kind have come.
+`GET /counts` returns the number of calls of each kind.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = ["CALLS", "Broker", "running"]
 HEAD_END = b"\r\n\r\n"
 LENGTH = b"content-length:"
 PREFIX = b"/api/v1.0/users/"
-TOKEN = "5f0c8f8e-9d51-4d53-8a55-0f5a3c1e7b42"  # noqa: S105 - of nobody
+TOKEN = "5f0c8f8e-9d51-4d53-8a55-0f5a3c1e7b42"  # noqa: S105 - of no user
 
 QUESTION, CODE, EXCHANGE, UPDATE = "question", "code", "exchange", "update"
 CALLS = (QUESTION, CODE, EXCHANGE, UPDATE)
-"""What comes once in each flow."""
+"""The calls of one flow."""
 
 
 def _reply(document: dict[str, Any], status: str = "200 OK") -> bytes:
@@ -92,13 +92,13 @@ async def _serve() -> None:
     server = await loop.create_server(lambda: _Connection(counts), "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     async with server:
-        await loop.run_in_executor(None, sys.stdin.read)  # whoever started it has gone
+        await loop.run_in_executor(None, sys.stdin.read)  # until the parent process ends
 
 
 @attrs.frozen
 class Broker:
     """
-    One that runs.
+    A running broker.
 
     Attributes:
         root: `http://host:port`; the API is below `/api`.
@@ -108,7 +108,7 @@ class Broker:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many calls have come so far."""
+        """The number of calls of each kind so far."""
         with urlopen(f"{self.root}/counts", timeout=10) as reply:  # noqa: S310 - of our own process
             counts: dict[str, int] = json.load(reply)
         return counts
@@ -116,7 +116,7 @@ class Broker:
 
 @contextmanager
 def running() -> Iterator[Broker]:
-    """A broker in a process of its own, which ends with this one."""
+    """Run a broker in a process of its own, which ends with this one."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.broker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -1,4 +1,4 @@
-"""One measurement, in a process of its own: the floor, then the library, at one concurrency over one store."""
+"""Take one measurement in a process of its own: the floor, then the library, at one concurrency over one store."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ WARM_UP = 0.2
 
 
 def percentile(values: list[float], share: float) -> float:
-    """That below which such a share of the values lies."""
+    """Return the value below which this share of the values lies."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 async def carry(subject: Subject, user: str, latencies: Latencies | None = None) -> None:
-    """One flow, from its start to its end."""
+    """Carry out one flow from start to end."""
     flow: Any = None
     for command in COMMANDS:
         began = time.perf_counter()
@@ -55,7 +55,7 @@ async def carry(subject: Subject, user: str, latencies: Latencies | None = None)
 async def drive(
     subject: Subject, label: str, concurrency: int, seconds: float, latencies: Latencies | None = None
 ) -> tuple[int, float]:
-    """Keep so many flows going until the time is up; those under way are finished. -> flows, seconds"""
+    """Carry out so many flows at a time until the time is up, and finish those in flight. Return flows and seconds."""
     began = time.perf_counter()
 
     async def worker(number: int) -> int:
@@ -85,12 +85,12 @@ def _check(before: dict[str, int], after: dict[str, int], flows: int) -> None:
 @attrs.frozen
 class Options:
     """
-    What is measured.
+    The measurement to take.
 
     Attributes:
-        label: In the logins, so that no user starts twice in a store.
+        label: Part of the logins, so that no user starts twice in a store.
 
-        profile: Whether to say where the time goes; it costs some of it.
+        profile: Whether to measure CPU by layer, which takes some CPU itself.
     """
 
     place: Place
@@ -107,7 +107,7 @@ def _layers(*, sampling: bool) -> AbstractContextManager[dict[str, float]]:
 
 async def measure(options: Options) -> dict[str, Any]:
     """
-    The figures.
+    Return the figures.
 
     Raises:
         AssertionError: The broker was not called four times for each flow.
@@ -153,6 +153,6 @@ async def measure(options: Options) -> dict[str, Any]:
 
 if __name__ == "__main__":
     pin_driver()
-    logging.getLogger("reset_flow").setLevel(logging.ERROR)  # what Redis promises is in the report
+    logging.getLogger("reset_flow").setLevel(logging.ERROR)  # the report names the durability of Redis
     given = json.loads(sys.argv[1])
     print(json.dumps(asyncio.run(measure(Options(**{**given, "place": Place(**given["place"])})))))

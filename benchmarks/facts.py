@@ -1,4 +1,4 @@
-"""What figures are worth nothing without: when, on what machine, with which versions."""
+"""The context of the figures: date, machine and versions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIBRARIES = ("aiohttp", "asyncpg", "attrs", "cryptography", "msgspec", "redis", 
 
 
 def facts() -> dict[str, Any]:
-    """All of them."""
+    """Return all facts."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -35,8 +35,8 @@ def facts() -> dict[str, Any]:
         "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
         "servers": {
             "sqlite": sqlite3.sqlite_version,
-            "postgres": _said(find_postgres()),
-            "redis": _said(find_redis()),
+            "postgres": _server_version(find_postgres()),
+            "redis": _server_version(find_redis()),
         },
         "durability": DURABILITY,
         "load_before": round(os.getloadavg()[0], 2),
@@ -45,7 +45,7 @@ def facts() -> dict[str, Any]:
 
 
 def sentence(known: dict[str, Any]) -> str:
-    """The first of them, for people."""
+    """Return the most important facts as a sentence."""
     return (
         f"{known['date']}: {known['cpu']}, {known['cores']} cores, {known['kernel']}, Python {known['python']}, "
         f"aiohttp {known['libraries'].get('aiohttp')}"
@@ -53,7 +53,7 @@ def sentence(known: dict[str, Any]) -> str:
 
 
 def keep(name: str, figures: dict[str, Any], folder: Path = RESULTS) -> Path:
-    """Write figures under their date. -> where"""
+    """Write the figures to a file named after their date, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{figures['facts']['date']}{name}.json"
     path.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
@@ -75,8 +75,8 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _said(binary: Path | None) -> str | None:
-    """The first number with a point in what it says of its version."""
+def _server_version(binary: Path | None) -> str | None:
+    """Return the first number with a dot in the output of `--version`."""
     if binary is None:
         return None
     done = subprocess.run([str(binary), "--version"], capture_output=True, text=True, check=False)

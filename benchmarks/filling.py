@@ -1,6 +1,6 @@
 """
-Stores with many flows in them. Each is the copy of one that was really carried out, under an id, a login and times of
-its own, sealed and saved by the library's own code.
+Fill stores with many flows. Each is a copy of one that was really carried out, with an id, a login and times of its
+own, sealed and saved by the library's own code.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ __all__ = ["KINDS", "REALM", "Filler", "identity", "running_among", "tag_of"]
 
 REALM = "default"
 RUNNING = 10
-"""Of so many flows one still runs, which is far more than in life: a flow runs for an hour, and is kept for a month."""
+"""One of so many flows still runs: far more than in practice, where a flow runs for an hour and is kept for a month."""
 
 FLOWS_BY_TAG = 10
 KINDS = ("stored", "due", "old")
-"""Those that are just there; whose time was up a while ago; whose retention is over."""
+"""Flows that are only there; that expired a while ago; whose retention is over."""
 
 AT_ONCE = 512
 MONTH = timedelta(days=29)
 
 
 def identity(kind: str, number: int) -> str:
-    """The id of a flow: the same each time, and as scattered as any."""
+    """Return the id of a flow: reproducible, and scattered like a real one."""
     return b32hexencode(sha256(f"{kind} {number}".encode()).digest()[:16]).decode().rstrip("=").lower()
 
 
 def running_among(first: int, last: int) -> list[int]:
-    """The numbers of those among the stored flows that still run."""
+    """Return the numbers of the stored flows that still run."""
     return [number for number in range(first, last) if number % RUNNING == 0]
 
 
 def tag_of(number: int) -> str:
-    """Under which a flow is found, with nine others."""
+    """Return the tag of a flow, which nine others have, too."""
     return f"tag {number // FLOWS_BY_TAG}"
 
 
@@ -65,7 +65,7 @@ class Filler:
     Saves copies.
 
     Attributes:
-        begun, ended: What is copied: a flow that expects an answer, and one that has come to its end.
+        begun, ended: The originals: a flow that expects an answer, and one that has ended.
     """
 
     store: Store
@@ -76,7 +76,7 @@ class Filler:
 
     @classmethod
     async def over(cls, store: Store, root: str, keys: str) -> Filler:
-        """One for this store; it carries out one flow elsewhere, to have what to copy."""
+        """Return a filler for this store. Carry out one flow in another store, as the original of the copies."""
         keyring, lease = Keyring.load_or_create(keys), Policy().lease
         memory = MemoryStore()
         beside = FlowRepository(memory, keyring, REALM, lease)
@@ -90,7 +90,7 @@ class Filler:
         return cls(store, FlowRepository(store, keyring, REALM, lease), keyring, begun, ended)
 
     async def fill(self, kind: str, first: int, last: int) -> None:
-        """Save those of a kind with these numbers, many at a time."""
+        """Save the flows of a kind with these numbers, in batches."""
         copies = self._copies(kind, first, last)
         while batch := [copy for _, copy in zip(range(AT_ONCE), copies, strict=False)]:
             await asyncio.gather(*(self._save(copy) for copy in batch))
@@ -110,7 +110,7 @@ class Filler:
             if kind == "due":
                 expires = now - timedelta(minutes=5)
             elif runs:
-                expires = now + timedelta(hours=random.uniform(12, 13))  # noqa: S311 - not while it is measured
+                expires = now + timedelta(hours=random.uniform(12, 13))  # noqa: S311 - expires only after the measurement
             else:
                 expires = now - (MONTH * random.random() if kind == "stored" else 40 * timedelta(days=1))  # noqa: S311
             yield replace(
@@ -135,5 +135,5 @@ async def _fill(url: str, root: str, keys: str, *, kind: str, first: int, last: 
 
 if __name__ == "__main__":
     pin_driver()
-    logging.getLogger("reset_flow").setLevel(logging.ERROR)  # what Redis promises is in the report
+    logging.getLogger("reset_flow").setLevel(logging.ERROR)  # the report names the durability of Redis
     print(json.dumps(asyncio.run(_fill(**json.loads(sys.argv[1])))))

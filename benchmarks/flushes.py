@@ -1,4 +1,4 @@
-"""How often a store has the disk flush, where only the system knows: counted by `strace`, in a run of its own."""
+"""Count the flushes to disk of a store with `strace`, in a run of its own."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ SETTLING = 0.3
 
 
 def flushes(place: Place, options: dict[str, Any]) -> float | None:
-    """For each flow; `None` where it can't be told. PostgreSQL tells by itself."""
+    """Return the flushes per flow, or `None` if they cannot be counted here. PostgreSQL counts its own."""
     tracer = shutil.which("strace")
     if tracer is None or place.store not in ("sqlite", "redis"):
         return 0.0 if place.store == "memory" else None
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "calls"
         if place.store == "sqlite":
-            said = fresh("driver", options, before=(tracer, "--seccomp-bpf", *TRACED, "-o", str(out)))
+            figures = fresh("driver", options, before=(tracer, "--seccomp-bpf", *TRACED, "-o", str(out)))
         else:
             with _attached(tracer, place.pids[0], out):
-                said = fresh("driver", options)
-        return _counted(out) / float(said["total"])
+                figures = fresh("driver", options)
+        return _counted(out) / float(figures["total"])
 
 
 @contextmanager

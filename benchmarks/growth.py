@@ -1,4 +1,4 @@
-"""What a process comes to weigh: over a sweep of many due flows, and over many that were started and left alone."""
+"""Measure the memory of a process during a sweep of many due flows, and with many flows that were only started."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WARM_UP = 1000
 
 
 class Watched:
-    """A store that notes how many saves were under way at once: no transaction can have held more."""
+    """A store that records how many saves were in flight at once: an upper bound for the size of a transaction."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -61,7 +61,7 @@ class Watched:
 
 
 class _Scales:
-    """Looks at the process's memory again and again."""
+    """Sample the memory of the process."""
 
     def __init__(self) -> None:
         gc.collect()
@@ -74,7 +74,7 @@ class _Scales:
             await asyncio.sleep(LOOK_EVERY)
 
     async def stop(self) -> int:
-        """-> by how many bytes it has grown at most"""
+        """Stop, and return the largest growth in bytes."""
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
@@ -82,7 +82,7 @@ class _Scales:
 
 
 async def sweep(url: str, root: str, keys: str, due: int) -> dict[str, Any]:
-    """Of so many due flows that are stored already."""
+    """Measure one sweep of so many due flows, which are stored already."""
     store = Watched(open_store(url))
     async with service(root, store, keys=keys, sweep=False) as opened:
         with suppress(LookupError):
@@ -103,7 +103,7 @@ async def sweep(url: str, root: str, keys: str, due: int) -> dict[str, Any]:
 
 
 async def park(url: str, root: str, keys: str, flows: int) -> dict[str, Any]:
-    """Start so many flows, and leave them alone."""
+    """Measure the start of so many flows, which are not continued."""
     async with service(root, url, keys=keys) as opened:
 
         async def worker(number: int, first: int, last: int) -> None:
@@ -131,6 +131,6 @@ async def park(url: str, root: str, keys: str, flows: int) -> dict[str, Any]:
 
 if __name__ == "__main__":
     pin_driver()
-    logging.getLogger("reset_flow").setLevel(logging.ERROR)  # what Redis promises is in the report
+    logging.getLogger("reset_flow").setLevel(logging.ERROR)  # the report names the durability of Redis
     given = json.loads(sys.argv[1])
     print(json.dumps(asyncio.run(sweep(**given) if "due" in given else park(**given))))

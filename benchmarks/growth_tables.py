@@ -1,4 +1,4 @@
-"""The figures of `benchmarks.scale` in Markdown."""
+"""Format the figures of `benchmarks.scale` in Markdown."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _in_calls(each: Mapping[str, Any]) -> float:
-    """How many bare calls of the same minute a command takes: what else the machine does matters less."""
+    """Return the time of a command in bare calls of the same minute: this evens out other load on the machine."""
     return float(each["command_p50_ms"] / each["floor"]["p50_ms"])
 
 
 def stored(figures: Figures) -> str:
-    """Milliseconds, median and 99th percentile; ratios are those of the median command to the smallest size's."""
+    """Format times in ms, median and 99th percentile. Ratios compare the median command with the smallest size."""
     parts = []
     for store in dict.fromkeys(each["store"] for each in figures):
         sizes = [each for each in figures if each["store"] == store]
@@ -50,7 +50,7 @@ def stored(figures: Figures) -> str:
 
 
 def sweep(figures: Figures) -> str:
-    """Of each store."""
+    """Format the sweep of each store."""
     head = ("store", "due flows", "s", "flows/s", "memory grew by, MiB", "saves at once")
     return _table(
         head,
@@ -65,7 +65,7 @@ def sweep(figures: Figures) -> str:
 
 
 def parked(figures: Figures) -> str:
-    """Of each store."""
+    """Format the parked flows of each store."""
     head = ("store", "parked flows", "starts/s", "memory grew by, MiB", "at most, MiB", "bytes a flow")
     return _table(
         head,
@@ -80,7 +80,7 @@ def parked(figures: Figures) -> str:
 
 
 def workers(figures: Figures) -> str:
-    """Of each store and number of processes."""
+    """Format the figures of each store and number of processes."""
     head = (
         "store",
         "processes",

@@ -1,5 +1,5 @@
 """
-What `import reset_flow` takes beyond `import aiohttp`: medians of fresh interpreters.
+Measure the time of `import reset_flow` beyond `import aiohttp`: medians of new interpreters.
 
 `python -m benchmarks.imports [--repeats 15] [--detail]`
 """
@@ -38,7 +38,7 @@ def _timed() -> tuple[float, ...]:
 
 
 def _slowest(modules: int) -> list[tuple[str, int]]:
-    """The modules that take longest themselves among those that aiohttp has not loaded, in µs."""
+    """Return the modules with the longest own time that aiohttp does not load, in µs."""
     taken: dict[str, dict[str, int]] = {}
     for name in ("aiohttp", "reset_flow"):
         done = subprocess.run(
@@ -51,7 +51,7 @@ def _slowest(modules: int) -> list[tuple[str, int]]:
 
 
 def measured(repeats: int) -> dict[str, Any]:
-    """Medians, in microseconds; the first run, which may write bytecode, is left out."""
+    """Return medians in microseconds. The first run may write bytecode and does not count."""
     runs = [_timed() for _ in range(repeats + 1)][1:]
     aiohttp, ours, their_modules, our_modules = zip(*runs, strict=True)
     return {

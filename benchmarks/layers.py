@@ -1,10 +1,9 @@
 """
-Where the time goes: CPU, by layer of the library.
+Measure CPU by layer of the library.
 
-A timer of the system interrupts the process as often as it has used a millisecond. Each time, what each thread has used
-since is booked on the layer whose code it is in: the innermost frame that is neither the interpreter's library nor
-generated, or the loop where there is none. So time that C code takes is its caller's. Threads that wait use nothing and
-count for nothing.
+A timer of the system interrupts the process after each millisecond of CPU. The CPU that each thread has used since then
+is added to the layer of its innermost frame, leaving out the standard library and generated code; without such a frame,
+to the loop. So the time of C code belongs to its caller. Waiting threads use no CPU.
 """
 
 from __future__ import annotations
@@ -48,10 +47,10 @@ OURS = {
     "domain/": RULES,
     "stores/": STORE,
 }
-"""Files of the library; those not named are the service's and the cycle's."""
+"""Files of the library. All others belong to the service and the cycle."""
 
 TURNS = frozenset({"_run", "_run_once"})
-"""Functions of asyncio below which nothing but the loop and the program that started it can be."""
+"""Functions of asyncio that are called only by the loop itself."""
 
 THEIRS = {
     "aiohttp": HTTP,
@@ -82,7 +81,7 @@ class _Sampler:
         self._layers: dict[str, str | None] = {}
 
     def sample(self, _signal: int, interrupted: FrameType | None) -> None:
-        for thread, innermost in sys._current_frames().items():  # noqa: SLF001 - there is no other door
+        for thread, innermost in sys._current_frames().items():  # noqa: SLF001 - there is no public function
             frame = interrupted if thread == self._main else innermost
             used = self._spent(thread)
             if used > 0:
@@ -91,7 +90,7 @@ class _Sampler:
     def _spent(self, thread: int) -> float:
         try:
             now = time.clock_gettime(time.pthread_getcpuclockid(thread))
-        except OSError:  # it has ended meanwhile
+        except OSError:  # the thread has ended
             return 0.0
         before = self._used.get(thread)
         self._used[thread] = now
@@ -111,7 +110,7 @@ class _Sampler:
 
 @contextmanager
 def sampled() -> Iterator[dict[str, float]]:
-    """Seconds of CPU by layer, filled in when the block ends. Only for the main thread."""
+    """Sample during the block, and fill in the seconds of CPU by layer at its end. Only for the main thread."""
     booked: dict[str, float] = {}
     sampler = _Sampler()
     before = signal.signal(signal.SIGPROF, sampler.sample)

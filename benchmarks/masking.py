@@ -1,6 +1,6 @@
 """
-Whether a stopwatch tells who has an account: known users beside unknown ones, at a broker that takes equally long for
-both.
+Compare the times of known and unknown users, at a broker that takes equally long for both: they must not differ, or an
+attacker could find out who has an account.
 
 `python -m benchmarks.masking [--runs 300] [--latency 0.02]`
 """
@@ -38,17 +38,17 @@ __all__ = ["measured"]
 
 RUNS = 300
 APART = 0.05
-"""By how much the medians of that many runs may differ: more fails the command."""
+"""Largest difference of the medians of that many runs. A larger one fails the command."""
 
 WARM_UP = 20
-"""Runs that do not count. The time that a pretended call takes is learnt from real ones."""
+"""Runs that do not count: the library learns the time of a pretended call from real calls."""
 
 ENDLESS = Budget(10**6, timedelta(hours=1))
 COMMANDS = ("start", "verify")
 
 
 async def _one(service: ResetService, user: str) -> tuple[float, ...]:
-    """How long a start and a wrong code take."""
+    """Measure a start and a wrong code, in seconds."""
     times = [time.perf_counter()]
     flow = await service.start(user)
     times.append(time.perf_counter())
@@ -59,7 +59,7 @@ async def _one(service: ResetService, user: str) -> tuple[float, ...]:
 
 
 async def _over(store: Store, runs: int, latency: float, keyring: Keyring) -> dict[str, Any]:
-    """In pairs, each time the other one first."""
+    """Measure in pairs, in alternating order."""
     policy = Policy(codes_per_user=ENDLESS, starts_per_user=ENDLESS, guess_alarm=None)
     took: dict[str, list[tuple[float, ...]]] = {"known": [], "unknown": []}
     async with Sandbox() as sandbox:
@@ -82,7 +82,7 @@ async def _over(store: Store, runs: int, latency: float, keyring: Keyring) -> di
 
 
 def measured(runs: int, latency: float) -> dict[str, Any]:
-    """The medians of both, over two stores."""
+    """Return the medians of both kinds of users, over two stores."""
     with tempfile.TemporaryDirectory(prefix="reset-flow-benchmarks-") as folder:
         keyring = Keyring.load_or_create(Path(folder) / "keys")
         return {
@@ -108,7 +108,7 @@ def main() -> None:
             print(f"| {store} | {command} | {row} |")
     print(f"\n{keep('-masking', {'facts': known, 'runs': options.runs, 'figures': figures}, options.results)}")
     ratios = [each["ratio"] for commands in figures.values() for each in commands.values()]
-    if options.runs >= RUNS and max(abs(ratio - 1) for ratio in ratios) > APART:  # medians of few say nothing
+    if options.runs >= RUNS and max(abs(ratio - 1) for ratio in ratios) > APART:  # medians of few runs prove nothing
         sys.exit(f"known and unknown users can be told apart by time: ratios {ratios}")
 
 

@@ -1,4 +1,4 @@
-"""One run of several."""
+"""Medians of several runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["medians"]
 
 
 def medians(runs: Sequence[Any]) -> Any:
-    """Of each figure by itself, whatever is known of it."""
+    """Return the median of each figure, over the runs that have it."""
     if isinstance(runs[0], dict):
         names = dict.fromkeys(name for run in runs for name in run)
         return {name: medians([run[name] for run in runs if name in run]) for name in names}

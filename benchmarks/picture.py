@@ -1,4 +1,4 @@
-"""The figures as a picture: for each store and concurrency, its share of the floor. Readable in light and in dark."""
+"""Draw each store and concurrency as a share of the floor. Readable on light and on dark pages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STYLE = """
 
 
 def svg(known: dict[str, Any], figures: Sequence[dict[str, Any]]) -> str:
-    """The picture, as text. Above each bar: its share of the floor; below: flows a second, milliseconds."""
+    """Return the picture as SVG. Above each bar: its share of the floor; below it: flows a second, milliseconds."""
     stores = list(dict.fromkeys(each["store"] for each in figures))
     groups = list(dict.fromkeys(each["concurrency"] for each in figures))
     group_width = len(stores) * (BAR + GAP) + 3 * GAP

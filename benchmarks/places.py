@@ -1,4 +1,4 @@
-"""Where flows are kept while they are measured: empty stores, each gone afterwards, and what they weigh."""
+"""Empty stores for measurements, each removed afterwards, and their sizes."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Place:
     An empty store.
 
     Attributes:
-        folder: Of the file, where it is one.
+        folder: Folder of the file, for SQLite.
 
-        pids: Of the server, where there is one.
+        pids: Process ids of the server, if there is one.
     """
 
     store: str
@@ -49,7 +49,7 @@ class Place:
 
 
 class Places:
-    """Makes empty stores; starts a server at the first that needs one."""
+    """Make empty stores. Start a server for the first store that needs it."""
 
     def __init__(self) -> None:
         self._exits = ExitStack()
@@ -63,12 +63,12 @@ class Places:
         self._exits.close()
 
     def settle(self, place: Place) -> None:
-        """What a server does by itself while flows come one by one: here they came all at once."""
+        """Do the maintenance that a server would have done itself, had the flows not arrived all at once."""
         if place.store == "postgres":
-            _ask(place.url, "VACUUM (ANALYZE)")
+            _execute(place.url, "VACUUM (ANALYZE)")
 
     def server(self, store: str) -> servers.Server:
-        """The running server of a store."""
+        """Return the server of a store, running."""
         if store not in self._servers:
             made = servers.postgres() if store == "postgres" else servers.redis({"appendfsync": FSYNC})
             self._exits.callback(made.close)
@@ -78,7 +78,7 @@ class Places:
 
     @contextmanager
     def empty(self, store: str) -> Iterator[Place]:
-        """One that is gone when the block ends."""
+        """Make an empty store, and remove it at the end of the block."""
         if store == "memory":
             yield Place(store, "memory:")
         elif store == "sqlite":
@@ -96,29 +96,29 @@ class Places:
 @contextmanager
 def _database(server: servers.Server) -> Iterator[str]:
     name = f"benchmark_{secrets.token_hex(6)}"
-    _ask(server.url, f"CREATE DATABASE {name} TEMPLATE template0")
+    _execute(server.url, f"CREATE DATABASE {name} TEMPLATE template0")
     try:
         yield urlsplit(server.url)._replace(path=f"/{name}").geturl()
     finally:
-        _ask(server.url, f"DROP DATABASE {name} WITH (FORCE)")
+        _execute(server.url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def _ask(url: str, statement: str) -> None:
-    import asyncio  # noqa: PLC0415 - see the next line
+def _execute(url: str, statement: str) -> None:
+    import asyncio  # noqa: PLC0415 - used only with the next one
 
-    import asyncpg  # noqa: PLC0415 - only who measures PostgreSQL needs it
+    import asyncpg  # noqa: PLC0415 - an optional dependency
 
-    async def ask() -> None:
+    async def execute() -> None:
         connection = await asyncpg.connect(url)
         await connection.execute(statement)
         await connection.close()
 
-    asyncio.run(ask())
+    asyncio.run(execute())
 
 
 @contextmanager
 def _numbered(server: servers.Server, number: int) -> Iterator[str]:
-    import redis  # noqa: PLC0415 - only who measures Redis needs it
+    import redis  # noqa: PLC0415 - an optional dependency
 
     url = urlsplit(server.url)._replace(path=f"/{number % REDIS_DATABASES}").geturl()
     with redis.Redis.from_url(url) as client:
@@ -129,14 +129,14 @@ def _numbered(server: servers.Server, number: int) -> Iterator[str]:
 @attrs.frozen
 class Weight:
     """
-    Of a store, at one time.
+    The size of a store.
 
     Attributes:
-        kept: Bytes: the files, the database, the memory of the server.
+        kept: Bytes of the files, of the database, or of the memory of the server.
 
-        logged: Bytes that went to the log of the server; 0 where there is none.
+        logged: Bytes written to the log of the server; 0 without a log.
 
-        flushes: How often the server has flushed its log; `None` where it does not tell.
+        flushes: Number of flushes of that log; `None` if the server does not count them.
     """
 
     kept: int = 0
@@ -145,7 +145,7 @@ class Weight:
 
 
 async def weigh(place: Place) -> Weight:
-    """What there is now. Of a file: once it is closed."""
+    """Return the current size of a store. A file must be closed."""
     if place.folder:
         with os.scandir(place.folder) as files:
             return Weight(kept=sum(each.stat().st_size for each in files))
@@ -155,17 +155,17 @@ async def weigh(place: Place) -> Weight:
             logged = await connection.fetchval("SELECT pg_current_wal_lsn() - '0/0'")
             return Weight(kept, int(logged), await _wal_flushes(connection))
     if place.store == "redis":
-        import redis  # noqa: PLC0415 - only who measures Redis needs it
+        import redis  # noqa: PLC0415 - an optional dependency
 
         with redis.Redis.from_url(place.url) as client:
-            said: Any = client.info()
-            return Weight(said["used_memory_dataset"], said["aof_current_size"])
+            info: Any = client.info()
+            return Weight(info["used_memory_dataset"], info["aof_current_size"])
     return Weight()
 
 
 @asynccontextmanager
 async def _postgres(url: str) -> AsyncIterator[Any]:
-    import asyncpg  # noqa: PLC0415 - only who measures PostgreSQL needs it
+    import asyncpg  # noqa: PLC0415 - an optional dependency
 
     connection = await asyncpg.connect(url)
     try:

@@ -1,4 +1,4 @@
-"""Fresh processes, each on a core of its own where there are two, and what processes have used up."""
+"""New processes, each on a core of its own if there are two, and the resources that processes have used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["family_cpu", "fresh", "pin_driver", "pin_servers", "resident", "toge
 ROOT = Path(__file__).parents[1]
 PATIENCE = 3600.0
 
-# Else glibc moves the threshold by chance, and a receive buffer is mapped and unmapped at each read, or is not.
+# Else glibc adapts the threshold at run time, and may or may not map and unmap a receive buffer for each read.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -30,12 +30,12 @@ def _pin(core: int) -> None:
 
 
 def pin_servers() -> None:
-    """This process and all that it starts take the first core."""
+    """Pin this process, and all that it starts, to the first core."""
     _pin(0)
 
 
 def pin_driver() -> None:
-    """This process takes the last core, or those that whoever started it says."""
+    """Pin this process to the last core, or to the cores that its parent names."""
     if cores := os.environ.get("BENCHMARKS_CORES"):
         os.sched_setaffinity(0, set(map(int, cores.split(","))))
     else:
@@ -44,17 +44,17 @@ def pin_driver() -> None:
 
 def fresh(module: str, options: dict[str, Any], before: tuple[str, ...] = ()) -> dict[str, Any]:
     """
-    What a module of ours says of itself in one line of JSON, run in a process of its own.
+    Run one of our modules in a process of its own, and return the JSON of its last line.
 
     Args:
-        before: What to run it under, such as a tracer.
+        before: A command to run it under, such as a tracer.
     """
-    return _said(_started(module, options, before))
+    return _result_of(_start(module, options, before))
 
 
 def together(module: str, each: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same of several processes, one for each of the options, on whatever core; none begins before all can."""
-    started = [_started(module, options, anywhere=True) for options in each]
+    """Run several processes, one for each of the options, on any core. None begins before all are ready."""
+    started = [_start(module, options, anywhere=True) for options in each]
     for process in started:
         assert process.stdout is not None
         process.stdout.readline()
@@ -62,16 +62,16 @@ def together(module: str, each: Sequence[dict[str, Any]]) -> list[dict[str, Any]
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    return [_said(process) for process in started]
+    return [_result_of(process) for process in started]
 
 
 def wait_for_the_others() -> None:
-    """Of several that were started together, return once all have come so far."""
+    """Wait until all processes that were started together are ready."""
     print("ready", flush=True)
     sys.stdin.readline()
 
 
-def _started(
+def _start(
     module: str, options: dict[str, Any], before: tuple[str, ...] = (), *, anywhere: bool = False
 ) -> subprocess.Popen[str]:
     environment = {**os.environ, **ALLOCATOR}
@@ -83,16 +83,16 @@ def _started(
     )
 
 
-def _said(process: subprocess.Popen[str]) -> dict[str, Any]:
+def _result_of(process: subprocess.Popen[str]) -> dict[str, Any]:
     out, _ = process.communicate(timeout=PATIENCE)
     if process.returncode:
-        raise RuntimeError("a process of the measurement failed: what it says stands above")
-    said: dict[str, Any] = json.loads(out.splitlines()[-1])
-    return said
+        raise RuntimeError("a process of the measurement failed: its output stands above")
+    result: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return result
 
 
 def family_cpu(pids: list[int]) -> float:
-    """Seconds of CPU that those processes and all their descendants have used; 0 where the system does not tell."""
+    """Return the seconds of CPU of these processes and all their descendants; 0 if the system does not report it."""
     children: dict[int, list[int]] = {}
     used: dict[int, float] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
@@ -112,13 +112,13 @@ def family_cpu(pids: list[int]) -> float:
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds now."""
+    """Return the resident memory of this process, in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def written(pid: int | str = "self") -> int:
-    """Bytes that a process has had written to disks; 0 where the system does not tell."""
+    """Return the bytes that a process has written to disks; 0 if the system does not report it."""
     with suppress(OSError, StopIteration):
         lines = Path(f"/proc/{pid}/io").read_text().splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("write_bytes")))

@@ -1,4 +1,4 @@
-"""Whole resets over every store, at several concurrencies, each beside the floor of the same process."""
+"""Measure whole resets over every store, at several concurrencies, each beside the floor of the same process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["layer_table", "measured", "table"]
 
 BRIEF = 0.4
-"""Seconds of a run that is only counted."""
+"""Seconds of a run that only counts flushes."""
 
 HEAD = (
     "store", "c", "flows/s", "floor", "of the floor", "p50 ms", "p99 ms", "CPU ms/flow", "server's", "kept B/flow",
@@ -31,13 +31,13 @@ HEAD = (
 def measured(
     stores: Sequence[str], concurrencies: Sequence[int], *, repeats: int, seconds: float, profile: bool
 ) -> list[dict[str, Any]]:
-    """The medians of each store at each concurrency. Repeats come in rounds, so that each figure sees all times."""
+    """Return the medians of each store at each concurrency. Repeat in rounds, so that load affects all alike."""
     pin_servers()
     runs: dict[tuple[str, int], list[dict[str, Any]]] = {}
     with running() as broker, Places() as places:
-        there = [store for store in stores if _is_there(places, store)]
+        available = [store for store in stores if _is_available(places, store)]
         for round_ in range(repeats):
-            for store in there:
+            for store in available:
                 for concurrency in concurrencies:
                     options = {"root": broker.root, "concurrency": concurrency, "profile": profile}
                     with places.empty(store) as place:
@@ -48,15 +48,15 @@ def measured(
                             options |= {"place": attrs.asdict(place), "seconds": min(BRIEF, seconds)}
                             run["fsyncs"] = flushes(place, options)
                     runs.setdefault((store, concurrency), []).append(run)
-                    said = f"{store} at {concurrency}: {run['flows_per_second']:.0f} flows/s"
-                    print(f"[{round_ + 1}/{repeats}] {said}", file=sys.stderr, flush=True)
+                    result = f"{store} at {concurrency}: {run['flows_per_second']:.0f} flows/s"
+                    print(f"[{round_ + 1}/{repeats}] {result}", file=sys.stderr, flush=True)
     return [
         {"store": store, "concurrency": concurrency, "runs": len(each), **medians(each)}
         for (store, concurrency), each in runs.items()
     ]
 
 
-def _is_there(places: Places, store: str) -> bool:
+def _is_available(places: Places, store: str) -> bool:
     if store in ("memory", "sqlite"):
         return True
     try:
@@ -68,7 +68,7 @@ def _is_there(places: Places, store: str) -> bool:
 
 
 def table(figures: Sequence[dict[str, Any]]) -> str:
-    """The figures in Markdown."""
+    """Format the figures in Markdown."""
     rows = [f"| {' | '.join(HEAD)} |", f"| --- |{' ---: |' * (len(HEAD) - 1)}"]
     for each in figures:
         fsyncs = "-" if each["fsyncs"] is None else f"{each['fsyncs']:.2f}"
@@ -82,7 +82,7 @@ def table(figures: Sequence[dict[str, Any]]) -> str:
 
 
 def layer_table(figures: Sequence[dict[str, Any]]) -> str:
-    """Where the time goes, in Markdown: µs a flow, and per cent."""
+    """Format the CPU by layer in Markdown: µs a flow, and per cent."""
     columns = [f"{each['store']}, c = {each['concurrency']}" for each in figures]
     layers = sorted(
         {layer for each in figures for layer in each["layers_us"]},

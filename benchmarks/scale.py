@@ -1,5 +1,5 @@
 """
-What grows with what is stored, and with how many work on it.
+Measure growth with the number of stored flows, and with the number of worker processes.
 
 `python -m benchmarks.scale [--sizes 1000,100000,1000000] [--parts stored,sweep,parked,workers]`
 """
@@ -36,10 +36,10 @@ DURABLE = [store for store in STORES if store != "memory"]
 @attrs.frozen
 class Scale:
     """
-    What all parts need.
+    The measurements, by part.
 
     Attributes:
-        keys: The path of a key file.
+        keys: Path of a key file.
     """
 
     broker: Broker
@@ -49,13 +49,13 @@ class Scale:
     @classmethod
     @contextmanager
     def opened(cls) -> Iterator[Scale]:
-        """With a broker and servers that end with the block."""
+        """Start a broker, and servers when they are needed; stop them at the end of the block."""
         pin_servers()
         with running() as broker, Places() as places, tempfile.TemporaryDirectory() as folder:
             yield cls(broker, places, str(Path(folder) / "keys"))
 
     def stored(self, store: str, sizes: Sequence[int], runs: int, repeats: int) -> list[dict[str, Any]]:
-        """What commands, searches, sweeps and purges take at each size: in rounds, so that all see the same times."""
+        """Time commands, searches, sweeps and purges at each size. Repeat in rounds, so that load affects all alike."""
         figures: dict[int, list[dict[str, Any]]] = {}
         with ExitStack() as exits:
             places = {size: exits.enter_context(self.places.empty(store)) for size in sorted(sizes)}
@@ -63,7 +63,7 @@ class Scale:
                 filled = fresh("filling", {**self._given(place), "kind": "stored", "first": 0, "last": size})
                 self.places.settle(place)
                 figures[size] = [{"filled_by_second": filled["flows"] / filled["seconds"]}]
-                _tell(f"{store}: {size} stored in {filled['seconds']:.0f} s")
+                _report(f"{store}: {size} stored in {filled['seconds']:.0f} s")
             for part in range(repeats):
                 for size, place in places.items():
                     given = {**self._given(place), "size": size, "runs": runs, "part": part, "parts": repeats}
@@ -74,38 +74,38 @@ class Scale:
         return {"url": place.url, "root": self.broker.root, "keys": self.keys}
 
     def sweep(self, store: str, due: int) -> dict[str, Any]:
-        """One sweep over so many due flows."""
+        """Measure one sweep over so many due flows."""
         with self.places.empty(store) as place:
             given = self._given(place)
             fresh("filling", {**given, "kind": "due", "first": 0, "last": due})
             self.places.settle(place)
-            _tell(f"{store}: {due} due")
+            _report(f"{store}: {due} due")
             return {"store": store, **fresh("growth", {**given, "due": due})}
 
     def parked(self, store: str, flows: int) -> dict[str, Any]:
-        """So many flows that are started and left alone."""
+        """Measure so many flows that are started and not continued."""
         with self.places.empty(store) as place:
             given = self._given(place)
-            _tell(f"{store}: {flows} parked")
+            _report(f"{store}: {flows} parked")
             return {"store": store, **fresh("growth", {**given, "flows": flows})}
 
     def workers(self, store: str, workers: int, seconds: float, flows: int) -> dict[str, Any]:
         """
-        Several processes, first each on flows of its own, then all on the same ones.
+        Measure several processes, first each on flows of its own, then all on the same flows.
 
         Raises:
-            AssertionError: A call came more or less than once for a flow.
+            AssertionError: The broker was not called exactly once for each step of a flow.
         """
         with self.places.empty(store) as place:
             given = {**self._given(place), "concurrency": CONCURRENCY}
             calls = self.broker.counts
-            each = [{**given, "what": "own", "label": f"own {nth}", "seconds": seconds} for nth in range(workers)]
+            each = [{**given, "mode": "own", "label": f"own {nth}", "seconds": seconds} for nth in range(workers)]
             own = together("workers", each)
             calls = self._checked(calls, sum(one["total"] for one in own))
-            each = [{**given, "what": "raced", "label": "raced", "flows": flows} for _ in range(workers)]
+            each = [{**given, "mode": "raced", "label": "raced", "flows": flows} for _ in range(workers)]
             raced = together("workers", each)
             self._checked(calls, flows, asked_at_most=flows * workers)
-        _tell(f"{store}: {workers} workers")
+        _report(f"{store}: {workers} workers")
         done = sum(one["flows"] for one in own)
         return {
             "store": store,
@@ -118,7 +118,7 @@ class Scale:
         }
 
     def _checked(self, before: dict[str, int], flows: int, asked_at_most: int | None = None) -> dict[str, int]:
-        """Asking for the question changes nothing at the broker, so those who race may all do it."""
+        """Check the number of calls. Several racing processes may ask for a question: that changes nothing."""
         after = self.broker.counts
         came = {call: after[call] - before[call] for call in CALLS}
         asked = came.pop(QUESTION)
@@ -127,8 +127,8 @@ class Scale:
         return after
 
 
-def _tell(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
+def _report(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _among(known: Sequence[str]) -> Callable[[str], list[str]]:
@@ -157,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--worker-stores", type=_among(DURABLE), default=["postgres", "redis"])
     parser.add_argument("--seconds", type=float, default=5.0, help="that workers have")
     parser.add_argument("--raced", type=int, default=500, help="flows that all workers carry out at once")
-    whole = RESULTS if len(sys.argv) == 1 else Path(tempfile.gettempdir())  # a trial takes the place of nothing
+    whole = RESULTS if len(sys.argv) == 1 else Path(tempfile.gettempdir())  # a trial must not replace the kept results
     parser.add_argument("--results", type=Path, default=whole, help="the folder of the figures")
     return parser
 
@@ -194,7 +194,7 @@ def main() -> None:
                 kept[part] = _figures(scale, part, options)
             except (AssertionError, OSError, RuntimeError) as error:
                 kept.setdefault("failed", {})[part] = str(error)
-                _tell(f"{part} failed: {error}")  # the others are worth having
+                _report(f"{part} failed: {error}")  # the other parts are still useful
                 continue
             print(f"\n{tables.TABLES[part](kept[part])}", flush=True)
             path = keep("-scale", kept, options.results)  # after each part: the next one may take long

@@ -1,6 +1,6 @@
 """
-Throw-away servers on loopback, for tests and measurements: each is gone with the process that started it, however that
-ends.
+Temporary servers on loopback, for tests and measurements. Each ends with the process that started it, even if that
+process is killed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["PostgresServer", "RedisServer", "children", "postgres", "redis"]
 PATIENCE = 30.0
 PAUSE = 0.02
 
-# Waits until whoever started it is gone in whatever way, since that closes its standard input, and then clears up.
+# Waits for the end of its parent, which closes its standard input in any case, and then cleans up.
 WATCH = """
 trap '' HUP INT TERM
 cat >/dev/null
@@ -42,21 +42,21 @@ rm -rf "$1"
 
 class Server:
     """
-    A server of one's own. What it was told is kept from one start to the next.
+    A server for one test run. Its data outlive a restart.
 
-    The methods block until the server is up or down: under load, call them in a thread.
+    Methods block until the server is up or down: in an event loop, call them in a thread.
 
     Args:
-        user: Whom to run it as, where that may be chosen.
+        user: The user to run it as, if this process is root.
 
-        settings: What goes before the settings that it has here.
+        settings: Take precedence over the default settings.
     """
 
     name: str
     gentle: signal.Signals
-    """Ends it in good order, whoever is connected."""
+    """Shuts it down cleanly, even with open connections."""
     rough: signal.Signals
-    """Ends it fast, without leaving anything in the system."""
+    """Ends it fast, and leaves nothing behind in the system."""
 
     def __init__(self, binary: Path, user: str | None, settings: Mapping[str, Any] | None = None) -> None:
         self.binary = binary
@@ -76,30 +76,30 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where the library finds it."""
+        """The URL of the store."""
         raise NotImplementedError
 
     @property
     def pid(self) -> int:
-        """Of its first process."""
+        """Id of its main process."""
         assert self._process is not None, "it does not run"
         return self._process.pid
 
     @property
     def log(self) -> str:
-        """What it has said."""
+        """Its output."""
         return (self.folder / "log").read_text(errors="replace")
 
     def command(self) -> list[str]:
-        """What starts it."""
+        """Return the command that starts it."""
         raise NotImplementedError
 
     def is_ready(self) -> bool:
-        """Whether it takes connections."""
+        """Return True if it accepts connections."""
         raise NotImplementedError
 
     def start(self) -> None:
-        """Start it, and wait until it takes connections."""
+        """Start it, and wait until it accepts connections."""
         assert self._process is None, "it runs already"
         with (self.folder / "log").open("ab") as log:
             self._process = process = subprocess.Popen(
@@ -108,7 +108,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for whoever started it
+                start_new_session=True,  # Ctrl-C must not reach it
                 **self._as_user,
             )
         (self.folder / "pid").write_text(str(process.pid))
@@ -123,27 +123,27 @@ class Server:
         raise RuntimeError(f"{self.name} did not start in {PATIENCE:.0f} s:\n{self.log}")
 
     def ensure(self) -> None:
-        """Start it where it was left down."""
+        """Start it if it is down."""
         if self._process is not None and self._process.poll() is not None:
             self._process = None
         if self._process is None:
             self.start()
 
     def stop(self) -> None:
-        """Stop it in good order."""
+        """Shut it down cleanly."""
         self._end(self.gentle)
 
     def kill(self) -> None:
-        """SIGKILL: it has no time for anything."""
+        """Kill it with SIGKILL."""
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:
-        """Stop it in good order, and start it."""
+        """Shut it down cleanly, and start it."""
         self.stop()
         self.start()
 
     def close(self) -> None:
-        """End it, and leave nothing behind."""
+        """End it, and remove its data."""
         if self._process is not None:
             self._end(self.rough)
         self._watch.communicate()
@@ -161,7 +161,7 @@ class Server:
 
 
 class PostgresServer(Server):
-    """PostgreSQL, its cluster made anew."""
+    """PostgreSQL with a new cluster."""
 
     name = "postgres"
     gentle = signal.SIGINT
@@ -172,7 +172,7 @@ class PostgresServer(Server):
         self._data = self.folder / "data"
         password = self.folder / "password"
         password.write_text(self.password)
-        # The server flushes what it commits, as anywhere; only the making of the empty cluster need not.
+        # Only the creation of the empty cluster skips flushes; the server itself flushes its commits.
         make = [str(binary.parent / "initdb"), "--no-sync", "--username=postgres", f"--pwfile={password}"]
         make += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", f"--pgdata={self._data}"]
         done = subprocess.run(make, cwd=self.folder, capture_output=True, check=False, text=True, **self._as_user)
@@ -194,7 +194,7 @@ class PostgresServer(Server):
         return [str(self.binary), "-D", str(self._data), *(f"--{name}={value}" for name, value in settings.items())]
 
     def start(self) -> None:
-        # Left behind by a SIGKILL, it would say "ready" for the one before.
+        # After a SIGKILL, the old file would still say "ready".
         (self._data / "postmaster.pid").unlink(missing_ok=True)
         super().start()
 
@@ -205,7 +205,7 @@ class PostgresServer(Server):
 
 
 class RedisServer(Server):
-    """Redis, with an append-only file that is flushed at each write."""
+    """Redis with an append-only file that is flushed at each write."""
 
     name = "redis"
     gentle = signal.SIGTERM
@@ -241,14 +241,14 @@ class RedisServer(Server):
 
 
 def free_port() -> int:
-    """One that nobody listens on just now."""
+    """Return a port that is free at the moment."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
     return port
 
 
 def enterable_folder() -> str:
-    """Where temporary folders are made that another user can enter."""
+    """Return a folder for temporary folders that another user can enter."""
     for folder in (tempfile.gettempdir(), "/var/tmp", "/tmp"):  # noqa: S108 - `mkdtemp` makes names inside
         path = Path(folder).resolve()
         if path.is_dir() and all(each.stat().st_mode & stat.S_IXOTH for each in (path, *path.parents)):
@@ -257,7 +257,7 @@ def enterable_folder() -> str:
 
 
 def children(pid: int) -> list[int]:
-    """Its child processes, where the system tells."""
+    """Return the ids of the child processes, if the system reports them."""
     with suppress(OSError):
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
@@ -265,19 +265,19 @@ def children(pid: int) -> list[int]:
 
 def postgres(settings: Mapping[str, Any] | None = None) -> PostgresServer:
     """
-    One that is yet to be started, installed if need be.
+    Return a PostgreSQL that is not started yet. Install it if it is missing.
 
     Raises:
-        NoServerError: There is none.
+        NoServerError: It cannot be installed.
     """
     return PostgresServer(provided("postgresql", find_postgres), unprivileged(), settings)
 
 
 def redis(settings: Mapping[str, Any] | None = None) -> RedisServer:
     """
-    One that is yet to be started, installed if need be.
+    Return a Redis that is not started yet. Install it if it is missing.
 
     Raises:
-        NoServerError: There is none.
+        NoServerError: It cannot be installed.
     """
     return RedisServer(provided("redis-server", find_redis), None, settings)

@@ -1,4 +1,4 @@
-"""How long commands, searches, sweeps and purges take over a store that holds many flows; in a process of its own."""
+"""Time commands, searches, sweeps and purges over a store with many flows, in a process of its own."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ A_MONTH = timedelta(days=30)
 @attrs.frozen
 class Options:
     """
-    What is measured.
+    The measurement to take.
 
     Attributes:
-        size: How many flows are stored.
+        size: Number of stored flows.
 
-        runs: How often.
+        runs: Number of runs of each command.
 
-        part, parts: Which of the stored flows are carried on; the others are left for further measurements.
+        part, parts: The share of the stored flows to continue. The others are left for further measurements.
     """
 
     url: str
@@ -57,25 +57,27 @@ class Options:
 
 class Watch:
     """
-    Seconds, by what took them.
+    Times in seconds, by name.
 
     Attributes:
-        bare: Of bare calls.
+        taken: Times of the library.
+
+        bare: Times of bare calls.
     """
 
     def __init__(self) -> None:
         self.taken: defaultdict[str, list[float]] = defaultdict(list)
         self.bare: defaultdict[str, list[float]] = defaultdict(list)
 
-    async def time(self, name: str, what: Awaitable[Any]) -> Any:
-        """What came of it."""
+    async def time(self, name: str, work: Awaitable[Any]) -> Any:
+        """Time the work, and return its result."""
         began = time.perf_counter()
-        outcome = await what
+        outcome = await work
         self.taken[name].append(time.perf_counter() - began)
         return outcome
 
     def milliseconds(self) -> dict[str, dict[str, float]]:
-        """The median, and what only one of a hundred exceeds."""
+        """Return the medians and the 99th percentiles."""
         return {
             name: {"p50_ms": percentile(values, 0.5) * 1e3, "p99_ms": percentile(values, 0.99) * 1e3}
             for name, values in self.taken.items()
@@ -83,7 +85,7 @@ class Watch:
 
 
 async def _commands(options: Options, opened: ResetService, watch: Watch) -> None:
-    """Whole new flows, the bare calls in turn with them; then stored ones carried to their ends, and searched for."""
+    """Time whole new flows, in turn with bare calls; then continue stored flows to their ends, and search for some."""
     subject = Library(opened)
     async with Floor(options.root) as floor:
         for number in range(options.runs + 1):
@@ -105,7 +107,7 @@ async def _commands(options: Options, opened: ResetService, watch: Watch) -> Non
 
 
 async def _upkeep(options: Options, opened: ResetService, store: Store, watch: Watch) -> None:
-    """Sweeps and a purge."""
+    """Time sweeps and a purge."""
     filler = await Filler.over(store, options.root, options.keys)
     for _ in range(SWEEPS):
         await watch.time("sweep, nothing due", opened.sweep())
@@ -123,10 +125,10 @@ async def _upkeep(options: Options, opened: ResetService, store: Store, watch: W
 
 async def measure(options: Options) -> dict[str, Any]:
     """
-    The figures.
+    Return the figures.
 
     Raises:
-        AssertionError: Something was not found, or not done.
+        AssertionError: A flow was not found, or a sweep or purge was incomplete.
     """
     store, watch = open_store(options.url), Watch()
     async with service(options.root, store, keys=options.keys, sweep=False) as opened:
@@ -144,5 +146,5 @@ async def measure(options: Options) -> dict[str, Any]:
 
 if __name__ == "__main__":
     pin_driver()
-    logging.getLogger("reset_flow").setLevel(logging.ERROR)  # what Redis promises is in the report
+    logging.getLogger("reset_flow").setLevel(logging.ERROR)  # the report names the durability of Redis
     print(json.dumps(asyncio.run(measure(Options(**json.loads(sys.argv[1]))))))

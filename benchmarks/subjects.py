@@ -1,4 +1,4 @@
-"""What is measured: the floor, four calls of bare aiohttp with nothing kept; and the library, by its public names."""
+"""The subjects of the measurements: the floor (four calls with bare aiohttp, nothing stored), and the library."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ APP_KEY = "benchmark"
 ANSWER, CODE, PASSWORD = "blue", "741175", "violet tractor sings at 5 am"
 COMMANDS = ("start", "answer", "verify", "set_password")
 CONNECTIONS = 256
-"""As many as the library's transport has."""
+"""The same limit as in the library's transport."""
 
 
 class Subject(Protocol):
-    """A flow is four commands, which come one by one, as a person's do."""
+    """Carries out flows of four commands, one by one, like a person."""
 
     async def start(self, user: str) -> Any:
-        """-> what the other commands take"""
+        """Start a flow, and return the argument of the other commands."""
 
     async def answer(self, flow: Any) -> None: ...
 
@@ -36,7 +36,7 @@ class Subject(Protocol):
 
 
 class Floor:
-    """What the calls alone cost: below it, no library can get."""
+    """The calls alone: the lower bound for every library."""
 
     def __init__(self, root: str) -> None:
         self._users = f"{root}/api/v1.0/users"
@@ -80,7 +80,7 @@ class Floor:
 
 
 class Library:
-    """A `ResetService`. It is opened and closed by whoever made it."""
+    """A `ResetService`. Its owner opens and closes it."""
 
     def __init__(self, service: reset_flow.ResetService) -> None:
         self._service = service
@@ -107,15 +107,15 @@ def service(
     sweep: bool = True,
 ) -> reset_flow.ResetService:
     """
-    One over this broker and this store.
+    Return a service over this broker and this store.
 
     Args:
-        keys: The path of a key file that several processes share; without one, the keys are this process's.
+        keys: Path of a key file that several processes share. Default: keys of this process only.
     """
-    # The name is sealed into flows, and the port of a throw-away broker is another one each time.
+    # The name is sealed into flows, and a temporary broker has another port each time.
     transport = reset_flow.EtnaTransport(f"{root}/api", APP_KEY, name="benchmark")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # keys that are in no file are good enough for flows that nobody needs again
+        warnings.simplefilter("ignore")  # these flows need no keys in a file: they are not used again
         return reset_flow.ResetService(
             transport,
             reset_flow.open_store(store) if isinstance(store, str) else store,

@@ -1,6 +1,6 @@
 """
 One of several worker processes on one store. Either each carries out flows of its own, as many as it can; or all carry
-out the same ones, which must come to the same calls as if one had.
+out the same flows, and the broker must get the same calls as from one process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PAUSE = 0.005
 
 
 async def own(opened: ResetService, label: str, concurrency: int, seconds: float) -> dict[str, Any]:
-    """Flows of its own."""
+    """Carry out flows of its own."""
     subject = Library(opened)
     latencies: dict[str, list[float]] = {command: [] for command in COMMANDS}
     await carry(subject, f"{label}.warm")
@@ -38,7 +38,7 @@ async def own(opened: ResetService, label: str, concurrency: int, seconds: float
 
 
 async def raced(opened: ResetService, label: str, concurrency: int, flows: int) -> dict[str, Any]:
-    """The flows that the others carry out as well."""
+    """Carry out the same flows as the other processes."""
     refused = 0
 
     async def one(name: str) -> None:
@@ -47,7 +47,7 @@ async def raced(opened: ResetService, label: str, concurrency: int, flows: int) 
         while flow is None or not flow.ended:
             try:
                 flow = await (_next(opened, flow) if flow else opened.start(f"{name}@example.com", ref=name))
-            except ResetFlowError as error:  # another one is at it, or was faster
+            except ResetFlowError as error:  # another process works on it, or was faster
                 refused += 1
                 await asyncio.sleep(PAUSE * random.random())  # noqa: S311 - jitter
                 flow = error.flow or flow
@@ -74,12 +74,12 @@ async def _next(opened: ResetService, flow: Flow) -> Flow:
             return await opened.set_password(flow.id, PASSWORD)
 
 
-async def _work(what: str, url: str, root: str, keys: str, **options: Any) -> dict[str, Any]:
+async def _work(mode: str, url: str, root: str, keys: str, **options: Any) -> dict[str, Any]:
     async with service(root, url, keys=keys) as opened:
-        return await (own(opened, **options) if what == "own" else raced(opened, **options))
+        return await (own(opened, **options) if mode == "own" else raced(opened, **options))
 
 
 if __name__ == "__main__":
     pin_driver()
-    logging.getLogger("reset_flow").setLevel(logging.ERROR)  # what Redis promises is in the report
+    logging.getLogger("reset_flow").setLevel(logging.ERROR)  # the report names the durability of Redis
     print(json.dumps(asyncio.run(_work(**json.loads(sys.argv[1])))))
