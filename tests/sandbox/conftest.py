@@ -1,17 +1,26 @@
-"""A sandbox on a free port with a clock in the test's hand, and a plain client."""
+"""A sandbox on a free port, with a clock that the test sets, and a client."""
 
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import aiohttp
 import pytest
 
 from reset_flow.sandbox import Sandbox
 
-Ask = Callable[..., Coroutine[Any, Any, tuple[int, Any]]]
+Advance: TypeAlias = Callable[[timedelta], None]
+"""Sets the clock forward."""
+
+
+class Ask(Protocol):
+    """Make one call, and return the status and the JSON of the reply. Paths start at the root."""
+
+    def __call__(
+        self, verb: str, path: str, body: object = None, **headers: str
+    ) -> Coroutine[object, object, tuple[int, Any]]: ...
 
 
 class Clock:
@@ -27,7 +36,7 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def no_noise(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """No fault may show as an unhandled exception of the server's."""
+    """Fail if a fault shows as an unhandled exception of the server."""
     yield
     records = [record for phase in ("call", "teardown") for record in caplog.get_records(phase)]
     assert not [record.getMessage() for record in records if record.levelno >= logging.WARNING]
@@ -39,7 +48,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def advance(clock: Clock) -> Callable[[timedelta], None]:
+def advance(clock: Clock) -> Advance:
     return clock.advance
 
 
@@ -59,9 +68,7 @@ async def client(sandbox: Sandbox) -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.fixture
 def ask(client: aiohttp.ClientSession) -> Ask:
-    """Status and JSON of the answer to one call; paths start at the root."""
-
-    async def ask(verb: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+    async def ask(verb: str, path: str, body: object = None, **headers: str) -> tuple[int, Any]:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         async with client.request(verb, path, json=body, headers=named, allow_redirects=False) as reply:
             text = await reply.text()

@@ -1,14 +1,15 @@
-"""What kills a code or a token."""
+"""Codes and tokens, and when they become invalid."""
 
-from collections.abc import Callable, Coroutine
+from __future__ import annotations
+
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING
 
-from reset_flow.sandbox import Sandbox
 from reset_flow.sandbox.grants import Grant, Grants
 
-Ask = Callable[..., Coroutine[Any, Any, tuple[int, Any]]]
-Advance = Callable[[timedelta], None]
+if TYPE_CHECKING:
+    from reset_flow.sandbox import Sandbox
+    from tests.sandbox.conftest import Advance, Ask
 
 REQUEST = "/api/v1.0/users/password/reset"
 EXCHANGE = "/api/v1.0/users/password/reset/code"

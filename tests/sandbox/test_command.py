@@ -88,6 +88,7 @@ async def test_quiet_prints_no_mail_and_a_reader_who_left_does_no_harm() -> None
             assert match is not None
             if process is unread:
                 assert process.stdout is not None
+                # From inside: asyncio has no public way to close the reading end of a pipe.
                 process.stdout._transport.close()  # type: ignore[attr-defined]
             for login in ("jörg.müller", "maria.noquestion", "maria.noquestion"):
                 assert await request(match[1], login) == (409 if login == "jörg.müller" else 200)

@@ -1,18 +1,20 @@
-"""Each fault does to a call what its name says, and nothing to the next one."""
+"""Each fault applies to its calls, as its name says, and not to the next call."""
+
+from __future__ import annotations
 
 import asyncio
 import base64
 import errno
-from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 
-from reset_flow.sandbox import Sandbox
 from reset_flow.sandbox.faults import ACTS, Fault, FaultQueue
 
-Ask = Callable[..., Coroutine[Any, Any, tuple[int, Any]]]
+if TYPE_CHECKING:
+    from reset_flow.sandbox import Sandbox
+    from tests.sandbox.conftest import Ask
 
 REQUEST = "/api/v1.0/users/password/reset"
 EXCHANGE = "/api/v1.0/users/password/reset/code"

@@ -1,4 +1,4 @@
-"""The sandbox knows the broker's documents only, so that it can disagree with the library."""
+"""The sandbox follows only the broker's documents, so that it can disagree with the library."""
 
 import ast
 from pathlib import Path

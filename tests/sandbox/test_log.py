@@ -1,18 +1,21 @@
-"""The log gives each call as it was on the wire, and what the broker made of it."""
+"""The log has each call as it was on the wire, and the broker's reply."""
+
+from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
-import aiohttp
 import pytest
 
-from reset_flow.sandbox import Sandbox
 from reset_flow.sandbox.calls import Call, CallLog
 
-Ask = Callable[..., Coroutine[Any, Any, tuple[int, Any]]]
+if TYPE_CHECKING:
+    import aiohttp
+
+    from reset_flow.sandbox import Sandbox
+    from tests.sandbox.conftest import Ask
 
 REQUEST = "/api/v1.0/users/password/reset"
 EXCHANGE = "/api/v1.0/users/password/reset/code"

@@ -1,13 +1,14 @@
-"""The related doors: log-in, expired password, two factors, PIN."""
+"""The related calls: log-in, expired password, two factors, PIN."""
 
-from collections.abc import Callable, Coroutine
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import pytest
 
-from reset_flow.sandbox import Sandbox
-
-Ask = Callable[..., Coroutine[Any, Any, tuple[int, Any]]]
+if TYPE_CHECKING:
+    from reset_flow.sandbox import Sandbox
+    from tests.sandbox.conftest import Ask
 
 LOG_IN = "/api/token"
 REQUEST = "/api/v1.0/users/password/reset"

@@ -1,15 +1,16 @@
-"""Every shape of a no, and the statuses that the documents leave open."""
+"""Every form of a refusal, and the statuses that the documents leave open."""
+
+from __future__ import annotations
 
 import io
-from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 
-from reset_flow.sandbox import Sandbox
-
-Ask = Callable[..., Coroutine[Any, Any, tuple[int, Any]]]
+if TYPE_CHECKING:
+    from reset_flow.sandbox import Sandbox
+    from tests.sandbox.conftest import Ask
 
 REQUEST = "/api/v1.0/users/password/reset"
 CHALLENGE = "/api/v1.0/users/password/secret-question?username="

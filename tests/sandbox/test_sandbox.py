@@ -1,15 +1,17 @@
 """The sandbox as an object, its pages and its JSON."""
 
+from __future__ import annotations
+
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 
 from reset_flow.sandbox import Sandbox, Settings
 
-Ask = Callable[..., Coroutine[Any, Any, tuple[int, Any]]]
+if TYPE_CHECKING:
+    from tests.sandbox.conftest import Ask
 
 REQUEST = "/api/v1.0/users/password/reset"
 EXCHANGE = "/api/v1.0/users/password/reset/code"

@@ -1,15 +1,16 @@
-"""The documented road, call by call."""
+"""The documented steps, call by call."""
+
+from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pytest
 
-from reset_flow.sandbox import Sandbox
-
-Ask = Callable[..., Coroutine[Any, Any, tuple[int, Any]]]
+if TYPE_CHECKING:
+    from reset_flow.sandbox import Sandbox
+    from tests.sandbox.conftest import Ask
 
 REQUEST = "/api/v1.0/users/password/reset"
 CHALLENGE = "/api/v1.0/users/password/secret-question?username="
