@@ -230,9 +230,9 @@ class Sender:
                 response = await session.request(
                     method,
                     url,
-                    headers=self._all_headers(body, headers),
+                    headers=headers if session is self._own_session else self._all_headers(body, headers),
                     data=payload,
-                    skip_auto_headers=() if body else (CONTENT_TYPE,),
+                    skip_auto_headers=None if body else (CONTENT_TYPE,),
                     **self._options,
                 )
                 # Kept from here on: a body that is cut off does not take the status with it.
@@ -255,7 +255,7 @@ class Sender:
         if session is not None:
             await session.close()
 
-    def _all_headers(self, body: bytes | None, more: Mapping[str, str] | None) -> dict[str, str]:
+    def _all_headers(self, body: bytes | None = None, more: Mapping[str, str] | None = None) -> dict[str, str]:
         headers = {name: value.reveal() for name, value in self._headers.items()}
         if body:
             headers[CONTENT_TYPE] = self._content_type  # else a default of the given session would take its place
@@ -273,6 +273,7 @@ class Sender:
             self._own_session = aiohttp.ClientSession(
                 connector=_Connector(limit=CONNECTIONS, keepalive_timeout=KEEPALIVE),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                headers=self._all_headers(),
                 trust_env=self._trust_env,
             )
             self._own_session.trace_configs.clear()

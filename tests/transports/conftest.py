@@ -150,7 +150,7 @@ class Broker:
         data = options["data"]
         body = None if data is None else data.decode().encode()
         headers = dict(options["headers"])
-        if data is not None and "Content-Type" not in options.get("skip_auto_headers", ()):
+        if data is not None and "Content-Type" not in (options["skip_auto_headers"] or ()):
             headers.setdefault("Content-Type", data.content_type)  # as aiohttp does below this point
         self.calls.append(Call(method, str(url), headers, body, options["timeout"]))
 
