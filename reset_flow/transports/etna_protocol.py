@@ -1,5 +1,5 @@
 """
-The API of AutoShares Trader, which is ETNA Trader under another name: what its replies mean. Without I/O.
+Judge the replies of the API of AutoShares Trader, which is ETNA Trader under another name. Without I/O.
 
 A reply becomes an outcome by the first row that fits (a partial body has no shape, and may lack no envelope):
 

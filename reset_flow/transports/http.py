@@ -41,8 +41,8 @@ BODY_LIMIT = 256 * 1024
 
 READ_BUFFER = 64 * 1024
 READ_SIZE = 16 * 1024
-"""Bytes that a connection reads at once; most replies are far shorter. asyncio allocates 256 KiB for each read, which
-takes as long as a quarter of the whole call."""
+"""Bytes that a connection reads at once; most replies are far shorter. By default, asyncio allocates 256 KiB for each
+read, which takes a tenth of the CPU of a call."""
 
 CONNECTIONS = 256
 IDENTITY = "identity"
