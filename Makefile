@@ -2,18 +2,48 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
+INSTALL = $(PYTHON) -m venv $(VENV) && $(RUN)/python -m pip install --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: demo test check bench format clean
+# Four at a time: half of them wait for processes that were killed.
+PYTEST := $(RUN)/python -m pytest -n 4 --dist worksteal
 
-demo: $(VENV)/.ready
+# The versions that pyproject.toml promises, and the one that runs here.
+VERSIONS := 3.11 3.12 3.13
+THIS = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+
+.PHONY: demo about-demo test about-test test-others test-without-servers check bench format clean
+.NOTPARALLEL: # two targets may set up the same folder
+
+demo: about-demo $(VENV)/.ready-for-demo
 	@$(RUN)/reset-flow demo
 
-# Four at a time: half of it waits for processes that were killed.
-test: check
-	$(RUN)/python -m pytest -n 4 --dist worksteal
+about-demo:
+	@echo "A whole reset, its process killed half-way: 2 seconds. The first run sets up $(VENV): half a minute more."
+
+test: about-test check
+	$(PYTEST)
+
+about-test:
+	@echo "All checks and tests: about TEST minutes on two cores. The first run sets up $(VENV): a minute more."
+
+# Each version in a folder of its own, such as .venv-3.12.
+test-others:
+	@echo "The tests that need no server, on each other Python: about OTHERS minutes for each, on two cores."
+	@$(MAKE) --no-print-directory $(patsubst %,test-on-%,$(filter-out $(THIS),$(VERSIONS)))
+
+test-on-%:
+	@for python in python$* $(wildcard $(HOME)/.pyenv/versions/$*.*/bin/python3); do \
+		if "$$python" -c '' 2>/dev/null; then \
+			exec $(MAKE) --no-print-directory test-without-servers VENV=.venv-$* PYTHON="$$python"; \
+		fi; \
+	done; \
+	echo "Python $*: NOT TESTED, there is none on this machine."
+
+test-without-servers: $(VENV)/.ready-for-tests
+	$(PYTEST) -m "not server"
 
 # What needs no running code: style, types, the direction of imports.
-check: $(VENV)/.ready
+check: $(VENV)/.ready-for-tests
 	$(RUN)/ruff format --check
 	$(RUN)/ruff check
 	$(RUN)/mypy
@@ -21,19 +51,22 @@ check: $(VENV)/.ready
 
 # What it costs: below ten minutes, on a machine that does nothing else. What grows with what is stored takes longer, and
 # is a command of its own: `python -m benchmarks.scale`.
-bench: $(VENV)/.ready
+bench: $(VENV)/.ready-for-tests
 	$(RUN)/python -m benchmarks
 	$(RUN)/python -m benchmarks.imports
 	$(RUN)/python -m benchmarks.masking
 
-format: $(VENV)/.ready
+format: $(VENV)/.ready-for-tests
 	$(RUN)/ruff format
 	$(RUN)/ruff check --fix
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VERSIONS:%=.venv-%)
 
-$(VENV)/.ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cli,postgres,redis,otel,dev]'
+$(VENV)/.ready-for-demo: pyproject.toml constraints.txt
+	$(INSTALL) '.[cli]'
 	@touch $@
+
+$(VENV)/.ready-for-tests: pyproject.toml constraints.txt
+	$(INSTALL) '.[dev]'
+	@touch $(VENV)/.ready-for-demo $@

@@ -5,6 +5,8 @@ Real servers on loopback, each started for one test run and gone with it, howeve
   user that may create databases. Redis: of an empty database, which is emptied after each test.
 - `RESET_FLOW_TEST_INSTALL=0`: install no missing server (with `apt-get`, as root).
 - `RESET_FLOW_TEST_REQUIRE_SERVERS=1`: fail where a test would be skipped for want of a server.
+
+A test that needs one of them carries the mark `server`: `-m "not server"` runs the rest.
 """
 
 from __future__ import annotations
@@ -23,6 +25,36 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from benchmarks.servers import PostgresServer, RedisServer
+
+
+SERVER_FIXTURES = {"postgres_server", "redis_server"}
+SERVER_PARAMETERS = {"postgres", "redis"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test that needs a server, before `-m` selects."""
+    for item in items:
+        if isinstance(item, pytest.Function) and needs_server(item):
+            item.add_marker(pytest.mark.server)
+
+
+def needs_server(test: pytest.Function) -> bool:
+    """Return True if the test uses a server's fixture, or may ask for one by the name that is its parameter."""
+    if not SERVER_FIXTURES.isdisjoint(test.fixturenames):
+        return True
+    parameters = test.callspec.params.values() if hasattr(test, "callspec") else ()
+    return "request" in test.fixturenames and any(
+        isinstance(parameter, str) and parameter in SERVER_PARAMETERS for parameter in parameters
+    )
+
+
+def require_mark(request: pytest.FixtureRequest) -> None:
+    """Fail a test that got a server unmarked: `-m "not server"` would run it."""
+    if request.node.get_closest_marker("server") is None:
+        pytest.fail(
+            "this test needs a server, and tests/conftest.py does not see that: see needs_server", pytrace=False
+        )
 
 
 def without(what: str) -> NoReturn:
@@ -72,8 +104,11 @@ def postgres_server() -> Iterator[PostgresServer | OwnServer]:
 
 
 @pytest.fixture
-async def postgres_url(postgres_server: PostgresServer | OwnServer) -> AsyncIterator[str]:
+async def postgres_url(
+    request: pytest.FixtureRequest, postgres_server: PostgresServer | OwnServer
+) -> AsyncIterator[str]:
     """The URL of an empty database, which is dropped after the test, whoever is still connected."""
+    require_mark(request)
     try:
         import asyncpg  # noqa: PLC0415 - not installed with every set of extras
     except ImportError:
@@ -112,8 +147,9 @@ def redis_server() -> Iterator[RedisServer | OwnServer]:
 
 
 @pytest.fixture
-def redis_url(redis_server: RedisServer | OwnServer) -> Iterator[str]:
+def redis_url(request: pytest.FixtureRequest, redis_server: RedisServer | OwnServer) -> Iterator[str]:
     """The URL of an empty Redis database, emptied again after the test; scripts are forgotten as well."""
+    require_mark(request)
     try:
         import redis  # noqa: PLC0415 - not installed with every set of extras
     except ImportError:

@@ -1,16 +1,34 @@
-"""The house stays in order: public names, layers."""
+"""The house stays in order: public names, layers, what is installed."""
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
+import tomllib
+from functools import cache
+from importlib.metadata import distributions
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 import reset_flow
 from reset_flow.domain import errors
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "reset_flow"
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DEPENDENCIES: list[str] = PROJECT["dependencies"]
+EXTRAS: dict[str, list[str]] = {
+    name: packages
+    for name, packages in PROJECT["optional-dependencies"].items()
+    if name not in ("all", "dev")  # all the others; tools
+}
 
 
 def test_the_public_names_are_sorted_and_are_all_that_is_there() -> None:
@@ -49,4 +67,58 @@ def test_importing_the_library_loads_no_surface_and_no_driver() -> None:
         capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     assert "reset_flow.service" in loaded
-    assert not {"typer", "rich", "asyncpg", "redis", "jinja2", "pytest", "reset_flow.sandbox"} & set(loaded)
+    assert not {"typer", "rich", "asyncpg", "redis", "opentelemetry", "pytest", "reset_flow.sandbox"} & set(loaded)
+
+
+def name_of(requirement: str) -> str:
+    """Return the distribution's name, normalized."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[\[<>=!~; ]", requirement)[0]).lower()
+
+
+def imports(tree: ast.Module) -> Iterator[list[str]]:
+    """Yield the modules that each import may mean, the most specific one first."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import():
+                yield from ([alias.name] for alias in node.names)
+            case ast.ImportFrom(module=str(module), level=0):
+                yield from ([f"{module}.{alias.name}", module] for alias in node.names)
+
+
+@cache
+def imported() -> dict[str, str]:
+    """Return the distributions that the package imports, each with a file that does, wherever in it."""
+    providers = {
+        re.sub(r"(/__init__)?\.[^/]*$", "", path).replace("/", "."): name_of(distribution.name)
+        for distribution in distributions()
+        for path in re.findall(r"^[^,]+\.(?:py|so)(?=,)", distribution.read_text("RECORD") or "", re.MULTILINE)
+    }
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        for modules in imports(ast.parse(path.read_text())):
+            if modules[-1].partition(".")[0] not in {"reset_flow", *sys.stdlib_module_names}:
+                provider = next((providers[module] for module in modules if module in providers), modules[-1])
+                found[provider] = str(path.relative_to(ROOT))
+    return found
+
+
+def test_all_that_the_package_imports_is_a_dependency_or_comes_with_an_extra() -> None:
+    declared = {name_of(each) for each in (*DEPENDENCIES, *(each for extra in EXTRAS.values() for each in extra))}
+    assert {name: path for name, path in imported().items() if name not in declared} == {}
+
+
+@pytest.mark.parametrize("requirement", [*DEPENDENCIES, *(each for extra in EXTRAS.values() for each in extra)])
+def test_all_that_is_installed_is_imported(requirement: str) -> None:
+    assert name_of(requirement) in imported()
+
+
+def test_the_extra_all_has_all_extras() -> None:
+    assert PROJECT["optional-dependencies"]["all"] == [f"reset-flow[{','.join(EXTRAS)}]"]
+
+
+def test_every_python_that_is_promised_is_tested() -> None:
+    listed = re.search(r"^VERSIONS := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert listed
+    prefix = "Programming Language :: Python :: "
+    promised = [line.removeprefix(prefix) for line in PROJECT["classifiers"] if line.startswith(prefix)]
+    assert listed[1].split() == promised
