@@ -17,8 +17,10 @@ logger                  output
 `aiohttp.internal`      DEBUG: names of rejected cookies
 `asyncio`               in debug mode (`PYTHONASYNCIODEBUG`): the `repr` of each slow callback. It has no arguments of
                         coroutines, but the *results* of finished tasks and futures, the *arguments* of callbacks
-                        (`call_soon`, `partial`), and the messages of errors that were never retrieved. The library's
-                        own tasks return values whose `repr` shows nothing
+                        (`call_soon`, `partial`), and the messages of errors that were never retrieved. Where a write
+                        fails at once, at DEBUG: the error, and in its frame the bytes of the request, headers and
+                        all, for handlers that print local variables. The library's own tasks return values whose
+                        `repr` shows nothing
 `asyncpg`               nothing at DEBUG; it shows parameters only through `Connection.add_query_logger`. A complaint of
                         the server reaches the embedder as an error, and its `detail` may have the values of a row
 `redis`                 DEBUG: host and port of a connection on which a command failed, the server's answer to the
