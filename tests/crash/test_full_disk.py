@@ -21,11 +21,6 @@ def store_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/flows.db"
 
 
-@pytest.fixture
-def times() -> tuple[float, float]:
-    return 10.0, 30.0
-
-
 @contextmanager
 def full_disk() -> Iterator[None]:
     """Every write to a file of this process fails, as on a disk without space."""

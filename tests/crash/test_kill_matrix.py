@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -55,8 +56,16 @@ SCENES = [
 ]
 
 
-async def play(crash: Any, scene: Scene, point: str | None) -> tuple[list[str], Any, Flow]:
-    """One person, one death at this point, and the end of it."""
+async def play_and_kill(crash: Any, scene: Scene, point: str) -> tuple[Any, Flow]:
+    """Play with a death at this point; again, with longer times, where the machine stalled on the way to it."""
+    for pace in (1, 4, 16):
+        if played := await play(crash, scene, point, deadline=1.5 * pace, lease=2.5 * pace):  # a lease is waited for
+            return played[1:]
+    raise AssertionError(f"{scene.command} did not come by {point!r}")
+
+
+async def play(crash: Any, scene: Scene, point: str | None, **times: float) -> tuple[list[str], Any, Flow] | None:
+    """One person, one death at this point, and the end of it; none if the process did not come by the point."""
     person = crash.person(question=scene.question)
     if scene.command == "adopt":
         await crash.expire_password(person)
@@ -68,7 +77,10 @@ async def play(crash: Any, scene: Scene, point: str | None) -> tuple[list[str], 
     if scene.fault:
         crash.sandbox.fault(scene.route, scene.fault, user=person.user)
     person.steady = scene.steady
-    points = (await crash.doom(person, scene.command, point))["passed"]
+    end = await crash.try_to_doom(person, scene.command, point, **times)
+    if end["status"] == 0 and point:
+        return None
+    assert end["status"] == (-signal.SIGKILL if point else 0), end
     await crash.check_nothing_shows(person)
     if scene.command == "adopt" and not person.flow_id:
         flow = await person.do("adopt")
@@ -78,15 +90,17 @@ async def play(crash: Any, scene: Scene, point: str | None) -> tuple[list[str], 
         person.flow_id = flow.id
     flow = await person.finish()
     await crash.check_nothing_shows(person)
-    return points, person, flow
+    return end["passed"], person, flow
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=str)
 async def test_a_flow_goes_on_wherever_its_process_is_killed(crash: Any, scene: Scene) -> None:
-    points, person, flow = await play(crash, scene, None)
+    played = await play(crash, scene, None, deadline=15, lease=40)
+    assert played
+    points, person, flow = played
     crash.check(person, flow, scene.failures)
     assert points
     assert len(set(points)) == len(points)
-    for _, each, end in await asyncio.gather(*(play(crash, scene, point) for point in points)):
+    for each, end in await asyncio.gather(*(play_and_kill(crash, scene, point) for point in points)):
         crash.check(each, end, scene.failures)
     crash.check_the_living_shows_nothing()

@@ -20,6 +20,11 @@ OUTAGES = 4
 LOCKED = float(os.environ.get("RESET_FLOW_TEST_LOCKED", "7"))
 
 
+@pytest.fixture
+def times() -> tuple[float, float]:
+    return 8.0, 12.0  # a flow whose last save was lost is waited for
+
+
 async def trouble(crash: Any, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Take the store away and give it back, a few times; servers also without warning."""
     for number in range(OUTAGES):

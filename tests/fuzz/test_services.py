@@ -222,7 +222,7 @@ async def test_whatever_a_server_does_is_bounded_in_time_and_memory(
 ) -> None:
     # A code or a password is sent twice, and a password tried by a log-in; a question is asked for three times.
     monkeypatch.setattr("reset_flow.engine.broker_client.CHALLENGE_PAUSE", 0.01)
-    patience = 3 * DEADLINE.total_seconds() + 1
+    patience = 3 * DEADLINE.total_seconds() + 30  # the machine may stall; what is not bounded does not end
     async with Broker() as broker:
         for name, answer in BROKEN.items():
             broker.answer, before = answer, broker.asked(route)

