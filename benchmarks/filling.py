@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import random
 import sys
 import time
@@ -21,7 +22,7 @@ from msgspec.structs import replace
 
 from benchmarks.processes import pin_driver
 from benchmarks.subjects import ANSWER, CODE, PASSWORD, service
-from reset_flow import Charge, Keyring, MemoryStore, Policy, open_store
+from reset_flow import Keyring, MemoryStore, Policy, Use, open_store
 from reset_flow.persistence.repository import FlowRepository
 
 if TYPE_CHECKING:
@@ -82,11 +83,11 @@ class Filler:
         beside = FlowRepository(memory, keyring, REALM, lease)
         async with service(root, memory, keys=keys, sweep=False) as model:
             flow = await model.start("model", tags=["model"])
-            begun = (await beside.load(flow.id)).data
+            begun = (await beside.load(flow.id)).flow
             await model.answer(flow.id, ANSWER)
             await model.verify(flow.id, CODE)
             await model.set_password(flow.id, PASSWORD)
-            ended = (await beside.load(flow.id)).data
+            ended = (await beside.load(flow.id)).flow
         return cls(store, FlowRepository(store, keyring, REALM, lease), keyring, begun, ended)
 
     async def fill(self, kind: str, first: int, last: int) -> None:
@@ -95,12 +96,12 @@ class Filler:
         while batch := [copy for _, copy in zip(range(AT_ONCE), copies, strict=False)]:
             await asyncio.gather(*(self._save(copy) for copy in batch))
 
-    async def _save(self, data: FlowData) -> None:
-        charges = []
-        if data.ended_at is None:
-            key = self.keyring.lookup(REALM, "starts_per_user", data.user)
-            charges.append(Charge(key=key, amount=1, limit=20, window=timedelta(hours=1)))
-        await self.repository.save(self.repository.record(data), charges)
+    async def _save(self, flow: FlowData) -> None:
+        uses = []
+        if flow.ended_at is None:
+            key, write_id = self.keyring.lookup(REALM, "starts_per_user", flow.user), os.urandom(8)
+            uses.append(Use(key=key, id=write_id, limit=20, window=timedelta(hours=1)))
+        await self.repository.save(self.repository.record(flow), uses)
 
     def _copies(self, kind: str, first: int, last: int) -> Iterator[FlowData]:
         now = datetime.now(UTC)

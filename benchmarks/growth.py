@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from datetime import datetime, timedelta
 
-    from reset_flow import Charge, Query, Record, Store
+    from reset_flow import Query, Record, Store, Use, UseName
 
 __all__: list[str] = []
 
@@ -36,11 +36,11 @@ class Watched:
         self.durable = store.durable
         self.saves = self.most = 0
 
-    async def save(self, record: Record, *, charges: Sequence[Charge] = ()) -> None:
+    async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
         self.saves += 1
         self.most = max(self.most, self.saves)
         try:
-            await self._store.save(record, charges=charges)
+            await self._store.save(record, add=add, drop=drop)
         finally:
             self.saves -= 1
 

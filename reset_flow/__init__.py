@@ -33,13 +33,26 @@ from reset_flow.domain.errors import (
 )
 from reset_flow.domain.flow import Credential, Event, Failure, Flow, NewCredential, State, Step, Transition
 from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejected, Unknown
-from reset_flow.domain.password_rules import PasswordCheck, PasswordRules
+from reset_flow.domain.password_rules import PasswordRules
 from reset_flow.domain.policy import Budget, GuessAlarm, Policy
 from reset_flow.domain.secret import Secret
 from reset_flow.engine.sweeper import SweepReport
 from reset_flow.persistence.key_rotation import ResealReport
 from reset_flow.persistence.keyring import Keyring
-from reset_flow.ports import Case, Charge, Clock, Guard, Listener, Query, Record, Store, Tracer, Transport
+from reset_flow.ports import (
+    Case,
+    Clock,
+    Guard,
+    Listener,
+    PasswordCheck,
+    Query,
+    Record,
+    Store,
+    Tracer,
+    Transport,
+    Use,
+    UseName,
+)
 from reset_flow.service import ResetService
 from reset_flow.stores.memory import MemoryStore
 from reset_flow.transports.etna import EtnaTransport
@@ -59,7 +72,6 @@ __all__ = [
     "Budget",
     "Case",
     "Cause",
-    "Charge",
     "Clock",
     "CodeRejected",
     "CommandVetoed",
@@ -114,6 +126,8 @@ __all__ = [
     "Transport",
     "Unknown",
     "UnknownUser",
+    "Use",
+    "UseName",
     "WrongBroker",
     "from_env",
     "open_store",

@@ -20,7 +20,20 @@ if TYPE_CHECKING:
     from reset_flow.domain.outcomes import Outcome
     from reset_flow.domain.secret import Secret
 
-__all__ = ["Case", "Charge", "Clock", "Guard", "Listener", "Query", "Record", "Store", "Tracer", "Transport"]
+__all__ = [
+    "Case",
+    "Clock",
+    "Guard",
+    "Listener",
+    "PasswordCheck",
+    "Query",
+    "Record",
+    "Store",
+    "Tracer",
+    "Transport",
+    "Use",
+    "UseName",
+]
 
 
 class Case(Shown, Unpicklable, Struct, frozen=True, kw_only=True, gc=False):
@@ -44,6 +57,10 @@ class Record(Shown, Struct, frozen=True, kw_only=True, gc=False, eq=False):
     What a store keeps of a flow. Times have whole microseconds. Two are the same whatever is left of their leases.
 
     Attributes:
+        realm: Any text of at most 400 characters without U+0000.
+
+        id: At most 64 lower-case letters and digits of ASCII. Scans without an order of their own go by it.
+
         version: 1 for the first save, one more for each that follows.
 
         due_at: When the sweeper has something to do with it, unless a lease says otherwise; `None`: never.
@@ -54,7 +71,7 @@ class Record(Shown, Struct, frozen=True, kw_only=True, gc=False, eq=False):
 
         lookups: Keyed hashes, 16 bytes each, under which a scan finds the flow; the same in every version.
 
-        write_id: 8 random bytes that tell this save from every other.
+        write_id: 8 random bytes that tell this save from every other; the ids of the uses that it adds begin with them.
 
         body: Sealed; opaque to the store.
 
@@ -84,25 +101,37 @@ class Record(Shown, Struct, frozen=True, kw_only=True, gc=False, eq=False):
     def __ne__(self, other: object) -> bool:
         return not self == other
 
-    def __hash__(self) -> int:
-        return hash(self.write_id)
+    __hash__ = None  # type: ignore[assignment] # nothing keeps records in sets
 
 
-class Charge(Struct, frozen=True, kw_only=True, gc=False):
+class UseName(Struct, frozen=True, gc=False):
     """
-    One use of a budget: not more than `limit` in any `window` that ends now, by the store's clock.
-
-    A use is as good as gone as soon as the window is over that it was counted with, whenever the store forgets it.
+    The name of one counted use.
 
     Attributes:
-        key: A keyed hash, 16 bytes.
+        key: Names the budget: a keyed hash, 16 bytes.
 
-        amount: +1 counts one use. -1 takes back the newest one that the same flow made of the same key, and never
-            fails.
+        id: Names the use within the budget; at most 16 bytes. No id is used twice.
     """
 
     key: bytes
-    amount: int
+    id: bytes
+
+
+class Use(Struct, frozen=True, kw_only=True, gc=False):
+    """
+    One use of a budget, which counts until its window is over, by the store's clock.
+
+    Attributes:
+        key, id: As in `UseName`.
+
+        limit: How many uses the key may hold, this one included. The uses of one key in one save have the same limit.
+
+        window: How long this use counts, from the save that adds it.
+    """
+
+    key: bytes
+    id: bytes
     limit: int
     window: timedelta
 
@@ -139,15 +168,20 @@ class Store(Protocol):
     durable: bool
     """Whether what was saved outlives the process."""
 
-    async def save(self, record: Record, *, charges: Sequence[Charge] = ()) -> None:
+    async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
         """
-        Write the record and apply the charges, both or neither, and return once that is on disk.
+        Write the record and change the uses, both or neither, and return once that is on disk.
 
-        A record whose write_id is stored already is a success: an earlier try got through, and its charges with it.
+        A record whose write id is stored already is a success, without a look at anything else: an earlier try got
+        through. Otherwise the uses in `drop` are deleted, those that are not there included, and then those in `add`
+        are counted. A use that is there and has not expired stays as it is, without a look at its limit; one that has
+        expired counts as absent.
 
         Raises:
             StaleRecord: The stored version is not exactly one behind (0: nothing is stored).
-            LimitReached: A charge is over its limit; `retry_after` says when it will not be.
+            LimitReached: A key would hold more uses that have not expired than a use that is added allows. `keys` are
+                the keys that were refused; `retry_after` is the time until the same save would succeed if nothing else
+                happened, `None` if it never would.
         """
 
     async def load(self, flow_id: str) -> Record:
@@ -171,7 +205,7 @@ class Store(Protocol):
         """
 
     async def purge(self, realm: str, before: datetime, limit: int) -> int:
-        """Delete at most `limit` records that ended before then, and uses of budgets that count no more. -> records"""
+        """Delete at most `limit` records that ended before then, and expired uses. Return the number of records."""
 
     async def aclose(self) -> None:
         """Let go of everything. Idempotent."""
@@ -241,6 +275,19 @@ class Guard(Protocol):
         Raises:
             CommandVetoed: To stop it.
         """
+
+
+class PasswordCheck(Protocol):
+    """
+    A further check of a new password, such as for breaches or for strength.
+
+    It is called only if the rules have no complaint. An error, or no answer within five seconds, is logged and counts
+    as no complaint.
+    """
+
+    async def __call__(self, password: Secret, user: str, /) -> tuple[str, ...]:
+        """Return complaints, if any: lower-case clauses that tell the person what to do."""
+        ...
 
 
 class Listener(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import socket
 import time
@@ -12,21 +11,25 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
-from reset_flow.domain import validation
+from reset_flow.domain import rules, validation
 from reset_flow.domain.errors import ConfigurationError, InputRejected, InvalidInput, RecordUnreadable
 from reset_flow.domain.flow import Credential, NewCredential
 from reset_flow.domain.policy import Policy
 from reset_flow.domain.secret import Secret
-from reset_flow.engine.broker_client import Caller
-from reset_flow.engine.budgets import Budgets
-from reset_flow.engine.commands import Cycle
-from reset_flow.engine.guess_alarm import Alarm
-from reset_flow.engine.notifications import Announcer
-from reset_flow.engine.starter import Starter
+from reset_flow.engine import guess_alarm
+from reset_flow.engine.background_tasks import BackgroundTasks
+from reset_flow.engine.broker_client import BrokerClient
+from reset_flow.engine.commands import CommandHandler
+from reset_flow.engine.context import Context
+from reset_flow.engine.intents import IntentExecutor
+from reset_flow.engine.notifications import Notifications
+from reset_flow.engine.recovery import Recovery
+from reset_flow.engine.starter import Starter, StartRequest
 from reset_flow.engine.sweeper import Sweeper
 from reset_flow.observability.tracing import CarefulTracer, NullTracer
 from reset_flow.persistence import key_rotation
 from reset_flow.persistence.repository import FlowRepository
+from reset_flow.persistence.side_records import SideRecords
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -50,8 +53,8 @@ def _system_clock() -> datetime:
     return datetime.now(UTC)
 
 
-def _careful(clock: Clock) -> Clock:
-    """The same, in UTC; one that is not aware is told so."""
+def _in_utc(clock: Clock) -> Clock:
+    """Convert to UTC; reject naive datetimes."""
 
     def now() -> datetime:
         time = clock()
@@ -62,8 +65,24 @@ def _careful(clock: Clock) -> Clock:
     return now
 
 
-def _is_time(seconds: Any) -> bool:
-    return isinstance(seconds, (int, float)) and -math.inf < seconds < LONGEST_TIMEOUT
+def _this_process() -> str:
+    host = socket.gethostname().encode("utf-8", "replace").decode()
+    return f"{host}:{os.getpid()}"
+
+
+def _seconds(timeout: Any) -> float | None:
+    """
+    Return a timeout in seconds, not below zero.
+
+    Raises:
+        InvalidInput: It is no length of time, or longer than a year.
+    """
+    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds < LONGEST_TIMEOUT:
+        raise InvalidInput("timeout: it must be a timedelta, or seconds up to a year; None waits for the end")
+    return max(0.0, seconds)
 
 
 def _check(policy: Policy, transport: Transport, store: Store, keyring: Keyring) -> None:
@@ -111,44 +130,32 @@ class ResetService:
         self._transport = transport
         self._store = store
         self._keyring = keyring
-        self._policy = policy
-        self._now = clock if clock is _system_clock else _careful(clock)
-        here = socket.gethostname().encode("utf-8", "replace").decode()
-        worker = validation.name(worker, "worker") if worker else f"{here}:{os.getpid()}"
+        self._now = clock if clock is _system_clock else _in_utc(clock)
+        named = {validation.name(name, "listener"): each for name, each in (listeners or {}).items()}
+        worker = validation.name(worker, "worker") if worker else _this_process()
         safe: SafeTracer = CarefulTracer(tracer) if tracer else NullTracer()
-        self._announcer = Announcer(
-            {validation.name(name, "listener"): each for name, each in (listeners or {}).items()}
-        )
-        budgets = Budgets(keyring, self._realm, policy, transport.canonical_user)
-        caller = Caller(transport, policy, safe)
         self._repository = FlowRepository(store, keyring, self._realm, policy.lease, safe)
-        self._alarm = Alarm(store, keyring, self._realm, safe, policy=policy, now=self._now)
-        self._cycle = Cycle(
-            caller,
-            self._repository,
-            self._announcer,
-            budgets,
-            safe,
-            alarm=self._alarm,
-            policy=policy,
-            now=self._now,
-            guards=guards,
-            worker=worker,
-        )
-        self._starter = Starter(
-            self._cycle,
-            caller,
-            transport,
-            keyring,
-            budgets,
-            tracer=safe,
+        self._tasks = BackgroundTasks()
+        self._alarm = guess_alarm.GuessMonitor(self.side(guess_alarm.KIND), safe, policy, self._now)
+        context = Context(
             policy=policy,
             realm=self._realm,
-            now=self._now,
-            listeners=self._announcer.names,
             worker=worker,
+            now=self._now,
+            guards=tuple(guards),
+            keyring=keyring,
+            repository=self._repository,
+            broker=BrokerClient(transport, policy, safe),
+            alarm=self._alarm,
+            notifications=Notifications(named, self._repository, self._tasks, safe, worker=worker, now=self._now),
+            tasks=self._tasks,
+            tracer=safe,
         )
-        self._sweeper = Sweeper(self._cycle, self._repository, safe, retention=policy.retention, now=self._now)
+        intents = IntentExecutor(context)
+        self._recovery = Recovery(context, intents)
+        self._commands = CommandHandler(context, intents, self._recovery)
+        self._starter = Starter(context, intents, self._recovery)
+        self._sweeper = Sweeper(context, self._recovery, store)
         self._sweeps = sweep
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -171,7 +178,7 @@ class ResetService:
             closing.push_async_callback(self._store.aclose)
             closing.push_async_callback(self._transport.aclose)
             try:
-                await self._cycle.aclose(patience)
+                await self._tasks.aclose(patience)
             finally:
                 await self._alarm.aclose(timedelta(seconds=give_up_at - time.monotonic()))
 
@@ -206,8 +213,10 @@ class ResetService:
             FlowBusy: The `ref` names a flow with a call under way, or that a process left which died in it.
         """
         user, ref, origin = Secret(user), validation.hidden(ref), validation.hidden(origin)
-        tags = validation.all_hidden(tags)
-        return await self._starter.start(user, credential, ref, tags, origin)
+        request = StartRequest(
+            user=user, credential=credential, ref=ref, tags=(tags := validation.tags(tags)), origin=origin
+        )
+        return await self._starter.start(request)
 
     async def adopt(
         self,
@@ -222,8 +231,11 @@ class ResetService:
         A new flow for a token that came from elsewhere, such as a log-in with an expired password: it expects the new
         password at once. Takes and raises what `start` does.
         """
-        user, token, ref, tags = Secret(user), Secret(token), validation.hidden(ref), validation.all_hidden(tags)
-        return await self._starter.adopt(user, token, credential, ref, tags)
+        user, token, ref = Secret(user), Secret(token), validation.hidden(ref)
+        request = StartRequest(
+            user=user, credential=credential, ref=ref, tags=(tags := validation.tags(tags)), token=token
+        )
+        return await self._starter.adopt(request)
 
     # --- moving it on
     #
@@ -242,7 +254,7 @@ class ResetService:
         """
         text, key = Secret(text), validation.hidden(key)
         given = self._checked(validation.answer, text) if text else None
-        return await self._cycle.run(flow_id, "answer", given, self._hashed(key))
+        return await self._commands.run(flow_id, "answer", given, self._hashed(key))
 
     async def resend(self, flow_id: str, *, key: str | Secret | None = None) -> Flow:
         """
@@ -253,7 +265,7 @@ class ResetService:
             AnswerRejected: The answer that was once taken no longer is; the flow expects one again.
         """
         key = validation.hidden(key)
-        return await self._cycle.run(flow_id, "resend", None, self._hashed(key))
+        return await self._commands.run(flow_id, "resend", None, self._hashed(key))
 
     async def verify(self, flow_id: str, code: str | Secret, *, key: str | Secret | None = None) -> Flow:
         """
@@ -267,7 +279,7 @@ class ResetService:
             OutcomeInDoubt: Nobody knows; the person asks for another one.
         """
         code, key = Secret(code), validation.hidden(key)
-        return await self._cycle.run(flow_id, "verify", self._checked(validation.code, code), self._hashed(key))
+        return await self._commands.run(flow_id, "verify", self._checked(validation.code, code), self._hashed(key))
 
     async def set_password(self, flow_id: str, password: str | Secret, *, key: str | Secret | None = None) -> Flow:
         """
@@ -283,7 +295,7 @@ class ResetService:
         password, key = Secret(password), validation.hidden(key)
         checked = self._checked(validation.password, password)
         given = NewCredential(secret=checked) if isinstance(checked, Secret) else checked
-        return await self._cycle.run(flow_id, "set_password", given, self._hashed(key))
+        return await self._commands.run(flow_id, "set_password", given, self._hashed(key))
 
     async def set_pin(
         self,
@@ -320,12 +332,12 @@ class ResetService:
                 personal_phrase=personal_phrase,
                 authorization=authorization,
             )
-        return await self._cycle.run(flow_id, "set_pin", given, self._hashed(key))
+        return await self._commands.run(flow_id, "set_pin", given, self._hashed(key))
 
     async def cancel(self, flow_id: str, *, key: str | Secret | None = None) -> Flow:
         """The flow at its end, because nobody wants it any more."""
         key = validation.hidden(key)
-        return await self._cycle.run(flow_id, "cancel", None, self._hashed(key))
+        return await self._commands.run(flow_id, "cancel", None, self._hashed(key))
 
     def _hashed(self, key: Secret | None) -> bytes | None:
         return None if key is None else self._keyring.digest(self._realm, "key", validation.name(key, "key"))
@@ -342,7 +354,7 @@ class ResetService:
 
     async def get(self, flow_id: str) -> Flow:
         """The flow as it stands. One whose time is up is ended by being looked at."""
-        return await self._cycle.look(flow_id)
+        return await self._recovery.look(flow_id)
 
     async def find(self, tag: str | Secret) -> list[Flow]:
         """The flows that were started with this tag, the newest first, at most 100. Unreadable ones are left out."""
@@ -351,7 +363,7 @@ class ResetService:
         for lookup in self._keyring.lookups(self._realm, "tag", validation.name(tag, "tag")):
             async for found in self._repository.scan(lookup=lookup, limit=FOUND_AT_MOST - len(flows)):
                 if not isinstance(found, RecordUnreadable):
-                    flows[found.data.id] = self._cycle.view(found.data)
+                    flows[found.flow.id] = rules.view(found.flow)
         return sorted(flows.values(), key=lambda flow: flow.created_at, reverse=True)
 
     async def wait(self, flow_id: str, timeout: timedelta | float | None = None) -> Flow:
@@ -361,9 +373,7 @@ class ResetService:
         Args:
             timeout: A `timedelta`, or seconds; `None` waits for the end, which `Policy.flow_lifetime` brings.
         """
-        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-        if seconds is not None and not _is_time(seconds):
-            raise InvalidInput("timeout: it must be a timedelta, or seconds up to a year; None waits for the end")
+        seconds = _seconds(timeout)
         give_up_at = None if seconds is None else time.monotonic() + seconds
         while True:
             flow = await self.get(flow_id)
@@ -372,6 +382,15 @@ class ResetService:
                 return flow
             until_expiry = max(flow.expires_at - self._now(), SHORTEST_WAIT)
             await self._repository.changed(flow_id, flow.version, min(left, until_expiry, LONGEST_WAIT))
+
+    def side(self, kind: str) -> SideRecords:
+        """
+        Return the side records of one kind: sealed values by name, with a lifetime and compare-and-swap.
+
+        For surfaces (links, conversations, limits of clients), which never touch a flow's record. Purge, reseal and
+        removal of keys include them; `find` and `get` do not.
+        """
+        return SideRecords(self._store, self._keyring, self._realm, validation.name(kind, "kind"), self._now)
 
     async def reseal(self) -> ResealReport:
         """Seal every flow of the realm with the newest key, so that older ones can be removed from the ring."""

@@ -39,7 +39,7 @@ async def flows(place: Place, tag: str | None) -> AsyncGenerator[Flow | RecordUn
     try:
         for lookup in lookups:
             async for found in repository.scan(limit=ALL, lookup=lookup):
-                yield found if isinstance(found, RecordUnreadable) else rules.view(found.data, policy)
+                yield found if isinstance(found, RecordUnreadable) else rules.view(found.flow)
     finally:
         await store.aclose()
 

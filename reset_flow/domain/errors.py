@@ -36,10 +36,9 @@ did not move its flow carries it, as it now stands, as `flow`. No message holds 
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
-from reset_flow.domain.text import printable
+from reset_flow.domain.text import duration, printable
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -74,6 +73,22 @@ __all__ = [
     "UnknownUser",
     "WrongBroker",
 ]
+
+
+LIMITS = {
+    "answer_attempts": "answers for one flow",
+    "answers_per_user": "wrong answers for this user",
+    "code_attempts": "codes typed into one flow",
+    "codes_per_user": "wrong codes for this user",
+    "guess_alarm": "wrong codes of all users together",
+    "password_attempts": "new passwords for one flow",
+    "resend_cooldown": "one code at a time",
+    "resends": "codes sent for one flow",
+    "starts_per_origin": "resets of this user from one origin",
+    "starts_per_user": "resets of this user",
+    "uses": "uses of a budget",
+}
+"""What each limit is called in messages."""
 
 
 def _rebuilt(kind: type[ResetFlowError], args: tuple[Any, ...]) -> ResetFlowError:
@@ -156,7 +171,7 @@ class FlowBusy(ResetFlowError):
     retryable = True
 
     def __init__(self, flow_id: str, command: str, retry_after: timedelta | None = None) -> None:
-        until = "" if retry_after is None else f", {math.ceil(retry_after.total_seconds())} s at the most"
+        until = "" if retry_after is None else f", {duration(retry_after)} at the most"
         super().__init__(f"flow {flow_id} is busy with {command}: wait until it is done{until}")
         self.flow_id = flow_id
         self.command = command
@@ -177,19 +192,24 @@ class CommandVetoed(ResetFlowError):
 
 class LimitReached(ResetFlowError):
     """
-    Too many, too soon.
+    Too many, or too soon.
 
     Attributes:
+        limit: Which limit: the name of a field of `Policy`, such as `starts_per_user`; `uses` where a store raises it.
+
         retry_after: How long to wait; `None` when waiting does not help this flow.
+
+        keys: The keys of the budgets that were refused, where a store raises it.
     """
 
     code = "limit_reached"
 
-    def __init__(self, what: str, retry_after: timedelta | None = None) -> None:
-        when = "" if retry_after is None else f": try again in {retry_after.total_seconds():.0f} s"
-        super().__init__(f"the limit of {what} is reached{when}")
-        self.what = what
+    def __init__(self, limit: str, retry_after: timedelta | None = None, *, keys: tuple[bytes, ...] = ()) -> None:
+        when = "" if retry_after is None else f": try again in {duration(retry_after)}"
+        super().__init__(f"the limit of {LIMITS.get(limit, limit)} is reached{when}")
+        self.limit = limit
         self.retry_after = retry_after
+        self.keys = keys
         self.retryable = retry_after is not None
 
 

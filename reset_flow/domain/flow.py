@@ -34,8 +34,6 @@ class State(StrEnum):
     PASSWORD_SET = "password_set"  # noqa: S105 - a state, no password
     FAILED = "failed"
 
-    __hash__ = str.__hash__  # an enum's own is a Python function, and tables are asked all the time
-
     @property
     def ended(self) -> bool:
         """Whether no command can move a flow out of this state."""
@@ -59,8 +57,6 @@ class Credential(StrEnum):
 
     PASSWORD = "password"  # noqa: S105 - the name of a credential
     PIN = "pin"
-
-    __hash__ = str.__hash__
 
     @property
     def step(self) -> Step:
@@ -89,6 +85,8 @@ class Transition:
         at: When it was decided, UTC.
 
         worker: Which process took it.
+
+        reason: Of `abandon`: why the flow was given up.
     """
 
     trigger: str
@@ -96,6 +94,7 @@ class Transition:
     target: State
     at: datetime
     worker: str = ""
+    reason: Failure | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -1,20 +1,20 @@
-"""All that is known of one reset, secrets included: the rules work on it, the codec writes it, nobody is shown it."""
+"""Everything known of one reset, secrets included: rules work on it, the codec writes it, nobody is shown it."""
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Self, TypeAlias
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, TypeAlias
 
 from msgspec import Meta, Struct
-from msgspec.structs import force_setattr
 
 from reset_flow.domain.flow import Credential, Failure, State, Step, Transition
 from reset_flow.domain.secret import Secret, Shown, Unpicklable
 
-__all__ = ["EDGES", "ENDS", "SCHEMA", "FlowData", "Intent", "Move", "Result"]
+__all__ = ["EDGES", "ENDS", "SCHEMA", "BudgetName", "FlowData", "HeldUse", "Intent", "Limits", "Move", "Result"]
 
 SCHEMA = 1
-"""Of the bytes that flow data is written as; the first thing in them."""
+"""Version of the bytes that flow data is written as; the first element in them."""
 
 Time: TypeAlias = Annotated[datetime, Meta(tz=True)]
 
@@ -23,8 +23,46 @@ ENDS = {a + b: (source, target) for a, source in _LETTERS.items() for b, target 
 EDGES = {ends: letters for letters, ends in ENDS.items()}
 
 
+class BudgetName(StrEnum):
+    """A budget that counts over many flows: a letter as it is stored; `field` names it in `Policy`."""
+
+    STARTS_PER_USER = "s"
+    STARTS_PER_ORIGIN = "o"
+    CODES_PER_USER = "c"
+
+    @property
+    def field(self) -> str:
+        """The field of `Policy` that holds the budget."""
+        return self.name.lower()
+
+
 class _Kept(Shown, Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
-    """What is sealed as an array: the order of its fields is the format."""
+    """A value that is sealed as an array: the order of its fields is the format."""
+
+
+class Limits(_Kept, frozen=True, kw_only=True):
+    """The limits that a flow was started with, by which every worker judges it. See `Policy`."""
+
+    answer_attempts: int
+    code_attempts: int
+    password_attempts: int
+    resends: int
+    resend_cooldown: timedelta
+    code_lifetime: timedelta | None
+    token_lifetime: timedelta | None
+    mask_unknown_users: bool
+
+
+class HeldUse(_Kept, frozen=True):
+    """
+    A counted use of a budget that this flow may still drop.
+
+    Attributes:
+        id: The write id of the save that added it.
+    """
+
+    budget: BudgetName
+    id: bytes
 
 
 class Intent(Unpicklable, _Kept, frozen=True, kw_only=True):
@@ -34,16 +72,21 @@ class Intent(Unpicklable, _Kept, frozen=True, kw_only=True):
     Attributes:
         at: When it was first meant to be sent, UTC.
 
-        sendings: How many of the same call were announced, this one included.
+        write_id: Of the save that first announced it: the id of every use that was counted for it.
+
+        sendings: How many calls were announced, this one included.
 
         secret: The answer or the code that goes with it. A password is never kept.
+
+        key: A keyed hash of the idempotency key, 16 bytes.
     """
 
     refusal = "an intent can't be pickled, as it has secrets: a keyring seals it"
-    hidden = frozenset({"key"})
+    hidden = frozenset({"key", "write_id"})
 
     command: str
     at: Time
+    write_id: bytes
     sendings: int = 1
     secret: Secret | None = None
     key: bytes | None = None
@@ -51,7 +94,7 @@ class Intent(Unpicklable, _Kept, frozen=True, kw_only=True):
 
 class Result(_Kept, frozen=True, kw_only=True):
     """
-    What came of a command that had an idempotency key.
+    The recorded result of a command that had an idempotency key.
 
     Attributes:
         key: A keyed hash of it, 16 bytes.
@@ -73,13 +116,21 @@ class Move(_Kept, frozen=True):
     Attributes:
         edge: A letter for the state that it left, and one for the state that it led to.
 
-        worker: Its place among the workers of the flow data.
+        worker: The index of the worker that took it in `FlowData.workers`.
+
+        reason: Why the flow was abandoned.
     """
 
     trigger: str
     edge: str
     at: Time
     worker: int
+    reason: Failure | None = None
+
+    @property
+    def source(self) -> State:
+        """The state that it left."""
+        return ENDS[self.edge][0]
 
     @property
     def target(self) -> State:
@@ -87,9 +138,15 @@ class Move(_Kept, frozen=True):
         return ENDS[self.edge][1]
 
     def transition(self, workers: tuple[str, ...]) -> Transition:
-        """The same as it is shown."""
-        source, target = ENDS[self.edge]
-        return Transition(trigger=self.trigger, source=source, target=target, at=self.at, worker=workers[self.worker])
+        """Return it as embedders see it."""
+        return Transition(
+            trigger=self.trigger,
+            source=self.source,
+            target=self.target,
+            at=self.at,
+            worker=workers[self.worker],
+            reason=self.reason,
+        )
 
 
 class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
@@ -109,31 +166,41 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
 
         answers, codes, passwords, resends: How many of the attempts are used up.
 
-        reserved: Whether a use of the user's budget of codes is kept for the next guess of this flow.
+        limits: As the policy had them at the start.
+
+        user_key, origin_key: Keyed hashes, 15 bytes each, of the user and of user and origin. With the letter of a
+            budget behind it, each is a key of that budget.
+
+        uses: The uses that this flow has added to budgets and has not dropped; some may have expired.
+
+        reserve: The id of the use, among those, that is held for the next guess.
 
         compensated: Whether an attempt was given back for a code that was lost to doubt.
 
-        masked: Whether the broker refused this reset, which nobody is to learn: it is not called any more.
+        masked: Whether the broker refused this reset, which no stranger may learn: it is not called any more.
 
         results: Of the last commands that had an idempotency key, oldest first.
 
         listeners: The names of those that the flow was started with.
 
-        owed: The names of those that have yet to hear of the end.
+        undelivered: The names of the listeners that were not told of the end yet.
 
-        workers: Those that took its transitions.
+        workers: The workers that took its transitions.
 
         moves: Its transitions, oldest first.
     """
 
     refusal = "flow data can't be pickled, as it has a login: a keyring seals it"
-    hidden = frozenset({"user", "lookups", "question", "continuation", "workers", "moves"})
+    hidden = frozenset(
+        {"user", "lookups", "question", "continuation", "workers", "moves", "user_key", "origin_key", "uses", "reserve"}
+    )
 
     user: str
     credential: Credential
     transport: str
     created_at: Time
     expires_at: Time
+    limits: Limits
     question: str | None = None
     continuation: bytes | None = None
     answer: Secret | None = None
@@ -146,12 +213,15 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
     codes: int = 0
     passwords: int = 0
     resends: int = 0
-    reserved: bool = False
+    user_key: bytes = b""
+    origin_key: bytes | None = None
+    uses: tuple[HeldUse, ...] = ()
+    reserve: bytes | None = None
     compensated: bool = False
     masked: bool = False
     results: tuple[Result, ...] = ()
     listeners: tuple[str, ...] = ()
-    owed: tuple[str, ...] = ()
+    undelivered: tuple[str, ...] = ()
     workers: tuple[str, ...] = ()
     moves: tuple[Move, ...] = ()
     # What a record has in the clear; its body holds the defaults in their place.
@@ -163,10 +233,15 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
 
     @property
     def history(self) -> tuple[Transition, ...]:
-        """Its transitions, as they are shown."""
+        """Its transitions, as embedders see them."""
         return tuple([move.transition(self.workers) for move in self.moves])
 
-    def saved(self, version: int) -> Self:
-        """The same one, now that its record is stored. Until then nobody else had it: there is no need of a copy."""
-        force_setattr(self, "version", version)
-        return self
+    @property
+    def unsent(self) -> bool:
+        """Whether its first call needs nothing of the person and was not made yet."""
+        return self.state is State.REQUESTED and not self.question and not self.intent and not self.moves
+
+    def budget_key(self, budget: BudgetName) -> bytes:
+        """Return the key of a budget for the user of this flow: 16 bytes."""
+        owner = self.origin_key if budget is BudgetName.STARTS_PER_ORIGIN else self.user_key
+        return (owner or b"") + budget.encode()

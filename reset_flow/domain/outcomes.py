@@ -23,9 +23,10 @@ def _reasons(texts: object) -> tuple[str, ...]:
 
 
 class Cause(StrEnum):
-    """Why a call surely did nothing."""
+    """Why a call certainly did nothing. `THROTTLED`: the provider asks to be called less often."""
 
     UNAVAILABLE = "unavailable"
+    THROTTLED = "throttled"
     PROTOCOL = "protocol"
     APP_KEY = "app_key"
 

@@ -29,36 +29,24 @@ and `abcd violet` is not.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import unicodedata
 from collections.abc import Callable, Collection, Iterable
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from reset_flow.domain.errors import ConfigurationError
-from reset_flow.domain.text import printable
 
 if TYPE_CHECKING:
     from reset_flow.domain.secret import Secret
 
-__all__ = ["PasswordCheck", "PasswordRules", "canonical", "common_passwords"]
-
-logger = logging.getLogger("reset_flow")
-
-CHECKS_TIMEOUT = 5.0
-"""Seconds for all checks of a password together: a person is waiting."""
-
-MAX_COMPLAINTS = 10
-"""Per check."""
+__all__ = ["PasswordRules", "canonical", "common_passwords"]
 
 COMMON = "it must be one that few people would choose: several unrelated words, for example"
 LOGIN = "it must be more than your login with a few characters added"
 WORD = "it must be more than a name that belongs to this service, with a few characters added"
 ROW = "it must be more than a few repeated or neighbouring characters"
-GUESSABLE = "it must be harder to guess"
 
 MIN_PART = 4
 """Length of the shortest word of a login that counts as a name, and of the shortest part of a name that is refused."""
@@ -87,19 +75,6 @@ ROWS = (
 WALKS = "\n".join((*ROWS, *(row[::-1] for row in ROWS)))
 RUNS = frozenset(WALKS[start : start + MIN_RUN] for start in range(len(WALKS) - MIN_RUN + 1))
 """The shortest runs. They spare most passwords the search in all rows, which takes longer than all other rules."""
-
-
-class PasswordCheck(Protocol):
-    """
-    A further check of a new password, such as for breaches or for strength.
-
-    It is called only if the rules have no complaint. An error, or no answer within five seconds, is logged and counts
-    as no complaint.
-    """
-
-    async def __call__(self, password: Secret, user: str, /) -> tuple[str, ...]:
-        """Return complaints, if any: lower-case clauses that tell the person what to do."""
-        ...
 
 
 def canonical(text: str) -> str:
@@ -145,7 +120,7 @@ def _words(values: Iterable[str]) -> tuple[str, ...]:
     return _entries("words", values, lambda entry: isinstance(entry, str) and bool(_names(canonical(entry))), kind)
 
 
-def _checks(values: Iterable[PasswordCheck]) -> tuple[PasswordCheck, ...]:
+def _checks(values: Iterable[Callable[..., Any]]) -> tuple[Callable[..., Any], ...]:
     return _entries("checks", values, callable, "callable with a password and a user")
 
 
@@ -175,20 +150,11 @@ class PasswordRules:
     max_length: int = attrs.field(default=128, validator=_positive)
     blocklist: Collection[str] | None = attrs.field(default=None, converter=_blocklist, repr=False)
     words: tuple[str, ...] = attrs.field(default=(), converter=_words)
-    checks: tuple[PasswordCheck, ...] = attrs.field(default=(), converter=_checks)
+    checks: tuple[Callable[..., Any], ...] = attrs.field(default=(), converter=_checks)
 
     def __attrs_post_init__(self) -> None:
         if self.min_length > self.max_length:
             raise ConfigurationError("min_length is greater than max_length: no password could be set")
-
-    async def complaints(self, password: Secret, user: str) -> tuple[str, ...]:
-        """
-        Return the complaints of the rules or, if these have none, of the checks.
-
-        Complaints are lower-case clauses that tell the person what to do. None of them repeats the password or the
-        login. Errors of checks are not raised.
-        """
-        return self.refusals(password, user) or await self._run_checks(password, user)
 
     def refusals(self, password: Secret, user: str) -> tuple[str, ...]:
         """Return the complaints of the rules alone. With an empty `user`, the login is not compared."""
@@ -204,59 +170,6 @@ class PasswordRules:
         is_login, is_word = _is_name(folded, bare, canonical(user), self.words)
         rules = ((COMMON, folded in blocklist), (LOGIN, is_login), (WORD, is_word), (ROW, _is_row(folded, bare)))
         return tuple([complaint for complaint, applies in rules if applies])
-
-    async def _run_checks(self, password: Secret, user: str) -> tuple[str, ...]:
-        if not self.checks:
-            return ()
-        tasks = [asyncio.create_task(_run_check(check, password, user)) for check in self.checks]
-        try:
-            # Not asyncio.timeout: that would wait for a check that ignores its cancellation.
-            await asyncio.wait(tasks, timeout=CHECKS_TIMEOUT)
-        finally:
-            for task in tasks:
-                task.add_done_callback(_retrieve_error)
-                task.cancel()
-        complaints: list[str] = []
-        for check, task in zip(self.checks, tasks, strict=True):
-            if not task.done():
-                _log_failure(check, "TimeoutError")
-            elif task.cancelled():
-                _log_failure(check, "CancelledError")
-            elif not task.exception():
-                complaints += task.result()
-        return tuple(dict.fromkeys(complaints))
-
-
-async def _run_check(check: PasswordCheck, password: Secret, user: str) -> tuple[str, ...]:
-    """Return the complaints of a check, safe to show; none if it fails."""
-    failure, complaints = "", None
-    try:
-        complaints = await check(password, user)
-    except Exception as error:  # noqa: BLE001 - a check of the embedder's may raise anything
-        failure = type(error).__name__
-    if not isinstance(complaints, (tuple, list)):
-        _log_failure(check, failure or f"it returned {type(complaints).__name__}")
-        return ()
-    return tuple(_safe(complaint, password, user) for complaint in complaints[:MAX_COMPLAINTS])
-
-
-def _safe(complaint: object, password: Secret, user: str) -> str:
-    """Return the complaint on one line; replace one that repeats the password or the login."""
-    text = printable(complaint)
-    folded = canonical(text)
-    repeats = canonical(password.reveal()) in folded or (len(user) >= MIN_PART and canonical(user) in folded)
-    return GUESSABLE if repeats or not isinstance(complaint, str) or not text else text
-
-
-def _log_failure(check: PasswordCheck, failure: str) -> None:
-    name = getattr(check, "__name__", None) or type(check).__name__
-    logger.warning("password check %s was passed over: %s", printable(name), failure)
-
-
-def _retrieve_error(task: asyncio.Task[Any]) -> None:
-    """Retrieve the error of an abandoned check: else the event loop logs it with its message."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _is_name(folded: str, bare: str, user: str, words: Iterable[str]) -> tuple[bool, bool]:

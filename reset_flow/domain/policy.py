@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from reset_flow.domain.errors import ConfigurationError
+from reset_flow.domain.flow_data import Limits
 from reset_flow.domain.password_rules import PasswordRules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from reset_flow.domain.flow_data import BudgetName
 
 __all__ = ["Budget", "GuessAlarm", "Policy"]
 
@@ -156,3 +159,22 @@ class Policy:
     def __attrs_post_init__(self) -> None:
         if self.retention <= self.lease:
             raise ConfigurationError("retention must be longer than lease, or ends are deleted before they are told")
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that are sealed into each flow at its start."""
+        return Limits(
+            answer_attempts=self.answer_attempts,
+            code_attempts=self.code_attempts,
+            password_attempts=self.password_attempts,
+            resends=self.resends,
+            resend_cooldown=self.resend_cooldown,
+            code_lifetime=self.code_lifetime,
+            token_lifetime=self.token_lifetime,
+            mask_unknown_users=self.mask_unknown_users,
+        )
+
+    def budget(self, name: BudgetName) -> Budget:
+        """Return a budget by its name."""
+        budget: Budget = getattr(self, name.field)
+        return budget

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["REASON_LENGTH", "one_line", "plain", "printable"]
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+__all__ = ["REASON_LENGTH", "duration", "one_line", "plain", "printable"]
 
 REASON_LENGTH = 200
 
@@ -27,3 +31,8 @@ def printable(text: object) -> str:
     if not isinstance(text, str):
         text = type(text).__name__
     return one_line(text[: 2 * REASON_LENGTH])[:REASON_LENGTH]
+
+
+def duration(length: timedelta) -> str:
+    """Return a waiting time in whole seconds, rounded up: who waits that long has waited long enough."""
+    return f"{max(0, math.ceil(length.total_seconds()))} s"

@@ -1,4 +1,4 @@
-"""Calls to the broker: they never raise, and none outlives the lease that was saved for it."""
+"""Makes calls of the broker. They never raise, and none outlives the lease that was saved for it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import time
 from collections import deque
 from functools import partial
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from reset_flow.domain import rules
+from reset_flow.domain.decide import leaves_password_in_doubt
 from reset_flow.domain.flow import Credential
 from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejected, Unknown
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.state_machine import COMMANDS, Call
 from reset_flow.domain.text import plain
-from reset_flow.engine.background_tasks import apart
 from reset_flow.ports import Case
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from reset_flow.observability.tracing import SafeTracer
     from reset_flow.ports import Transport
 
-__all__ = ["Caller", "case_of"]
+    _Call: TypeAlias = Callable[[], Awaitable[Outcome]]
+
+__all__ = ["BrokerClient", "case_of"]
 
 GRACE = 1.25
 """How many deadlines a transport may take before it is cut off; one of ours never takes more than one."""
@@ -38,22 +40,27 @@ CHALLENGES = 3
 CHALLENGE_PAUSE = 0.2
 
 RECENT = 32
-"""Of how many real calls the times are remembered, for calls that are only pretended."""
+"""How many durations of real calls are remembered, for calls that are only pretended."""
 FIRST_GUESS = (0.1,)
-"""Seconds, as long as there was none."""
+"""Seconds, until there was a real call."""
 TIMER = 0.001
 """Seconds by which an event loop sleeps too long: it waits in whole milliseconds, rounded up."""
 
 ROUTES = {route: route.name.lower() for route in Call}
 
 
-def case_of(data: FlowData) -> Case:
-    """What the transport may know of the flow."""
-    return Case(user=data.user, credential=data.credential, continuation=data.continuation)
+def case_of(flow: FlowData) -> Case:
+    """Return what the transport may know of the flow."""
+    return Case(user=flow.user, credential=flow.credential, continuation=flow.continuation)
 
 
-class Caller:
-    """Sends what intents announce."""
+class BrokerClient:
+    """
+    Makes the calls that intents announce.
+
+    Attributes:
+        name: Of the transport, as flows are bound to it.
+    """
 
     def __init__(self, transport: Transport, policy: Policy, tracer: SafeTracer) -> None:
         self._transport = transport
@@ -65,31 +72,40 @@ class Caller:
         self._took: dict[Call, deque[float]] = {route: deque(maxlen=RECENT) for route in Call}
         self.name: str = plain(transport.name)
 
-    async def send(self, data: FlowData, new: NewCredential | None, began: float) -> Outcome:
+    @property
+    def credentials(self) -> frozenset[Credential]:
+        """What the transport can reset."""
+        return self._transport.credentials
+
+    def canonical_user(self, user: str) -> str:
+        """Return the one spelling of all that the broker takes for the same user."""
+        return self._transport.canonical_user(user)
+
+    async def send(self, flow: FlowData, new: NewCredential | None, began: float) -> Outcome:
         """
-        Send once what the intent says; a password that this leaves in doubt is tried by one log-in, which can prove it.
+        Make the call of an intent once. One log-in may then prove a password that the call leaves in doubt.
 
         Args:
             began: `time.monotonic()` before the intent was saved.
         """
-        outcome = await self._sent(data, new, began)
-        assert data.intent is not None
-        again = isinstance(outcome, Unknown) and new is not None and rules.repeatable(data.intent)
-        if new is None or again or not rules.leaves_password_in_doubt(data, outcome):
+        outcome = await self._call_once(flow, new, began)
+        assert flow.intent is not None
+        again = isinstance(outcome, Unknown) and new is not None and rules.repeatable(flow.intent)
+        if new is None or again or not leaves_password_in_doubt(flow, outcome):
             return outcome
-        if not (self._may_log_in and data.credential is Credential.PASSWORD and self._in_time(began)):
+        if not (self._may_log_in and flow.credential is Credential.PASSWORD and self._in_time(began)):
             return outcome
-        proof = await self._within("log_in", partial(self._transport.log_in, case_of(data), new.secret), began)
+        proof = await self._bounded("log_in", partial(self._transport.log_in, case_of(flow), new.secret), began)
         return Accepted() if isinstance(proof, Accepted) else outcome
 
     async def challenge(self, case: Case) -> Accepted | Rejected | NotActed:
-        """Ask for the question; a few times, if the broker can't be reached. Nothing is at stake, so no doubt."""
+        """Ask for the question, a few times if the broker can't be reached: asking changes nothing there."""
         known: Accepted | Rejected | NotActed = NotActed()
         for attempt in range(CHALLENGES):
             if attempt:
                 await asyncio.sleep(CHALLENGE_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
             began = time.monotonic()
-            outcome = await apart(self._within("challenge", partial(self._transport.challenge, case), began))
+            outcome = await self._bounded("challenge", partial(self._transport.challenge, case), began)
             if self._floor:
                 await self._pad(began)
             known = NotActed(detail=outcome.detail) if isinstance(outcome, Unknown) else outcome
@@ -97,17 +113,17 @@ class Caller:
                 break
         return known
 
-    async def _sent(self, data: FlowData, new: NewCredential | None, began: float) -> Outcome:
+    async def _call_once(self, flow: FlowData, new: NewCredential | None, began: float) -> Outcome:
         if not self._in_time(began):
             return NotActed(detail="the lease ran out before the call began")
-        assert data.intent is not None
-        route = COMMANDS[data.intent.command].call
+        assert flow.intent is not None
+        route = COMMANDS[flow.intent.command].call
         assert route is not None
         started = time.monotonic()
-        if data.masked:
-            outcome = await self._pretended(data.intent.command, route)
+        if flow.masked:
+            outcome = await self._pretended(flow.intent.command, route)
         else:
-            outcome = await self._within(ROUTES[route], partial(self._call, data, new), began)
+            outcome = await self._bounded(ROUTES[route], partial(self._start_call, flow, new), began)
             if isinstance(outcome, (Accepted, Rejected)):
                 self._took[route].append(time.monotonic() - started)
         if self._floor:
@@ -115,27 +131,29 @@ class Caller:
         return outcome
 
     async def _pretended(self, command: str, route: Call) -> Outcome:
-        """What a broker would say that knew the user; and as late as it lately did."""
+        """Return what a broker would say that knew the user, as late as it lately did."""
         as_long = random.choice(self._took[route] or FIRST_GUESS)  # noqa: S311 - no secret
         await asyncio.sleep(max(0.0, as_long - TIMER))
         return Accepted() if command in ("start", "resend") else Rejected()
 
     async def _pad(self, began: float) -> None:
-        """Wait until a call that began then has taken as long as each one does at least."""
+        """Wait until a call that began then has taken as long as the response floor."""
         if (left := self._floor - (time.monotonic() - began)) > 0:
             await asyncio.sleep(left)
 
-    def _within(self, route: str, call: Callable[[], Awaitable[Outcome]], began: float) -> Coroutine[Any, Any, Outcome]:
-        """What came of the call in the time that is left. What a transport may not do leaves the outcome unknown."""
-        return self._tracer.during(self._bounded(route, call, began), "call", route=route)
+    def _bounded(
+        self, route: str, call: Callable[[], Awaitable[Outcome]], began: float
+    ) -> Coroutine[Any, Any, Outcome]:
+        """Make a call in the time that is left. A transport that breaks its contract leaves the outcome unknown."""
+        return self._tracer.during(self._in_time_left(route, call, began), "call", route=route)
 
-    async def _bounded(self, route: str, call: Callable[[], Awaitable[Outcome]], began: float) -> Outcome:
+    async def _in_time_left(self, route: str, call: _Call, began: float) -> Outcome:
         left = self._lease - (time.monotonic() - began)
         try:
             # A bit more than its deadline, and less than what is left of the lease.
             async with asyncio.timeout(min(self._deadline * GRACE, (self._deadline + left) / 2)):
                 outcome = await call()
-            if not _sound(outcome):
+            if not _is_sound(outcome):
                 outcome = Unknown(detail="no outcome that could be kept")
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) and task.cancelling():
@@ -147,27 +165,27 @@ class Caller:
         return outcome
 
     def _in_time(self, began: float) -> bool:
-        """Whether a whole deadline fits into what is left of the lease."""
+        """Return whether a whole deadline fits into the rest of the lease."""
         return self._lease - (time.monotonic() - began) > self._deadline
 
-    def _call(self, data: FlowData, new: NewCredential | None) -> Awaitable[Outcome]:
-        intent, case = data.intent, case_of(data)
+    def _start_call(self, flow: FlowData, new: NewCredential | None) -> Awaitable[Outcome]:
+        intent, case = flow.intent, case_of(flow)
         assert intent is not None
         match COMMANDS[intent.command].call:
             case Call.REQUEST:
-                answer = data.answer if intent.command == "resend" else intent.secret
+                answer = flow.answer if intent.command == "resend" else intent.secret
                 return self._transport.request(case, answer)
             case Call.EXCHANGE:
                 assert intent.secret is not None
                 return self._transport.exchange(case, intent.secret)
             case _:
-                assert data.token is not None
+                assert flow.token is not None
                 assert new is not None
-                return self._transport.update(case, data.token, new)
+                return self._transport.update(case, flow.token, new)
 
 
-def _sound(outcome: object) -> bool:
-    """Whether it is one, of which all can be stored."""
+def _is_sound(outcome: object) -> bool:
+    """Return whether it is an outcome, of which all can be stored."""
     if not isinstance(outcome, Accepted):
         return isinstance(outcome, (Rejected, NotActed, Unknown))
     value: Any = outcome.value

@@ -1,81 +1,94 @@
-"""Whether the wrong codes of a realm are too many to be honest, by what all its workers saw."""
+"""Raises an alarm when the wrong codes of a realm are too many to be honest, by the counts of all its workers."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import Counter
-from datetime import timedelta
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, TypeAlias
 
-from reset_flow.domain.errors import LimitReached, RecordUnreadable, StaleRecord, StoreUnavailable
-from reset_flow.engine.background_tasks import OwnTasks
-from reset_flow.persistence.guess_counts import Ledger
+import msgspec
+
+from reset_flow.domain.errors import LimitReached, StaleRecord, StoreUnavailable
+from reset_flow.engine.background_tasks import BackgroundTasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
-    from reset_flow.domain.policy import GuessAlarm, Policy
+    from reset_flow.domain.policy import Policy
     from reset_flow.observability.tracing import SafeTracer
-    from reset_flow.persistence.guess_counts import Counts
-    from reset_flow.persistence.keyring import Keyring
-    from reset_flow.ports import Store
+    from reset_flow.persistence.side_records import SideRecords
 
-__all__ = ["Alarm"]
+__all__ = ["KIND", "Counts", "GuessMonitor", "load_counts"]
 
 logger = logging.getLogger("reset_flow")
 
+Counts: TypeAlias = Counter[tuple[int, bool]]
+"""How many codes there were in a slice of time, by its number since the epoch and by whether they were right."""
+
+KIND, NAME = "guess counts", "codes"
+"""Of the side record that all workers share."""
+
 SLICES = 60
-"""Into which the window is cut; the oldest goes as a whole."""
+"""Into which the alarm's window is cut; the oldest goes as a whole."""
+
+INTERVAL = timedelta(seconds=5)
+"""Between two looks of a worker at the record, at least."""
+
 RACES = 5
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(list[tuple[int, int, int]])  # a slice by its beginning, its wrong codes, its right ones
 
 
-def slice_of(rule: GuessAlarm | None) -> timedelta:
-    """How finely time is told apart."""
-    return max((rule.window if rule else timedelta(hours=1)) / SLICES, timedelta(microseconds=1))
-
-
-class Alarm:
+async def load_counts(side: SideRecords, length: timedelta) -> tuple[Counts, int]:
     """
-    Counts the codes of a realm, approximately: what a worker saw is added to the realm's record a little later, and may
-    be lost with the worker until then, or count twice if the store falls silent in between.
+    Load the counts of a realm, sorted into slices of this length, and their version. Unreadable counts are none.
 
-    Attributes:
-        INTERVAL: Between two looks of a worker at the record, at least.
+    Raises:
+        StoreUnavailable: As the store says.
+    """
+    record = await side.load(NAME)
+    counts: Counts = Counter()
+    try:
+        rows = _DECODER.decode(record.value or b"[]")
+    except ValueError:
+        rows = []
+    for start, wrong, right in rows:
+        counts[start // (length // MICROSECOND), False] += wrong
+        counts[start // (length // MICROSECOND), True] += right
+    return counts, record.version
+
+
+class GuessMonitor:
+    """
+    Counts the codes of a realm, approximately: a worker adds its counts to the realm's record a little later; they are
+    lost with the worker until then, and count twice if the store falls silent in between.
     """
 
-    INTERVAL = timedelta(seconds=5)
-
-    def __init__(
-        self,
-        store: Store,
-        keyring: Keyring,
-        realm: str,
-        tracer: SafeTracer,
-        *,
-        policy: Policy,
-        now: Callable[[], datetime],
-    ) -> None:
+    def __init__(self, side: SideRecords, tracer: SafeTracer, policy: Policy, now: Callable[[], datetime]) -> None:
+        self._side = side
+        self._tracer = tracer
         self._rule = policy.guess_alarm
         self._stops = policy.stop_on_alarm
-        self._ledger = Ledger(store, keyring, realm, slice_of(self._rule))
-        self._tracer = tracer
         self._now = now
+        window = self._rule.window if self._rule else timedelta(hours=1)
+        self._length = max(window / SLICES, MICROSECOND)
         self._own: Counts = Counter()  # not in the record yet
         self._all: Counts = Counter()  # the record, as it was last seen
-        self._version: int | None = None  # of the record; before the first look, nobody knows
-        self._slice = 0
-        self._wrong = self._right = 0
+        self._version: int | None = None  # of the record; unknown before the first look
         self._on = self._told = False
-        self._tasks = OwnTasks()
+        self._tasks = BackgroundTasks()
         self._lock = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     async def admit(self) -> None:
         """
-        Return if a code may be typed. Waits for nothing but, where an alarm stops codes, the first look at the record.
+        Return if a code may be typed. Waits only for the first look at the record, where an alarm stops codes.
 
         Raises:
             LimitReached: There is an alarm, and it is to stop codes.
@@ -85,69 +98,69 @@ class Alarm:
         if self._version is None and self._stops:
             await self.sync(first=True)
         elif self._version is None and not self._lock.locked():
-            self._soon(timedelta(0), first=True)
+            self._look_in(timedelta(0), first=True)
         if self._stops:
-            self._soon(self.INTERVAL)
-            self._count()
+            self._look_in(INTERVAL)
+            self._judge()
             if self._on:
-                raise LimitReached("wrong codes of all users together")
+                raise LimitReached("guess_alarm")
 
-    def saw(self, *, right: bool) -> bool:
-        """Note a code that the broker judged. -> whether it is the wrong one that the alarm is first seen with"""
+    def count(self, *, right: bool) -> bool:
+        """Count a code that the broker judged. Return whether it is the wrong one that the alarm first sounds with."""
         if self._rule is None:
             return False
-        number = self._ledger.number(self._now())
-        self._own[number, right] += 1
-        if number != self._slice:
-            self._count()
-        else:
-            self._right += right
-            self._wrong += not right
-            self._judge(self._rule)
-        self._soon(self.INTERVAL)
+        self._own[self._slice(), right] += 1
+        self._judge()
+        self._look_in(INTERVAL)
         first = self._on and not self._told and not right
         self._told |= first
         return first
 
     async def sync(self, *, first: bool = False) -> None:
         """
-        Learn what others saw, and add to the record what it lacks; later, if the store can't be used now.
+        Load the counts of others and add those of this worker to the record; later, if the store can't be used now.
 
         Args:
-            first: Only learn, and only if nothing is known yet.
+            first: Only load, and only if nothing is known yet.
         """
         async with self._lock:
             if first and self._version is not None:
                 return
             try:
-                await self._merge(tell=not first)
-            except (StoreUnavailable, RecordUnreadable) as error:
+                await self._merge(save=not first)
+            except StoreUnavailable as error:
                 logger.warning("the codes of this worker are not counted with others': %s", type(error).__name__)
-                self._soon(self.INTERVAL)
-        self._count()
+                self._look_in(INTERVAL)
+        self._judge()
 
-    async def _merge(self, *, tell: bool) -> None:
+    async def _merge(self, *, save: bool) -> None:
         for _ in range(RACES):
-            if self._version is None or not self._own or not tell:
-                self._all, self._version = await self._ledger.load()
-            self._count()
+            if self._version is None or not self._own or not save:
+                self._all, self._version = await load_counts(self._side, self._length)
+            self._judge()
             own = self._own.copy()
-            if not own or not tell:
+            if not own or not save:
                 break
-            merged = self._all + own
             try:
-                await self._ledger.save(merged, self._version + 1)
+                self._version = await self._save(self._all + own, self._version)
             except StaleRecord:
                 self._version = None
             else:
                 self._own -= own
-                self._all, self._version = merged, self._version + 1
+                self._all += own
                 break
         if self._own:
-            self._soon(self.INTERVAL)
+            self._look_in(INTERVAL)
+
+    async def _save(self, counts: Counts, version: int) -> int:
+        length = self._length // MICROSECOND
+        slices = sorted({number for number, _ in counts})
+        rows = [(number * length, counts[number, False], counts[number, True]) for number in slices]
+        lifetime = self._length * SLICES
+        return (await self._side.save(NAME, _ENCODER.encode(rows), version=version, lifetime=lifetime)).version
 
     async def aclose(self, patience: timedelta) -> None:
-        """Tell what is not told yet, if that takes no longer than this."""
+        """Save what is not saved yet, if that takes no longer than this."""
         self._closed = True
         if self._timer:
             self._timer.cancel()
@@ -155,10 +168,8 @@ class Alarm:
             self._tasks.spawn(self.sync())
         await self._tasks.aclose(patience)
 
-    # --- when
-
-    def _soon(self, delay: timedelta, *, first: bool = False) -> None:
-        """Look at the record by then; however often this is called, a worker looks once."""
+    def _look_in(self, delay: timedelta, *, first: bool = False) -> None:
+        """Look at the record after a delay; a look that is due already is enough."""
         if self._timer is None and not self._closed:
             self._timer = asyncio.get_running_loop().call_later(delay.total_seconds(), self._look, first)
 
@@ -166,29 +177,23 @@ class Alarm:
         self._timer = None
         self._tasks.spawn(self.sync(first=first))
 
-    # --- how many
+    def _slice(self) -> int:
+        return (self._now() - EPOCH) // self._length
 
-    def _recent(self, counts: Counts) -> Counts:
-        return Counter({key: count for key, count in counts.items() if abs(key[0] - self._slice) < SLICES})
-
-    def _count(self) -> None:
-        """Count anew, without what is too old by now."""
+    def _judge(self) -> None:
+        """Forget the codes that are too old by now, and say whether there is an alarm."""
         if self._rule is None:
             return
-        self._slice = self._ledger.number(self._now())
-        self._own, self._all = self._recent(self._own), self._recent(self._all)
-        self._wrong = self._right = 0
-        for counts in (self._own, self._all):
-            for (_, right), count in counts.items():
-                self._right += count if right else 0
-                self._wrong += 0 if right else count
-        self._judge(self._rule)
-
-    def _judge(self, rule: GuessAlarm) -> None:
-        before, self._on = self._on, self._wrong > max(rule.at_least, rule.share * self._right)
+        now, before = self._slice(), self._on
+        self._own, self._all = (
+            Counter({key: count for key, count in counts.items() if abs(key[0] - now) < SLICES})
+            for counts in (self._own, self._all)
+        )
+        both = self._own + self._all
+        right = sum(count for (_, is_right), count in both.items() if is_right)
+        wrong = both.total() - right
+        self._on = wrong > max(self._rule.at_least, self._rule.share * right)
         self._told &= self._on
         if self._on and not before:
             self._tracer.count("alarm")
-            logger.error(
-                "guess alarm: %d wrong codes and %d right ones within %s", self._wrong, self._right, rule.window
-            )
+            logger.error("guess alarm: %d wrong codes and %d right ones within %s", wrong, right, self._rule.window)

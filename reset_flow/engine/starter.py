@@ -1,4 +1,4 @@
-"""The commands that make a flow."""
+"""Carries out the commands that make a flow: start and adopt."""
 
 from __future__ import annotations
 
@@ -6,175 +6,166 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from reset_flow.domain import rules, validation
-from reset_flow.domain.error_mapping import not_acted
-from reset_flow.domain.errors import (
-    FlowNotFound,
-    InvalidInput,
-    KeyReused,
-    LimitReached,
-    ResetFlowError,
-    StaleRecord,
-    UnknownUser,
-)
+from reset_flow.domain.decide import Adopted, Asked, Decision, Intended, decide, not_acted
+from reset_flow.domain.errors import FlowNotFound, InvalidInput, KeyReused, ResetFlowError, StaleRecord
 from reset_flow.domain.flow import Credential
 from reset_flow.domain.flow_data import FlowData
-from reset_flow.domain.outcomes import Accepted, Rejected
+from reset_flow.domain.outcomes import NotActed
+from reset_flow.domain.secret import Secret
 from reset_flow.engine.broker_client import case_of
-from reset_flow.persistence.repository import new_id, spelled
+from reset_flow.persistence.repository import new_id, spell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-    from datetime import datetime
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from reset_flow.domain.flow import Flow
-    from reset_flow.domain.policy import Policy
-    from reset_flow.domain.secret import Secret
-    from reset_flow.engine.broker_client import Caller
-    from reset_flow.engine.budgets import Budgets
-    from reset_flow.engine.commands import Cycle
-    from reset_flow.observability.tracing import SafeTracer
-    from reset_flow.persistence.keyring import Keyring
-    from reset_flow.ports import Transport
+    from reset_flow.engine.context import Context
+    from reset_flow.engine.intents import IntentExecutor
+    from reset_flow.engine.recovery import Recovery
 
-__all__ = ["Starter"]
+__all__ = ["StartRequest", "Starter"]
 
 audit = logging.getLogger("reset_flow.audit")
 
-TAGS = 16
+OWNER_KEY_BYTES = 15
+"""A budget's key is a keyed hash of this length and the letter of the budget."""
+
+
+@attrs.frozen(kw_only=True)
+class StartRequest:
+    """
+    What a flow is to be made of, as it was given: hidden, as it may hold logins, and not checked yet.
+
+    Attributes:
+        token: From elsewhere, for a flow that is adopted.
+    """
+
+    user: Secret
+    credential: Any
+    ref: Secret | None
+    tags: tuple[Secret, ...]
+    origin: Secret | None = None
+    token: Secret | None = None
 
 
 class Starter:
     """Makes the flows of one service."""
 
-    def __init__(
-        self,
-        cycle: Cycle,
-        caller: Caller,
-        transport: Transport,
-        keyring: Keyring,
-        budgets: Budgets,
-        *,
-        tracer: SafeTracer,
-        policy: Policy,
-        realm: str,
-        now: Callable[[], datetime],
-        listeners: tuple[str, ...],
-        worker: str,
-    ) -> None:
-        self._cycle = cycle
-        self._caller = caller
-        self._transport = transport
-        self._keyring = keyring
-        self._budgets = budgets
-        self._tracer = tracer
-        self._policy = policy
-        self._realm = realm
-        self._now = now
-        self._listeners = listeners
-        self._worker = worker
+    def __init__(self, context: Context, intents: IntentExecutor, recovery: Recovery) -> None:
+        self._context = context
+        self._intents = intents
+        self._recovery = recovery
 
-    async def start(self, user: Secret, credential: Any, ref: Secret | None, tags: Any, origin: Secret | None) -> Flow:
-        """A new flow for a user, or the one that the `ref` has made already."""
-        return await self._told(self._start(user, credential, ref, tags, origin), "start")
+    async def start(self, request: StartRequest) -> Flow:
+        """Start a flow for a user, or return the one that was made with this ref."""
+        return await self._traced("start", self._once(request, self._start))
 
-    async def adopt(self, user: Secret, token: Secret, credential: Any, ref: Secret | None, tags: Any) -> Flow:
-        """A new flow for a token from elsewhere, or the one that the `ref` has made already."""
-        return await self._told(self._adopt(user, token, credential, ref, tags), "adopt")
+    async def adopt(self, request: StartRequest) -> Flow:
+        """Make a flow for a token from elsewhere, or return the one that was made with this ref."""
+        return await self._traced("adopt", self._once(request, self._adopt))
 
-    async def _told(self, work: Coroutine[Any, Any, Flow], command: str) -> Flow:
-        """Tell the tracer of a command that makes a flow; and the audit log, where it makes none."""
+    async def _start(self, draft: FlowData, _: StartRequest) -> Flow:
+        asked = await self._ask(draft)
+        if asked.flow.question:
+            return rules.view(await self._intents.keep(asked))
+        return await self._send_first(asked.flow)
+
+    async def _adopt(self, draft: FlowData, request: StartRequest) -> Flow:
+        adopted = decide(draft, Adopted(validation.token(request.token)), self._context.moment())
+        return rules.view(await self._intents.keep(adopted))
+
+    async def _traced(self, command: str, work: Coroutine[Any, Any, Flow]) -> Flow:
         try:
-            return await self._tracer.during(work, "command", command=command)
+            return await self._context.tracer.during(work, "command", command=command)
         except ResetFlowError as error:
-            audit.info("%s refused: %s (%s)", command, error.code, self._worker)
+            audit.info("%s refused: %s (%s)", command, error.code, self._context.worker)
             raise
 
-    async def _start(self, user: Secret, credential: Any, ref: Secret | None, tags: Any, origin: Secret | None) -> Flow:
-        draft = self._draft(user, credential, ref, tags)
-        if ref is not None and (flow := await self._known(draft)):
+    async def _once(self, request: StartRequest, make: Callable[[FlowData, StartRequest], Awaitable[Flow]]) -> Flow:
+        """Make a flow, unless there is one with this ref."""
+        draft, adopting = self._draft(request), request.token is not None
+        if request.ref is not None and (flow := await self._known(draft, adopting=adopting)):
             return flow
-        charges = self._budgets.start(draft.user, None if origin is None else validation.name(origin, "origin"))
-        data = await self._asked(draft)
         try:
-            if data.question:
-                return await self._cycle.keep(data, 0, charges)
-            return await self._cycle.begin(data, charges)
-        except LimitReached as error:
-            raise LimitReached("resets of this user", error.retry_after) from None
+            return await make(draft, request)
         except StaleRecord:
-            # Another worker made the flow of this `ref` at the same moment.
-            if flow := await self._known(draft):
+            # Another worker made the flow of this ref at the same moment.
+            if flow := await self._known(draft, adopting=adopting):
                 return flow
             raise
 
-    async def _adopt(self, user: Secret, token: Secret, credential: Any, ref: Secret | None, tags: Any) -> Flow:
-        data = self._draft(user, credential, ref, tags)
-        if ref is not None and (flow := await self._known(data, adopting=True)):
-            return flow
-        try:
-            now = rules.Moment(self._now(), self._worker)
-            return await self._cycle.keep(rules.adopt(data, validation.token(token), self._policy, now))
-        except StaleRecord:
-            if flow := await self._known(data, adopting=True):
-                return flow
-            raise
-
-    def _draft(self, user: Secret, credential: Any, ref: Secret | None, tags: Any) -> FlowData:
-        if not isinstance(tags, list) or len(tags) > TAGS:
-            raise InvalidInput(f"tags: there must be at most {TAGS}, in a list")
-        if not isinstance(credential, str) or credential not in self._transport.credentials:
-            raise InvalidInput(f"credential: {self._transport.name} can't reset a {credential}")
-        flow_id = new_id() if ref is None else spelled(self._lookup("ref", ref))
-        now = self._now()
+    def _draft(self, request: StartRequest) -> FlowData:
+        """Return the data of a flow that is not stored yet."""
+        credential, ref = request.credential, request.ref
+        if not isinstance(credential, str) or credential not in self._context.broker.credentials:
+            raise InvalidInput(f"credential: {self._context.broker.name} can't reset a {credential}")
+        # Kept hidden: if one of the others is refused, this frame is logged.
+        user = Secret(validation.name(request.user, "user"))
+        origin = None if request.origin is None else Secret(validation.name(request.origin, "origin"))
+        now = self._context.now()
         return FlowData(
-            id=flow_id,
-            user=validation.name(user, "user"),
+            id=new_id() if ref is None else spell(self._lookup("ref", validation.name(ref, "ref"))),
+            user=user.reveal(),
             credential=Credential(credential),
-            transport=self._caller.name,
+            transport=self._context.broker.name,
             created_at=now,
-            expires_at=now + self._policy.flow_lifetime,
-            listeners=self._listeners,
-            lookups=tuple(dict.fromkeys([self._lookup("tag", tag) for tag in tags])),
+            expires_at=now + self._context.policy.flow_lifetime,
+            limits=self._context.policy.limits,
+            user_key=self._owner_key(user),
+            origin_key=None if origin is None else self._owner_key(user, origin),
+            listeners=self._context.notifications.names,
+            lookups=tuple(dict.fromkeys([self._lookup("tag", validation.name(tag, "tag")) for tag in request.tags])),
         )
 
-    def _lookup(self, purpose: str, given: Secret) -> bytes:
-        return self._keyring.lookup(self._realm, purpose, validation.name(given, purpose))
+    def _owner_key(self, user: Secret, origin: Secret | None = None) -> bytes:
+        """Return the key, but for its letter, of the budgets of a user, or of an origin for a user."""
+        owner = self._context.broker.canonical_user(user.reveal())
+        if origin is not None:
+            owner = f"{len(origin.reveal())} {origin.reveal()} {owner}"
+        return self._lookup("budgets", owner)[:OWNER_KEY_BYTES]
 
-    async def _known(self, draft: FlowData, *, adopting: bool = False) -> Flow | None:
-        """The flow that this `ref` has made already; taken up where nothing was sent for it yet."""
+    def _lookup(self, purpose: str, name: str) -> bytes:
+        return self._context.keyring.lookup(self._context.realm, purpose, name)
+
+    async def _known(self, draft: FlowData, *, adopting: bool) -> Flow | None:
+        """Return the flow that was made with this ref; its first call is made now if it was not made yet."""
         try:
-            known = await self._cycle.resume(draft.id)
+            known = await self._recovery.resume(draft.id)
         except FlowNotFound:
             return None
-        same = self._transport.canonical_user
-        if same(known.user) != same(draft.user) or known.credential is not draft.credential:
+        canonical = self._context.broker.canonical_user
+        if canonical(known.user) != canonical(draft.user) or known.credential is not draft.credential:
             raise KeyReused("this ref names the reset of another user or credential: choose another one")
         if adopting and not rules.adopted(known):
             raise KeyReused("this ref names a reset that was started, not adopted: choose another one")
-        if rules.unsent(known):
+        if known.unsent:
             with suppress(StaleRecord):
-                return await self._cycle.begin(known)
-            known = await self._cycle.resume(draft.id)  # another worker was faster
-        return self._cycle.view(known)
+                return await self._send_first(known)
+            known = await self._recovery.resume(draft.id)  # another worker was faster
+        return rules.view(known)
 
-    async def _asked(self, draft: FlowData) -> FlowData:
-        """The draft that knows what the broker said of its question."""
-        outcome = await self._caller.challenge(case_of(draft))
-        match outcome:
-            case Accepted():
-                return rules.asked(draft, outcome)
-            case Rejected() if self._policy.mask_unknown_users:
-                return rules.masked(draft, self._decoy(draft.user))
-            case Rejected(reasons=reasons):
-                raise UnknownUser(*reasons)
-            case _:
-                raise not_acted(outcome)
+    async def _send_first(self, flow: FlowData) -> Flow:
+        """Make the first call of a flow, which needs nothing of the person."""
+        self._recovery.check_broker(flow)
+        return await self._intents.send(decide(flow, Intended("start"), self._context.moment()))
+
+    async def _ask(self, draft: FlowData) -> Decision:
+        """Ask the broker for the question of a new flow."""
+        outcome = await self._context.tasks.run(self._context.broker.challenge(case_of(draft)))
+        if isinstance(outcome, NotActed):
+            raise not_acted(outcome)
+        asked = decide(draft, Asked(outcome, self._decoy(draft.user)), self._context.moment())
+        if asked.error:
+            raise asked.error
+        return asked
 
     def _decoy(self, user: str) -> str:
-        """What this user is asked who is unknown: always the same; nothing, where nobody is asked anything."""
-        questions = self._policy.decoy_questions
+        """Return the question for a user whom the broker refuses: always the same; none where nobody is asked any."""
+        questions = self._context.policy.decoy_questions
         if not questions:
             return ""
-        number = int.from_bytes(self._keyring.lookup(self._realm, "decoy", self._transport.canonical_user(user)))
+        number = int.from_bytes(self._lookup("decoy", self._context.broker.canonical_user(user)))
         return questions[number % len(questions)]

@@ -1,4 +1,4 @@
-"""What no command does: ending what has expired, settling what was left in doubt, telling listeners, purging."""
+"""Does what no command does: ends expired flows, settles intents of dead workers, tells listeners, purges."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING
 import attrs
 
 from reset_flow.domain.errors import RecordUnreadable, ResetFlowError, StoreUnavailable
-from reset_flow.engine.commands import Tended
+from reset_flow.engine.recovery import RecoveryResult
+from reset_flow.persistence.side_records import side_realm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from datetime import datetime
 
-    from reset_flow.engine.commands import Cycle
-    from reset_flow.observability.tracing import SafeTracer
-    from reset_flow.persistence.repository import FlowRepository, Found
+    from reset_flow.engine.context import Context
+    from reset_flow.engine.recovery import Recovery
+    from reset_flow.persistence.repository import Found
+    from reset_flow.ports import Store
 
 __all__ = ["SweepReport", "Sweeper"]
 
@@ -72,21 +74,11 @@ class SweepReport:
 class Sweeper:
     """Sweeps one realm. Any number of workers may do so at once: versions keep them apart."""
 
-    def __init__(
-        self,
-        cycle: Cycle,
-        repository: FlowRepository,
-        tracer: SafeTracer,
-        *,
-        retention: timedelta,
-        now: Callable[[], datetime],
-    ) -> None:
-        self._cycle = cycle
-        self._repository = repository
-        self._tracer = tracer
-        self._retention = retention
-        self._now = now
-        self._began = (now(), _uptime())
+    def __init__(self, context: Context, recovery: Recovery, store: Store) -> None:
+        self._context = context
+        self._recovery = recovery
+        self._store = store
+        self._began = (context.now(), _uptime())
         self._held_back = False
 
     async def sweep(self) -> SweepReport:
@@ -96,19 +88,19 @@ class Sweeper:
         Raises:
             StoreUnavailable: The store went away; what was done is done.
         """
-        return await self._tracer.during(self._counted(), "sweep")
+        return await self._context.tracer.during(self._counted(), "sweep")
 
     async def _counted(self) -> SweepReport:
         report = await self._sweep()
         for name in ("settled", "expired", "delivered", "purged", "unreadable"):
             if amount := getattr(report, name):
-                self._tracer.count(name, amount)
+                self._context.tracer.count(name, amount)
         return report
 
     async def _sweep(self) -> SweepReport:
         report, unreadable = SweepReport(), 0
         batch: list[Found] = []
-        async for found in self._repository.scan(due=True, limit=DUE_AT_MOST):
+        async for found in self._context.repository.scan(due=True, limit=DUE_AT_MOST):
             if isinstance(found, RecordUnreadable):
                 unreadable += 1
                 continue
@@ -131,8 +123,8 @@ class Sweeper:
             except Exception as error:  # noqa: BLE001 - the next sweep may be luckier
                 logger.warning("a sweep broke off: %s", type(error).__name__)
 
-    async def _tend(self, batch: list[Found]) -> list[Tended]:
-        done = await asyncio.gather(*(self._cycle.tend(found) for found in batch), return_exceptions=True)
+    async def _tend(self, batch: list[Found]) -> list[RecoveryResult]:
+        done = await asyncio.gather(*(self._recovery.tend(found) for found in batch), return_exceptions=True)
         for each in done:
             if isinstance(each, StoreUnavailable) or (
                 isinstance(each, BaseException) and not isinstance(each, Exception)
@@ -141,29 +133,36 @@ class Sweeper:
             if isinstance(each, Exception) and not isinstance(each, ResetFlowError):
                 logger.error("a flow can't be tended: %s", type(each).__name__)
         # Any other error of ours: another worker was faster, or a flow is not ours to settle.
-        return [each for each in done if isinstance(each, Tended)]
+        return [each for each in done if isinstance(each, RecoveryResult)]
 
     async def _purge(self) -> tuple[int, bool]:
         """Delete what ended long ago by the clock and by the time that has really passed since this worker began."""
-        now = self._now()
+        now = self._context.now()
         passed = self._began[0] + timedelta(seconds=_uptime() - self._began[1])
         held_back = now > passed + JUMP
         if held_back and not self._held_back:
             logger.error("the clock is %s ahead of the time that has passed: nothing is purged by it", now - passed)
         self._held_back = held_back
-        before = (passed if held_back else now) - self._retention
-        purged = 0
-        while purged < PURGED_AT_MOST:
-            some = await self._repository.purge(before, PURGED_AT_ONCE)
-            purged += some
-            if some < PURGED_AT_ONCE:
-                break
+        before = (passed if held_back else now) - self._context.policy.retention
+        purged = await purge(self._store, self._context.realm, before)
+        await purge(self._store, side_realm(self._context.realm), passed if held_back else now)
         return purged, held_back
 
 
-def _with(report: SweepReport, tended: Iterable[Tended]) -> SweepReport:
+async def purge(store: Store, realm: str, before: datetime) -> int:
+    """Delete the records of a realm that ended before then, in small pieces. Return how many."""
+    purged = 0
+    while purged < PURGED_AT_MOST:
+        some = await store.purge(realm, before, PURGED_AT_ONCE)
+        purged += some
+        if some < PURGED_AT_ONCE:
+            break
+    return purged
+
+
+def _with(report: SweepReport, results: Iterable[RecoveryResult]) -> SweepReport:
     """Summed up as one goes: of a hundred thousand flows nothing else is kept."""
-    for each in tended:
+    for each in results:
         report = attrs.evolve(
             report,
             settled=report.settled + each.settled,

@@ -66,7 +66,7 @@ WORDS = frozenset(
 """Attributes with few values: of spans and of metrics."""
 
 NUMBERS = frozenset(
-    {"attempt", "attempts", "charges", "delivered", "expired", "masked", "purged", "sending", "settled", "unreadable"}
+    {"attempt", "attempts", "delivered", "expired", "masked", "purged", "sending", "settled", "unreadable", "uses"}
 )
 IDS = {"flow": re.compile(r"[0-9a-v]{26}"), "user_hash": re.compile(r"[0-9a-f]{16,128}")}
 """Attributes with many values: of spans only, because a metric would get a series for each value."""

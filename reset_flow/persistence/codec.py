@@ -40,23 +40,23 @@ _ENCODER = msgspec.msgpack.Encoder(enc_hook=_text)
 _DECODER = msgspec.msgpack.Decoder(FlowData, dec_hook=_secret)
 
 
-def encode(data: FlowData) -> bytes:
-    """The bytes to seal. Whoever calls must have checked that every text can be written as UTF-8."""
-    return _ENCODER.encode(replace(data, id="", version=0, state=State.REQUESTED, ended_at=None, lookups=()))
+def encode(flow: FlowData) -> bytes:
+    """Return the bytes to seal. Every text must be fit for UTF-8: validation has seen to it."""
+    return _ENCODER.encode(replace(flow, id="", version=0, state=State.REQUESTED, ended_at=None, lookups=()))
 
 
 def decode(body: bytes, record: Record) -> FlowData:
     """
-    The flow data that was written into this record.
+    Return the flow data that was written into this record.
 
     Raises:
         ValueError: It was written by a newer version, or by something else.
     """
     try:
-        data = _DECODER.decode(body)
-        _check(data)
+        flow = _DECODER.decode(body)
+        _check_history(flow)
         return replace(
-            data,
+            flow,
             id=record.id,
             version=record.version,
             state=record.state,
@@ -71,15 +71,15 @@ def decode(body: bytes, record: Record) -> FlowData:
     raise ValueError(reason)
 
 
-def _check(data: FlowData) -> None:
-    """Return if its history can be shown."""
-    for move in data.moves:
-        if move.edge not in ENDS or not 0 <= move.worker < len(data.workers):
+def _check_history(flow: FlowData) -> None:
+    """Raise ValueError if its history can't be shown."""
+    for move in flow.moves:
+        if move.edge not in ENDS or not 0 <= move.worker < len(flow.workers):
             raise ValueError("a move that leads nowhere, or is nobody's")
 
 
 def _schema(body: bytes) -> int:
-    """The number that it begins with, 0 if it begins with none."""
+    """Return the schema that the bytes begin with; 0 if they begin with none."""
     try:
         row = msgspec.msgpack.decode(body)
     except (ValueError, RecursionError):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -16,9 +15,9 @@ import attrs
 
 from reset_flow.domain.errors import FlowNotFound, KeyringError, RecordUnreadable, StaleRecord
 from reset_flow.persistence import key_file
-from reset_flow.persistence.guess_counts import Ledger, ledger_realm
 from reset_flow.persistence.key_file import DELAY
 from reset_flow.persistence.keyring import Keyring
+from reset_flow.persistence.side_records import reseal_side_record, side_realm
 from reset_flow.ports import Query
 
 if TYPE_CHECKING:
@@ -102,9 +101,9 @@ async def remove(path: Path, key_id: str, store: Store, realms: Iterable[str], *
 
 
 async def sealed_with(store: Store, realm: str) -> Counter[str]:
-    """How many flows of a realm are sealed with which key, by its id; the record that counts its codes is one more."""
+    """Count the records of a realm by the id of the key that seals them, side records included."""
     flows = Counter[str]()
-    for each in (realm, ledger_realm(realm)):
+    for each in (realm, side_realm(realm)):
         async for piece in _pieces(store, each):
             flows.update(Keyring.key_of(record.body) for record in piece)
     return flows
@@ -135,7 +134,10 @@ async def reseal(repository: FlowRepository, store: Store, keyring: Keyring, rea
                 if isinstance(result, BaseException):
                     raise result
                 done[result] += 1
-    await _reseal_ledgers(store, keyring, realm)
+    async for piece in _pieces(store, side_realm(realm)):
+        for record in piece:
+            if _old(record, keyring):
+                done[await _reseal_side_record(record, store, keyring)] += 1
     return ResealReport(resealed=done["resealed"], waiting=done["waiting"], unreadable=done["unreadable"])
 
 
@@ -148,11 +150,11 @@ async def _reseal(flow_id: str, repository: FlowRepository, store: Store, keyrin
         try:
             if race and not _old(await store.load(flow_id), keyring):
                 return "moved"
-            data = (await repository.load(flow_id)).data
-            if data.intent:
+            flow = (await repository.load(flow_id)).flow
+            if flow.intent:
                 # Another version under it would take the call's outcome from whoever waits for that.
                 return "waiting"
-            await repository.save(repository.record(data))
+            await repository.save(repository.record(flow))
         except StaleRecord:
             continue
         except FlowNotFound:  # purged
@@ -163,14 +165,14 @@ async def _reseal(flow_id: str, repository: FlowRepository, store: Store, keyrin
     return "waiting"
 
 
-async def _reseal_ledgers(store: Store, keyring: Keyring, realm: str) -> None:
-    """Workers write to the record of codes all the time: one that was faster has sealed it anew."""
-    ledger = Ledger(store, keyring, realm, timedelta(minutes=1))
-    async for piece in _pieces(store, ledger_realm(realm)):
-        for record in piece:
-            if _old(record, keyring):
-                with suppress(StaleRecord):
-                    await ledger.reseal(record)
+async def _reseal_side_record(record: Record, store: Store, keyring: Keyring) -> Done:
+    try:
+        await reseal_side_record(record, store, keyring)
+    except StaleRecord:  # another worker was faster, and sealed it anew
+        return "moved"
+    except ValueError:
+        return "unreadable"
+    return "resealed"
 
 
 async def _pieces(store: Store, realm: str) -> AsyncIterator[list[Record]]:

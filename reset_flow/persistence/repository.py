@@ -1,4 +1,4 @@
-"""Dossiers in, sealed records out, and back: the only place where a store and a keyring meet."""
+"""Flow data in, sealed records out, and back: with side records, the only place where a store and a keyring meet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
-from msgspec.structs import force_setattr
+from msgspec.structs import replace
 
 from reset_flow.domain.errors import FlowNotFound, RecordUnreadable, StoreError
 from reset_flow.domain.flow_data import FlowData
@@ -24,14 +24,12 @@ if TYPE_CHECKING:
 
     from reset_flow.observability.tracing import SafeTracer
     from reset_flow.persistence.keyring import Keyring
-    from reset_flow.ports import Charge, Store
+    from reset_flow.ports import Store, Use, UseName
 
-__all__ = ["FlowRepository", "Found", "associated", "new_id", "new_write_id", "spelled"]
+__all__ = ["FlowRepository", "Found", "associated_data", "new_id", "new_write_id", "sealed", "spell"]
 
-ID_DIGITS = 26
+ID_BYTES = 16
 WRITE_ID_BYTES = 8
-DIGITS = b"0123456789abcdefghijklmnopqrstuv" * 8
-"""Of base32hex, one for each byte: as random as the bytes are."""
 NO_TIME, MICROSECOND = timedelta(0), timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -43,31 +41,31 @@ class Found(Struct, frozen=True, gc=False):
     Attributes:
         write_id: Of the save that it comes from.
 
-        busy: How long whoever announced its intent may still be at it, by the store's clock; nothing: no longer.
+        busy: How long the worker that announced its intent may still be calling, by the store's clock; zero: no longer.
     """
 
-    data: FlowData
+    flow: FlowData
     write_id: bytes
     busy: timedelta
 
 
 def new_id() -> str:
-    """An id that nobody can guess, and that names nothing."""
-    return secrets.token_bytes(ID_DIGITS).translate(DIGITS).decode()
+    """Return an id that nobody can guess, and that names nothing."""
+    return spell(secrets.token_bytes(ID_BYTES))
 
 
 def new_write_id() -> bytes:
-    """Return 8 random bytes, which tell one save from every other."""
+    """Return 8 random bytes."""
     return secrets.token_bytes(WRITE_ID_BYTES)
 
 
-def spelled(name: bytes) -> str:
-    """The id of a record that is named by these bytes: in base32hex, small, and without padding."""
+def spell(name: bytes) -> str:
+    """Return bytes as the id of a record: in base32hex, lower-case, without padding."""
     return b32hexencode(name).decode().rstrip("=").lower()
 
 
-def associated(record: Record) -> bytes:
-    """Every clear column that the library sets, in one form: what a body is sealed beside."""
+def associated_data(record: Record) -> bytes:
+    """Return every clear column that the library sets, in one form, for a body to be sealed beside."""
     due, ended, lease = record.due_at, record.ended_at, record.lease
     # The realm alone is free text; its length in front keeps it from running into its neighbour.
     return (
@@ -79,8 +77,18 @@ def associated(record: Record) -> bytes:
     ).encode()
 
 
+def sealed(record: Record, body: bytes, keyring: Keyring) -> Record:
+    """Return the record with this body, sealed beside its clear columns."""
+    return replace(record, body=keyring.seal(record.realm, record.id, body, associated_data(record)))
+
+
 class FlowRepository:
-    """The flows of one realm."""
+    """
+    The flows of one realm.
+
+    Args:
+        lease: How long a worker may be busy with the call of an intent.
+    """
 
     def __init__(
         self, store: Store, keyring: Keyring, realm: str, lease: timedelta, tracer: SafeTracer | None = None
@@ -91,48 +99,40 @@ class FlowRepository:
         self._lease = lease
         self._tracer = tracer or NullTracer()
 
-    def record(self, data: FlowData, write_id: bytes | None = None) -> Record:
-        """
-        The record that makes this data the next version. Saving the same one twice is saving it once.
-
-        Args:
-            write_id: Of the record that this one is saved instead of: of the two, no more than one is.
-        """
+    def record(self, flow: FlowData, write_id: bytes | None = None) -> Record:
+        """Return the record that makes this flow data the next version. Saving it twice is saving it once."""
         record = Record(
             realm=self._realm,
-            id=data.id,
-            version=data.version + 1,
-            state=data.state,
-            due_at=self._due_at(data),
-            ended_at=data.ended_at,
-            lease=self._lease if data.intent else None,
-            lookups=data.lookups,
+            id=flow.id,
+            version=flow.version + 1,
+            state=flow.state,
+            due_at=self._due_at(flow),
+            ended_at=flow.ended_at,
+            lease=self._lease if flow.intent else None,
+            lookups=flow.lookups,
             write_id=write_id or new_write_id(),
             body=b"",
         )
-        body = self._keyring.seal(self._realm, data.id, codec.encode(data), associated(record))
-        # Nobody has seen the record yet: putting the body in costs a tenth of making another one.
-        force_setattr(record, "body", body)
-        return record
+        return sealed(record, codec.encode(flow), self._keyring)
 
-    def _due_at(self, data: FlowData) -> datetime | None:
-        if data.ended_at is None:
-            return data.expires_at
-        # Whoever ended it tells the listeners at once; others need to look only if that one can't.
-        return data.ended_at + self._lease if data.owed else None
+    def _due_at(self, flow: FlowData) -> datetime | None:
+        if flow.ended_at is None:
+            return flow.expires_at
+        # The worker that ended it tells the listeners at once; others need to look only if that one can't.
+        return flow.ended_at + self._lease if flow.undelivered else None
 
-    async def save(self, record: Record, charges: Sequence[Charge] = ()) -> None:
-        """Keep it; the errors are the store's."""
+    async def save(self, record: Record, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
+        """Save a record and change uses; the errors are the store's."""
         try:
-            saving = self._store.save(record, charges=charges)
-            await self._tracer.during(saving, "save", state=record.state, charges=len(charges))
+            saving = self._store.save(record, add=add, drop=drop)
+            await self._tracer.during(saving, "save", state=record.state, uses=len(add))
         except StoreError as error:
             forget_frames(error.__cause__ or error.__context__)
             raise
 
     async def load(self, flow_id: str) -> Found:
         """
-        One flow of this realm.
+        Load one flow of this realm.
 
         Raises:
             FlowNotFound: There is none, or it is another realm's.
@@ -155,7 +155,7 @@ class FlowRepository:
     async def scan(
         self, *, limit: int, due: bool = False, lookup: bytes | None = None, after: str = ""
     ) -> AsyncIterator[Found | RecordUnreadable]:
-        """Flows of this realm, as `Query` picks and orders them; what can't be opened comes as the error."""
+        """Go through flows of this realm, as `Query` says; a record that can't be opened comes as the error."""
         query = Query(realm=self._realm, due=due, lookup=lookup, after=after)
         async for record in self._store.scan(query, limit=limit):
             try:
@@ -167,17 +167,15 @@ class FlowRepository:
         """Return once a newer version is stored, or when the time is up."""
         await self._store.changed(flow_id, version, timeout)
 
-    async def purge(self, before: datetime, limit: int) -> int:
-        """Delete flows of this realm that ended before then, at most so many. -> how many"""
-        return await self._store.purge(self._realm, before, limit)
-
     def _open(self, record: Record) -> Found:
         try:
             # Opened into no variable: whoever logs this frame with its locals must not find it.
-            data = codec.decode(self._keyring.open(record.realm, record.id, record.body, associated(record)), record)
+            flow = codec.decode(
+                self._keyring.open(record.realm, record.id, record.body, associated_data(record)), record
+            )
             left = record.lease_left
-            if data.intent is None or data.intent.command in COMMANDS:
-                return Found(data, record.write_id, busy=max(left or NO_TIME, NO_TIME))
+            if flow.intent is None or flow.intent.command in COMMANDS:
+                return Found(flow, record.write_id, busy=max(left or NO_TIME, NO_TIME))
             why = "it is busy with a command that this release does not know"
         except UnknownKeyError as error:
             if record.realm != self._realm:

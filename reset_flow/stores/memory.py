@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 from msgspec.structs import replace
@@ -16,21 +15,17 @@ from reset_flow.domain.errors import FlowNotFound, LimitReached, StaleRecord, St
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
-    from reset_flow.ports import Charge, Query, Record
+    from reset_flow.ports import Query, Record, Use, UseName
 
 __all__ = ["MemoryStore"]
 
 
-@attrs.frozen
-class _Use:
-    at: datetime
-    flow: int
-    expires_at: datetime
+_Uses: TypeAlias = "dict[bytes, datetime]"
+"""When each use of a key expires, by its id."""
 
 
 @attrs.frozen
 class _Kept:
-    number: int  # tells a flow from a purged one that had its id
     record: Record
     leased_until: datetime | None
 
@@ -53,13 +48,12 @@ class MemoryStore:
 
     def __init__(self, *, clock: Callable[[], datetime] | None = None) -> None:
         self._clock = clock or (lambda: datetime.now(UTC))
-        self._numbers = itertools.count(1)
         self._kept: dict[str, _Kept] = {}
-        self._uses: dict[bytes, list[_Use]] = {}
+        self._uses: dict[bytes, _Uses] = {}
         self._saved: dict[str, set[asyncio.Event]] = {}
         self._closed = False
 
-    async def save(self, record: Record, *, charges: Sequence[Charge] = ()) -> None:
+    async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
         """As the port says."""
         self._check_open()
         kept = self._kept.get(record.id)
@@ -68,37 +62,31 @@ class MemoryStore:
         if record.version != (kept.record.version if kept else 0) + 1:
             raise StaleRecord(record.id, record.version)
         now = self._clock()
-        number = kept.number if kept else next(self._numbers)
-        self._uses |= self._charged(number, charges, now)
+        self._uses |= self._changed(add, drop, now)
         leased_until = None if record.lease is None else now + record.lease
-        self._kept[record.id] = _Kept(number, _with(record, None), leased_until)
+        self._kept[record.id] = _Kept(_with(record, None), leased_until)
         for event in self._saved.get(record.id, ()):
             event.set()
 
-    def _charged(self, flow: int, charges: Sequence[Charge], now: datetime) -> dict[bytes, list[_Use]]:
-        """The uses of every key that is charged as they will be, the oldest first."""
-        uses = {
-            charge.key: [use for use in self._uses.get(charge.key, ()) if use.expires_at > now] for charge in charges
-        }
-        fresh: list[_Use] = []
-        waits: list[timedelta | None] = []
-        for charge in charges:
-            these = uses[charge.key]
-            if charge.amount < 0:
-                mine = [use for use in these if use.flow == flow]
-                if mine:
-                    # By identity: two uses of one microsecond are equal, and the newest is to go.
-                    uses[charge.key] = [use for use in these if use is not mine[-1]]
+    def _changed(self, add: Sequence[Use], drop: Sequence[UseName], now: datetime) -> dict[bytes, _Uses]:
+        """Return the uses of every key that changes, as they will be."""
+        keys = {name.key for name in drop} | {use.key for use in add}
+        uses = {key: {use_id: end for use_id, end in self._uses.get(key, {}).items() if end > now} for key in keys}
+        for name in drop:
+            uses[name.key].pop(name.id, None)
+        waits: dict[bytes, timedelta | None] = {}
+        for key in dict.fromkeys(use.key for use in add):
+            added = {use.id: use for use in add if use.key == key}
+            if all(use_id in uses[key] for use_id in added):
                 continue
-            counted = [use for use in these if use.at > now - charge.window]
-            if len(counted) >= charge.limit:
-                blocking = counted[-charge.limit] if charge.limit > 0 else None
-                helps = blocking is not None and not any(blocking is use for use in fresh)
-                waits.append(blocking.at + charge.window - now if blocking and helps else None)
-            fresh.append(_Use(now, flow, now + charge.window))
-            these.append(fresh[-1])
+            others = sorted(end for use_id, end in uses[key].items() if use_id not in added)
+            excess = len(others) + len(added) - min(use.limit for use in added.values())
+            if excess > 0:
+                waits[key] = others[excess - 1] - now if excess <= len(others) else None
+            uses[key] = {use_id: now + use.window for use_id, use in added.items()} | uses[key]
         if waits:
-            raise LimitReached("uses of this budget", None if None in waits else max(filter(None, waits)))
+            known = [wait for wait in waits.values() if wait is not None]
+            raise LimitReached("uses", max(known) if len(known) == len(waits) else None, keys=tuple(waits))
         return uses
 
     async def load(self, flow_id: str) -> Record:
@@ -165,7 +153,7 @@ class MemoryStore:
             del self._kept[flow_id]
             for event in self._saved.get(flow_id, ()):
                 event.set()
-        left = {key: [use for use in uses if use.expires_at > now] for key, uses in self._uses.items()}
+        left = {key: {use_id: end for use_id, end in uses.items() if end > now} for key, uses in self._uses.items()}
         self._uses = {key: uses for key, uses in left.items() if uses}
         return len(ended)
 

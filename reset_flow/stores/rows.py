@@ -12,24 +12,24 @@ from reset_flow.ports import Record
 __all__ = ["COLUMNS", "check", "cut", "micros", "span", "to_record", "to_row"]
 
 COLUMNS = ("id", "realm", "version", "state", "due_at", "ended_at", "lease", "lookups", "write_id", "body")
-"""What `to_row` gives, by name; `to_record` wants them in this order, and the lease's end behind them."""
+"""The columns of `to_row`. `to_record` takes them in this order, followed by the end of the lease."""
 
 LOOKUP_BYTES = 16
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 FOREVER = 2**61
-"""73,000 years: still a 64-bit number when a time is added."""
+"""73,000 years in microseconds: still a 64-bit number when a time is added."""
 
 STATES = {state.value.encode(): state for state in State}
 
 
 def micros(time: datetime) -> int:
-    """Since 1970."""
+    """Convert a time to microseconds since 1970."""
     return (time - EPOCH) // MICROSECOND
 
 
 def span(length: timedelta) -> int:
-    """A length of time; what is longer than forever is forever."""
+    """Convert a length of time to microseconds, at most `FOREVER`."""
     return min(length // MICROSECOND, FOREVER)
 
 
@@ -43,7 +43,7 @@ def _length(value: int | None) -> timedelta | None:
 
 def check(record: Record) -> None:
     """
-    Have no database refuse a record.
+    Refuse a record that no database can hold.
 
     Raises:
         InvalidInput: A lookup is not 16 bytes long, or a text can't be written as UTF-8.
@@ -60,7 +60,7 @@ def check(record: Record) -> None:
 
 def to_row(record: Record) -> dict[str, Any]:
     """
-    The columns of a record.
+    Return the columns of a record by name.
 
     Raises:
         InvalidInput: As `check` does.
@@ -81,16 +81,16 @@ def to_row(record: Record) -> dict[str, Any]:
 
 
 def cut(lookups: bytes) -> tuple[bytes, ...]:
-    """The lookups of a row, one by one."""
+    """Split the lookups of a row."""
     return tuple(lookups[at : at + LOOKUP_BYTES] for at in range(0, len(lookups), LOOKUP_BYTES))
 
 
 def to_record(row: tuple[Any, ...], now: int) -> Record:
     """
-    The record of a row whose texts came as bytes, so that one of them that is no UTF-8 spoils nothing but its row.
+    Convert a row to a record. Its texts come as bytes, so that a text that is not UTF-8 spoils only its own row.
 
     Raises:
-        ValueError: A column holds what no record has.
+        ValueError: A column holds a value that no record has.
     """
     flow_id, realm, version, state, due_at, ended_at, lease, lookups, write_id, body, leased_until = row
     try:

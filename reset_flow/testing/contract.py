@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from reset_flow.domain.errors import FlowNotFound, LimitReached, StaleRecord, StoreUnavailable
+from reset_flow.domain.errors import FlowNotFound, StaleRecord, StoreUnavailable
 from reset_flow.domain.flow import State
 from reset_flow.ports import Query
-from reset_flow.testing.budget_contract import BudgetContract
 from reset_flow.testing.records import make_record, next_version
 from reset_flow.testing.refusal import refused
+from reset_flow.testing.uses_contract import UsesContract, name_of
 
 if TYPE_CHECKING:
     from reset_flow.ports import Store
@@ -23,7 +23,7 @@ __all__ = ["StoreContract"]
 NOTHING = timedelta(0)
 
 
-class StoreContract(BudgetContract):
+class StoreContract(UsesContract):
     """
     What every store must do, a promise a test. Needs pytest and pytest-asyncio in its auto mode.
 
@@ -39,6 +39,9 @@ class StoreContract(BudgetContract):
     A store whose clock can't be set overrides `elapse` (to wait), `unit` (to wait for less) and `tolerance`.
     """
 
+    async def test_a_store_says_whether_it_is_durable(self, store: Store) -> None:
+        assert store.durable in (True, False)
+
     # Saving and loading
 
     async def test_a_record_is_loaded_as_it_was_saved(self, store: Store) -> None:
@@ -52,14 +55,14 @@ class StoreContract(BudgetContract):
         )
         await store.save(record)
         assert await store.load(record.id) == record
-        bare = make_record(realm="Zażółć", body=b"")
+        bare = make_record(realm="Zażółć \x1f", body=b"")
         await store.save(bare)
         assert await store.load(bare.id) == bare
         assert (await store.load(bare.id)).lease_left is None
 
     async def test_what_is_not_there_is_not_found(self, store: Store) -> None:
         await store.save(make_record())
-        for name in ("nobody", "", "a'b", "\ud800", "\0"):
+        for name in ("nobody", "a" * 64):
             assert (await refused(store.load(name), FlowNotFound)).flow_id == name
         await refused(store.changed("nobody", 0, self.unit), FlowNotFound)
 
@@ -106,16 +109,18 @@ class StoreContract(BudgetContract):
         await store.save(next_version(record))
 
     async def test_a_save_that_is_repeated_is_a_success_and_counts_once(self, store: Store) -> None:
-        record = make_record()
+        record, use = make_record(), self.use(limit=2)
         for _ in range(3):
-            await store.save(record, charges=[self.use(limit=2)])
-        await store.save(make_record(), charges=[self.use(limit=2)])
-        await refused(store.save(make_record(), charges=[self.use(limit=2)]), LimitReached)
-        # Repeated when its budget is used up and its version is the stored one.
-        await store.save(record, charges=[self.use(limit=2)])
+            await store.save(record, add=[use])
+        await store.save(make_record(), add=[self.use(limit=2)])
+        await self.full(store, use)
+        # Repeated when its budget is full and its version is the stored one.
+        await store.save(record, add=[use])
+        await store.save(record, add=[self.use(limit=2)])
         later = next_version(record)
         await store.save(later)
-        await store.save(later)
+        await store.save(later, add=[self.use(limit=2)], drop=[name_of(use)])
+        await self.full(store, use)
         await refused(store.save(record), StaleRecord)
         assert await store.load(record.id) == later
 
@@ -150,14 +155,14 @@ class StoreContract(BudgetContract):
         await store.save(make_record(id="never"))
         await store.save(make_record(id="future", due_at=now + 100 * unit))
         await store.save(make_record(id="leased", due_at=now - 3 * unit, lease=unit))
-        await store.save(make_record(id="lease alone", lease=unit / 2))
+        await store.save(make_record(id="lease", lease=unit / 2))
         await store.save(make_record(id="elsewhere", realm="other", due_at=now - unit))
         due = Query(realm="default", due=True)
         assert await self.ids(store, due) == ["first", "later"]
         assert await self.ids(store, due, limit=1) == ["first"]
         assert await self.ids(store, Query(realm="other", due=True)) == ["elsewhere"]
         await self.elapse(unit + self.tolerance)
-        assert await self.ids(store, due) == ["first", "later", "lease alone", "leased"]
+        assert await self.ids(store, due) == ["first", "later", "lease", "leased"]
 
     async def test_flows_are_found_by_their_lookups_the_newest_first(self, store: Store) -> None:
         records = [make_record(lookups=(b"a" * 16, bytes([n % 2]) * 16)) for n in range(5)]
@@ -236,12 +241,12 @@ class StoreContract(BudgetContract):
 
     async def test_a_purge_leaves_the_uses_that_count(self, store: Store) -> None:
         record = make_record(ended_at=self.clock())
-        await store.save(record, charges=[self.use()])
+        await store.save(record, add=[self.use()])
         assert await store.purge("default", self.clock() + self.unit, 10) == 1
-        await refused(store.save(make_record(), charges=[self.use()]), LimitReached)
+        await self.full(store, self.use())
         await self.elapse(self.unit + self.tolerance)
         assert await store.purge("default", self.clock(), 10) == 0
-        await store.save(make_record(), charges=[self.use()])
+        await store.save(make_record(), add=[self.use()])
 
     async def test_a_closed_store_says_so(self, store: Store) -> None:
         record = make_record()

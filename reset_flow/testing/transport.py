@@ -134,6 +134,11 @@ class ScriptedTransport:
         self.script(**{call: [wait]})
         return held
 
+    def unscript(self, *names: str) -> None:
+        """Forget what is scripted for calls of these names and has not been played."""
+        for name in names:
+            self._parts[name].clear()
+
     def calls_of(self, name: str) -> list[ScriptedCall]:
         """The calls of one name, in the order of arrival."""
         return [call for call in self.calls if call.name == name]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, TYPE_CHECKING
 
 import pytest
 from hypothesis import given, strategies as st
@@ -17,7 +17,6 @@ from reset_flow.domain import password_rules
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.password_rules import (
     COMMON,
-    GUESSABLE,
     LOGIN,
     ROW,
     WORD,
@@ -26,10 +25,12 @@ from reset_flow.domain.password_rules import (
     common_passwords,
 )
 from reset_flow.domain.secret import Secret
+from reset_flow.engine import password_checks
+from reset_flow.engine.password_checks import GUESSABLE
 from reset_flow.testing import LeakScanner, shown_by_error
 
 if TYPE_CHECKING:
-    from reset_flow.domain.password_rules import PasswordCheck
+    from reset_flow.ports import PasswordCheck
 
 USER = "robert.zak@mail.example"
 CANARY = "violet tractor 7 canary"
@@ -324,7 +325,7 @@ async def hanging(_password: Secret, _user: str) -> tuple[str, ...]:
 
 
 async def asked(*checks: PasswordCheck, password: str = CANARY, user: str = USER) -> tuple[str, ...]:
-    return await PasswordRules(checks=checks).complaints(Secret(password), user)
+    return await password_checks.complaints(PasswordRules(checks=checks), Secret(password), user)
 
 
 async def test_checks_are_asked_in_order_once_each_with_what_was_typed() -> None:
@@ -394,7 +395,7 @@ async def test_a_check_that_fails_blocks_nobody_and_is_logged_by_class(
 async def test_a_check_that_hangs_blocks_nobody(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(password_rules, "CHECKS_TIMEOUT", 0.05)
+    monkeypatch.setattr(password_checks, "CHECKS_TIMEOUT", 0.05)
     assert await asyncio.wait_for(asked(hanging, weak), 5) == ("it must be stronger",)
     assert "password check hanging was passed over: TimeoutError" in caplog.text
     assert CANARY not in caplog.text
@@ -403,7 +404,7 @@ async def test_a_check_that_hangs_blocks_nobody(
 async def test_a_check_that_will_not_be_cancelled_blocks_nobody_and_is_not_heard_of_again(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(password_rules, "CHECKS_TIMEOUT", 0.05)
+    monkeypatch.setattr(password_checks, "CHECKS_TIMEOUT", 0.05)
     released, ended = asyncio.Event(), asyncio.Event()
 
     async def stubborn(password: Secret, _user: str) -> tuple[str, ...]:
@@ -455,7 +456,7 @@ async def test_complaints_of_checks_are_made_fit_to_be_shown() -> None:
     complaints = await asked(chatty)
     assert complaints[0] == GUESSABLE
     assert complaints[1] == "it must be [31m red"
-    assert len(complaints) <= password_rules.MAX_COMPLAINTS
+    assert len(complaints) <= password_checks.MAX_COMPLAINTS
     assert all(len(complaint) <= 200 for complaint in complaints)
     assert not any(canary in "".join(complaints).lower() for canary in (CANARY, USER))
 

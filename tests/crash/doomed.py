@@ -73,7 +73,7 @@ async def carry_out(job: dict[str, Any]) -> str:
     witness.hear_all()
     asyncio.get_running_loop().slow_callback_duration = 0  # in debug mode all of them are logged
     transport = EtnaTransport(job["broker"], job["app_key"], name="broker", deadline=timedelta(seconds=job["deadline"]))
-    policy = Policy(lease=timedelta(seconds=job["lease"]), resend_cooldown=timedelta(0))
+    policy = Policy(lease=timedelta(seconds=job["lease"]), resend_cooldown=timedelta(0), resends=20)
     point = job["point"]
     keyring = Keyring.from_file(job["keys"])
     service = ResetService(

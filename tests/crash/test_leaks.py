@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from reset_flow import State
+from reset_flow import State, open_store
 from reset_flow.testing import make_record
 
 
@@ -15,7 +15,9 @@ async def test_what_is_planted_in_a_store_is_found(crash: Any) -> None:
     await person.reach(State.TOKEN_ISSUED)
     await crash.check_nothing_shows(person)
     planted = make_record(body=f"the login is {person.user}".encode())
-    await crash.service._store.save(planted)
+    store = open_store(crash.store)
+    await store.save(planted)
+    await store.aclose()
     with pytest.raises(AssertionError, match="readable in the store"):
         await crash.check_nothing_shows(person)
 

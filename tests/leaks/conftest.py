@@ -25,13 +25,14 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from reset_flow import EtnaTransport, Keyring, Policy, ResetFlowError, ResetService, State, open_store
 from reset_flow.observability.opentelemetry import OpenTelemetryTracer
 from reset_flow.persistence.keyring import flow_key
+from reset_flow.persistence.repository import FlowRepository
 from reset_flow.sandbox import Sandbox
 from reset_flow.testing import LeakScanner, dump, shown_by, shown_by_error, traceback_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from reset_flow import Event, Flow
+    from reset_flow import Event, Flow, Store
 
 TESTS = Path(__file__).parents[1]
 """Whoever calls with a secret has it in their own frames."""
@@ -140,9 +141,16 @@ class Scene:
     watch: Watch
     sandbox: Sandbox
     service: ResetService
+    store: Store
+    transport: EtnaTransport
     keyring: Keyring
     path: Path
     codes: int = 0
+
+    @property
+    def repository(self) -> FlowRepository:
+        """The flow data, opened."""
+        return FlowRepository(self.store, self.keyring, "default", timedelta(seconds=30))
 
     async def does(self, command: str, *args: Any, **options: Any) -> Flow:
         """What came of a command; it, and all that is written down by then, was looked through."""
@@ -259,9 +267,10 @@ async def scene(watch: Watch, tmp_path: Path, policy: Policy) -> AsyncIterator[S
         transport = EtnaTransport(
             sandbox.api_url, CANARIES["app key"], deadline=timedelta(seconds=5), name="the broker"
         )
+        store = open_store(watch.url)
         service = ResetService(
             transport,
-            open_store(watch.url),
+            store,
             keyring,
             policy=policy,
             tracer=watch.tracer,
@@ -269,8 +278,8 @@ async def scene(watch: Watch, tmp_path: Path, policy: Policy) -> AsyncIterator[S
             sweep=False,
         )
         async with service:
-            scene = Scene(watch, sandbox, service, keyring, tmp_path)
-            watch.see(service, transport, keyring, keyring.keys, service._store, policy)
+            scene = Scene(watch, sandbox, service, store, transport, keyring, tmp_path)
+            watch.see(service, transport, keyring, keyring.keys, store, policy)
             yield scene
     loop.set_debug(False)
     loop.slow_callback_duration = 0.1

@@ -146,7 +146,7 @@ async def test_a_store_shows_no_address(store_url: str) -> None:
         await store.save(make_record(id=f"{number:026}"))
         parts: list[Any] = [store, vars(store), store._server]
         parts += [vars(each) for each in parts[2:] if hasattr(each, "__dict__")]
-        parts += [getattr(store, name, None) for name in ("_session", "_lane")]
+        parts += [getattr(store, name, None) for name in ("_session", "_pipeline")]
         parts += [vars(each) for each in parts[-2:] if each is not None]
         assert scanner.find(shown_by(*parts)) == []
         await store.aclose()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from msgspec.structs import force_setattr, replace
+from msgspec.structs import replace
 
 from reset_flow import (
     AnswerRejected,
@@ -248,13 +248,13 @@ async def _(scene: Any) -> None:
 @provokes(StoreUnavailable)
 async def _(scene: Any) -> None:
     flow = await scene.at(State.TOKEN_ISSUED)
-    await scene.service._store.aclose()
+    await scene.store.aclose()
     await scene.service.set_password(flow.id, scene.secret("password"))
 
 
 @provokes(StoreUnavailable)
 async def _(scene: Any) -> None:
-    await scene.service._store.aclose()
+    await scene.store.aclose()
     await scene.service.start(scene.secret("login"), ref=scene.secret("ref"))
 
 
@@ -263,8 +263,8 @@ async def _(scene: Any) -> None:
     flow = await scene.at(State.QUESTION_ANSWERED)
 
     async def somebody_is_faster(flow: Flow, _: str) -> None:
-        repository = scene.service._repository
-        await repository.save(repository.record((await repository.load(flow.id)).data))
+        repository = scene.repository
+        await repository.save(repository.record((await repository.load(flow.id)).flow))
 
     async with scene.another(guards=[somebody_is_faster]) as service:
         await service.verify(flow.id, scene.code())
@@ -273,9 +273,9 @@ async def _(scene: Any) -> None:
 @provokes(RecordUnreadable)
 async def _(scene: Any) -> None:
     flow = await scene.at(State.TOKEN_ISSUED)
-    record = await scene.service._store.load(flow.id)
+    record = await scene.store.load(flow.id)
     spoilt = replace(record, version=record.version + 1, write_id=os.urandom(8), body=record.body[:-1] + b"\0")
-    await scene.service._store.save(spoilt)
+    await scene.store.save(spoilt)
     await scene.service.set_password(flow.id, scene.secret("password"))
 
 
@@ -283,13 +283,13 @@ async def _(scene: Any) -> None:
 async def _(scene: Any) -> None:
     # It can be opened, and what is in it is no data.
     flow = await scene.at(State.TOKEN_ISSUED)
-    repository = scene.service._repository
-    record = repository.record((await repository.load(flow.id)).data)
-    from reset_flow.persistence.repository import associated  # noqa: PLC0415 - for this one alone
+    repository = scene.repository
+    record = repository.record((await repository.load(flow.id)).flow)
+    from reset_flow.persistence.repository import associated_data  # noqa: PLC0415 - for this one alone
 
     text = f'{{"user": "{scene.secret("login")}", "token": 5'.encode()
-    force_setattr(record, "body", scene.keyring.seal("default", flow.id, text, associated(record)))
-    await scene.service._store.save(record)
+    record = replace(record, body=scene.keyring.seal("default", flow.id, text, associated_data(record)))
+    await scene.store.save(record)
     await scene.service.get(flow.id)
 
 

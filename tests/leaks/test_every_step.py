@@ -16,6 +16,7 @@ from reset_flow import (
     Secret,
     State,
 )
+from reset_flow.domain.decide import Cancelled, Moment, decide
 from reset_flow.testing import LeakScanner, refused
 
 
@@ -97,12 +98,11 @@ async def test_the_parts_inside(scene: Any) -> None:
     case = Case(user=say("login"), continuation=say("password").encode())
     new = NewCredential(secret=secret, personal_phrase=Secret(say("phrase")), authorization=secret)
     for command, given in (("answer", say("answer")), ("verify", ""), ("set_password", say("password"))):
-        found = await scene.service._repository.load(flow.id)
-        record = await scene.service._store.load(flow.id)
-        budgets = scene.service._cycle._budgets
-        scene.watch.see(found, found.data, found.data.intent, record, case, new, secret, budgets)
-        scene.watch.see(vars(scene.service), vars(scene.service._store), vars(scene.service._transport))
-        scene.watch.see(vars(scene.service._transport._sender), budgets.start(say("login"), say("login")))
+        found = await scene.repository.load(flow.id)
+        record = await scene.store.load(flow.id)
+        decision = decide(found.flow, Cancelled(), Moment(found.flow.created_at, "worker", b"w" * 8))
+        scene.watch.see(found, found.flow, found.flow.intent, record, case, new, secret, decision)
+        scene.watch.see(vars(scene.service), vars(scene.store), vars(scene.transport))
         await scene.does(command, flow.id, given or scene.code())
 
 

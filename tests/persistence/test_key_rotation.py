@@ -19,11 +19,12 @@ import pytest
 from reset_flow.config import open_store
 from reset_flow.domain.errors import KeyringError, RecordUnreadable, StaleRecord, StoreUnavailable
 from reset_flow.domain.flow import State
-from reset_flow.engine.guess_alarm import Alarm
+from reset_flow.domain.policy import Policy
 from reset_flow.persistence import key_rotation, keyring
 from reset_flow.persistence.key_file import DELAY
 from reset_flow.persistence.key_rotation import ResealReport
 from reset_flow.persistence.keyring import LOOK_INTERVAL, Key, Keyring
+from reset_flow.persistence.repository import FlowRepository
 from reset_flow.service import ResetService
 from reset_flow.stores.memory import MemoryStore
 from reset_flow.stores.sqlite.store import SQLiteStore
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from reset_flow.domain.flow import Flow
-    from reset_flow.ports import Charge, Record, Store
+    from reset_flow.ports import Record, Store, Use, UseName
 
 NOW = timedelta(0)
 
@@ -149,8 +150,11 @@ class Worker:
         self.realm = realm
         self.service = ResetService(self.transport, store, self.keyring, realm=realm, sweep=False)
 
+    def repository(self) -> FlowRepository:
+        return FlowRepository(self.store, self.keyring, self.realm, Policy().lease)
+
     async def reseal(self, store: Store | None = None) -> ResealReport:
-        return await key_rotation.reseal(self.service._repository, store or self.store, self.keyring, self.realm)
+        return await key_rotation.reseal(self.repository(), store or self.store, self.keyring, self.realm)
 
     async def at(self, state: State, user: str = "robert.zak") -> Flow:
         flow = await self.service.start(user)
@@ -181,7 +185,7 @@ async def worker(address: str, path: Path) -> AsyncIterator[Worker]:
 
 @pytest.fixture(autouse=True)
 def _codes_are_counted_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Alarm, "INTERVAL", timedelta(hours=1))
+    monkeypatch.setattr("reset_flow.engine.guess_alarm.INTERVAL", timedelta(hours=1))
 
 
 STATES = (State.REQUESTED, State.QUESTION_ANSWERED, State.TOKEN_ISSUED, State.PASSWORD_SET)
@@ -279,10 +283,10 @@ class Racing:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def save(self, record: Record, *, charges: Sequence[Charge] = ()) -> None:
+    async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
         if self.before_save:
             await self.before_save.pop(0)()
-        await self._store.save(record, charges=charges)
+        await self._store.save(record, add=add, drop=drop)
 
 
 async def test_a_command_wins_the_race_against_resealing(
@@ -296,7 +300,8 @@ async def test_a_command_wins_the_race_against_resealing(
     new = key_rotation.rotate(path, delay=NOW).id
 
     async def save_with_the_old_key() -> None:
-        record = behind.service._repository.record((await behind.service._repository.load(flow.id)).data)
+        repository = behind.repository()
+        record = repository.record((await repository.load(flow.id)).flow)
         await behind.store.save(record)
 
     racing.before_save = [save_with_the_old_key, save_with_the_old_key]
@@ -452,7 +457,7 @@ async def rotate_and_remove(path: Path, worker: Worker) -> str:
 async def test_rotation_under_load_fails_no_command_and_leaves_nothing_of_the_old_key(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Alarm, "INTERVAL", timedelta(milliseconds=50))
+    monkeypatch.setattr("reset_flow.engine.guess_alarm.INTERVAL", timedelta(milliseconds=50))
     monkeypatch.setattr(keyring, "LOOK_INTERVAL", 0.05)
     database = path.with_name("flows.db")
     load = Load([Worker(SQLiteStore(database), path) for _ in range(2)])

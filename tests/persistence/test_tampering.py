@@ -11,6 +11,7 @@ import attrs
 import pytest
 from msgspec.structs import replace
 
+from reset_flow import Policy
 from reset_flow.domain.errors import RecordUnreadable
 from reset_flow.domain.flow import Credential, State
 from reset_flow.domain.flow_data import FlowData
@@ -46,7 +47,8 @@ class Vault:
         """Save versions of a new flow, and return the stored record of each."""
         data = FlowData(
             id=flow_id, user="jörg", credential=Credential.PASSWORD, transport="scripted", created_at=START,
-            expires_at=START + timedelta(hours=1), answer=Secret("Peterson"), lookups=(b"a" * 16, b"b" * 16),
+            expires_at=START + timedelta(hours=1), answer=Secret("Peterson"), limits=Policy().limits,
+            lookups=(b"a" * 16, b"b" * 16),
         )  # fmt: skip
         records = []
         for version in range(versions):
@@ -78,12 +80,12 @@ class Vault:
         with pytest.raises(RecordUnreadable):
             await self.ours.load(flow_id)
         found = [each async for each in self.ours.scan(limit=10)]
-        assert flow_id not in [each.data.id for each in found if not isinstance(each, RecordUnreadable)]
+        assert flow_id not in [each.flow.id for each in found if not isinstance(each, RecordUnreadable)]
 
     async def opens(self, flow_id: str) -> None:
         """Check that the flow can be read."""
-        data = (await self.ours.load(flow_id)).data
-        assert (data.id, data.user, data.answer) == (flow_id, "jörg", Secret("Peterson"))
+        flow = (await self.ours.load(flow_id)).flow
+        assert (flow.id, flow.user, flow.answer) == (flow_id, "jörg", Secret("Peterson"))
 
 
 @pytest.fixture(params=["memory", "sqlite"])

@@ -17,8 +17,8 @@ from reset_flow.domain.flow import Failure, State
 from reset_flow.domain.outcomes import Accepted
 from reset_flow.domain.policy import Policy
 from reset_flow.domain.state_machine import EDGES
-from reset_flow.engine.guess_alarm import Alarm
 from reset_flow.persistence.keyring import Keyring
+from reset_flow.persistence.repository import FlowRepository
 from reset_flow.sandbox import Sandbox
 from reset_flow.service import ResetService
 from reset_flow.stores.memory import MemoryStore
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from reset_flow.domain.flow import Flow
-    from reset_flow.ports import Charge, Query, Record, Store, Transport
+    from reset_flow.ports import Query, Record, Store, Transport, Use, UseName
 
 LEASE = timedelta(seconds=30)
 KINDS: dict[str, Any] = {"postgres": PostgresStore, "redis": RedisStore}
@@ -54,7 +54,7 @@ class Door:
 
         down: Whether nothing gets through.
 
-        charged: The amounts of the charges of each save that was written.
+        used: For each save that was written, the letters of the budgets that it added to (+) and dropped from (-).
     """
 
     def __init__(self, store: Store, *, closes: bool) -> None:
@@ -63,11 +63,11 @@ class Door:
         self.plan: deque[str | Held] = deque()
         self.down = False
         self.saves: list[Record] = []
-        self.charged: list[tuple[int, ...]] = []
+        self.used: list[tuple[str, ...]] = []
         self.tries = 0
         self._closes = closes
 
-    async def save(self, record: Record, *, charges: Sequence[Charge] = ()) -> None:
+    async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
         self.tries += 1
         self._check()
         what = self.plan.popleft() if self.plan else "ok"
@@ -79,9 +79,9 @@ class Door:
             self.down = True
         if isinstance(what, str) and what.startswith("before"):
             raise StoreUnavailable("nothing was written")
-        await self.store.save(record, charges=charges)
+        await self.store.save(record, add=add, drop=drop)
         self.saves.append(record)
-        self.charged.append(tuple(charge.amount for charge in charges))
+        self.used.append((*(f"-{chr(use.key[-1])}" for use in drop), *(f"+{chr(use.key[-1])}" for use in add)))
         if isinstance(what, str) and what.startswith("after"):
             raise StoreUnavailable("the acknowledgement was lost")
 
@@ -122,19 +122,15 @@ class Worker:
     async def dies(self) -> None:
         """End at once: nothing is saved any more, nothing is said to anybody."""
         self.door.down = True
-        tasks = list(self.service._cycle._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.service.aclose(timedelta(0))
 
     async def tells(self) -> None:
-        """Tell the others what codes it saw, and learn what they did."""
+        """Tell the others what codes it saw, and learn what they did: now, and not within seconds."""
         await self.service._alarm.sync()
 
     async def idle(self) -> None:
-        """Wait until it has nothing under way."""
-        while tasks := list(self.service._cycle._tasks):
-            await asyncio.gather(*tasks, return_exceptions=True)
+        """Wait until it has nothing under way: embedders need no such thing, who can wait for what they look at."""
+        await self.service._tasks.wait_idle()
 
 
 class House:
@@ -167,6 +163,10 @@ class House:
         service = ResetService(transport, door, options.pop("keyring", self.keyring), **(given | options))
         self._workers.append(Worker(service, door, transport))
         return self._workers[-1]
+
+    def repository(self) -> FlowRepository:
+        """The flow data of all workers."""
+        return FlowRepository(self.worker().door, self.keyring, "default", LEASE)
 
     def lease_runs_out(self) -> None:
         """Let so much time pass that whoever was busy counts as gone."""
@@ -332,7 +332,7 @@ def at(house: House) -> Callable[..., Any]:
         await worker.idle()
         transport.calls.clear()
         worker.door.saves.clear()
-        worker.door.charged.clear()
+        worker.door.used.clear()
         worker.door.tries = 0
         assert flow.state is state
         return await service.get(flow.id)
@@ -354,7 +354,7 @@ def until() -> Callable[[Callable[[], Any]], Any]:
 
 @pytest.fixture(autouse=True)
 def _workers_tell_what_codes_they_saw_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Alarm, "INTERVAL", timedelta(hours=1))
+    monkeypatch.setattr("reset_flow.engine.guess_alarm.INTERVAL", timedelta(hours=1))
 
 
 @pytest.fixture(autouse=True)

@@ -147,10 +147,10 @@ async def test_a_listener_that_raises_is_told_the_end_again(house: Any) -> None:
     assert len(other.events) == 4
 
 
-async def test_a_listener_that_hangs_is_left_behind(house: Any) -> None:
+async def test_a_listener_that_hangs_is_left_behind(house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reset_flow.engine.notifications.PATIENCE", timedelta(milliseconds=10))
     hanging, other = Listener(hangs), Listener()
     worker = house.worker(listeners={"bad": hanging, "good": other})
-    worker.service._announcer._patience = 0.01
     async with asyncio.timeout(2):
         flow = await whole(worker)
     assert (flow.state, len(other.events)) == (State.PASSWORD_SET, 4)

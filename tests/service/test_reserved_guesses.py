@@ -24,7 +24,6 @@ from reset_flow import (
     StoreUnavailable,
     Unknown,
 )
-from reset_flow.engine.budgets import Priced
 from reset_flow.testing import refused
 
 pytestmark = pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres", "redis"])
@@ -44,7 +43,7 @@ async def use_up(worker: Any, at: Any, user: str = "robert.zak") -> int:
             worker.transport.script(exchange=[Rejected()])
             error: Any = await refused(worker.service.verify(flow.id, "000000"), ResetFlowError)
             if isinstance(error, LimitReached):
-                worker.transport._parts["exchange"].clear()
+                worker.transport.unscript("exchange")
                 return taken
             taken += 1
 
@@ -202,19 +201,20 @@ async def test_an_outcome_that_was_written_after_all_is_no_other_workers(
     flow, holder = await at(worker, State.QUESTION_ANSWERED), await at(other, State.QUESTION_ANSWERED)
     save, tried = worker.door.save, list[Any]()
 
-    async def slow(record: Any, *, charges: Any = ()) -> None:
-        tried.append((record, charges))
+    async def slow(record: Any, *, add: Any = (), drop: Any = ()) -> None:
+        uses = {"add": add, "drop": drop}
+        tried.append((record, uses))
         if len(tried) == 2:  # the outcome is on its way, and nobody hears of it
             raise StoreUnavailable("the connection was lost")
         if len(tried) == 4:  # it arrives when its place has become free, just before what is saved instead
             await other.service.cancel(holder.id)
-            await save(tried[1][0], charges=tried[1][1])
-        await save(record, charges=charges)
+            await save(tried[1][0], **tried[1][1])
+        await save(record, **uses)
 
     monkeypatch.setattr(worker.door, "save", slow)
     worker.transport.script(exchange=[Rejected()])
     await refused(worker.service.verify(flow.id, "000000"), CodeRejected)
-    assert [len(charges) for _, charges in tried] == [2, 1, 1, 0]
+    assert [len(uses["add"]) + len(uses["drop"]) for _, uses in tried] == [2, 1, 1, 0]
     assert (await worker.service.verify(flow.id, "004158")).state is State.TOKEN_ISSUED
 
 
@@ -227,9 +227,8 @@ async def test_no_command_saves_more_often_than_it_must(house: Any, clock: Any, 
     if unknown:  # what is right for it nobody knows: it refuses each answer, as a broker would
         for _ in range(2):
             await refused(worker.service.answer(flow.id, "Peterson"), ResetFlowError)
-        assert worker.door.charged == [(1, 1), (1,), (-1,), (1,), (-1,)]
         await worker.service.cancel(flow.id)
-        assert worker.door.charged[5:] == [()]
+        assert worker.door.used == [("+s", "+o"), (), (), (), (), ()]
         return
     await worker.service.answer(flow.id, "Peterson")
     clock.advance(timedelta(minutes=1))
@@ -241,20 +240,20 @@ async def test_no_command_saves_more_often_than_it_must(house: Any, clock: Any, 
     await refused(worker.service.verify(flow.id, "000000"), ResetFlowError)
     await worker.service.verify(flow.id, "004158")
     await worker.service.set_password(flow.id, "violet tractor 5")
-    assert worker.door.charged == [
-        (1, 1),
-        *[(1,), ()],  # answer: its intent, its outcome
+    assert worker.door.used == [
+        ("+s", "+o"),
+        *[(), ("+c",)],  # answer: its intent, its outcome
         *[(), ()],  # resend
-        *[(-1, 1), (1,)] * 2,
-        *[(-1, 1), ()],  # not acted
-        *[(-1, 1), (-1,)],
+        *[("-c", "+c"), ("+c",)] * 2,
+        *[("-c", "+c"), ()],  # not acted
+        *[("-c", "+c"), ("-c",)],
         *[(), ()],  # set_password
     ]
-    assert worker.door.tries == len(worker.door.charged)
+    assert worker.door.tries == len(worker.door.used)
 
 
 async def test_known_and_unknown_users_cost_the_same(house: Any, clock: Any) -> None:
-    charged = []
+    used = []
     for who in ("known", "unknown"):
         worker = house.worker()
         worker.transport.script(challenge=[Accepted(value=Secret(""))] if who == "known" else [Rejected()])
@@ -264,10 +263,10 @@ async def test_known_and_unknown_users_cost_the_same(house: Any, clock: Any) -> 
         await worker.service.resend(flow.id)
         for _ in range(5):
             await refused(worker.service.verify(flow.id, "000000"), CodeRejected)
-        assert worker.door.tries == len(worker.door.charged)
-        charged.append(worker.door.charged)
-    assert charged[0] == [(1, 1), (), (), (), *[(-1, 1), (1,)] * 4, (-1, 1), ()]
-    assert charged[1] == charged[0]
+        assert worker.door.tries == len(worker.door.used)
+        used.append(worker.door.used)
+    assert used[0] == [("+s",), ("+c",), (), (), *[("-c", "+c"), ("+c",)] * 4, ("-c", "+c"), ()]
+    assert used[1] == used[0]
 
 
 class Guessing:
@@ -305,7 +304,7 @@ class Guessing:
 
             return play
 
-        self.worker.transport._parts["exchange"].clear()
+        self.worker.transport.unscript("exchange")
         self.worker.transport.script(exchange=[played(part) for part in parts])
         await self.worker.service.verify(self.random.choice(self.flows), code)
 
@@ -322,7 +321,7 @@ class Guessing:
             return
         self.codes += 1
         code = f"{self.codes:06d}"
-        self.worker.transport._parts["exchange"].clear()
+        self.worker.transport.unscript("exchange")
         held = self.worker.transport.hold("exchange", Rejected())
         task = asyncio.create_task(self.worker.service.verify(self.random.choice(self.flows), code))
         arrived = asyncio.create_task(held.arrived.wait())
@@ -405,18 +404,3 @@ async def test_whatever_happens_no_more_than_ten_wrong_codes_are_sent_in_any_day
     last = await at(guessing.worker, State.QUESTION_ANSWERED)
     error = await refused(guessing.worker.service.verify(last.id, "004158"), LimitReached)
     assert error.retry_after == (min(recent) + DAY - clock() if recent else DAY)
-
-
-async def test_dossiers_from_before_reservations_take_a_guess_when_they_need_one(
-    house: Any, at: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    worker = house.worker(policy=TWO)
-    with monkeypatch.context() as before:  # as an older release saved it: no charge, no flag
-        budgets = "reset_flow.engine.budgets.Budgets.intended"
-        before.setattr(budgets, lambda _, data, charges=(): Priced(data, tuple(charges)))
-        flow = await at(worker, State.QUESTION_ANSWERED)
-    worker.transport.script(exchange=[Rejected()])
-    await refused(worker.service.verify(flow.id, "000000"), CodeRejected)
-    worker.transport.script(exchange=[Rejected()])
-    await refused(worker.service.verify(flow.id, "000000"), CodeRejected)
-    await refused(worker.service.verify(flow.id, "000000"), LimitReached)

@@ -83,7 +83,7 @@ async def test_an_intent_that_was_given_up_is_never_sent_by_its_own_worker(
         asleep.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("reset_flow.engine.background_tasks.Pauses.next", for_ever)
+    monkeypatch.setattr("reset_flow.engine.background_tasks.Backoff.pause", for_ever)
     worker = house.worker()
     stands, given, after = COMMANDS[command]
     flow = await at(worker, stands)

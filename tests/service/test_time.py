@@ -13,7 +13,7 @@ from reset_flow import testing
 from reset_flow.domain.errors import ConfigurationError, FlowBusy, FlowEnded, FlowNotFound
 from reset_flow.domain.flow import Failure, State
 from reset_flow.domain.policy import Policy
-from reset_flow.engine.commands import Tended
+from reset_flow.engine.recovery import RecoveryResult
 from reset_flow.engine.sweeper import AT_ONCE, SweepReport
 from reset_flow.persistence.keyring import Keyring
 
@@ -113,7 +113,7 @@ async def test_a_sweep_keeps_nothing_of_the_flows_it_is_done_with(
     alive, save = [], worker.door.save
 
     async def look_and_save(record: Any, **options: Any) -> None:
-        alive.append(sum(isinstance(each, Tended) for each in gc.get_objects()))
+        alive.append(sum(isinstance(each, RecoveryResult) for each in gc.get_objects()))
         await save(record, **options)
 
     monkeypatch.setattr(worker.door, "save", look_and_save)

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from reset_flow.domain.errors import FlowNotFound, LimitReached, StaleRecord
 from reset_flow.domain.flow import State
-from reset_flow.ports import Charge, Query, Record
+from reset_flow.ports import Query, Record, Use, UseName
 from reset_flow.stores.memory import MemoryStore
 from reset_flow.stores.postgres.store import PostgresStore
 from reset_flow.stores.redis.store import RedisStore
@@ -35,37 +35,33 @@ REALMS = st.sampled_from(["north", "south"])
 NAMES = st.sampled_from([f"flow {n}" for n in range(6)])
 LOOKUPS = [bytes([n]) * 16 for n in range(3)]
 KEYS = [bytes([9, n] * 8) for n in range(2)]
+IDS = [bytes([n]) for n in range(5)] + [b"\0\0", bytes(range(16))]
 TIMES = st.none() | st.integers(-20, 60).map(lambda seconds: START + seconds * SECOND)
 LEASES = st.none() | st.integers(0, 15).map(lambda seconds: seconds * SECOND)
 LIMITS = st.integers(1, 40)
-CHARGES = st.lists(
-    st.builds(
-        Charge,
-        key=st.sampled_from(KEYS),
-        amount=st.sampled_from([1, 1, 1, -1]),
-        limit=st.integers(0, 4),
-        window=st.sampled_from([7 * SECOND, 20 * SECOND]),
-    ),
-    max_size=4,
-)
 
 
-@attrs.define
-class Use:
-    flow: object
-    at: datetime
-    expires_at: datetime
+@st.composite
+def changes(draw: st.DrawFn) -> tuple[list[Use], list[UseName]]:
+    """Uses to add, those of one key with one limit, and names to drop; ids come again, as no embedder's do."""
+    limits = {key: draw(st.integers(0, 4)) for key in KEYS}
+    windows = st.sampled_from([7 * SECOND, 20 * SECOND])
+    names = st.lists(st.builds(UseName, key=st.sampled_from(KEYS), id=st.sampled_from(IDS)), max_size=4)
+    added = list({(name.key, name.id): name for name in draw(names)}.values())
+    return [Use(key=each.key, id=each.id, limit=limits[each.key], window=draw(windows)) for each in added], draw(names)
+
+
+CHANGES = changes()
 
 
 @attrs.define
 class Kept:
     record: Record
     leased_until: datetime | None
-    identity: object = attrs.field(factory=object)  # a purged flow and a later one of its name are two
 
 
 class Histories(RuleBasedStateMachine):
-    """A flow is kept in the order of creation, a use in the order of counting."""
+    """A flow is kept in the order of creation; of a use, when it expires."""
 
     store: Store
 
@@ -88,7 +84,7 @@ class Histories(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.clock = FrozenClock(START)
         self.kept: dict[str, Kept] = {}
-        self.uses: dict[bytes, list[Use]] = {key: [] for key in KEYS}
+        self.uses: dict[tuple[bytes, bytes], datetime] = {}
         self.saves = 0
 
     @initialize()
@@ -113,10 +109,10 @@ class Histories(RuleBasedStateMachine):
         self.save(data, realm=record.realm, id=record.id, version=version, lookups=record.lookups)
 
     @precondition(lambda self: self.kept)
-    @rule(data=st.data(), charges=CHARGES)
-    def repeat(self, data: st.DataObject, charges: list[Charge]) -> None:
+    @rule(data=st.data(), changed=CHANGES)
+    def repeat(self, data: st.DataObject, changed: tuple[list[Use], list[UseName]]) -> None:
         record = self.kept[data.draw(st.sampled_from(sorted(self.kept)))].record
-        assert self.do(self.store.save(record, charges=charges)) is None
+        assert self.do(self.store.save(record, add=changed[0], drop=changed[1])) is None
 
     def save(self, data: st.DataObject, **values: Any) -> None:
         self.saves += 1
@@ -129,49 +125,37 @@ class Histories(RuleBasedStateMachine):
             write_id=self.saves.to_bytes(8),
             body=data.draw(st.binary(max_size=5)),
         )
-        charges = data.draw(CHARGES)
-        result = self.do(self.store.save(record, charges=charges))
+        add, drop = data.draw(CHANGES)
+        result = self.do(self.store.save(record, add=add, drop=drop))
         kept = self.kept.get(record.id)
         if record.version != (kept.record.version + 1 if kept else 1):
             assert isinstance(result, StaleRecord)
             assert (result.flow_id, result.version) == (record.id, record.version)
             return
         now = self.clock()
-        new = Kept(record, None if record.lease is None else now + record.lease)
-        if kept:
-            new.identity = kept.identity
-        uses, waits = self.charged(new.identity, charges)
+        uses = {name: end for name, end in self.uses.items() if end > now and UseName(*name) not in drop}
+        waits = {key: wait for key in KEYS if (wait := self.wait(uses, [use for use in add if use.key == key])) != 0}
         if waits:
             assert isinstance(result, LimitReached)
-            assert result.retry_after == (None if None in waits else max(wait for wait in waits if wait))
+            assert sorted(result.keys) == sorted(waits)
+            known = [wait for wait in waits.values() if isinstance(wait, timedelta)]
+            assert result.retry_after == (max(known) if len(known) == len(waits) else None)
             return
         assert result is None
-        self.uses = uses
-        self.kept[record.id] = new
+        self.uses = {(use.key, use.id): now + use.window for use in add} | uses
+        self.kept[record.id] = Kept(record, None if record.lease is None else now + record.lease)
 
-    def charged(self, flow: object, charges: list[Charge]) -> tuple[dict[bytes, list[Use]], list[timedelta | None]]:
-        now = self.clock()
-        uses = {key: [use for use in each if use.expires_at > now] for key, each in self.uses.items()}
-        new: list[Use] = []
-        waits: list[timedelta | None] = []
-        for charge in charges:
-            these = uses[charge.key]
-            if charge.amount == -1:
-                for at in range(len(these) - 1, -1, -1):
-                    if these[at].flow is flow:
-                        del these[at]
-                        break
-                continue
-            # Wait for one after the other to expire, until there is a place; what this save adds expires too late.
-            there = [use.at + charge.window - now for use in these if use.at + charge.window > now]
-            ours = sum(any(use is each for each in new) for use in these)
-            if charge.limit <= ours:
-                waits.append(None)
-            elif len(there) >= charge.limit:
-                waits.append(sorted(there)[len(there) - charge.limit])
-            new.append(Use(flow, now, now + charge.window))
-            these.append(new[-1])
-        return uses, waits
+    def wait(self, uses: dict[tuple[bytes, bytes], datetime], add: list[Use]) -> timedelta | int | None:
+        """How long until these may be added, by trying every end of a use; 0: they may be now, `None`: never."""
+        new = [use for use in add if (use.key, use.id) not in uses]
+        if not new:
+            return 0
+        ids = {use.id for use in add}
+        others = [end for (key, use_id), end in uses.items() if key == add[0].key and use_id not in ids]
+        for moment in (self.clock(), *sorted(others)):
+            if sum(end > moment for end in others) + len(ids) <= add[0].limit:
+                return moment - self.clock() or 0
+        return None
 
     # Time and ends
 

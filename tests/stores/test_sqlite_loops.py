@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -140,15 +140,17 @@ def test_who_saves_in_a_loop_that_rests_is_not_forgotten(tmp_path: Path) -> None
 
 
 def test_a_loop_that_is_closed_while_its_saves_are_carried_out_disturbs_nobody(tmp_path: Path) -> None:
-    store = SQLiteStore(tmp_path / "flows.db", busy_timeout=BUSY)
+    started, closed = threading.Event(), threading.Event()
+    closed.set()
+
+    def clock() -> datetime:  # asked by each save, in the midst of its transaction
+        started.set()
+        assert closed.wait(10)
+        return datetime.now(UTC)
+
+    store = SQLiteStore(tmp_path / "flows.db", busy_timeout=BUSY, clock=clock)
     first = asyncio.new_event_loop()
     left: list[asyncio.Task[None]] = []
-    closed = threading.Event()
-    finish = store._writer._finish
-
-    def held(batch: Any) -> None:
-        assert closed.wait(10)
-        finish(batch)
 
     async def begin() -> None:
         await asyncio.gather(*(store.save(make_record()) for _ in range(8)))
@@ -156,12 +158,10 @@ def test_a_loop_that_is_closed_while_its_saves_are_carried_out_disturbs_nobody(t
         await asyncio.sleep(0)
 
     async def go_on() -> None:
-        store._writer._finish = held  # type: ignore[method-assign]
+        closed.clear()
+        started.clear()
         saving = asyncio.ensure_future(store.save(make_record()))
-        for _ in range(20):  # far more turns than a transaction waits for
-            await asyncio.sleep(0)
-        assert store._writer._current is not None
-        assert len(store._writer._current.jobs) == 4
+        assert await asyncio.to_thread(started.wait, 10)
         first.close()
         closed.set()
         await saving
@@ -171,3 +171,24 @@ def test_a_loop_that_is_closed_while_its_saves_are_carried_out_disturbs_nobody(t
     asyncio.run(soon(go_on()))
     with closing(sqlite3.connect(tmp_path / "flows.db")) as other:
         assert other.execute("SELECT count(*) FROM flows").fetchall() == [(12,)]
+
+
+def test_what_a_loop_left_behind_is_saved_at_the_end(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "flows.db")
+    first = asyncio.new_event_loop()
+
+    async def begin() -> list[asyncio.Task[None]]:
+        await asyncio.gather(*(store.save(make_record()) for _ in range(8)))
+        saving = [asyncio.ensure_future(store.save(make_record())) for _ in range(3)]
+        await asyncio.sleep(0)
+        return saving
+
+    async def end(saving: list[asyncio.Task[None]]) -> None:
+        await asyncio.gather(*saving)
+
+    saving = first.run_until_complete(begin())
+    asyncio.run(soon(store.aclose()))
+    first.run_until_complete(soon(end(saving)))
+    first.close()
+    with closing(sqlite3.connect(tmp_path / "flows.db")) as other:
+        assert other.execute("SELECT count(*) FROM flows").fetchall() == [(11,)]

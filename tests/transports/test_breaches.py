@@ -18,6 +18,7 @@ from hypothesis import given, strategies as st
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.password_rules import PasswordRules
 from reset_flow.domain.secret import Secret
+from reset_flow.engine.password_checks import complaints
 from reset_flow.testing import LeakScanner, traceback_of
 from reset_flow.transports import breaches
 from reset_flow.transports.breaches import BREACHED, BreachCheck
@@ -26,7 +27,7 @@ from reset_flow.transports.http import BODY_LIMIT, Reply
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from reset_flow.domain.password_rules import PasswordCheck
+    from reset_flow.ports import PasswordCheck
     from tests.transports.conftest import Broker, Contexts, Script, Serve, Server
 
 PASSWORD, USER = " violet tractor 🦊 canary", "robert.zak"
@@ -243,13 +244,13 @@ async def test_a_session_that_is_passed_in_is_used_and_left_open(serve: Serve, c
 async def test_the_rules_ask_it_only_where_they_are_told_to(serve: Serve, check: Make) -> None:
     server = await serve(saying(listing(f"{SUFFIX}:7")))
     searching: PasswordCheck = check(server.url)
-    assert await PasswordRules().complaints(Secret(PASSWORD), USER) == ()
+    assert await complaints(PasswordRules(), Secret(PASSWORD), USER) == ()
     assert server.requests == []
     rules = PasswordRules(checks=(searching,))
-    assert await rules.complaints(Secret("football1"), USER) != ()
+    assert await complaints(rules, Secret("football1"), USER) != ()
     assert server.requests == []
-    assert await rules.complaints(Secret(PASSWORD), USER) == (BREACHED,)
-    assert await rules.complaints(Secret(PASSWORD + "!"), USER) == ()
+    assert await complaints(rules, Secret(PASSWORD), USER) == (BREACHED,)
+    assert await complaints(rules, Secret(PASSWORD + "!"), USER) == ()
 
 
 async def test_the_traceback_of_a_caller_who_leaves_shows_no_hash(serve: Serve, check: Make) -> None:

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, and what their failures mean. The only file that imports asyncpg."""
+"""Connections to PostgreSQL, and the meaning of their errors. The only file that imports asyncpg."""
 
 from __future__ import annotations
 
@@ -17,92 +17,89 @@ if TYPE_CHECKING:
 
     from reset_flow.domain.secret import Secret
 
-__all__ = ["Line", "Pool", "Server", "check_dsn", "driver", "failures", "of_one"]
+__all__ = ["Pool", "Server", "check_dsn", "driver", "driver_errors", "is_per_row_error"]
 
 GRACE = 1.0
-"""For how many seconds longer than the server one waits: its own refusal says more."""
+"""How many seconds longer than `statement_timeout` to wait for a reply: the server's own error says more."""
 
 
 @attrs.frozen
 class Server:
     """
-    How to get at it, and how long to wait for it, in seconds.
+    How to connect to a server. Timeouts are in seconds.
 
     Attributes:
-        connections: How many a pool has at most.
+        connections: How many may be used for other things than saves, loads and notifications.
 
-        prepare: The first statement of each connection.
+        setup: The first statement of each connection.
     """
 
     dsn: Secret
     connections: int
     connect_timeout: float
     statement_timeout: float
-    prepare: str
+    setup: str
 
     @property
-    def patience(self) -> float:
+    def reply_timeout(self) -> float:
         """How long a reply may take."""
         return self.statement_timeout + GRACE
 
     async def connect(self) -> Any:
-        """A connection beside the pool."""
-        with _dsn_kept():
+        """Open a connection beside the pool."""
+        with _hidden_dsn():
             connection = await driver().connect(self.dsn.reveal(), timeout=self.connect_timeout)
-        async with _given_up(connection, self.connect_timeout):
-            await self._prepare(connection)
+        async with _dropped_in_doubt(connection, self.connect_timeout):
+            await self.prepare(connection)
         return connection
 
-    def pool(self) -> Any:
-        """Not yet connected, and without the round trip that a pool spends on each connection that comes back."""
-        return driver().create_pool(
-            self.dsn.reveal(),
-            min_size=0,
-            max_size=self.connections,
-            timeout=self.connect_timeout,
-            init=self._prepare,
-            reset=_as_it_is,
-        )
-
-    async def _prepare(self, connection: Any) -> None:
-        await connection.fetch(self.prepare, str(int(self.statement_timeout * 1000)))
+    async def prepare(self, connection: Any) -> None:
+        """Set up the session of a new connection."""
+        await connection.fetch(self.setup, str(int(self.statement_timeout * 1000)))
 
 
-async def _as_it_is(_connection: Any) -> None:
-    """No statement of ours leaves anything behind in its session."""
+async def _keep_session(_connection: Any) -> None:
+    """Save the round trip of a reset: no statement of ours leaves anything behind in its session."""
 
 
 class Pool:
-    """Connections for whoever comes. It belongs to the running loop."""
+    """At most `size` connections. It belongs to the running loop."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, size: int) -> None:
         self._server = server
-        self._pool = server.pool()
+        self._pool = driver().create_pool(
+            server.dsn.reveal(),
+            min_size=0,
+            max_size=size,
+            timeout=server.connect_timeout,
+            init=server.prepare,
+            reset=_keep_session,
+        )
 
     async def open(self) -> None:
-        """Before anything else."""
+        """Start the pool; it connects when it is used."""
         await self._pool
 
     async def fetch(self, statement: str, *values: Any) -> list[Any]:
-        """All rows, in a transaction of its own."""
-        async with self.connection(self._server.patience) as connection:
+        """Run a statement in a transaction of its own, and return all rows."""
+        async with self.connection(self._server.reply_timeout) as connection:
             rows: list[Any] = await connection.fetch(statement, *values)
             return rows
 
     @asynccontextmanager
-    async def connection(self, patience: float) -> AsyncIterator[Any]:
-        """One of them, for so many seconds at most."""
-        with _translated():
-            with _dsn_kept():
+    async def connection(self, timeout: float) -> AsyncIterator[Any]:
+        """Lend a connection for so many seconds at most."""
+        with _translated_errors():
+            with _hidden_dsn():
                 connection = await self._pool.acquire(timeout=self._server.connect_timeout)
             try:
-                async with _given_up(connection, patience):
+                async with _dropped_in_doubt(connection, timeout):
                     yield connection
             finally:
                 await self._pool.release(connection)
 
     async def close(self) -> None:
-        """Take leave of the server, once all have come back."""
+        """Close the connections in good order, once all have been returned."""
         await self._pool.close()
 
     def terminate(self) -> None:
@@ -110,39 +107,12 @@ class Pool:
         self._pool.terminate()
 
 
-class Line:
-    """One connection that is kept, for one user at a time: a pool's ways of lending cost as much as a statement."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._connection: Any = None
-
-    async def fetch(self, statement: str, *values: Any) -> list[Any]:
-        """All rows, in a transaction of its own."""
-        with _translated():
-            if self._connection is None or self._connection.is_closed():
-                self._connection = await self._server.connect()
-            async with _given_up(self._connection, self._server.patience):
-                rows: list[Any] = await self._connection.fetch(statement, *values)
-                return rows
-
-    async def close(self) -> None:
-        """Take leave of the server."""
-        if self._connection is not None:
-            await self._connection.close()
-
-    def terminate(self) -> None:
-        """Drop the connection."""
-        if self._connection is not None:
-            self._connection.terminate()
-
-
 def check_dsn(dsn: Secret) -> None:
     """
-    Let pass what may be one.
+    Check that a text may be a dsn.
 
     Raises:
-        ConfigurationError: It can't be.
+        ConfigurationError: It may not.
     """
     if not dsn.reveal().startswith(("postgresql://", "postgres://")):
         raise ConfigurationError("the dsn of a PostgresStore begins with postgresql://")
@@ -150,37 +120,35 @@ def check_dsn(dsn: Secret) -> None:
 
 def driver() -> Any:
     """
-    Asyncpg, which ships no types.
+    Import and return asyncpg, which ships no types.
 
     Raises:
         ConfigurationError: It is not installed.
     """
     try:
-        import asyncpg  # noqa: PLC0415 - only who uses the store needs it
+        import asyncpg  # noqa: PLC0415 - needed only when the store is used
     except ImportError:
         raise ConfigurationError("a PostgresStore needs asyncpg: pip install 'reset-flow[postgres]'") from None
     return asyncpg
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """What the driver raises when the server can't be reached, or says no."""
+def driver_errors() -> tuple[type[Exception], ...]:
+    """Return what the driver raises when it can't reach the server, or the server refuses."""
     asyncpg = driver()
     return (OSError, asyncpg.PostgresError, asyncpg.InternalClientError, asyncpg.InterfaceError)
 
 
-def of_one(error: BaseException | None) -> bool:
-    """Whether one of many may have been the reason. Not so: lost connections, timeouts and shutdowns."""
-    if isinstance(error, TypeError):  # it is no number of the server's
-        return True
+def is_per_row_error(error: BaseException) -> bool:
+    """Return True if one row of many may have caused the error, unlike lost connections, timeouts and shutdowns."""
     return (getattr(error, "sqlstate", None) or "08")[:2] not in ("08", "25", "57", "58")
 
 
 @asynccontextmanager
-async def _given_up(connection: Any, patience: float) -> AsyncIterator[None]:
-    """Drop a connection of which nobody knows where it stands, or that leads to a server which may not write (now)."""
+async def _dropped_in_doubt(connection: Any, timeout: float) -> AsyncIterator[None]:
+    """Drop the connection if its state is unknown after an error, or if its server refuses to write."""
     asyncpg = driver()
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(timeout):
             yield
     except BaseException as error:
         if not isinstance(error, asyncpg.PostgresError) or isinstance(error, asyncpg.ReadOnlySQLTransactionError):
@@ -189,32 +157,34 @@ async def _given_up(connection: Any, patience: float) -> AsyncIterator[None]:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated_errors() -> Iterator[None]:
+    """Raise `StoreUnavailable` for the driver's errors."""
     try:
         yield
     except ResetFlowError:
         raise
-    except failures() as error:
+    except driver_errors() as error:
         forget_frames(error)
         raise _unavailable(error) from error
 
 
 @contextmanager
-def _dsn_kept() -> Iterator[None]:
+def _hidden_dsn() -> Iterator[None]:
+    """Keep the dsn out of errors and their tracebacks."""
     try:
         yield
     except ValueError as error:
-        # The driver's words may show it, and its frames do.
+        # The driver's message may show the dsn, and its frames do.
         forget_frames(error)
         raise ConfigurationError("the dsn, or an environment variable of libpq's, can't be read") from None
     except asyncio.CancelledError as error:
-        # Another one, without the driver's frames: those have it, too.
+        # A new error without the driver's frames, which hold the dsn.
         forget_frames(error)
         raise asyncio.CancelledError(*error.args) from None
 
 
 def _unavailable(error: Exception) -> StoreUnavailable:
-    """In the server's words, never in the driver's: those may show the dsn."""
+    """Return an error in the server's words, never in the driver's, which may show the dsn."""
     sqlstate = getattr(error, "sqlstate", None)
     words = error.args[0] if sqlstate and error.args else getattr(error, "strerror", None)
     return StoreUnavailable(f"the database can't be used: {printable(words or type(error).__name__)}")

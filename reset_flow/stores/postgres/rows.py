@@ -1,87 +1,90 @@
-"""Records as PostgreSQL takes them, many at once, and as it gives them back."""
+"""Convert records to what PostgreSQL takes, and its rows to records."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import msgspec
 
-from reset_flow.stores.postgres.statements import lock_of, name_of
-from reset_flow.stores.rows import COLUMNS, span, to_record
+from reset_flow.domain.errors import InvalidInput
+from reset_flow.stores.postgres.waiters import notification_name
+from reset_flow.stores.rows import COLUMNS, span, to_record, to_row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from reset_flow.ports import Charge, Record
+    from reset_flow.ports import Record, Use, UseName
 
-__all__ = ["Save", "arguments", "readable", "record_of", "storable", "texts"]
+__all__ = ["Save", "is_storable", "record_of", "records_of", "to_save"]
 
-TO_LEASE = len(COLUMNS) + 1
+UP_TO_LEASE = len(COLUMNS) + 1
+
+LARGEST_LIMIT = 2**31 - 1
+"""The largest number that the type of `room` holds: no key has so many uses."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, kw_only=True)
 class Save:
     """
-    One that waits for its turn.
+    One save that waits for its batch.
 
     Attributes:
-        row: As `to_row` gives it.
+        locks: The advisory locks of its uses' keys. Saves of keys that share a lock wait for each other.
+
+        json: An element of the batch that the function `save` takes, without the body: in JSON, a long one costs a
+            tenth of the save.
     """
 
-    row: dict[str, Any]
-    charges: tuple[Charge, ...]
+    flow_id: str
+    locks: frozenset[int]
+    json: bytes
+    body: bytes
 
 
-def arguments(prefix: str, saves: Sequence[Save]) -> list[Any]:
-    """What the function `save` takes, behind the time."""
-    charges = [charge for save in saves for charge in save.charges]
-    columns = zip(*(save.row.values() for save in saves), strict=True)
-    ids, realms, versions, states, due_ats, ended_ats, leases, lookups, write_ids, bodies = columns
-    return [  # in the order of its parameters
-        _numbers(sorted({lock_of(prefix, charge.key) for charge in charges})),
-        texts(ids),
-        texts(realms),
-        _numbers(versions),
-        texts(states),
-        _numbers(due_ats),
-        _numbers(ended_ats),
-        _numbers(leases),
-        _bytes(lookups),
-        _bytes(write_ids),
-        bodies,  # which are long
-        _numbers(map(name_of, ids)),
-        _numbers(accumulate(len(save.charges) for save in saves)),
-        _bytes(charge.key for charge in charges),
-        _numbers(charge.amount for charge in charges),
-        _numbers(charge.limit for charge in charges),
-        _numbers(span(charge.window) for charge in charges),
-    ]
+def to_save(record: Record, add: Sequence[Use], drop: Sequence[UseName]) -> Save:
+    """
+    Convert what the port's `save` takes.
+
+    Raises:
+        InvalidInput: The record has what PostgreSQL can't store.
+    """
+    if "\0" in record.id or "\0" in record.realm:
+        raise InvalidInput("PostgreSQL can't store a text with a null character")
+    values = to_row(record) | {"name": notification_name(record.id)}
+    body = values.pop("body")
+    for column in ("lookups", "write_id"):
+        values[column] = _hex(values[column])
+    keys = dict.fromkeys([*(use.key for use in add), *(name.key for name in drop)])
+    if keys:
+        values["changes"] = [_to_change(key, add, drop) for key in keys]
+    return Save(
+        flow_id=record.id,
+        locks=frozenset(int.from_bytes(key[:8], "big", signed=True) for key in keys),
+        json=msgspec.json.encode(values),
+        body=body,
+    )
 
 
-# An array as text, since the driver asks of each item in a list at length whether that is a list as well.
+def _to_change(key: bytes, add: Sequence[Use], drop: Sequence[UseName]) -> dict[str, Any]:
+    added = {use.id: use for use in add if use.key == key}
+    limit = min((use.limit for use in added.values()), default=0)
+    return {
+        "key": _hex(key),
+        "dropped": [_hex(name.id) for name in drop if name.key == key],
+        "added": [_hex(use_id) for use_id in added],
+        "windows": [span(use.window) for use in added.values()],
+        "room": min(limit, LARGEST_LIMIT) - len(added),
+    }
 
 
-def _numbers(values: Iterable[int | None]) -> str:
-    return f"{{{msgspec.json.encode(list(values))[1:-1].decode()}}}"
+def _hex(value: bytes) -> str:
+    return rf"\x{value.hex()}"
 
 
-def texts(values: Iterable[str]) -> str:
-    """Many as one."""
-    escaped = [value.replace("\\", r"\\").replace('"', r"\"") for value in values]
-    return '{"' + '","'.join(escaped) + '"}' if escaped else "{}"
-
-
-def _bytes(values: Iterable[bytes]) -> str:
-    # As `texts` would spell them, with nothing left to look for.
-    written = [value.hex() for value in values]
-    return '{"\\\\x' + '","\\\\x'.join(written) + '"}' if written else "{}"
-
-
-def storable(text: str) -> bool:
-    """Whether a column can hold it."""
+def is_storable(text: str) -> bool:
+    """Return True if a column can hold the text."""
     try:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:
@@ -90,17 +93,17 @@ def storable(text: str) -> bool:
 
 def record_of(row: Any) -> Record:
     """
-    The record of a row that a statement gave.
+    Convert a row to its record.
 
     Raises:
         ValueError: A column holds what no record has.
     """
-    flow_id, realm, version, state, *rest = row[:TO_LEASE]
+    flow_id, realm, version, state, *rest = row[:UP_TO_LEASE]
     return to_record((flow_id.encode(), realm.encode(), version, state.encode(), *rest), row["present"])
 
 
-def readable(rows: Sequence[Any]) -> Iterator[Record]:
-    """The records of those rows that are not damaged."""
+def records_of(rows: Sequence[Any]) -> Iterator[Record]:
+    """Convert rows to their records; skip damaged ones."""
     for row in rows:
         with suppress(ValueError):
             yield record_of(row)

@@ -1,10 +1,10 @@
--- Schema 1. {prefix} is the embedder's. Times are microseconds since 1970 (UTC), lengths of time are microseconds.
+-- Schema 1. Times are microseconds since 1970 (UTC), lengths of time are microseconds.
 
 CREATE TABLE {prefix}_schema (version integer NOT NULL);
 INSERT INTO {prefix}_schema VALUES (1);
 
--- Ids are compared byte by byte, whatever the database's collation: so is the order in which a realm is gone through.
--- The greatest number is the newest flow.
+-- Ids are compared byte by byte, whatever the collation of the database: scans go by their order. The newest flow has
+-- the greatest number.
 CREATE TABLE {prefix}_flows (
     id text COLLATE "C" PRIMARY KEY,
     number bigint GENERATED ALWAYS AS IDENTITY,
@@ -20,7 +20,7 @@ CREATE TABLE {prefix}_flows (
     body bytea NOT NULL
 );
 
--- What is sealed can't be compressed: do not try.
+-- Sealed bytes can't be compressed: do not try.
 ALTER TABLE {prefix}_flows ALTER COLUMN body SET STORAGE EXTERNAL;
 
 CREATE INDEX {prefix}_flows_due ON {prefix}_flows (realm, coalesce(leased_until, due_at))
@@ -28,7 +28,7 @@ CREATE INDEX {prefix}_flows_due ON {prefix}_flows (realm, coalesce(leased_until,
 
 CREATE INDEX {prefix}_flows_ended ON {prefix}_flows (realm, ended_at) WHERE ended_at IS NOT NULL;
 
--- Only for searching: the row of the flow has them as well.
+-- An index of the lookups that the rows of the flows hold.
 CREATE TABLE {prefix}_lookups (
     lookup bytea NOT NULL,
     number bigint NOT NULL,
@@ -36,141 +36,98 @@ CREATE TABLE {prefix}_lookups (
     PRIMARY KEY (lookup, number)
 );
 
--- A row for each use of a budget; its number tells those of one microsecond from each other. The flow is a number, since
--- that is never given again: a purged flow and a later one of its name are two.
+-- One row for each counted use of a budget.
 CREATE TABLE {prefix}_uses (
     key bytea NOT NULL,
-    at bigint NOT NULL,
-    number bigint GENERATED ALWAYS AS IDENTITY,
-    flow bigint NOT NULL,
+    id bytea NOT NULL,
     expires_at bigint NOT NULL,
-    PRIMARY KEY (key, at, number)
+    PRIMARY KEY (key, id)
 );
 
 CREATE INDEX {prefix}_uses_expired ON {prefix}_uses (expires_at);
 
--- The clock that leases and budgets are judged by: the server's, or in tests the one that is given.
+-- What a save changes in the uses of one key. `room` is how many other uses the limit leaves room for.
+CREATE TYPE {prefix}_change AS (
+    key bytea,
+    dropped bytea[],
+    added bytea[],
+    windows bigint[],
+    room integer
+);
+
+-- The clock that judges leases and uses: the server's, or in tests the given one.
 CREATE FUNCTION {prefix}_now(given bigint) RETURNS bigint LANGUAGE sql VOLATILE AS $$
     SELECT coalesce(given, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
 $$;
 
--- Save many records, each as if it came alone, and say what came of each: 0 it is stored, -1 it is stale, -2 it is over
--- a limit and waiting does not help, more than 0 it is over a limit for so long. Nothing that can be foreseen raises
--- an error, since that would undo the others.
+-- Save a batch of records with their bodies, each as if it came alone. Return a row for each record that was not saved,
+-- with its place in the batch (from 1): without `refused` it is stale; else these keys were refused, and each would
+-- admit the same save after its wait (NULL: never). A record is judged before it is written, because an error would
+-- undo the whole batch.
 --
--- Deadlocks can't be: whoever saves takes the locks of its budgets first, in the order of their numbers, and then the
--- rows of its flows, in the order of their ids; both come in that order. Needs READ COMMITTED: what was waited for is
--- seen by the next statement.
---
--- The charges of a record are those behind the charges of the one before it, up to its charge_end.
-CREATE FUNCTION {prefix}_save(
-    given_now bigint, locks bigint[],
-    ids text[], realms text[], versions bigint[], states text[], due_ats bigint[], ended_ats bigint[], leases bigint[],
-    lookups bytea[], write_ids bytea[], bodies bytea[], names bigint[], charge_ends integer[],
-    keys bytea[], amounts integer[], limits bigint[], windows bigint[]
-) RETURNS bigint[] LANGUAGE plpgsql VOLATILE
--- All that is asked for is found by an index: to plan again for other values costs more than to find it.
+-- Deadlocks are impossible: each call locks first the keys of all uses (`locks` is sorted), then the rows of the flows
+-- in the order of their ids; a purge skips locked rows. READ COMMITTED is required: a statement after a lock sees what
+-- the transaction wrote that held the lock before.
+CREATE FUNCTION {prefix}_save(given_now bigint, locks bigint[], batch json, bodies bytea[])
+RETURNS TABLE (place bigint, refused bytea[], waits bigint[]) LANGUAGE plpgsql VOLATILE
+-- Every statement finds its rows by an index: planning it again costs more than running it.
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-    codes bigint[] := '{}';
-    saved bigint[] := '{}';
-    code bigint;
     present bigint;
     incoming record;
     stored record;
+    change {prefix}_change;
+    counted bigint;
+    ends bigint[];
     flow_number bigint;
-    place bigint;
-    charge integer := 1;
-    counted integer[] := '{}';
-    fresh_charges integer[];
-    fresh_keys bytea[];
-    fresh_ends bigint[];
-    taken bigint[];
-    taken_keys bytea[];
-    taken_ats bigint[];
-    mine bigint;
-    used_at bigint;
-    used_number bigint;
+    saved text := '';
 BEGIN
-    PERFORM pg_advisory_xact_lock(each.place) FROM unnest(locks) AS each (place);
+    PERFORM pg_advisory_xact_lock(each.lock) FROM unnest(locks) AS each (lock);
     present := {prefix}_now(given_now);
 
     FOR incoming IN
-        SELECT * FROM unnest(
-            ids, realms, versions, states, due_ats, ended_ats, leases, lookups, write_ids, bodies, names, charge_ends
-        ) AS each (
-            id, realm, version, state, due_at, ended_at, lease, lookups, write_id, body, name, charge_end
+        SELECT *
+        FROM ROWS FROM (json_to_recordset(batch) AS (
+            id text, realm text, version bigint, state text, due_at bigint, ended_at bigint, lease bigint,
+            lookups bytea, write_id bytea, name bigint, changes {prefix}_change[]
+        ), unnest(bodies)) WITH ORDINALITY AS each (
+            id, realm, version, state, due_at, ended_at, lease, lookups, write_id, name, changes, body, place
         )
+        ORDER BY each.id COLLATE "C", each.place
     LOOP
-        code := 0;
-        fresh_keys := '{}';
-        taken := '{}';
+        place := incoming.place;
+        refused := NULL;
+        waits := NULL;
 
-        IF charge <= incoming.charge_end THEN
-            -- A repeated save is a success even when its budget is used up by now: look before the charges are judged.
-            SELECT flow.version, flow.write_id, flow.number INTO stored FROM {prefix}_flows AS flow
+        IF incoming.changes IS NOT NULL THEN
+            -- A repeated save succeeds even if its budgets are full by now.
+            SELECT flow.version, flow.write_id INTO stored FROM {prefix}_flows AS flow
                 WHERE flow.id = incoming.id FOR UPDATE;
-            IF stored.write_id = incoming.write_id OR coalesce(stored.version, 0) + 1 <> incoming.version THEN
-                codes := codes || CASE WHEN stored.write_id = incoming.write_id THEN 0 ELSE -1 END::bigint;
-                charge := incoming.charge_end + 1;
+            CONTINUE WHEN stored.write_id = incoming.write_id;
+            IF coalesce(stored.version, 0) + 1 <> incoming.version THEN
+                RETURN NEXT;
                 CONTINUE;
             END IF;
 
-            -- One after the other, as if those before had been written. Nothing is.
-            flow_number := stored.number;
-            fresh_ends := '{}';
-            fresh_charges := '{}';
-            taken_keys := '{}';
-            taken_ats := '{}';
-            FOR charge IN charge .. incoming.charge_end LOOP
-                IF amounts[charge] < 0 THEN
-                    place := NULL;
-                    FOR mine IN REVERSE cardinality(fresh_keys) .. 1 LOOP
-                        IF fresh_keys[mine] = keys[charge] THEN
-                            place := mine;
-                            EXIT;
-                        END IF;
-                    END LOOP;
-                    IF place IS NOT NULL THEN
-                        fresh_keys[place] := NULL;
-                        CONTINUE;
-                    END IF;
-                    SELECT uses.at, uses.number INTO used_at, used_number FROM {prefix}_uses AS uses
-                        WHERE uses.key = keys[charge] AND uses.flow = flow_number AND uses.expires_at > present
-                            AND uses.number <> ALL (taken)
-                        ORDER BY uses.at DESC, uses.number DESC LIMIT 1;
-                    IF FOUND THEN
-                        taken := taken || used_number;
-                        taken_keys := taken_keys || keys[charge];
-                        taken_ats := taken_ats || used_at;
-                    END IF;
-                    CONTINUE;
+            FOREACH change IN ARRAY incoming.changes LOOP
+                SELECT count(*) FILTER (WHERE uses.id = ANY (change.added)),
+                    array_agg(uses.expires_at ORDER BY uses.expires_at DESC)
+                        FILTER (WHERE uses.id <> ALL (change.added))
+                INTO counted, ends
+                FROM {prefix}_uses AS uses
+                WHERE uses.key = change.key AND uses.id <> ALL (change.dropped)
+                    AND uses.expires_at + 0 > present; -- "+ 0": not by the index on the times of all keys
+                IF counted < cardinality(change.added) AND coalesce(cardinality(ends), 0) > change.room THEN
+                    refused := refused || change.key;
+                    -- All but the `room` latest uses must expire first; NULL if the room is negative.
+                    waits := waits || (ends[change.room + 1] - present);
                 END IF;
-
-                mine := cardinality(array_positions(fresh_keys, keys[charge]));
-                IF limits[charge] <= mine THEN
-                    code := -2;
-                ELSE
-                    SELECT uses.at INTO used_at FROM {prefix}_uses AS uses
-                        WHERE uses.key = keys[charge] AND uses.at > present - windows[charge]
-                            AND uses.expires_at > present AND uses.number <> ALL (taken)
-                        ORDER BY uses.at DESC, uses.number DESC LIMIT 1 OFFSET limits[charge] - mine - 1;
-                    IF FOUND AND code <> -2 THEN
-                        code := greatest(code, used_at + windows[charge] - present);
-                    END IF;
-                END IF;
-                fresh_keys := fresh_keys || keys[charge];
-                fresh_ends := fresh_ends || present + windows[charge];
-                fresh_charges := fresh_charges || charge;
             END LOOP;
-            charge := incoming.charge_end + 1;
-
-            IF code <> 0 THEN
-                codes := codes || code;
+            IF refused IS NOT NULL THEN
+                RETURN NEXT;
                 CONTINUE;
             END IF;
-            counted := counted || fresh_charges;
         END IF;
 
         IF incoming.version = 1 THEN
@@ -186,13 +143,17 @@ BEGIN
                     due_at = incoming.due_at, ended_at = incoming.ended_at,
                     lease = incoming.lease, leased_until = present + incoming.lease,
                     lookups = incoming.lookups, write_id = incoming.write_id, body = incoming.body
-                WHERE flow.id = incoming.id AND flow.version = incoming.version - 1 AND flow.write_id <> incoming.write_id;
+                WHERE flow.id = incoming.id AND flow.version = incoming.version - 1
+                    AND flow.write_id <> incoming.write_id;
         END IF;
         IF NOT FOUND THEN
             PERFORM FROM {prefix}_flows AS flow WHERE flow.id = incoming.id AND flow.write_id = incoming.write_id;
-            codes := codes || CASE WHEN FOUND THEN 0 ELSE -1 END::bigint;
+            IF NOT FOUND THEN
+                RETURN NEXT;
+            END IF;
             CONTINUE;
         END IF;
+        saved := saved || ' ' || incoming.name;
 
         IF incoming.version = 1 AND incoming.lookups <> '' THEN
             INSERT INTO {prefix}_lookups (lookup, number, flow)
@@ -200,36 +161,19 @@ BEGIN
                 FROM generate_series(1, length(incoming.lookups), 16) AS start
                 ON CONFLICT DO NOTHING;
         END IF;
-        FOR place IN 1 .. cardinality(fresh_keys) LOOP
-            IF fresh_keys[place] IS NOT NULL THEN
-                INSERT INTO {prefix}_uses (key, at, flow, expires_at)
-                    VALUES (fresh_keys[place], present, flow_number, fresh_ends[place]);
-            END IF;
+
+        FOREACH change IN ARRAY coalesce(incoming.changes, '{}') LOOP
+            DELETE FROM {prefix}_uses AS uses WHERE uses.key = change.key AND uses.id = ANY (change.dropped);
+            INSERT INTO {prefix}_uses AS uses (key, id, expires_at)
+                SELECT change.key, each.id, present + each."window"
+                FROM unnest(change.added, change.windows) AS each (id, "window")
+                ON CONFLICT (key, id) DO UPDATE SET expires_at = excluded.expires_at WHERE uses.expires_at <= present;
         END LOOP;
-        FOR place IN 1 .. cardinality(taken) LOOP
-            DELETE FROM {prefix}_uses AS uses
-                WHERE uses.key = taken_keys[place] AND uses.at = taken_ats[place] AND uses.number = taken[place];
-        END LOOP;
-        codes := codes || code;
-        saved := saved || incoming.name;
     END LOOP;
 
-    -- What has expired is looked for once, and key by key: for a join, the planner may read the whole table.
-    IF counted <> '{}' THEN
-        DELETE FROM {prefix}_uses WHERE ctid = ANY (ARRAY(
-            SELECT gone.ctid FROM unnest(counted) AS made (charge), LATERAL (
-                SELECT uses.ctid FROM {prefix}_uses AS uses
-                WHERE uses.key = keys[made.charge] AND uses.at <= present - windows[made.charge]
-                    AND uses.expires_at <= present
-                LIMIT 1000
-            ) AS gone
-        ));
+    -- One notification for the batch: cheaper for the server and its listeners than one for each flow.
+    IF saved <> '' THEN
+        PERFORM pg_notify('{prefix}_changed', saved);
     END IF;
-
-    -- One notification, because whoever sends one commits alone; its length is bounded by the size of a batch.
-    IF saved <> '{}' THEN
-        PERFORM pg_notify('{prefix}_changed', array_to_string(saved, ' '));
-    END IF;
-    RETURN codes;
 END
 $$;

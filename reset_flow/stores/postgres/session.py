@@ -1,4 +1,4 @@
-"""All that a store has in one event loop."""
+"""What a store holds in one event loop."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from reset_flow.domain.errors import ConfigurationError, StoreUnavailable
-from reset_flow.stores.postgres.batcher import Lane
-from reset_flow.stores.postgres.connections import Line, Pool, failures
-from reset_flow.stores.postgres.listener import Listener
-from reset_flow.stores.postgres.migrations import migrate
-from reset_flow.stores.postgres.rows import arguments, texts
-from reset_flow.stores.postgres.statements import statements
+from reset_flow.stores.postgres.batcher import Batcher
+from reset_flow.stores.postgres.connections import Pool, driver_errors
+from reset_flow.stores.postgres.schema import create_tables, statements
+from reset_flow.stores.postgres.waiters import Waiters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,29 +18,24 @@ if TYPE_CHECKING:
     from reset_flow.stores.postgres.connections import Server
     from reset_flow.stores.postgres.rows import Save
 
-__all__ = ["NEVER", "SAVED", "STALE", "Session"]
+__all__ = ["Session"]
 
-# A lock for each budget of a batch: with 64 saves it stays far below what a server has room for (6400, unless told).
+# Each key of a batch takes a lock: 64 saves stay far below a server's room for them (6400, unless configured).
 SAVES_AT_ONCE = 64
 LOADS_AT_ONCE = 256
-
-SAVED, STALE, NEVER = 0, -1, -2
-"""What the function `save` says of a record; above zero it is how long to wait."""
 
 
 class Session:
     """
-    The connections, and what waits for them. It belongs to the running loop and to this process.
+    Connections, and the batches that wait for them. It belongs to the running loop and to this process.
 
     Attributes:
-        pool: For scans and purges; loads and saves go by lines of their own.
+        saves: Returns `None` for what was saved, and else its row of the function `save`.
 
-        saves: Where a save gets what the function says of it.
-
-        loads: Where an id gets its row, or `None`.
+        loads: Returns the row of an id, or `None`.
 
     Args:
-        now: The time by which leases and budgets are judged, or `None`: by the server's.
+        now: Returns the time that judges leases and uses, or `None` for the server's.
     """
 
     def __init__(self, server: Server, prefix: str, now: Callable[[], int | None]) -> None:
@@ -52,33 +45,33 @@ class Session:
         self._prefix = prefix
         self._now = now
         self._sql = statements(prefix)
-        self._loading, self._saving = Line(server), Line(server)
-        self.pool = Pool(server)
-        self.listener = Listener(server, f"{prefix}_changed")
-        self.loads: Lane[str] = Lane(self._load_all, LOADS_AT_ONCE)
-        self.saves: Lane[Save] = Lane(self._save_all, SAVES_AT_ONCE)
+        self._pool = Pool(server, server.connections + 2)
+        self._others = asyncio.Semaphore(server.connections)
+        self.waiters = Waiters(server, f"{prefix}_changed")
+        self.loads: Batcher[str] = Batcher(self._load_all, LOADS_AT_ONCE)
+        self.saves: Batcher[Save] = Batcher(self._save_all, SAVES_AT_ONCE)
 
     async def open(self) -> None:
         """
-        Before anything else.
+        Prepare the tables; call it before anything else.
 
         Raises:
-            ConfigurationError: The tables can't be had.
+            ConfigurationError: The tables can't be created, or are of a newer release.
         """
         try:
-            await self.pool.open()
-            await migrate(self.pool, self._prefix)
+            await self._pool.open()
+            await create_tables(self._pool, self._prefix)
         except BaseException:
             self._terminate()
             raise
 
     def usable(self, loop: asyncio.AbstractEventLoop) -> bool:
         """
-        Whether it is of this loop; if not, whoever asks may open another one.
+        Return True if the session belongs to this loop; else another one may be opened.
 
         Raises:
-            StoreUnavailable: It is of another process.
-            ConfigurationError: Its loop still runs.
+            StoreUnavailable: It belongs to another process.
+            ConfigurationError: It belongs to another loop that is not closed.
         """
         if self._pid != os.getpid():
             raise StoreUnavailable("the store was opened before this process was forked: make one after the fork")
@@ -86,34 +79,40 @@ class Session:
             raise ConfigurationError("the store is in use by another event loop: make one for each loop")
         return self.loop is loop
 
+    async def fetch(self, statement: str, *values: Any) -> list[Any]:
+        """Run a statement, by its name, that is neither a save nor a load: those always find a connection left."""
+        async with self._others:
+            return await self._pool.fetch(self._sql[statement], *values)
+
     async def close(self) -> None:
-        """Finish what waits, then close the connections."""
+        """Finish what waits, and close the connections."""
         await self.saves.finish()
         await self.loads.finish()
         try:
             async with asyncio.timeout(self._server.connect_timeout):
-                for each in (self._loading, self._saving, self.listener, self.pool):
+                for each in (self.waiters, self._pool):
                     await each.close()
-        except failures():
+        except driver_errors():
             self._terminate()
             await asyncio.sleep(0)  # the sockets are closed in the next turn of the loop
 
     def _terminate(self) -> None:
-        for each in (self._loading, self._saving, self.listener, self.pool):
+        for each in (self.waiters, self._pool):
             each.terminate()
 
     async def _load_all(self, flow_ids: list[str]) -> list[Any]:
-        found = await self._loading.fetch(self._sql["load"], self._now(), texts(flow_ids))
+        found = await self._pool.fetch(self._sql["load"], self._now(), flow_ids)
         rows = {row["id"]: row for row in found}
         return [rows.get(flow_id) for flow_id in flow_ids]
 
     async def _save_all(self, saves: list[Save]) -> list[Any]:
-        order = sorted(range(len(saves)), key=lambda place: saves[place].row["id"])
-        values = arguments(self._prefix, [saves[place] for place in order])
-        ((codes,),) = await self._saving.fetch(self._sql["save"], self._now(), *values)
-        outcomes: list[Any] = [None] * len(saves)
-        for place, code in zip(order, codes, strict=True):
-            outcomes[place] = code
-            if code == SAVED:
-                self.listener.wake(saves[place].row["id"])
-        return outcomes
+        locks = sorted({lock for save in saves for lock in save.locks})
+        batch = b"[%b]" % b",".join([save.json for save in saves])
+        rows = await self._pool.fetch(
+            self._sql["save"], self._now(), locks, batch.decode(), [save.body for save in saves]
+        )
+        not_saved = {row["place"]: row for row in rows}
+        for place, save in enumerate(saves, 1):
+            if place not in not_saved:
+                self.waiters.wake(save.flow_id)
+        return [not_saved.get(place) for place in range(1, len(saves) + 1)]

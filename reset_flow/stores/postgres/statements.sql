@@ -1,21 +1,15 @@
--- What PostgreSQL is asked. $1 is the time where one is given, and else NULL. The clock is read in a query of its own:
--- a function that may say something else for each row keeps a condition from using an index.
-
--- Arrays come as text, but that of the bodies.
+-- The statements of the store, by name. Where the clock is read, $1 is the given time or NULL. A subquery reads it
+-- once: a condition that calls a volatile function for each row can't use an index.
 
 -- name: save
-SELECT {prefix}_save(
-    $1, $2::text::bigint[], $3::text::text[], $4::text::text[], $5::text::bigint[], $6::text::text[],
-    $7::text::bigint[], $8::text::bigint[], $9::text::bigint[], $10::text::bytea[], $11::text::bytea[], $12, $13::text::bigint[],
-    $14::text::integer[], $15::text::bytea[], $16::text::integer[], $17::text::bigint[], $18::text::bigint[]
-)
+SELECT place, refused, waits FROM {prefix}_save($1, $2, $3, $4)
 
 -- name: load
 SELECT id, realm, version, state, due_at, ended_at, lease, lookups, write_id, body, leased_until,
     (SELECT {prefix}_now($1)) AS present
-FROM {prefix}_flows WHERE id = ANY ($2::text::text[])
+FROM {prefix}_flows WHERE id = ANY ($2)
 
--- Each scan goes by an index, in pages that end after so many rows, however few of them are wanted.
+-- Each scan goes by an index, a page of rows at a time. The store skips rows of a page that do not match the query.
 
 -- name: scan_due
 SELECT id, realm, version, state, due_at, ended_at, lease, lookups, write_id, body, leased_until,
@@ -37,8 +31,8 @@ SELECT id, realm, version, state, due_at, ended_at, lease, lookups, write_id, bo
     (SELECT {prefix}_now($1)) AS present, number, 0::bigint AS due
 FROM {prefix}_flows WHERE id > $2 ORDER BY id LIMIT $3
 
--- What others are busy with is left for the next time. Lookups are found one by one: for a join, the planner takes the
--- flows for thousands, and reads the whole table.
+-- A purge skips locked rows: the next one will delete them. Lookups are found one by one: for a join, the planner
+-- estimates thousands of flows and reads the whole table.
 
 -- name: purge_flows
 WITH doomed AS (
@@ -61,8 +55,11 @@ DELETE FROM {prefix}_uses WHERE ctid = ANY (ARRAY(
     ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
 )) RETURNING 1
 
--- To read pg_class makes the server's process hear of tables that others have just made; to_regclass alone would believe
--- what it remembers.
+-- Reading pg_class makes the server's process notice tables that others have just created; to_regclass alone would
+-- answer from its cache.
+
+-- name: lock_schema
+SELECT pg_advisory_xact_lock(hashtextextended('{prefix}_schema', 0))
 
 -- name: find_schema
 SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('{prefix}_schema')) AS found,
@@ -72,10 +69,12 @@ SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('{prefix}_schema')) 
 -- name: read_schema
 SELECT max(version) FROM {prefix}_schema
 
--- To compile a purge costs half a second, as soon as the tables are large, and to carry it out a millisecond.
+-- Every statement finds its rows by an index. A plan that was made while the tables were empty would read them as a
+-- whole for as long as the connection lasts. JIT: compiling a purge takes half a second, running it a millisecond.
 
--- name: prepare
+-- name: setup
 SELECT set_config('default_transaction_isolation', 'read committed', false),
     set_config('statement_timeout', $1, false),
+    set_config('enable_seqscan', 'off', false),
     set_config('jit', 'off', false),
     CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', false) END

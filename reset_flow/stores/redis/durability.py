@@ -13,7 +13,7 @@ __all__ = ["Durability"]
 
 class Durability(StrEnum):
     """
-    What the server does for a save before it says that it is done.
+    What the server does for a save before it acknowledges it.
 
     With `ALWAYS`, Redis flushes its log before it sends the replies to what it logged, and ends itself where it can't
     (`flushAppendOnlyFile` in its aof.c).
@@ -27,7 +27,7 @@ class Durability(StrEnum):
 
     @property
     def sentence(self) -> str:
-        """The same for people."""
+        """Say it to people."""
         return {
             Durability.ALWAYS: "a save that returned has reached the server's disk",
             Durability.EVERYSEC: "what was saved in the last second or two is lost if the server's machine fails",
@@ -37,8 +37,8 @@ class Durability(StrEnum):
         }[self]
 
     @classmethod
-    def of(cls, config: Mapping[str, str], info: Mapping[str, Any]) -> Durability:
-        """By what CONFIG GET and INFO say, as far as they may be asked."""
+    def reported(cls, config: Mapping[str, str], info: Mapping[str, Any]) -> Durability:
+        """Return what CONFIG GET and INFO report, as far as the server lets us ask."""
         if config.get("appendonly", "yes" if info.get("aof_enabled", 1) else "no") == "no":
             return cls.NONE
         if config.get("no-appendfsync-on-rewrite") == "yes":

@@ -1,4 +1,4 @@
--- What is kept of many flows. -> for each: time, record
+-- What is stored of many flows. -> for each: time, record
 -- KEYS: the flows. They are named in full: a cluster that moves them would look for any other key in vain.
 -- ARGV: time.
 

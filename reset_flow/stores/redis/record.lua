@@ -11,22 +11,13 @@ local function whole(number)
     return string.format('%.0f', number)
 end
 
--- What is kept of a flow begins with what scripts need to know; the rest is the driver's business.
-local FORMAT = 1
-local HEAD = '>BI8I8i8'
-local KNOWN = HEAD .. 'I4c0I4c0I4c0'
+-- A flow is stored as a head that `save.lua` writes, and the record as records.py packs it. The head: format, version,
+-- number, end of the lease or 0. Scripts read a record up to its lookups: due, ended, lease, realm, write id, lookups.
+local FORMAT, HEAD, RECORD = 1, '>BI8I8i8', '>i8i8i8I4c0I4c0I4c0'
+local STORED = HEAD .. string.sub(RECORD, 2)
+local LOOKUP_LENGTH = 16
 
--- The number of a flow is its place in the order of creation. It leads the members of sorted sets, where equal scores
--- stand in the order of their bytes.
-local function member(number, id)
-    return struct.pack('>I8', number) .. id
-end
-
-local function place(text)
-    return (struct.unpack('>I8', text)), string.sub(text, 9)
-end
-
--- nil: there is none; an empty text: there is something else.
+-- -> nil where there is no such key, an empty text where it holds something else
 local function fetch(key)
     local value = redis.pcall('GET', key)
     if type(value) == 'table' then
@@ -35,10 +26,35 @@ local function fetch(key)
     return value or nil
 end
 
--- What scripts need to know, or nil where it can't be read.
-local function look(value)
-    local fine, format, version, number, _, realm, write_id, lookups = pcall(struct.unpack, KNOWN, value)
+-- -> what scripts need to know of a stored flow, or nil where it can't be read
+local function decode(value)
+    local fine, format, version, number, _, _, _, _, realm, write_id, lookups = pcall(struct.unpack, STORED, value)
     if fine and format == FORMAT then
         return {version = version, number = number, realm = realm, write_id = write_id, lookups = lookups}
     end
+end
+
+-- The number of a flow is its place in the order of creation. It leads the members of the indexes, because members of
+-- equal score stand in the order of their bytes.
+local NUMBER_LENGTH = 8
+
+local function member(number, id)
+    return struct.pack('>I8', number) .. id
+end
+
+local function number_of(text)
+    return (struct.unpack('>I8', text))
+end
+
+local function id_of(text)
+    return string.sub(text, NUMBER_LENGTH + 1)
+end
+
+-- The keys of a realm's indexes by lookup that a flow is in.
+local function lookup_keys(prefix, lookups, realm)
+    local keys = {}
+    for at = 1, #lookups, LOOKUP_LENGTH do
+        keys[#keys + 1] = prefix .. string.sub(lookups, at, at + LOOKUP_LENGTH - 1) .. realm
+    end
+    return keys
 end

@@ -1,35 +1,40 @@
--- One page of an index. -> time, members, scores (of what is due), records
+-- One page of an index. -> one outcome: time, where to go on (nothing on the last page), id and record of each flow
 -- KEYS: the index, what the keys of flows begin with.
--- ARGV: time, kind of index, size of a page, where to go on; for what is due, of the last one: its score, its number.
+-- ARGV: time, kind of index, size of a page, where to go on.
 
+local index, flows = KEYS[1], KEYS[2]
 local kind, size = ARGV[2], tonumber(ARGV[3])
-local members, scores, keys = {}, {}, {}
+local found, cursor, ids = {}, {}, {}
 
-if kind == 'all' then
-    members = redis.call('ZRANGEBYLEX', KEYS[1], ARGV[4], '+', 'LIMIT', 0, size)
-elseif kind == 'lookup' then
-    members = redis.call('ZREVRANGEBYLEX', KEYS[1], ARGV[4], '-', 'LIMIT', 0, size)
-else
-    -- From the first of those with the last one's score: the last one itself may have moved on.
-    local score, number = tonumber(ARGV[4]), tonumber(ARGV[5])
-    local rank = redis.call('ZCOUNT', KEYS[1], '-inf', '(' .. ARGV[4])
-    local over = false
-    while not over and #members < size do
-        local found = redis.call('ZRANGE', KEYS[1], rank, rank + size - 1, 'WITHSCORES')
-        over = #found == 0
-        for i = 1, #found, 2 do
-            local at = tonumber(found[i + 1])
-            over = over or at > now
-            if not over and #members < size and (at > score or place(found[i]) > number) then
-                members[#members + 1] = found[i]
-                scores[#scores + 1] = found[i + 1]
-            end
+if kind == 'due' then
+    -- The last flow of the page before may have moved on. So go on from its score, behind its number.
+    local score, number = ARGV[4], tonumber(ARGV[5])
+    local passed = redis.call('ZCOUNT', index, '-inf', '(' .. score)
+    for _, text in ipairs(redis.call('ZRANGEBYSCORE', index, score, score)) do
+        if number_of(text) <= number then
+            passed = passed + 1
         end
-        rank = rank + size
+    end
+    found = redis.call('ZRANGEBYSCORE', index, '-inf', whole(now), 'LIMIT', passed, size)
+elseif kind == 'lookup' then
+    found = redis.call('ZREVRANGEBYLEX', index, ARGV[4], '-', 'LIMIT', 0, size)
+else
+    found = redis.call('ZRANGEBYLEX', index, ARGV[4], '+', 'LIMIT', 0, size)
+end
+
+local last = found[size]
+if last and kind == 'due' then
+    cursor = {redis.call('ZSCORE', index, last), whole(number_of(last))}
+elseif last then
+    cursor = {'(' .. last}
+end
+
+local page = {}
+for _, text in ipairs(found) do
+    local id = kind == 'all' and text or id_of(text)
+    local value = fetch(flows .. id)
+    if value then
+        page[#page + 1] = {id, value}
     end
 end
-
-for i, text in ipairs(members) do
-    keys[i] = KEYS[2] .. (kind == 'all' and text or select(2, place(text)))
-end
-return {now, members, scores, #keys > 0 and redis.call('MGET', unpack(keys)) or {}}
+return {{now, cursor, page}}

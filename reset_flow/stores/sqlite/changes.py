@@ -1,186 +1,89 @@
-"""What changes the database. Each function runs inside a transaction that others share: it judges before it writes."""
+"""Changes of the database. Each shares its transaction with others: it refuses before it writes anything."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from reset_flow.domain.errors import LimitReached, StaleRecord
-from reset_flow.stores.rows import check, cut, micros, span, to_row
+from reset_flow.stores.rows import cut, span
 from reset_flow.stores.sqlite import statements as sql
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from sqlite3 import Cursor
 
-    from reset_flow.ports import Charge, Record
-    from reset_flow.stores.sqlite.writer import Cursor
+    from reset_flow.ports import Use, UseName
 
-__all__ = ["purge_flows", "purge_uses", "save", "usual"]
+__all__ = ["purge_flows", "purge_uses", "save"]
 
-MAX = 2**63 - 1
-NOTHING = sql.NOTHING
-
-
-def usual(record: Record) -> tuple[Any, ...]:
-    """
-    The columns of a record as the usual saves want them, but for the end of its lease.
-
-    Raises:
-        InvalidInput: As `check` does.
-    """
-    check(record)
-    return (
-        str(record.state),
-        NOTHING if record.due_at is None else micros(record.due_at),
-        NOTHING if record.lease is None else span(record.lease),
-        bytearray(record.write_id),  # unlike bytes, the driver knows it at once
-        bytearray(record.body),
-        NOTHING if record.ended_at is None else micros(record.ended_at),
-        record.id,
-        record.realm,
-        record.version,
-        bytearray().join(record.lookups),
-    )
+AFTER_ALL_KEYS = b"\xff" * 17
 
 
 def save(
-    db: Cursor, record: Record, values: tuple[Any, ...], charges: tuple[Charge, ...], clock: Callable[[], int]
+    db: Cursor, row: dict[str, Any], add: Sequence[Use], drop: Sequence[UseName], clock: Callable[[], int]
 ) -> None:
     """
-    Write a record, whose `usual` columns are known, and its charges.
+    Write a record, given as the row of `to_row`, and change its uses.
 
     Raises:
         StaleRecord: As the port says.
         LimitReached: As the port says.
     """
-    lease = values[sql.LEASE]
-    now = clock() if charges or lease != NOTHING else 0
-    rooms = _rooms(charges, now) if charges else ()
-    if rooms is not None:
-        kind = sql.FIRST if record.version == 1 else sql.NEXT if record.ended_at is None else sql.LAST
-        statement = kind[len(rooms) // sql.ROOM_VALUES]
-        if db.execute(statement, (NOTHING if lease == NOTHING else now + lease, *values, *rooms)).rowcount:
-            if record.version == 1 and record.lookups:
-                _index(db, record)
-            for charge in charges:
-                _apply(db, charge, record.id, now)
-            return
-    _save_any(db, record, charges, now)
-
-
-def _rooms(charges: tuple[Charge, ...], now: int) -> list[Any] | None:
-    """What the charges need, if they are sure to get through wherever that is there; `None`: that is to be weighed."""
-    counted: dict[bytes, Charge] = {}
-    for charge in charges:
-        if charge.amount < 0:
-            if counted:  # else it can but make room
-                return None
-        elif charge.limit < 1 or charge.key in counted:
-            return None
-        else:
-            counted[charge.key] = charge
-    if len(counted) > sql.MOST_ROOMS:
-        return None
-    rooms: list[Any] = []
-    for key, charge in counted.items():
-        rooms += (bytearray(key), now - span(charge.window), now, charge.limit - 1)
-    return rooms
-
-
-def _apply(db: Cursor, charge: Charge, flow_id: str, now: int) -> None:
-    key = bytearray(charge.key)
-    if charge.amount < 0:
-        db.execute(sql.TAKE_BACK, (key, flow_id, now))
-    else:
-        db.execute(sql.USE, (key, now, key, now, now + span(charge.window), flow_id))
-
-
-def _index(db: Cursor, record: Record) -> None:
-    db.executemany(sql.INSERT_LOOKUP, [(lookup, db.lastrowid) for lookup in record.lookups])
-
-
-def _save_any(db: Cursor, record: Record, charges: tuple[Charge, ...], now: int) -> None:
-    """Whatever the usual statements leave to be decided: what to refuse, and why."""
-    row = to_row(record)
     stored = db.execute(sql.STORED, row).fetchall()
-    number, version, write_id = stored[0] if stored else (0, 0, None)
-    if write_id == record.write_id:
+    number, version, write_id = stored[0] if stored else (None, 0, None)
+    if write_id == row["write_id"]:
         return
-    if record.version != version + 1:
-        raise StaleRecord(record.id, record.version)
-    tallies = _weigh(db, number, charges, now) if charges else {}
-    row |= {"number": number, "leased_until": None if row["lease"] is None else now + row["lease"]}
-    if number:
-        db.execute(sql.UPDATE, row)
-    else:
-        db.execute(sql.INSERT, row)
-        _index(db, record)
-    for key, tally in tallies.items():
-        if tally.at < MAX:
-            db.execute(sql.TAKE_ALL_BACK, {"key": key, "flow": number, "at": tally.at, "nth": tally.nth})
-        for charge in tally.counted:
-            _apply(db, charge, record.id, now)
+    if row["version"] != version + 1:
+        raise StaleRecord(row["id"], row["version"])
+    now = clock()
+    if add or drop:
+        _change_uses(db, add, drop, now)
+    values = {**row, "number": number, "leased_until": None if row["lease"] is None else now + row["lease"]}
+    if number is not None:
+        db.execute(sql.UPDATE, values)
+        return
+    number = db.execute(sql.INSERT, values).lastrowid
+    db.executemany(sql.INSERT_LOOKUP, [(lookup, number) for lookup in cut(row["lookups"])])
 
 
-@attrs.define
-class _Tally:
-    """
-    What one save does to the uses of one key.
-
-    Attributes:
-        counted: What is a new use each.
-
-        at, nth: Where the uses begin that the flow takes back.
-    """
-
-    counted: list[Charge] = attrs.field(factory=list)
-    at: int = MAX
-    nth: int = 0
-
-
-def _weigh(db: Cursor, number: int, charges: tuple[Charge, ...], now: int) -> dict[bytes, _Tally]:
-    """Judge the charges one after the other, as if those before had been written. Nothing is."""
-    tallies: dict[bytes, _Tally] = {}
-    waits: list[int | None] = []
-    for charge in charges:
-        tally = tallies.setdefault(charge.key, _Tally())
-        values: dict[str, Any] = {"key": charge.key, "flow": number, "at": tally.at, "nth": tally.nth, "now": now}
-        if charge.amount < 0:
-            if tally.counted:
-                tally.counted.pop()
-            elif newest := db.execute(sql.NEWEST, values).fetchall():
-                tally.at, tally.nth = newest[0]
-            continue
-        length = span(charge.window)
-        values |= {"start": now - length, "offset": charge.limit - len(tally.counted) - 1}
-        if values["offset"] < 0:
-            waits.append(None)
-        elif blocking := db.execute(sql.BLOCKING, values).fetchall():
-            waits.append(blocking[0][0] + length - now)
-        tally.counted.append(charge)
+def _change_uses(db: Cursor, add: Sequence[Use], drop: Sequence[UseName], now: int) -> None:
+    keys = dict.fromkeys(use.key for use in add)
+    waits = {key: wait for key in keys if (wait := _wait(db, key, add, drop, now)) != 0}
     if waits:
-        known = [wait for wait in waits if wait is not None]
-        helps = len(known) == len(waits)
-        raise LimitReached("uses of this budget", timedelta(microseconds=max(known)) if helps else None)
-    return tallies
+        known = [wait for wait in waits.values() if wait is not None]
+        longest = timedelta(microseconds=max(known)) if len(known) == len(waits) else None
+        raise LimitReached("uses", longest, keys=tuple(waits))
+    db.executemany(sql.DELETE_USE, [(name.key, name.id) for name in drop])
+    db.executemany(sql.DELETE_EXPIRED, [(key, now) for key in keys])
+    db.executemany(sql.INSERT_USE, [(use.key, use.id, now + span(use.window)) for use in add])
 
 
-def purge_flows(db: Cursor, values: dict[str, Any]) -> int:
-    """Delete those that ended first, and what searches find them by. -> how many"""
-    ended = db.execute(sql.ENDED, values).fetchall()
+def _wait(db: Cursor, key: bytes, add: Sequence[Use], drop: Sequence[UseName], now: int) -> int | None:
+    """Return the time until the uses of one key can be added: 0 if they can be now, `None` if they never can."""
+    added = {use.id: use.limit for use in add if use.key == key}
+    dropped = {name.id for name in drop if name.key == key}
+    live = {use_id: end for use_id, end in db.execute(sql.USES, (key,)) if end > now and use_id not in dropped}
+    if added.keys() <= live.keys():
+        return 0
+    others = sorted(end for use_id, end in live.items() if use_id not in added)
+    excess = len(others) + len(added) - min(added.values())
+    if excess <= 0:
+        return 0
+    return others[excess - 1] - now if excess <= len(others) else None
+
+
+def purge_flows(db: Cursor, realm: str, before: int, size: int) -> int:
+    """Delete the flows that ended first, with their lookups. Return how many."""
+    ended = db.execute(sql.ENDED, {"realm": realm, "before": before, "size": size}).fetchall()
     db.executemany(sql.DELETE_LOOKUP, [(lookup, number) for number, lookups in ended for lookup in cut(lookups)])
     db.executemany(sql.DELETE, [(number,) for number, _ in ended])
     return len(ended)
 
 
-def purge_uses(db: Cursor, values: dict[str, Any]) -> bytes | None:
-    """Delete those expired among a piece of all uses, behind a key. -> where to go on next"""
-    last = db.execute(sql.USES_PIECE, values).fetchall()
-    if not last:
-        db.execute(sql.FORGET_REST, values)
-        return None
-    (key,) = last[0]
-    db.execute(sql.FORGET_PIECE, values | {"end": key})
-    return bytes(key)
+def purge_uses(db: Cursor, after: bytes, now: int, size: int) -> bytes | None:
+    """Delete the expired uses of the next keys. Return the last key of this piece, or `None` at the end of all keys."""
+    found = db.execute(sql.END_OF_PIECE, {"after": after, "size": size}).fetchall()
+    last: bytes = found[0][0] if found else AFTER_ALL_KEYS
+    db.execute(sql.DELETE_EXPIRED_OF_PIECE, {"after": after, "last": last, "now": now})
+    return last if found else None

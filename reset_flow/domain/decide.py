@@ -1,0 +1,507 @@
+"""
+The one place that says what an event means for a flow.
+
+`decide` is pure: flow data, an event and a moment come in, and a `Decision` goes out. The engine saves and publishes a
+decision; nothing later works out again what happened.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from reset_flow.domain.errors import (
+    AnswerRejected,
+    AppKeyRejected,
+    BrokerProtocolError,
+    BrokerUnavailable,
+    CodeRejected,
+    InputRejected,
+    OutcomeInDoubt,
+    PasswordRejected,
+    ResetFlowError,
+    UnknownUser,
+)
+from reset_flow.domain.flow import Failure, State, Step
+from reset_flow.domain.flow_data import EDGES, BudgetName, FlowData, HeldUse, Intent, Move, Result
+from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejected
+from reset_flow.domain.rules import COUNTERS, attempts_left
+from reset_flow.domain.secret import Secret
+from reset_flow.domain.state_machine import COMMANDS, Call, move
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = [
+    "Adopted",
+    "Asked",
+    "Cancelled",
+    "Concluded",
+    "Decision",
+    "Delivered",
+    "Event",
+    "Expired",
+    "Intended",
+    "Moment",
+    "Repeated",
+    "decide",
+    "not_acted",
+    "recorded",
+]
+
+RESULTS = 8
+"""How many results of commands with an idempotency key a flow remembers."""
+
+GUESSES = {"verify": BudgetName.CODES_PER_USER}
+"""The budget that a wrong guess at a command's input counts in."""
+
+RESERVES = {State.QUESTION_ANSWERED: BudgetName.CODES_PER_USER}
+"""The budget in which a flow in this state holds its next guess in reserve."""
+
+REFUSALS: dict[str, type[InputRejected]] = {
+    "answer": AnswerRejected,
+    "resend": AnswerRejected,
+    "verify": CodeRejected,
+    "set_password": PasswordRejected,
+    "set_pin": PasswordRejected,
+}
+"""The error for a command whose input the broker refused."""
+
+NO_TOKEN = "the broker took the code and gave no token that can be used: ask for another code"  # noqa: S105 - words
+CODE_IN_DOUBT = "nobody knows whether the code is spent: type it again, or ask for another one"
+CODE_SPENT = "the code may be spent, and its token is lost: ask for another one"
+PASSWORD_IN_DOUBT = "nobody knows whether the new password is set: try to log in with it, or set it again"  # noqa: S105
+
+
+# --- events
+
+
+class Asked(Struct, frozen=True, gc=False):
+    """
+    The broker was asked for the secret question of a new flow.
+
+    Attributes:
+        decoy: The question for a user that the broker refuses, where that is masked; `""`: none.
+    """
+
+    outcome: Accepted | Rejected
+    decoy: str = ""
+
+
+class Adopted(Struct, frozen=True, gc=False):
+    """A new flow has its token from elsewhere."""
+
+    token: Secret
+
+
+class Intended(Struct, frozen=True, gc=False):
+    """A command is about to be sent. `key` is the hash of its idempotency key."""
+
+    command: str
+    secret: Secret | None = None
+    key: bytes | None = None
+
+
+class Repeated(Struct, frozen=True, gc=False):
+    """The same call is about to be sent once more."""
+
+
+class Concluded(Struct, frozen=True, gc=False):
+    """The intended call has an outcome. `key`: of the same command, when it was given again and settled the first."""
+
+    outcome: Outcome
+    key: bytes | None = None
+
+
+class Cancelled(Struct, frozen=True, gc=False):
+    """The person gives the flow up."""
+
+    key: bytes | None = None
+
+
+class Expired(Struct, frozen=True, gc=False):
+    """The time of the flow is up."""
+
+
+class Delivered(Struct, frozen=True, gc=False):
+    """These listeners were told of the end."""
+
+    names: frozenset[str]
+
+
+Event: TypeAlias = Asked | Adopted | Intended | Repeated | Concluded | Cancelled | Expired | Delivered
+
+
+class Moment(Struct, frozen=True, gc=False):
+    """
+    When, by whom and under which write id a decision is made.
+
+    Attributes:
+        at: UTC.
+
+        write_id: Of the save of this decision: the id of every use that it adds.
+    """
+
+    at: datetime
+    worker: str
+    write_id: bytes
+
+
+class Decision(Struct, frozen=True, kw_only=True, gc=False):
+    """
+    What follows from an event.
+
+    Attributes:
+        flow: The flow data to save.
+
+        error: What the caller gets instead of the flow.
+
+        add, drop: The uses of budgets to add and to drop with the save.
+
+        optional: One more use to add: it is left out where its budget is full.
+
+        moves: The transitions that were taken, oldest first.
+
+        right_guess: Whether a code that the broker judged was right; `None` where none was judged.
+    """
+
+    flow: FlowData
+    write_id: bytes
+    error: ResetFlowError | None = None
+    add: tuple[HeldUse, ...] = ()
+    drop: tuple[HeldUse, ...] = ()
+    optional: HeldUse | None = None
+    moves: tuple[Move, ...] = ()
+    right_guess: bool | None = None
+
+    def without_optional(self) -> Decision:
+        """Return the same decision without its optional use."""
+        uses = tuple(use for use in self.flow.uses if use != self.optional)
+        return replace(self, flow=replace(self.flow, uses=uses, reserve=None), optional=None)
+
+    @property
+    def doubts(self) -> tuple[Move, ...]:
+        """The transitions by which something became doubtful."""
+        return tuple(each for each in self.moves if each.trigger.endswith("in_doubt") or each.trigger == "code_spent")
+
+
+def decide(flow: FlowData, event: Event, moment: Moment) -> Decision:
+    """
+    Return the decision that follows from an event.
+
+    Raises:
+        ValueError: The machine's table has no such transition; a defect of the caller's, never of a broker's.
+    """
+    change = _Change(flow, moment)
+    match event:
+        case Asked():
+            _asked(change, event)
+        case Adopted(token=token):
+            change.fire("token_adopted", **_granted(change, token))
+        case Intended():
+            _intended(change, event)
+        case Repeated():
+            intent = change.intent
+            change.set(intent=replace(intent, sendings=intent.sendings + 1))
+        case Concluded(outcome=outcome, key=key):
+            _concluded(change, outcome, key)
+        case Cancelled(key=key):
+            change.end(Failure.CANCELLED)
+            change.remember("cancel", key)
+        case Expired():
+            change.end(Failure.EXPIRED)
+        case Delivered(names=names):
+            change.set(undelivered=tuple(name for name in flow.undelivered if name not in names))
+    return change.decision()
+
+
+class _Change:
+    """A decision in the making."""
+
+    def __init__(self, flow: FlowData, moment: Moment) -> None:
+        self.flow = flow
+        self.moment = moment
+        self.error: ResetFlowError | None = None
+        self.right_guess: bool | None = None
+        self._since = len(flow.moves)
+        self._add: list[HeldUse] = []
+        self._drop: list[HeldUse] = []
+        self._optional: HeldUse | None = None
+
+    @property
+    def intent(self) -> Intent:
+        assert self.flow.intent is not None
+        return self.flow.intent
+
+    @property
+    def moved(self) -> bool:
+        return len(self.flow.moves) > self._since
+
+    def decision(self) -> Decision:
+        if self.flow.intent is None:
+            self._keep_reserve()
+        return Decision(
+            flow=self.flow,
+            write_id=self.moment.write_id,
+            error=self.error,
+            add=tuple(self._add),
+            drop=tuple(self._drop),
+            optional=self._optional,
+            moves=self.flow.moves[self._since :],
+            right_guess=self.right_guess,
+        )
+
+    def set(self, **known: Any) -> None:
+        self.flow = replace(self.flow, **known)
+
+    def fire(self, *triggers: str, reason: Failure | None = None, **known: Any) -> None:
+        """Take transitions, which end the intent, and set all that is known with them."""
+        state, moves, workers = self.flow.state, self.flow.moves, self.flow.workers
+        if self.moment.worker not in workers:
+            workers = (*workers, self.moment.worker)
+        worker = workers.index(self.moment.worker)
+        for trigger in triggers:
+            target = move(state, trigger)
+            moves = (*moves, Move(trigger, EDGES[state, target], self.moment.at, worker, reason))
+            state = target
+        self.set(state=state, moves=moves, workers=workers, intent=None, **known)
+
+    def end(self, reason: Failure) -> None:
+        """Give the flow up; but who may have set a password is not told that it was not set."""
+        failure = Failure.OUTCOME_UNKNOWN if _password_in_doubt(self.flow) else reason
+        self.fire("abandon", reason=reason, failure=failure, **self.closed())
+
+    def closed(self) -> dict[str, Any]:
+        """Return what changes with every end."""
+        at = self.moment.at
+        return {
+            "answer": None, "token": None, "continuation": None, "ended_at": at, "undelivered": self.flow.listeners,
+        }  # fmt: skip
+
+    def remember(self, command: str, *keys: bytes | None) -> None:
+        """Record the result of a command under its idempotency keys."""
+        code = self.error.code if self.error else ""
+        results = tuple(Result(key=key, command=command, code=code) for key in dict.fromkeys(keys) if key)
+        if results:
+            self.set(results=(*self.flow.results, *results)[-RESULTS:])
+
+    # --- uses of budgets
+
+    def add(self, budget: BudgetName) -> None:
+        use = HeldUse(budget, self.moment.write_id)
+        self._add.append(use)
+        self.set(uses=(*self.flow.uses, use))
+
+    def drop(self, *uses: HeldUse) -> None:
+        self._drop.extend(uses)
+        self.set(uses=tuple(use for use in self.flow.uses if use not in uses))
+
+    def add_starts(self) -> None:
+        """Count the start of this flow, unless it is counted."""
+        if not any(use.budget is BudgetName.STARTS_PER_USER for use in self.flow.uses):
+            self.add(BudgetName.STARTS_PER_USER)
+            if self.flow.origin_key is not None:
+                self.add(BudgetName.STARTS_PER_ORIGIN)
+
+    def take_reserve(self) -> None:
+        """Drop the use that is held in reserve."""
+        self.drop(*(use for use in self.flow.uses if use.id == self.flow.reserve and use.budget in GUESSES.values()))
+        self.set(reserve=None)
+
+    def _keep_reserve(self) -> None:
+        """Hold a use for the next guess where one may come, and only there."""
+        budget = RESERVES.get(self.flow.state)
+        if budget is None and self.flow.reserve is not None:
+            self.take_reserve()
+        elif budget is not None and self.flow.reserve is None:
+            self._optional = HeldUse(budget, self.moment.write_id)
+            self.set(uses=(*self.flow.uses, self._optional), reserve=self.moment.write_id)
+
+
+# --- before a call
+
+
+def _asked(change: _Change, event: Asked) -> None:
+    match event.outcome:
+        case Accepted(value=value, continuation=continuation):
+            change.set(question=None if value is None else value.reveal(), continuation=continuation)
+        case Rejected() if change.flow.limits.mask_unknown_users:
+            change.set(question=event.decoy, masked=True)
+        case Rejected(reasons=reasons):
+            change.error = UnknownUser(*reasons)
+    if change.flow.question:  # else the first call follows, whose intent counts the start
+        change.add_starts()
+
+
+def _intended(change: _Change, event: Intended) -> None:
+    flow, moment = change.flow, change.moment
+    if COMMANDS[event.command].call is Call.REQUEST and flow.state is State.REQUESTED:
+        change.add_starts()
+    if event.command in GUESSES:
+        change.take_reserve()
+        change.add(GUESSES[event.command])
+    change.set(
+        intent=Intent(
+            command=event.command, at=moment.at, write_id=moment.write_id, secret=event.secret, key=event.key
+        ),
+        **_counted(flow, event.command, 1),
+    )
+
+
+def _counted(flow: FlowData, command: str, amount: int) -> dict[str, Any]:
+    """Return what changes when so many attempts at a command are added."""
+    counter = COUNTERS.get(command)
+    return {counter: getattr(flow, counter) + amount} if counter else {}
+
+
+# --- after a call
+
+
+def _concluded(change: _Change, outcome: Outcome, key: bytes | None) -> None:
+    intent = change.intent
+    if intent.command == "verify" and isinstance(outcome, Accepted | Rejected):
+        change.right_guess = isinstance(outcome, Accepted)
+    match outcome:
+        case Accepted():
+            _accepted(change, intent, outcome)
+        case NotActed() if intent.sendings == 1:
+            _give_back(change, intent, outcome)
+        case Rejected():
+            _rejected(change, intent, outcome)
+        case _:
+            _unknown(change, intent)
+    if attempts_left(change.flow) == 0:
+        change.end(Failure.TOO_MANY_ATTEMPTS)
+    if change.moved:  # else nothing happened, and the command may be tried again with its key
+        change.remember(intent.command, intent.key, key)
+
+
+def _accepted(change: _Change, intent: Intent, outcome: Accepted) -> None:
+    """An accepted guess is given back; a code that was asked for again is not."""
+    triggers, known = COMMANDS[intent.command].accepted, _counted(change.flow, intent.command, -1)
+    if outcome.continuation is not None:
+        known |= {"continuation": outcome.continuation}
+    match intent.command:
+        case "start" | "answer":
+            change.fire(*triggers, answer=intent.secret, sent_at=intent.at, in_doubt=None, **known)
+        case "resend":
+            del known["resends"]
+            change.fire(*triggers, sent_at=intent.at, in_doubt=None, **known)
+        case "verify":
+            change.drop(*_guess_of(change.flow, intent))
+            if outcome.value:
+                granted = _granted(change, outcome.value)
+                change.fire(*triggers, answer=None, in_doubt=None, **known, **granted)
+            else:
+                change.fire(*triggers[:1], in_doubt=Step.CODE, **known)
+                change.error = OutcomeInDoubt(NO_TOKEN)
+        case _:
+            change.fire(*triggers, in_doubt=None, **change.closed())
+
+
+def _granted(change: _Change, token: Secret) -> dict[str, Any]:
+    """Return what changes with a token: the flow lives no longer than the token may be used."""
+    expires_at = change.flow.expires_at
+    if change.flow.limits.token_lifetime:
+        expires_at = min(expires_at, change.moment.at + change.flow.limits.token_lifetime)
+    return {"token": token, "expires_at": expires_at}
+
+
+def _give_back(change: _Change, intent: Intent, outcome: NotActed) -> None:
+    """Leave the flow as it was before the intent; a start that was throttled stays counted."""
+    guess = _guess_of(change.flow, intent)
+    counted = tuple(use for use in change.flow.uses if use.id == intent.write_id and use not in guess)
+    if outcome.cause is not Cause.THROTTLED:
+        change.drop(*counted)
+    if guess:  # it becomes the reserve that it was before
+        change.set(reserve=intent.write_id)
+    change.set(intent=None, **_counted(change.flow, intent.command, -1))
+    change.error = not_acted(outcome)
+
+
+def _guess_of(flow: FlowData, intent: Intent) -> tuple[HeldUse, ...]:
+    """Return the use that was counted for the guess of an intent."""
+    return tuple(use for use in flow.uses if use.id == intent.write_id and use.budget is GUESSES.get(intent.command))
+
+
+def _rejected(change: _Change, intent: Intent, outcome: Rejected) -> None:
+    flow, command, triggers = change.flow, intent.command, COMMANDS[intent.command].rejected
+    if command == "start" and flow.question == "":
+        if flow.limits.mask_unknown_users:
+            change.fire(*COMMANDS["start"].accepted, masked=True, sent_at=intent.at)
+        else:
+            change.end(Failure.BROKER_REFUSED)  # no question, and yet a refusal: nothing is left to ask for
+            change.error = UnknownUser(*outcome.reasons)
+    elif command == "start":
+        change.fire(*triggers)  # the broker wants an answer
+    elif command == "verify" and intent.sendings > 1:
+        given_back = {} if flow.compensated else _counted(flow, "verify", -1)
+        change.fire("code_spent", in_doubt=Step.CODE, compensated=True, **given_back)
+        change.error = OutcomeInDoubt(CODE_SPENT)
+    elif COMMANDS[command].call is Call.UPDATE and (intent.sendings > 1 or _password_in_doubt(flow)):
+        # The broker may have refused the token that an earlier sending spent, or the password: nobody can know.
+        _unknown(change, intent)
+    else:
+        if command == "resend":
+            # The answer that the broker once took is wrong by now. The table leads back from a verified code only over
+            # the code being spent: a person who asks for another code has given it up.
+            road = ("code_spent", *triggers) if flow.state is State.CODE_VERIFIED else triggers
+            change.fire(*road, answer=None, in_doubt=None)
+        else:
+            change.fire(*triggers)
+        # The broker's words for a wrong answer or code might tell who is known to it.
+        mute = flow.limits.mask_unknown_users and COMMANDS[command].call is not Call.UPDATE
+        change.error = REFUSALS[command](*(() if mute else outcome.reasons))
+
+
+def _unknown(change: _Change, intent: Intent) -> None:
+    triggers = COMMANDS[intent.command].unknown
+    match COMMANDS[intent.command].call:
+        case Call.EXCHANGE:
+            change.fire(*triggers, in_doubt=Step.CODE)
+            change.error = OutcomeInDoubt(CODE_IN_DOUBT)
+        case Call.UPDATE:
+            change.fire(*triggers, in_doubt=change.flow.credential.step)
+            change.error = OutcomeInDoubt(PASSWORD_IN_DOUBT)
+        case _:
+            answer = change.flow.answer if intent.command == "resend" else intent.secret
+            change.fire(*triggers, in_doubt=Step.ANSWER, answer=answer, sent_at=intent.at)
+
+
+def _password_in_doubt(flow: FlowData) -> bool:
+    return flow.in_doubt is flow.credential.step
+
+
+def leaves_password_in_doubt(flow: FlowData, outcome: Outcome) -> bool:
+    """Return whether this outcome of an update says neither that the password is set nor that it is not."""
+    intent = flow.intent
+    assert intent is not None
+    if COMMANDS[intent.command].call is not Call.UPDATE or isinstance(outcome, Accepted):
+        return False
+    return intent.sendings > 1 or (_password_in_doubt(flow) and not isinstance(outcome, NotActed))
+
+
+# --- errors
+
+
+def not_acted(outcome: NotActed) -> ResetFlowError:
+    """Return the error for a call that certainly did nothing."""
+    match outcome.cause:
+        case Cause.APP_KEY:
+            return AppKeyRejected("the broker does not know the app key, and nothing happened: check key and address")
+        case Cause.PROTOCOL:
+            return BrokerProtocolError(f"the broker's reply is none that is known of it: {outcome.detail}")
+        case _:
+            return BrokerUnavailable(outcome.detail, outcome.retry_after)
+
+
+def recorded(code: str) -> ResetFlowError:
+    """Return the error that a command raised when it was carried out; the broker's words are not kept."""
+    refusals: Iterable[type[InputRejected]] = (*REFUSALS.values(), UnknownUser)
+    for error in refusals:
+        if error.code == code:
+            return error("it did so when this command was carried out before")
+    return OutcomeInDoubt("this command was carried out before, and left a doubt, as the flow shows")

@@ -1,0 +1,209 @@
+"""Saves an intent, makes its call, and saves and publishes what is decided of the outcome."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from reset_flow.domain import rules
+from reset_flow.domain.decide import Concluded, Decision, Event, Repeated, decide
+from reset_flow.domain.errors import (
+    FlowNotFound,
+    LimitReached,
+    OutcomeInDoubt,
+    ResetFlowError,
+    StaleRecord,
+    StoreUnavailable,
+)
+from reset_flow.domain.flow_data import BudgetName
+from reset_flow.domain.outcomes import NotActed, Outcome, Unknown
+from reset_flow.engine.background_tasks import Backoff
+from reset_flow.ports import Use, UseName
+
+if TYPE_CHECKING:
+    from reset_flow.domain.flow import Flow, NewCredential
+    from reset_flow.domain.flow_data import FlowData, HeldUse
+    from reset_flow.engine.context import Context
+    from reset_flow.ports import Record
+
+__all__ = ["IntentExecutor"]
+
+logger = logging.getLogger("reset_flow")
+
+
+class IntentExecutor:
+    """
+    Carries out what was decided: intent, call, outcome.
+
+    All of it runs in background tasks, so cancelling the caller cannot lose an outcome.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._given_up: set[bytes] = set()  # write ids of intents that were not sent, though the store may have them
+
+    async def send(self, intended: Decision, new: NewCredential | None = None) -> Flow:
+        """
+        Save an intent, make its call and return the flow after it.
+
+        Raises:
+            StaleRecord: The flow has moved since it was loaded; nothing was sent.
+            LimitReached: A budget is full; nothing was sent.
+            ResetFlowError: As decided of the outcome; the flow is attached.
+        """
+        return await self._context.tasks.run(self._send(intended, new))
+
+    async def keep(self, decision: Decision) -> FlowData:
+        """Save and publish a decision that needs no call."""
+        return await self._context.tasks.run(self._keep(decision))
+
+    async def withdraw(self, flow: FlowData) -> FlowData:
+        """Take back an intent that this worker has given up."""
+        withdrawn, _ = await self._context.tasks.run(self._conclude(flow, NotActed()))
+        return withdrawn
+
+    async def settle(self, flow: FlowData, key: bytes | None = None) -> tuple[FlowData, ResetFlowError | None]:
+        """Find out, or say in doubt, what became of an intent whose worker is gone. Return the error, if one is due."""
+        return await self._context.tasks.run(self._settle(flow, key))
+
+    def was_given_up(self, write_id: bytes) -> bool:
+        """Return whether this worker gave up the intent of this save before it sent anything."""
+        return write_id in self._given_up
+
+    # --- saving
+
+    async def _keep(self, decision: Decision) -> FlowData:
+        saved = await self._save(decision)
+        self._context.notifications.publish(decision, saved)
+        return saved
+
+    async def _save(self, decision: Decision, *, must: bool = False) -> FlowData:
+        """
+        Save a decision, without its optional use where that finds no room.
+
+        Args:
+            must: The decision must not be lost: try again until the store takes it, or the service has closed.
+        """
+        record = self._context.repository.record(decision.flow, decision.write_id)
+        backoff: Backoff | None = None
+        while True:
+            try:
+                await self._context.repository.save(record, *self._uses(decision))
+            except LimitReached as error:
+                if decision.optional is None or not self._is_about(error, decision.optional, decision.flow):
+                    raise _limit_of(error) from None
+                decision = decision.without_optional()
+                record = self._context.repository.record(decision.flow, decision.write_id)
+            except StoreUnavailable:
+                if not must:
+                    raise
+                logger.warning("flow %s: the store does not take an outcome, trying again", record.id)
+                backoff = backoff or Backoff()
+                await backoff.pause()
+            else:
+                return replace(decision.flow, version=record.version)
+
+    def _uses(self, decision: Decision) -> tuple[list[Use], list[UseName]]:
+        flow = decision.flow
+        added = decision.add if decision.optional is None else (*decision.add, decision.optional)
+        add = []
+        for use in added:
+            budget = self._context.policy.budget(use.budget)
+            key = flow.budget_key(use.budget)
+            add.append(Use(key=key, id=use.id, limit=budget.limit, window=budget.window))
+        return add, [UseName(flow.budget_key(use.budget), use.id) for use in decision.drop]
+
+    @staticmethod
+    def _is_about(error: LimitReached, use: HeldUse, flow: FlowData) -> bool:
+        """Return whether a save was refused for this use alone."""
+        return all(key == flow.budget_key(use.budget) for key in error.keys)
+
+    def _decide(self, flow: FlowData, event: Event) -> Decision:
+        return decide(flow, event, self._context.moment())
+
+    # --- sending
+
+    async def _send(self, intended: Decision, new: NewCredential | None) -> Flow:
+        began = time.monotonic()
+        flow = await self._announce(intended)
+        error: ResetFlowError | None
+        try:
+            flow, error = await self._carry_out(flow, new, began)
+        except StaleRecord:
+            # Not to be tried again: it was sent. Another worker took this one for dead and settled its intent.
+            error = OutcomeInDoubt("another worker has settled this call meanwhile: look at the flow again")
+            with suppress(StoreUnavailable):
+                flow = (await self._context.repository.load(flow.id)).flow
+        if error:
+            raise error.with_flow(rules.view(flow))
+        return rules.view(flow)
+
+    async def _announce(self, intended: Decision) -> FlowData:
+        """Save an intent. Where that fails, it may be stored all the same: take it back, as nothing was sent."""
+        try:
+            return await self._save(intended)
+        except StoreUnavailable:
+            if not self._context.tasks.closed:
+                record = self._context.repository.record(intended.flow, intended.write_id)
+                self._given_up.add(record.write_id)
+                self._context.tasks.spawn(self._withdraw(record))
+            raise
+
+    async def _withdraw(self, record: Record) -> None:
+        backoff = Backoff()
+        try:
+            with suppress(FlowNotFound, StaleRecord):
+                while True:
+                    with suppress(StoreUnavailable):
+                        found = await self._context.repository.load(record.id)
+                        if found.write_id == record.write_id:
+                            await self._conclude(found.flow, NotActed())
+                        return
+                    await backoff.pause()
+        finally:
+            self._given_up.discard(record.write_id)
+
+    async def _carry_out(
+        self, flow: FlowData, new: NewCredential | None, began: float, key: bytes | None = None
+    ) -> tuple[FlowData, ResetFlowError | None]:
+        """Make the call of an intent that is saved, once more if its outcome is unknown, and save the outcome."""
+        outcome = await self._context.broker.send(flow, new, began)
+        assert flow.intent is not None
+        if isinstance(outcome, Unknown) and rules.repeatable(flow.intent):
+            return await self._repeat(flow, new, key)
+        return await self._conclude(flow, outcome, key)
+
+    async def _repeat(
+        self, flow: FlowData, new: NewCredential | None, key: bytes | None = None
+    ) -> tuple[FlowData, ResetFlowError | None]:
+        """Send once more. Each sending is an intent of its own, with a lease of its own."""
+        began = time.monotonic()
+        flow = await self._save(self._decide(flow, Repeated()), must=True)
+        return await self._carry_out(flow, new, began, key)
+
+    async def _settle(self, flow: FlowData, key: bytes | None) -> tuple[FlowData, ResetFlowError | None]:
+        intent = flow.intent
+        assert intent is not None
+        if rules.expired(flow, self._context.now()) or intent.secret is None or not rules.repeatable(intent):
+            return await self._conclude(flow, Unknown(detail="the process that sent it is gone"), key)
+        return await self._repeat(flow, None, key)
+
+    async def _conclude(
+        self, flow: FlowData, outcome: Outcome, key: bytes | None = None
+    ) -> tuple[FlowData, ResetFlowError | None]:
+        decision = self._decide(flow, Concluded(outcome, key))
+        alarm = decision.right_guess is not None and self._context.alarm.count(right=decision.right_guess)
+        saved = await self._save(decision, must=True)
+        self._context.notifications.publish(decision, saved, alarm=alarm)
+        return saved, decision.error
+
+
+def _limit_of(error: LimitReached) -> LimitReached:
+    """Return a store's refusal with the name of the limit, by the letter that each key of ours ends with."""
+    letters = {key[-1:].decode("latin-1") for key in error.keys}
+    names = [budget.field for budget in BudgetName if budget.value in letters]
+    return LimitReached(names[0] if names else "uses", error.retry_after, keys=error.keys)

@@ -1,0 +1,564 @@
+"""What each event means for a flow: tables of flow, event and expected decision, and random histories."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from msgspec.structs import replace
+
+from reset_flow import Policy
+from reset_flow.domain import rules
+from reset_flow.domain.decide import (
+    Adopted,
+    Asked,
+    Cancelled,
+    Concluded,
+    Decision,
+    Delivered,
+    Event,
+    Expired,
+    Intended,
+    Moment,
+    Repeated,
+    decide,
+    leaves_password_in_doubt,
+    recorded,
+)
+from reset_flow.domain.errors import (
+    AnswerRejected,
+    AppKeyRejected,
+    BrokerProtocolError,
+    BrokerUnavailable,
+    CodeRejected,
+    FlowEnded,
+    IllegalCommand,
+    LimitReached,
+    OutcomeInDoubt,
+    PasswordRejected,
+    ResetFlowError,
+    UnknownUser,
+)
+from reset_flow.domain.flow import Credential, Failure, State, Step
+from reset_flow.domain.flow_data import BudgetName, FlowData, HeldUse
+from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejected, Unknown
+from reset_flow.domain.secret import Secret
+from reset_flow.domain.state_machine import COMMANDS, EDGES, Call
+
+START = datetime(2030, 1, 1, tzinfo=UTC)
+STEPS = {(edge.trigger, source, edge.target) for edge in EDGES for source in edge.sources}
+CODES, STARTS, ORIGINS = BudgetName.CODES_PER_USER, BudgetName.STARTS_PER_USER, BudgetName.STARTS_PER_ORIGIN
+TOKEN, ANSWER, CODE = Secret("a token"), Secret("Peterson"), Secret("004158")
+GIVEN = {"answer": ANSWER, "verify": CODE}
+NO = Rejected(reasons=["no, says the broker"])
+
+
+class Scene:
+    """A flow that events happen to; each decision is taken as saved."""
+
+    def __init__(self, policy: Policy | None = None, **known: object) -> None:
+        self.policy = policy or Policy()
+        self.now = START
+        self.saves = 0
+        draft = FlowData(
+            id="a",
+            user="robert.zak",
+            credential=Credential.PASSWORD,
+            transport="t",
+            created_at=START,
+            expires_at=START + timedelta(hours=1),
+            limits=self.policy.limits,
+            user_key=b"u" * 15,
+            origin_key=b"o" * 15,
+            listeners=("crm",),
+        )
+        self.flow = replace(draft, **known)
+        self.uses: set[HeldUse] = set()  # as a store would have them
+
+    def moment(self) -> Moment:
+        self.saves += 1
+        return Moment(self.now, "worker", self.saves.to_bytes(8, "big"))
+
+    def happens(self, event: Event) -> Decision:
+        decision = decide(self.flow, event, self.moment())
+        self.uses -= set(decision.drop)
+        self.uses |= {*decision.add, *([decision.optional] if decision.optional else [])}
+        self.flow = replace(decision.flow, version=decision.flow.version + 1)
+        return decision
+
+    def sends(self, command: str, outcome: Outcome, *, times: int = 1) -> Decision:
+        """A command with this outcome of its last sending."""
+        self.happens(Intended(command, GIVEN.get(command)))
+        for _ in range(times - 1):
+            self.happens(Repeated())
+        return self.happens(Concluded(outcome))
+
+    def reaches(self, state: State) -> Scene:
+        """The state, by a reset in which nothing goes wrong."""
+        self.happens(Asked(Accepted(value=Secret("Pet?"))))
+        if state is not State.REQUESTED:
+            self.sends("answer", Accepted())
+        if state is State.CODE_VERIFIED:
+            self.sends("verify", Accepted())
+        if state in (State.TOKEN_ISSUED, State.PASSWORD_SET):
+            self.sends("verify", Accepted(value=TOKEN))
+        if state is State.PASSWORD_SET:
+            self.sends("set_password", Accepted())
+        if state is State.FAILED:
+            self.happens(Cancelled())
+        assert self.flow.state is state
+        return self
+
+
+def triggers(decision: Decision) -> list[str]:
+    return [move.trigger for move in decision.moves]
+
+
+def budgets(uses: tuple[HeldUse, ...]) -> list[BudgetName]:
+    return [use.budget for use in uses]
+
+
+# --- making a flow
+
+
+def test_a_flow_with_a_question_is_kept_and_its_start_is_counted() -> None:
+    scene = Scene()
+    decision = scene.happens(Asked(Accepted(value=Secret("Pet?"), continuation=b"c")))
+    assert (decision.flow.question, decision.flow.continuation) == ("Pet?", b"c")
+    assert (decision.flow.state, decision.moves, decision.error) == (State.REQUESTED, (), None)
+    assert budgets(decision.add) == [STARTS, ORIGINS]
+
+
+@pytest.mark.parametrize("value", [None, Secret("")])
+def test_a_flow_without_a_question_counts_its_start_with_the_first_call(value: Secret | None) -> None:
+    scene = Scene()
+    assert scene.happens(Asked(Accepted(value=value))).add == ()
+    assert scene.flow.unsent
+    assert budgets(scene.happens(Intended("start")).add) == [STARTS, ORIGINS]
+
+
+def test_without_an_origin_only_the_user_is_counted() -> None:
+    scene = Scene(origin_key=None)
+    assert budgets(scene.happens(Asked(Accepted(value=Secret("Pet?")))).add) == [STARTS]
+
+
+def test_a_refused_user_is_masked_or_told() -> None:
+    masked = Scene().happens(Asked(NO, decoy="Street?"))
+    assert (masked.error, masked.flow.masked, masked.flow.question) == (None, True, "Street?")
+    told = Scene(Policy(mask_unknown_users=False)).happens(Asked(NO, decoy="Street?"))
+    assert isinstance(told.error, UnknownUser)
+    assert told.error.reasons == NO.reasons
+
+
+def test_an_adopted_token_may_be_used_no_longer_than_tokens_live() -> None:
+    scene = Scene(Policy(token_lifetime=timedelta(minutes=5)))
+    decision = scene.happens(Adopted(TOKEN))
+    assert (triggers(decision), decision.flow.token, decision.add) == (["token_adopted"], TOKEN, ())
+    assert decision.flow.expires_at == START + timedelta(minutes=5)
+    assert rules.adopted(scene.flow)
+    assert not rules.adopted(Scene().reaches(State.TOKEN_ISSUED).flow)
+
+
+# --- commands and outcomes: (state, command, outcome, sendings) -> triggers, error, doubt
+
+Row = tuple[State, str, Outcome, int, list[str], type[ResetFlowError] | None, Step | None]
+ROWS: list[Row] = [
+    (State.REQUESTED, "answer", Accepted(), 1, ["answer_accepted"], None, None),
+    (State.REQUESTED, "answer", NO, 1, ["answer_refused"], AnswerRejected, None),
+    (State.REQUESTED, "answer", Unknown(), 1, ["answer_in_doubt"], None, Step.ANSWER),
+    (State.REQUESTED, "answer", NotActed(), 1, [], BrokerUnavailable, None),
+    (State.QUESTION_ANSWERED, "resend", Accepted(), 1, ["code_sent"], None, None),
+    (State.QUESTION_ANSWERED, "resend", NO, 1, ["answer_refused"], AnswerRejected, None),
+    (State.QUESTION_ANSWERED, "resend", Unknown(), 1, ["resend_in_doubt"], None, Step.ANSWER),
+    (State.CODE_VERIFIED, "resend", Accepted(), 1, ["code_sent"], None, None),
+    (State.CODE_VERIFIED, "resend", NO, 1, ["code_spent", "answer_refused"], AnswerRejected, None),
+    (State.QUESTION_ANSWERED, "verify", Accepted(value=TOKEN), 1, ["code_accepted", "token_granted"], None, None),
+    (State.QUESTION_ANSWERED, "verify", Accepted(value=TOKEN), 2, ["code_accepted", "token_granted"], None, None),
+    (State.QUESTION_ANSWERED, "verify", Accepted(), 1, ["code_accepted"], OutcomeInDoubt, Step.CODE),
+    (State.QUESTION_ANSWERED, "verify", NO, 1, ["code_refused"], CodeRejected, None),
+    (State.QUESTION_ANSWERED, "verify", NO, 2, ["code_spent"], OutcomeInDoubt, Step.CODE),
+    (State.QUESTION_ANSWERED, "verify", Unknown(), 2, ["code_in_doubt"], OutcomeInDoubt, Step.CODE),
+    (State.QUESTION_ANSWERED, "verify", NotActed(), 2, ["code_in_doubt"], OutcomeInDoubt, Step.CODE),
+    (State.QUESTION_ANSWERED, "verify", NotActed(), 1, [], BrokerUnavailable, None),
+    (State.TOKEN_ISSUED, "set_password", Accepted(), 1, ["password_accepted"], None, None),
+    (State.TOKEN_ISSUED, "set_password", NO, 1, ["password_refused"], PasswordRejected, None),
+    (State.TOKEN_ISSUED, "set_password", NO, 2, ["password_in_doubt"], OutcomeInDoubt, Step.PASSWORD),
+    (State.TOKEN_ISSUED, "set_password", Unknown(), 2, ["password_in_doubt"], OutcomeInDoubt, Step.PASSWORD),
+    (State.TOKEN_ISSUED, "set_password", NotActed(cause=Cause.PROTOCOL), 1, [], BrokerProtocolError, None),
+    (State.TOKEN_ISSUED, "set_password", NotActed(cause=Cause.APP_KEY), 1, [], AppKeyRejected, None),
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[1]}, {type(row[2]).__name__}, {row[3]} in {row[0]}")
+def test_an_outcome_means_what_the_table_says(row: Row) -> None:
+    state, command, outcome, sendings, expected, error, doubt = row
+    scene = Scene().reaches(state)
+    decision = scene.sends(command, outcome, times=sendings)
+    assert triggers(decision) == expected
+    assert type(decision.error) is (error or type(None))
+    assert decision.flow.in_doubt is (scene.flow.in_doubt if not expected else doubt)
+    assert decision.flow.intent is None
+    assert decision.doubts == tuple(
+        each for each in decision.moves if "doubt" in each.trigger or "spent" in each.trigger
+    )
+
+
+def test_the_first_call_of_a_flow_without_a_question() -> None:
+    for outcome, question, expected, error in (
+        (Accepted(), "", ["question_waived"], None),
+        (Unknown(), "", ["answer_in_doubt"], None),
+        (NO, None, ["answer_refused"], None),  # the broker wants an answer, and says so only now
+        (NO, "", ["question_waived"], None),  # masked
+    ):
+        scene = Scene(question=question)
+        decision = scene.sends("start", outcome)
+        assert (triggers(decision), decision.error) == (expected, error)
+        assert decision.flow.masked == (expected == ["question_waived"] and outcome is NO)
+    told = Scene(Policy(mask_unknown_users=False), question="").sends("start", NO)
+    assert (triggers(told), told.flow.failure) == (["abandon"], Failure.BROKER_REFUSED)
+    assert isinstance(told.error, UnknownUser)
+
+
+@pytest.mark.parametrize(("command", "state"), [("answer", State.REQUESTED), ("verify", State.QUESTION_ANSWERED)])
+def test_the_brokers_words_are_muted_only_while_unknown_users_are_masked(command: str, state: State) -> None:
+    for mask, reasons in ((True, ()), (False, NO.reasons)):
+        error = Scene(Policy(mask_unknown_users=mask)).reaches(state).sends(command, NO).error
+        assert isinstance(error, AnswerRejected | CodeRejected)
+        assert error.reasons == reasons
+    refused = Scene().reaches(State.TOKEN_ISSUED).sends("set_password", NO).error
+    assert isinstance(refused, PasswordRejected)
+    assert refused.reasons == NO.reasons  # a token is no stranger's
+
+
+def test_a_call_that_certainly_did_nothing_leaves_the_flow_as_it_was() -> None:
+    for state, command in (
+        (State.REQUESTED, "answer"),
+        (State.QUESTION_ANSWERED, "resend"),
+        (State.QUESTION_ANSWERED, "verify"),
+        (State.TOKEN_ISSUED, "set_password"),
+    ):
+        scene = Scene().reaches(state)
+        before, used = scene.flow, len(scene.uses)
+        scene.sends(command, NotActed())
+        same = {"version": 0, "uses": (), "reserve": None}
+        assert replace(scene.flow, **same) == replace(before, **same)
+        assert len(scene.uses) == used
+        assert budgets(scene.flow.uses) == budgets(before.uses)
+
+
+def test_a_doubt_about_the_password_stays_until_it_is_accepted() -> None:
+    scene = Scene().reaches(State.TOKEN_ISSUED)
+    scene.sends("set_password", Unknown(), times=2)
+    assert triggers(scene.sends("set_password", NO)) == ["password_in_doubt"]  # of the token, or of the password?
+    scene.sends("set_password", NotActed())
+    assert scene.flow.in_doubt is Step.PASSWORD
+    for event, reason in ((Cancelled(), Failure.CANCELLED), (Expired(), Failure.EXPIRED)):
+        other = Scene()
+        other.flow = scene.flow
+        ended = other.happens(event)
+        assert (ended.flow.failure, ended.moves[-1].reason) == (Failure.OUTCOME_UNKNOWN, reason)
+    assert scene.sends("set_password", Accepted()).flow.in_doubt is None
+
+
+def test_only_what_is_unsure_of_a_password_is_worth_a_log_in() -> None:
+    scene = Scene().reaches(State.TOKEN_ISSUED)
+    scene.happens(Intended("set_password"))
+    assert not leaves_password_in_doubt(scene.flow, NO)
+    assert not leaves_password_in_doubt(scene.flow, NotActed())
+    scene.happens(Repeated())
+    assert leaves_password_in_doubt(scene.flow, NO)
+    assert not leaves_password_in_doubt(scene.flow, Accepted())
+    verifying = Scene().reaches(State.QUESTION_ANSWERED)
+    verifying.happens(Intended("verify", CODE))
+    assert not leaves_password_in_doubt(verifying.flow, Unknown())
+
+
+def test_an_attempt_is_given_back_for_a_code_that_was_lost_to_doubt_but_once() -> None:
+    scene = Scene().reaches(State.QUESTION_ANSWERED)
+    left = [rules.attempts_left(scene.sends("verify", NO, times=2).flow) for _ in range(2)]
+    assert left == [5, 4]
+
+
+@pytest.mark.parametrize(
+    ("state", "command", "policy"),
+    [
+        (State.REQUESTED, "answer", Policy(answer_attempts=2)),
+        (State.QUESTION_ANSWERED, "verify", Policy(code_attempts=2)),
+        (State.TOKEN_ISSUED, "set_password", Policy(password_attempts=2)),
+    ],
+)
+def test_a_flow_ends_when_its_attempts_are_used_up(state: State, command: str, policy: Policy) -> None:
+    scene = Scene(policy).reaches(state)
+    assert scene.sends(command, NO).flow.state is state
+    last = scene.sends(command, NO)
+    assert (last.flow.state, last.flow.failure) == (State.FAILED, Failure.TOO_MANY_ATTEMPTS)
+    assert (last.moves[-1].trigger, last.moves[-1].reason) == ("abandon", Failure.TOO_MANY_ATTEMPTS)
+    assert last.error is not None
+    assert last.error.code != "flow_ended"  # what was wrong with the last one is said all the same
+
+
+def test_every_end_forgets_what_was_secret_and_owes_the_listeners_a_word() -> None:
+    for event in (Cancelled(), Expired()):
+        for state in State:
+            if state.ended:
+                continue
+            scene = Scene().reaches(state)
+            flow = scene.happens(event).flow
+            assert (flow.answer, flow.token, flow.continuation, flow.reserve) == (None, None, None, None)
+            assert (flow.ended_at, flow.undelivered) == (START, ("crm",))
+    assert scene.happens(Delivered(frozenset({"crm", "else"}))).flow.undelivered == ()
+
+
+# --- idempotency keys
+
+
+def test_a_result_is_recorded_under_its_keys_unless_nothing_happened() -> None:
+    scene = Scene().reaches(State.QUESTION_ANSWERED)
+    scene.happens(Intended("verify", CODE, b"1" * 16))
+    scene.happens(Concluded(NotActed()))
+    assert rules.recall(scene.flow, b"1" * 16) is None
+    scene.happens(Intended("verify", CODE, b"1" * 16))
+    scene.happens(Concluded(NO, b"2" * 16))
+    for key in (b"1" * 16, b"2" * 16):
+        result = rules.recall(scene.flow, key)
+        assert result is not None
+        assert (result.command, result.code) == ("verify", "code_rejected")
+        assert isinstance(recorded(result.code), CodeRejected)
+    scene.happens(Cancelled(b"3" * 16))
+    last = rules.recall(scene.flow, b"3" * 16)
+    assert last is not None
+    assert last.code == ""
+    assert rules.recall(scene.flow, None) is None
+
+
+def test_the_last_eight_results_are_kept() -> None:
+    scene = Scene(Policy(code_attempts=20)).reaches(State.QUESTION_ANSWERED)
+    for number in range(10):
+        scene.happens(Intended("verify", CODE, bytes([number])))
+        scene.happens(Concluded(NO))
+    assert [result.key for result in scene.flow.results] == [bytes([number]) for number in range(2, 10)]
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("answer_rejected", AnswerRejected),
+        ("code_rejected", CodeRejected),
+        ("password_rejected", PasswordRejected),
+        ("unknown_user", UnknownUser),
+        ("outcome_in_doubt", OutcomeInDoubt),
+    ],
+)
+def test_a_recorded_error_is_of_its_kind(code: str, error: type[ResetFlowError]) -> None:
+    assert type(recorded(code)) is error
+
+
+# --- uses of budgets
+
+
+def test_a_guess_is_held_in_reserve_exchanged_and_spent_or_given_back() -> None:
+    scene = Scene().reaches(State.REQUESTED)
+    sent = scene.sends("answer", Accepted())
+    assert (budgets(sent.add), sent.optional and sent.optional.budget) == ([], CODES)
+    typed = scene.happens(Intended("verify", CODE))
+    assert (budgets(typed.drop), budgets(typed.add), typed.optional) == ([CODES], [CODES], None)
+    assert typed.drop[0] == sent.optional
+    wrong = scene.happens(Concluded(NO))
+    assert (wrong.right_guess, wrong.drop, wrong.optional and wrong.optional.budget) == (False, (), CODES)
+    right = scene.sends("verify", Accepted(value=TOKEN))
+    assert (right.right_guess, budgets(right.drop), right.optional) == (True, [CODES], None)
+    assert Counter(budgets(scene.flow.uses)) == {STARTS: 1, ORIGINS: 1, CODES: 1}  # the wrong one
+
+
+def test_a_guess_that_never_arrived_becomes_the_reserve_again() -> None:
+    scene = Scene().reaches(State.QUESTION_ANSWERED)
+    decision = scene.sends("verify", NotActed())
+    assert (decision.right_guess, decision.add, decision.drop, decision.optional) == (None, (), (), None)
+    assert decision.flow.reserve == decision.flow.uses[-1].id
+    exchanged = scene.happens(Intended("verify", CODE))
+    assert budgets(exchanged.drop) == [CODES]
+
+
+def test_a_decision_without_its_optional_use_holds_no_reserve() -> None:
+    scene = Scene().reaches(State.REQUESTED)
+    scene.happens(Intended("answer", ANSWER))
+    decision = decide(scene.flow, Concluded(Accepted()), scene.moment())
+    without = decision.without_optional()
+    assert (without.optional, without.flow.reserve, budgets(without.flow.uses)) == (None, None, [STARTS, ORIGINS])
+    assert (without.write_id, without.moves) == (decision.write_id, decision.moves)
+    scene.flow = without.flow
+    typed = scene.happens(Intended("verify", CODE))
+    assert (budgets(typed.add), typed.drop) == ([CODES], ())
+
+
+def test_a_start_that_certainly_did_nothing_is_given_back_and_counted_anew_before_anything_is_sent() -> None:
+    scene = Scene(question="")
+    given_back = scene.sends("start", NotActed())
+    assert (budgets(given_back.drop), given_back.flow.uses) == ([STARTS, ORIGINS], ())
+    assert isinstance(given_back.error, BrokerUnavailable)
+    for command in ("start", "answer"):
+        other = Scene()
+        other.flow = scene.flow
+        assert budgets(other.happens(Intended(command)).add) == [STARTS, ORIGINS]
+
+
+def test_a_throttled_start_stays_counted_and_is_not_counted_twice() -> None:
+    scene = Scene(question="")
+    throttled = scene.sends("start", NotActed(cause=Cause.THROTTLED, retry_after=timedelta(seconds=9)))
+    assert (throttled.drop, budgets(throttled.flow.uses)) == ((), [STARTS, ORIGINS])
+    assert throttled.error is not None
+    assert throttled.error.retryable
+    assert scene.happens(Intended("start")).add == ()
+
+
+def test_a_start_of_unknown_outcome_stays_counted() -> None:
+    scene = Scene(question="")
+    assert scene.sends("start", Unknown()).drop == ()
+    assert STARTS in budgets(scene.flow.uses)
+
+
+# --- what may come
+
+
+def test_the_limits_of_a_flow_are_those_it_was_started_with() -> None:
+    strict, lax = Policy(code_attempts=1, resends=0), Policy(code_attempts=9, resends=9)
+    assert rules.attempts_left(Scene(strict).reaches(State.QUESTION_ANSWERED).flow) == 1
+    flow = Scene(lax).reaches(State.QUESTION_ANSWERED).flow
+    view = rules.view(flow)
+    assert (view.attempts_left, view.resend_at) == (9, START + lax.resend_cooldown)
+    assert rules.view(Scene(strict).reaches(State.QUESTION_ANSWERED).flow).resend_at is None
+
+
+def test_a_resend_waits_and_ends() -> None:
+    scene = Scene(Policy(resends=1)).reaches(State.QUESTION_ANSWERED)
+    with pytest.raises(LimitReached) as early:
+        rules.admit(scene.flow, "resend", START + timedelta(seconds=18.5))
+    assert (early.value.limit, early.value.retry_after) == ("resend_cooldown", timedelta(seconds=41.5))
+    assert "42 s" in str(early.value)
+    rules.admit(scene.flow, "resend", START + timedelta(seconds=60))
+    scene.sends("resend", Accepted())
+    with pytest.raises(LimitReached) as late:
+        rules.admit(scene.flow, "resend", START + timedelta(hours=1))
+    assert (late.value.limit, late.value.retry_after) == ("resends", None)
+
+
+def test_a_code_that_is_too_old_is_not_sent() -> None:
+    scene = Scene(Policy(code_lifetime=timedelta(minutes=10))).reaches(State.QUESTION_ANSWERED)
+    rules.admit(scene.flow, "verify", START + timedelta(minutes=9))
+    with pytest.raises(CodeRejected, match="too old") as caught:
+        rules.admit(scene.flow, "verify", START + timedelta(minutes=10))
+    assert not caught.value.sent
+
+
+def test_what_may_not_come_is_refused_by_state() -> None:
+    for state in State:
+        flow = Scene().reaches(state).flow
+        for command, each in COMMANDS.items():
+            if state in each.legal_in and command != "set_pin":
+                rules.admit(flow, command, START + timedelta(minutes=5))
+            else:
+                with pytest.raises(FlowEnded if state.ended else IllegalCommand):
+                    rules.admit(flow, command, START + timedelta(minutes=5))
+
+
+# --- random histories
+
+
+def outcomes(chance: random.Random, command: str) -> Outcome:
+    accepted = Accepted(value=TOKEN) if command == "verify" and chance.random() < 0.9 else Accepted(continuation=b"c")
+    kinds: list[Outcome] = [accepted, NO, Unknown(), NotActed(), NotActed(cause=Cause.THROTTLED)]
+    return chance.choices(kinds, [5, 4, 2, 2, 1])[0]
+
+
+def steps_of(scene: Scene, chance: random.Random) -> None:
+    """One random thing that may happen, and what must hold after it."""
+    flow = scene.flow
+    before = set(flow.uses)
+    if flow.intent:
+        if rules.repeatable(flow.intent) and chance.random() < 0.2:
+            decision = scene.happens(Repeated())
+        else:
+            decision = scene.happens(Concluded(outcomes(chance, flow.intent.command)))
+    elif chance.random() < 0.02:
+        ending: list[Event] = [Cancelled(), Expired()]
+        decision = scene.happens(chance.choice(ending))
+    elif flow.unsent:
+        decision = scene.happens(Intended("start"))
+    else:
+        scene.now += timedelta(seconds=chance.choice([1, 61]))
+        command = chance.choice([*rules.view(flow).allowed])
+        try:
+            rules.admit(flow, command, scene.now)
+        except LimitReached:
+            return
+        if command == "cancel":
+            return
+        decision = scene.happens(Intended(command, GIVEN.get(command)))
+    check(scene, flow, decision, before)
+
+
+def check(scene: Scene, before: FlowData, decision: Decision, uses: set[HeldUse]) -> None:
+    flow = scene.flow
+    added = {*decision.add, *([decision.optional] if decision.optional else [])}
+    assert set(decision.drop) <= uses, "only its own uses are dropped"
+    assert not added & uses, "no id is used twice"
+    assert set(flow.uses) == (uses - set(decision.drop)) | added == scene.uses, "it knows its uses by name"
+    holds = flow.state is State.QUESTION_ANSWERED and flow.intent is None
+    assert (flow.reserve is not None) == holds or flow.intent is not None
+    assert (flow.intent is None) or (flow.intent.command in COMMANDS)
+    stands = before.state
+    for move in decision.moves:
+        assert (move.trigger, stands, move.target) in STEPS
+        stands = move.target
+    assert flow.state is stands
+    assert (flow.failure is not None) == (flow.state is State.FAILED)
+    if flow.state.ended:
+        assert (flow.answer, flow.token, flow.continuation, flow.intent, flow.reserve) == (None,) * 5
+    for counter in ("answers", "codes", "passwords", "resends"):
+        assert getattr(flow, counter) >= 0
+    assert (rules.attempts_left(flow) or 1) > 0 or flow.intent is not None
+    if before.in_doubt is Step.PASSWORD and flow.in_doubt is not Step.PASSWORD:
+        assert flow.state is State.PASSWORD_SET, "only an accepted password ends the doubt about it"
+    if decision.error:
+        assert not any(secret.reveal() in str(decision.error) for secret in (TOKEN, ANSWER, CODE))
+    if not decision.moves and before.intent is not None and flow.intent is None:
+        assert decision.error is not None, "a command either moves the flow or raises"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_histories_keep_every_rule(seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311 - so that a failure can be repeated
+    ends = Counter[State]()
+    for _ in range(400):
+        scene = Scene(Policy(mask_unknown_users=chance.random() < 0.5, resend_cooldown=timedelta(seconds=60)))
+        value = chance.choice([Secret("Pet?"), Secret(""), None])
+        answers: list[Accepted | Rejected] = [Accepted(value=value), NO]
+        asked = decide(scene.flow, Asked(chance.choice(answers)), scene.moment())
+        if asked.error:
+            continue
+        scene.flow, scene.uses = asked.flow, set(asked.add)
+        for _ in range(60):
+            steps_of(scene, chance)
+            if scene.flow.state.ended:
+                break
+        ends[scene.flow.state] += 1
+    assert ends[State.PASSWORD_SET] > 20
+    assert ends[State.FAILED] > 20
+
+
+def test_every_command_with_a_call_is_decided_in_every_outcome() -> None:
+    """A sixth command can't be forgotten here: each has a state, and each outcome leads along the table."""
+    for command in COMMANDS.values():
+        if command.call is None:
+            continue
+        for state in command.legal_in or (State.REQUESTED,):
+            for outcome in (Accepted(value=TOKEN), NO, Unknown(), NotActed()):
+                scene = Scene(question="" if command.name == "start" else None)
+                if command.name != "start":
+                    scene.reaches(state)
+                if command.call is Call.UPDATE and command.asks is not scene.flow.credential.step:
+                    scene.flow = replace(scene.flow, credential=Credential.PIN)
+                scene.sends(command.name, outcome)
+                assert scene.flow.intent is None
