@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import time
 import warnings
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from reset_flow.domain import rules, validation
@@ -20,7 +18,7 @@ from reset_flow.engine import guess_alarm
 from reset_flow.engine.background_tasks import BackgroundTasks
 from reset_flow.engine.broker_client import BrokerClient
 from reset_flow.engine.commands import CommandHandler
-from reset_flow.engine.context import Context
+from reset_flow.engine.context import Context, in_utc, system_clock, this_process
 from reset_flow.engine.intents import IntentExecutor
 from reset_flow.engine.notifications import Notifications
 from reset_flow.engine.recovery import Recovery
@@ -47,27 +45,6 @@ FOUND_AT_MOST = 100
 CLOSING_PATIENCE = timedelta(seconds=30)
 LONGEST_TIMEOUT = 366 * 86_400
 SHORTEST_WAIT, LONGEST_WAIT = timedelta(milliseconds=50), timedelta(minutes=1)
-
-
-def _system_clock() -> datetime:
-    return datetime.now(UTC)
-
-
-def _in_utc(clock: Clock) -> Clock:
-    """Convert to UTC; reject naive datetimes."""
-
-    def now() -> datetime:
-        time = clock()
-        if time.tzinfo is None:
-            raise ConfigurationError("the clock gives times without a zone: let it give aware ones")
-        return time.astimezone(UTC)
-
-    return now
-
-
-def _this_process() -> str:
-    host = socket.gethostname().encode("utf-8", "replace").decode()
-    return f"{host}:{os.getpid()}"
 
 
 def _seconds(timeout: Any) -> float | None:
@@ -119,7 +96,7 @@ class ResetService:
         realm: str = "default",
         listeners: Mapping[str, Listener] | None = None,
         guards: Sequence[Guard] = (),
-        clock: Clock = _system_clock,
+        clock: Clock = system_clock,
         sweep: bool = True,
         worker: str | None = None,
         tracer: Tracer | None = None,
@@ -130,9 +107,9 @@ class ResetService:
         self._transport = transport
         self._store = store
         self._keyring = keyring
-        self._now = clock if clock is _system_clock else _in_utc(clock)
+        self._now = in_utc(clock)
         named = {validation.name(name, "listener"): each for name, each in (listeners or {}).items()}
-        worker = validation.name(worker, "worker") if worker else _this_process()
+        worker = validation.name(worker, "worker") if worker else this_process()
         safe: SafeTracer = CarefulTracer(tracer) if tracer else NullTracer()
         self._repository = FlowRepository(store, keyring, self._realm, policy.lease, safe)
         self._tasks = BackgroundTasks()
@@ -394,7 +371,7 @@ class ResetService:
 
     async def reseal(self) -> ResealReport:
         """Seal every flow of the realm with the newest key, so that older ones can be removed from the ring."""
-        return await key_rotation.reseal(self._repository, self._store, self._keyring, self._realm)
+        return await key_rotation.reseal(self._store, self._keyring, self._realm)
 
     async def sweep(self) -> SweepReport:
         """

@@ -14,7 +14,11 @@ EXTRA_MISSING = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status; docs/cli.md lists them all. Whatever a person can cause is one line on stderr."""
+    """
+    Run a command line and return its exit status; docs/cli.md lists them all.
+
+    An error that a person can cause is one line on stderr.
+    """
     try:
         from reset_flow.cli.run import run  # noqa: PLC0415 - it fails where the extra is not installed
     except ModuleNotFoundError as error:

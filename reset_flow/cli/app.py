@@ -1,22 +1,21 @@
 """The commands."""
 
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from reset_flow.cli import listing, prompts, show
+from reset_flow.cli import admin, prompts
+from reset_flow.cli.admin import tell
 from reset_flow.cli.demo import play
-from reset_flow.cli.exits import STATUSES, SYSTEM
+from reset_flow.cli.exits import SYSTEM
 from reset_flow.cli.keys import keys_app
-from reset_flow.cli.options import Credentials, FlowId, Json, Ref, Tags, User, placed
-from reset_flow.cli.screen import console, say, say_json
-from reset_flow.cli.session import CliSession, Place
+from reset_flow.cli.options import Credentials, FlowId, Json, Ref, Tags, User, with_settings
+from reset_flow.cli.screen import say
+from reset_flow.cli.session import CliSession, Settings
 from reset_flow.config import setting
 from reset_flow.domain import state_machine
-from reset_flow.domain.errors import RecordUnreadable
 from reset_flow.domain.flow import Credential, Flow
 from reset_flow.domain.secret import Secret
 
@@ -33,21 +32,14 @@ app = typer.Typer(
 app.add_typer(keys_app, name="keys")
 
 
-def _tell(flow: Flow, *, as_json: bool) -> None:
-    if as_json:
-        say_json(flow.public())
-    else:
-        show.draw(flow, console())
-
-
 # --- a flow, from its start to its end
 
 
 @app.command()
-@placed()
+@with_settings()
 def start(
     *,
-    place: Place,
+    settings: Settings,
     user: User,
     ref: Ref = None,
     tag: Tags = None,
@@ -56,16 +48,16 @@ def start(
 ) -> None:
     """Start a reset for a user."""
     chosen = _credential(credential)
-    with CliSession(place, create_keys=True) as session:
+    with CliSession(settings, create_keys=True) as session:
         flow = session.run(session.service.start(user, credential=chosen, ref=ref, tags=tag or ()))
-    _tell(flow, as_json=as_json)
+    tell(flow, as_json=as_json)
 
 
 @app.command()
-@placed()
+@with_settings()
 def adopt(
     *,
-    place: Place,
+    settings: Settings,
     user: User,
     ref: Ref = None,
     tag: Tags = None,
@@ -74,10 +66,10 @@ def adopt(
 ) -> None:
     """Start one with a token from elsewhere, such as a log-in with an expired password. The token is asked for."""
     chosen = _credential(credential)
-    with CliSession(place, create_keys=True) as session:
+    with CliSession(settings, create_keys=True) as session:
         token = prompts.ask("Token")
         flow = session.run(session.service.adopt(user, token, credential=chosen, ref=ref, tags=tag or ()))
-    _tell(flow, as_json=as_json)
+    tell(flow, as_json=as_json)
 
 
 def _credential(text: str) -> Credential:
@@ -88,61 +80,61 @@ def _credential(text: str) -> Credential:
 
 
 @app.command()
-@placed()
-def answer(*, place: Place, flow_id: FlowId, as_json: Json = False) -> None:
+@with_settings()
+def answer(*, settings: Settings, flow_id: FlowId, as_json: Json = False) -> None:
     """Answer the secret question. The answer is asked for."""
-    with CliSession(place) as session:
+    with CliSession(settings) as session:
         flow = session.step(
             flow_id,
             "answer",
             lambda flow: prompts.ask(flow.question or "Answer to the broker's question"),
             lambda given: session.service.answer(flow_id, given or ""),
         )
-    _tell(flow, as_json=as_json)
+    tell(flow, as_json=as_json)
 
 
 @app.command()
-@placed()
-def resend(*, place: Place, flow_id: FlowId, as_json: Json = False) -> None:
+@with_settings()
+def resend(*, settings: Settings, flow_id: FlowId, as_json: Json = False) -> None:
     """Have another code sent."""
-    with CliSession(place) as session:
+    with CliSession(settings) as session:
         flow = session.run(session.service.resend(flow_id))
-    _tell(flow, as_json=as_json)
+    tell(flow, as_json=as_json)
 
 
 @app.command()
-@placed()
-def code(*, place: Place, flow_id: FlowId, as_json: Json = False) -> None:
+@with_settings()
+def code(*, settings: Settings, flow_id: FlowId, as_json: Json = False) -> None:
     """Give the code from the e-mail. It is asked for."""
-    with CliSession(place) as session:
+    with CliSession(settings) as session:
         flow = session.step(
             flow_id,
             "verify",
             _asking("Code from the e-mail"),
             lambda given: session.service.verify(flow_id, given or ""),
         )
-    _tell(flow, as_json=as_json)
+    tell(flow, as_json=as_json)
 
 
 @app.command()
-@placed()
-def password(*, place: Place, flow_id: FlowId, as_json: Json = False) -> None:
+@with_settings()
+def password(*, settings: Settings, flow_id: FlowId, as_json: Json = False) -> None:
     """Set the new password. It is asked for: twice at a terminal."""
-    with CliSession(place) as session:
+    with CliSession(settings) as session:
         flow = session.step(
             flow_id,
             "set_password",
             lambda _: prompts.ask_twice("New password"),
             lambda given: session.service.set_password(flow_id, given or ""),
         )
-    _tell(flow, as_json=as_json)
+    tell(flow, as_json=as_json)
 
 
 @app.command()
-@placed()
+@with_settings()
 def pin(
     *,
-    place: Place,
+    settings: Settings,
     flow_id: FlowId,
     image_name: Annotated[str | None, typer.Option("--image-name", help="One of the broker's security images.")] = None,
     as_json: Json = False,
@@ -159,7 +151,7 @@ def pin(
             prompts.ask("Bearer token of a log-in (empty: none)"),
         )
 
-    with CliSession(place) as session:
+    with CliSession(settings) as session:
 
         def send(given: tuple[Secret, Secret, Secret] | None) -> Coroutine[Any, Any, Flow]:
             new, phrase, bearer = given or (Secret(""),) * 3
@@ -168,7 +160,7 @@ def pin(
             )
 
         flow = session.step(flow_id, "set_pin", ask, send)
-    _tell(flow, as_json=as_json)
+    tell(flow, as_json=as_json)
 
 
 def _asking(prompt: str) -> Callable[[Flow], Secret]:
@@ -176,57 +168,18 @@ def _asking(prompt: str) -> Callable[[Flow], Secret]:
 
 
 @app.command()
-@placed()
-def cancel(*, place: Place, flow_id: FlowId, as_json: Json = False) -> None:
+@with_settings()
+def cancel(*, settings: Settings, flow_id: FlowId, as_json: Json = False) -> None:
     """End a flow that nobody wants any more."""
-    with CliSession(place) as session:
+    with CliSession(settings) as session:
         flow = session.run(session.service.cancel(flow_id))
-    _tell(flow, as_json=as_json)
+    tell(flow, as_json=as_json)
 
 
-# --- looking
+# --- with store and keys alone
 
-
-@app.command("show")
-@placed()
-def show_flow(*, place: Place, flow_id: FlowId, as_json: Json = False) -> None:
-    """Draw the road of a flow: where it stands, what is expected next, and until when."""
-    with CliSession(place) as session:
-        flow = session.run(session.service.get(flow_id))
-    _tell(flow, as_json=as_json)
-
-
-@app.command("audit")
-@placed()
-def audit_flow(*, place: Place, flow_id: FlowId, as_json: Json = False) -> None:
-    """Print what happened to a flow, a line for each transition: when, what, and which worker took it."""
-    with CliSession(place) as session:
-        flow = session.run(session.service.get(flow_id))
-    for step in flow.history:
-        entry = {"at": step.at.isoformat(), "trigger": step.trigger, "to": step.target.value, "worker": step.worker}
-        if as_json:
-            say_json(entry)
-        else:
-            say("  ".join(entry.values()))
-
-
-@app.command("list")
-@placed("store", "keys", "realm")
-def list_flows(
-    *,
-    place: Place,
-    tag: Annotated[str | None, typer.Option("--tag", help="Only flows that were started with it.")] = None,
-    running: Annotated[bool, typer.Option("--running", help="Only flows that have not ended.")] = False,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many, the newest.")] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="All of them, a line of JSON for each.")] = False,
-) -> None:
-    """List the flows of the realm."""
-    if as_json:
-        readable = listing.stream(place, tag, running=running)
-    else:
-        readable = listing.newest(place, tag, limit, running=running, now=datetime.now(UTC))
-    if not readable:
-        raise typer.Exit(STATUSES[RecordUnreadable])
+for name, command in admin.COMMANDS.items():
+    app.command(name)(command)
 
 
 # --- beside flows

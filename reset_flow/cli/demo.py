@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import attrs
 
+from reset_flow import Keyring
 from reset_flow.cli import disk_inspection
 from reset_flow.cli.processes import SANDBOX, WORKER, DemoFailed, Sandbox, Worker
 from reset_flow.cli.screen import console
 from reset_flow.cli.timeline import Timeline
-from reset_flow.persistence.keyring import Keyring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +43,7 @@ FORMS = "text, UTF-16, hexadecimal, base64"
 @attrs.frozen(kw_only=True)
 class Staging:
     """
-    What the demo works with; tests put something worse in its place, to see it fail.
+    The parts of the demo; tests replace them to see it fail.
 
     Attributes:
         kill: Ends the first worker.
@@ -54,16 +54,16 @@ class Staging:
     worker: Sequence[str] = WORKER
     sandbox: Sequence[str] = SANDBOX
     kill: Callable[[int], None] = attrs.field(default=lambda pid: os.kill(pid, signal.SIGKILL))
-    can_find: Callable[[Path, Path], bool] = disk_inspection.can_find
+    search_works: Callable[[Path, Path], bool] = disk_inspection.search_works
     patience: float = 5.0
 
 
 def play(keep: Path | None = None, staging: Staging | None = None) -> None:
     """
-    Play it, and leave nothing behind but the folder that is to be kept.
+    Play the demo, and leave nothing behind but the folder that is to be kept.
 
     Raises:
-        DemoFailed: Something of it did not happen.
+        DemoFailed: Something that it shows did not happen.
     """
     with _folder(keep) as folder:
         asyncio.run(_interruptible(folder, staging or Staging()))
@@ -84,7 +84,7 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 
 
 async def _interruptible(folder: Path, staging: Staging) -> None:
-    """The demo; a signal that asks the process to end lets it clean up first."""
+    """Play the demo; on a signal that asks the process to end, clean up first."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     came: list[signal.Signals] = []
@@ -106,7 +106,7 @@ async def _interruptible(folder: Path, staging: Staging) -> None:
 
 
 class Demo:
-    """One performance."""
+    """One run of the demo."""
 
     def __init__(self, folder: Path, staging: Staging) -> None:
         self._folder = folder
@@ -118,7 +118,7 @@ class Demo:
         self._processes = AsyncExitStack()
 
     async def play(self) -> None:
-        """From a forgotten password to one that works."""
+        """Play from a forgotten password to one that works."""
         line = self._timeline
         line.title("reset-flow demo", "One password reset, whose process is killed half-way.")
         async with self._processes:
@@ -171,7 +171,7 @@ class Demo:
             raise DemoFailed("worker 1 was to be killed, and lives")
         if code != -signal.SIGKILL:
             raise DemoFailed(f"worker 1 ended with {code}, not by signal {signal.SIGKILL:d}")
-        self._timeline.blow("kill -9", f"{worker.name} is dead (return code {code}); the token was in its memory")
+        self._timeline.crash("kill -9", f"{worker.name} is dead (return code {code}); the token was in its memory")
 
     # --- the steps
 
@@ -209,7 +209,7 @@ class Demo:
         return token
 
     async def _survived(self, flow: dict[str, Any]) -> None:
-        row = disk_inspection.row_of(self._database, flow["id"])
+        row = disk_inspection.read_row(self._database, flow["id"])
         if row is None or (row.clear["state"], row.clear["version"]) != (flow["state"], flow["version"]):
             raise DemoFailed("the store lost the flow with its worker")
         self._show_disk(flow)
@@ -237,7 +237,7 @@ class Demo:
         ]
         if (new, old) != ("Succeeded", "Failed"):
             raise DemoFailed(f"the log-in with the new password {new.lower()}, with the old one {old.lower()}")
-        self._timeline.proof("log in", "the new password works, the old one does not")
+        self._timeline.success("log in", "the new password works, the old one does not")
 
     # --- the checks
 
@@ -248,11 +248,11 @@ class Demo:
 
     def _show_disk(self, flow: dict[str, Any]) -> None:
         """Show the row in the file, and fail if anything in the file gives the flow away."""
-        row = disk_inspection.row_of(self._database, flow["id"])
+        row = disk_inspection.read_row(self._database, flow["id"])
         if row is None or row.clear["state"] != flow["state"]:
             raise DemoFailed(f"{DATABASE} does not show the flow as {flow['state']}")
         self._searches += 1
-        if found := disk_inspection.found_in(self._database, self._words):
+        if found := disk_inspection.find_words(self._database, self._words):
             raise DemoFailed(f"{DATABASE} can be read: it holds the {', the '.join(found)}")
         clear = f"state {row.clear['state']}, version {row.clear['version']}"
         self._timeline.detail("on disk", f"{clear}, and {row.sealed} bytes, unreadable")
@@ -270,10 +270,10 @@ class Demo:
         self._timeline.check(f"the broker counts 1 {', 1 '.join(ONCE.values())}")
 
     def _check_search(self) -> None:
-        files = disk_inspection.files_of(self._database)
+        files = disk_inspection.database_files(self._database)
         size = sum(path.stat().st_size for path in files)
-        if not self._staging.can_find(self._database, self._folder / "planted.db"):
-            raise DemoFailed("the search does not find what is there: it proves nothing")
+        if not self._staging.search_works(self._database, self._folder / "planted.db"):
+            raise DemoFailed("the search does not find a word that is there: it proves nothing")
         words = ", ".join(self._words)
         self._timeline.check(f"{DATABASE} was searched {self._searches} times for {words}")
         self._timeline.check(f"as {FORMS}: nothing in {size:,} bytes of {len(files)} files")

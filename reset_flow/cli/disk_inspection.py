@@ -1,4 +1,4 @@
-"""What a store's file shows of a flow to whoever reads the disk: its clear columns, and whether words are in it."""
+"""What a reader of the disk sees of a flow in a file of SQLite: its clear columns, and whether words are in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["Row", "can_find", "files_of", "found_in", "row_of"]
+__all__ = ["Row", "database_files", "find_words", "read_row", "search_works"]
 
 PLANTED = "marmalade-on-the-windowsill"
 """A word that no flow has."""
@@ -38,14 +38,14 @@ class Row:
     sealed: int
 
 
-def files_of(database: Path) -> list[Path]:
-    """The database, and what SQLite keeps beside it."""
+def database_files(database: Path) -> list[Path]:
+    """Return the database and the files that SQLite keeps beside it."""
     return sorted(database.parent.glob(f"{database.name}*"))
 
 
-def found_in(database: Path, words: Mapping[str, str]) -> list[str]:
-    """The names of the words that any of the files holds: as text, UTF-16, hexadecimal or base64, in any case."""
-    content = b"\n".join(path.read_bytes() for path in files_of(database)).lower()
+def find_words(database: Path, words: Mapping[str, str]) -> list[str]:
+    """Return the names of the words that any file holds: as text, UTF-16, hexadecimal or base64, in any case."""
+    content = b"\n".join(path.read_bytes() for path in database_files(database)).lower()
     return [name for name, word in words.items() if any(re.search(form, content) for form in _forms(word))]
 
 
@@ -61,29 +61,29 @@ def _forms(word: str) -> Iterator[bytes]:
 
 
 def _pattern(form: bytes) -> bytes:
-    """Digits count only where they stand alone: a code is no part of a longer number."""
+    """Match digits only where they stand alone: a code is no part of a longer number."""
     pattern = re.escape(form.lower())
     return rb"(?<!\d)" + pattern + rb"(?!\d)" if form.isdigit() else pattern
 
 
-def can_find(database: Path, scratch: Path) -> bool:
-    """Whether the search finds a word that is planted in a copy of the database, and not in the database itself."""
-    with closing(_reading(database)) as original, closing(sqlite3.connect(scratch)) as copy:
+def search_works(database: Path, scratch: Path) -> bool:
+    """Return True if the search finds a word that is planted in a copy of the database, and not in the original."""
+    with closing(_connect(database)) as original, closing(sqlite3.connect(scratch)) as copy:
         original.backup(copy)
         copy.execute("CREATE TABLE planted (word TEXT)")
         copy.execute("INSERT INTO planted VALUES (?)", (PLANTED,))
         copy.commit()
     try:
         words = {"planted": PLANTED}
-        return found_in(scratch, words) == ["planted"] and not found_in(database, words)
+        return find_words(scratch, words) == ["planted"] and not find_words(database, words)
     finally:
-        for path in files_of(scratch):
+        for path in database_files(scratch):
             path.unlink()
 
 
-def row_of(database: Path, flow_id: str) -> Row | None:
-    """The row of a flow, `None` if there is none."""
-    with closing(_reading(database)) as connection:
+def read_row(database: Path, flow_id: str) -> Row | None:
+    """Return the row of a flow, `None` if there is none."""
+    with closing(_connect(database)) as connection:
         connection.row_factory = sqlite3.Row
         row = connection.execute("SELECT * FROM flows WHERE id = ?", (flow_id,)).fetchone()
     if row is None:
@@ -92,5 +92,5 @@ def row_of(database: Path, flow_id: str) -> Row | None:
     return Row(clear, len(row["body"]))
 
 
-def _reading(database: Path) -> sqlite3.Connection:
+def _connect(database: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)

@@ -1,11 +1,11 @@
-"""Which exit status an error has, and the one line that is said of it."""
+"""The exit status of each error, and its one line on standard error."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reset_flow.cli.screen import one_line
 from reset_flow.domain import errors
+from reset_flow.domain.text import duration, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,12 +75,12 @@ ADVICE: Mapping[type[errors.ResetFlowError], str] = {
 
 
 def status_of(error: errors.ResetFlowError) -> int:
-    """The status of its class, or of the nearest one above that has one."""
+    """Return the status of an error's class, or of the nearest class above that has one."""
     return next(STATUSES[each] for each in type(error).__mro__ if each in STATUSES)
 
 
 def line_of(error: errors.ResetFlowError) -> str:
-    """What happened and what to do, in one line."""
+    """Return what happened and what to do, in one line."""
     said = one_line(str(error)) or type(error).__name__
     advice = _advice(error)
     return f"{said} ({advice})" if advice else said
@@ -94,7 +94,7 @@ def _advice(error: errors.ResetFlowError) -> str:
         return "waiting does not help this flow: start another one"
     if isinstance(error, errors.BrokerUnavailable):
         wait = error.retry_after
-        return f"try again in {wait.total_seconds():.0f} s" if wait else "try again later"
+        return f"try again in {duration(wait)}" if wait else "try again later"
     words = [next((ADVICE[each] for each in type(error).__mro__ if each in ADVICE), "")]
     if isinstance(error, errors.InputRejected) and flow and flow.attempts_left is not None:
         words.append("attempts left: " + str(flow.attempts_left))

@@ -1,94 +1,62 @@
-"""The flows of a realm, one by one: needs the store and the keys, and no broker."""
+"""Prints the flows of a realm."""
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from reset_flow.cli.exits import line_of
 from reset_flow.cli.screen import clock_time, complain, say, say_json
-from reset_flow.config import open_store
-from reset_flow.domain import rules
 from reset_flow.domain.errors import RecordUnreadable
-from reset_flow.domain.policy import Policy
-from reset_flow.persistence.keyring import Keyring
-from reset_flow.persistence.repository import FlowRepository
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-    from datetime import datetime
-
-    from reset_flow.cli.session import Place
+    from reset_flow.admin import Admin
     from reset_flow.domain.flow import Flow
 
-__all__ = ["newest", "stream"]
+__all__ = ["print_json", "print_newest"]
 
-ALL = 2**31 - 1
 COLUMNS = "{:<26}  {:<17}  {:<8}  {:<19}  {}"
 
 
-async def flows(place: Place, tag: str | None) -> AsyncGenerator[Flow | RecordUnreadable, None]:
-    """Every flow of the realm, or those with the tag; what can't be opened comes as the error."""
-    store = open_store(place.store)
-    keyring = Keyring.from_file(place.setting("KEYS", "reset-flow.keys"))
-    realm, policy = place.setting("REALM", "default"), Policy()
-    repository = FlowRepository(store, keyring, realm, policy.lease)
-    lookups = (None,) if tag is None else keyring.lookups(realm, "tag", tag)  # with a flow under each at most once
-    try:
-        for lookup in lookups:
-            async for found in repository.scan(limit=ALL, lookup=lookup):
-                yield found if isinstance(found, RecordUnreadable) else rules.view(found.flow)
-    finally:
-        await store.aclose()
+async def print_json(admin: Admin, tag: str | None, *, running: bool) -> bool:
+    """Print each flow as a line of JSON. Return whether all could be read."""
+    readable = True
+    async with aclosing(admin.flows(tag=tag, running=running)) as flows:
+        async for flow in flows:
+            if isinstance(flow, RecordUnreadable):
+                readable = False
+                complain(line_of(flow))
+            else:
+                say_json(flow.public())
+    return readable
 
 
-def stream(place: Place, tag: str | None, *, running: bool) -> bool:
-    """Print each flow as a line of JSON. -> whether all could be read"""
-
-    async def go() -> bool:
-        readable = True
-        async with aclosing(flows(place, tag)) as found:
-            async for one in found:
-                if isinstance(one, RecordUnreadable):
-                    readable = False
-                    complain(line_of(one))
-                elif not (running and one.ended):
-                    say_json(one.public())
-        return readable
-
-    return asyncio.run(go())
-
-
-def newest(place: Place, tag: str | None, limit: int, *, running: bool, now: datetime) -> bool:
-    """Print the newest flows as lines for people. -> whether all could be read"""
-
-    async def gather() -> tuple[list[Flow], int, bool]:
-        kept: list[tuple[datetime, str, Flow]] = []
-        count, readable = 0, True
-        async with aclosing(flows(place, tag)) as found:
-            async for one in found:
-                if isinstance(one, RecordUnreadable):
-                    readable = False
-                    complain(line_of(one))
-                elif not (running and one.ended):
-                    count += 1
-                    heapq.heappush(kept, (one.created_at, one.id, one))
-                    if len(kept) > limit:
-                        heapq.heappop(kept)
-        return [each for *_, each in sorted(kept, reverse=True)], count, readable
-
-    listed, count, readable = asyncio.run(gather())
-    if not listed:
+async def print_newest(admin: Admin, tag: str | None, limit: int, *, running: bool) -> bool:
+    """Print the newest flows as lines for people. Return whether all could be read."""
+    newest: list[tuple[datetime, str, Flow]] = []
+    count, readable = 0, True
+    async with aclosing(admin.flows(tag=tag, running=running)) as flows:
+        async for flow in flows:
+            if isinstance(flow, RecordUnreadable):
+                readable = False
+                complain(line_of(flow))
+                continue
+            count += 1
+            heapq.heappush(newest, (flow.created_at, flow.id, flow))
+            if len(newest) > limit:
+                heapq.heappop(newest)
+    if not newest:
         say("there is no such flow" if tag or running else "there are no flows")
     else:
         say(COLUMNS.format("ID", "STATE", "EXPECTS", "STARTED", "UNTIL"))
-    for flow in listed:
+    now = datetime.now(UTC)
+    for _, _, flow in sorted(newest, reverse=True):
         began = f"{flow.created_at.astimezone():%Y-%m-%d %H:%M:%S}"
         say(COLUMNS.format(flow.id, flow.state, flow.expects or "-", began, _until(flow, now)))
-    if count > len(listed):
-        say(f"and {count - len(listed)} older ones: --limit shows more, --json all")
+    if count > len(newest):
+        say(f"and {count - len(newest)} older ones: --limit shows more, --json all")
     return readable
 
 

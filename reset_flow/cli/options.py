@@ -7,15 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from reset_flow.cli.session import Place
+from reset_flow.cli.session import Settings
 
-__all__ = ["Credentials", "FlowId", "Json", "Ref", "Tags", "User", "placed"]
+__all__ = ["PANEL", "Credentials", "FlowId", "Json", "Ref", "Tags", "User", "with_settings"]
 
-PANEL = "Where (instead of the environment's)"
+PANEL = "Settings (instead of the environment's)"
 
 FlowId = Annotated[str, typer.Argument(metavar="ID", help="The flow, by the id that `start` printed.")]
 User = Annotated[str, typer.Argument(metavar="USER", help="Login or e-mail address, as the broker takes it.")]
-Json = Annotated[bool, typer.Option("--json", help="One line of JSON instead of a drawing.")]
+Json = Annotated[bool, typer.Option("--json", help="One line of JSON instead.")]
 Ref = Annotated[
     str | None, typer.Option("--ref", help="Your own name of this reset: the same one again gives the same flow.")
 ]
@@ -24,7 +24,7 @@ Tags = Annotated[
 ]
 Credentials = Annotated[str, typer.Option("--credential", help="What to reset: password or pin.")]
 
-PLACES = {
+SETTINGS = {
     "broker_url": typer.Option("--broker-url", metavar="URL", rich_help_panel=PANEL, help="RESET_FLOW_BROKER_URL"),
     "store": typer.Option("--store", metavar="ADDRESS", rich_help_panel=PANEL, help="RESET_FLOW_STORE"),
     "keys": typer.Option("--keys", metavar="PATH", rich_help_panel=PANEL, help="RESET_FLOW_KEYS"),
@@ -35,20 +35,20 @@ PLACES = {
 }
 
 
-def placed(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command these options (all of them unless told), which it gets as one `place`."""
-    chosen = names or tuple(PLACES)
+def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command options for these settings (all unless named), which it gets as one argument, `settings`."""
+    chosen = names or tuple(SETTINGS)
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
         def wrapper(**given: Any) -> None:
             options = {name: given.pop(name) for name in chosen}
             set_ones = {name.upper(): value for name, value in options.items() if value is not None}
-            command(place=Place(options=set_ones), **given)
+            command(settings=Settings(options=set_ones), **given)
 
         parameters = list(_parameters(command, chosen))
         signature = inspect.Signature(parameters)
-        wrapper.__signature__ = signature  # type: ignore[attr-defined] # what the command line is made of
+        wrapper.__signature__ = signature  # type: ignore[attr-defined] # typer reads the options from it
         wrapper.__annotations__ = {each.name: each.annotation for each in parameters}
         return wrapper
 
@@ -57,8 +57,8 @@ def placed(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 def _parameters(command: Callable[..., None], chosen: tuple[str, ...]) -> Iterator[inspect.Parameter]:
     for parameter in inspect.signature(command).parameters.values():
-        if parameter.name != "place":
+        if parameter.name != "settings":
             yield parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
     for name in chosen:
-        annotation = Annotated[str | None, PLACES[name]]
+        annotation = Annotated[str | None, SETTINGS[name]]
         yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

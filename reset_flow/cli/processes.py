@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 
-from reset_flow.cli.screen import one_line
+from reset_flow.domain.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ class Child:
 
     @classmethod
     async def spawn(cls, name: str, command: Sequence[str], log: Path) -> Self:
-        """Start it; what it writes on stderr goes into the log."""
+        """Start a process that writes its stderr into the log."""
         with log.open("wb") as errors:
             process = await asyncio.create_subprocess_exec(
                 *command,
@@ -53,12 +53,12 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its id."""
+        """The id of the process."""
         return self._process.pid
 
     async def read_line(self) -> str:
         """
-        The next line that it writes.
+        Read the next line that it writes.
 
         Raises:
             DemoFailed: It writes none.
@@ -78,7 +78,7 @@ class Child:
         self._process.stdin.write(json.dumps(document).encode() + b"\n")
 
     async def ended(self, patience: float = PATIENCE) -> int | None:
-        """Its return code once it has ended, below zero for a signal; `None` if it does not end."""
+        """Wait for its end. Return its return code, below zero for a signal; `None` if it does not end."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 return await self._process.wait()
@@ -100,7 +100,7 @@ class Worker(Child):
 
     async def do(self, command: str, *arguments: str) -> dict[str, Any]:
         """
-        The flow after a command.
+        Run a command and return the flow after it.
 
         Raises:
             DemoFailed: The service raised, or the process is gone.
@@ -114,7 +114,7 @@ class Worker(Child):
 
 
 class Sandbox(Child):
-    """The broker, and what it says of itself."""
+    """The broker, and its reports about itself."""
 
     api_url = ""
     session: aiohttp.ClientSession
@@ -132,20 +132,20 @@ class Sandbox(Child):
         self.api_url = said[0]
         self.session = aiohttp.ClientSession(said[1], timeout=aiohttp.ClientTimeout(total=PATIENCE))
 
-    async def ask(self, what: str, **query: str) -> Any:
-        """What `/sandbox/...` gives."""
-        async with self.session.get(f"/sandbox/{what}", params=query) as reply:
+    async def ask(self, name: str, **query: str) -> Any:
+        """Return the report of this name, `/sandbox/...`."""
+        async with self.session.get(f"/sandbox/{name}", params=query) as reply:
             return await reply.json()
 
     async def log_in(self, app_key: str, user: str, password: str) -> Mapping[str, Any]:
-        """What the broker replies to a log-in."""
+        """Return the broker's reply to a log-in."""
         headers = {"Et-App-Key": app_key, "Username": user, "Password": password}
         async with self.session.post("/api/token", headers=headers) as reply:
             document: Mapping[str, Any] = await reply.json()
             return document
 
     async def aclose(self) -> None:
-        """Let go of it."""
+        """Close the session, and end the process."""
         if self.api_url:
             await self.session.close()
         await super().aclose()

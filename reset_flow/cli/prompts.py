@@ -1,29 +1,35 @@
-"""Secrets, from a person without an echo or as one line from standard input. They are never arguments."""
+"""Input: secrets, from a person without an echo or as one line of standard input, never as arguments; and a yes."""
 
 from __future__ import annotations
 
 import getpass
 import sys
 import warnings
+from contextlib import suppress
 
-from reset_flow.cli.screen import complain, one_line
+from reset_flow.cli.screen import at_terminal, complain
 from reset_flow.domain.secret import Secret
+from reset_flow.domain.text import one_line
 
-__all__ = ["NoSecret", "ask", "ask_twice"]
+__all__ = ["NoSecret", "NotConfirmed", "ask", "ask_twice", "confirm"]
 
 LONGEST = 64 * 1024
-"""Bytes of a line; whatever is a secret is far shorter."""
+"""Bytes of a line; every secret is far shorter."""
 
 TRIES = 3
 
 
 class NoSecret(Exception):
-    """There is no way to get at a secret; the message says what to do."""
+    """A secret can't be read; the message says what to do."""
+
+
+class NotConfirmed(Exception):
+    """A person did not say yes."""
 
 
 def ask(prompt: str) -> Secret:
     """
-    What the person types, or the next line of standard input: its line end is left out, all else is kept.
+    Return what the person types, or the next line of standard input: its line end is left out, all else is kept.
 
     Raises:
         NoSecret: There is none, or it is no text.
@@ -32,7 +38,7 @@ def ask(prompt: str) -> Secret:
 
 
 def ask_twice(prompt: str) -> Secret:
-    """The same, typed twice by a person, because nobody sees a slip of the fingers; a pipe gives it once."""
+    """Do as `ask`, but let a person type it twice, because nobody sees a slip of the fingers; a pipe gives it once."""
     if not _at_terminal():
         return _line()
     for _ in range(TRIES):
@@ -43,10 +49,26 @@ def ask_twice(prompt: str) -> Secret:
     raise NoSecret("the two differed three times: start the command again")
 
 
+def confirm(question: str) -> None:
+    """
+    Return once a person has said yes.
+
+    Raises:
+        NotConfirmed: They did not, or nobody is at a terminal.
+    """
+    if at_terminal(sys.stdin):
+        sys.stderr.write(f"{one_line(question)} [y/N] ")
+        sys.stderr.flush()
+        with suppress(UnicodeDecodeError):
+            if sys.stdin.readline().strip().lower() in ("y", "yes"):
+                return
+    raise NotConfirmed("it was not confirmed, and nothing was done: answer y at a terminal, or give --yes")
+
+
 def _at_terminal() -> bool:
     if sys.stdin is None or sys.stdin.closed:
         raise NoSecret("standard input is closed: run the command at a terminal, or pipe the secret in")
-    return sys.stdin.isatty()
+    return at_terminal(sys.stdin)
 
 
 def _typed(prompt: str) -> Secret:

@@ -1,8 +1,10 @@
-"""Runs a command, and turns whatever comes of it into an exit status and at most one line on stderr."""
+"""Runs a command, and turns its result into an exit status and at most one line on stderr."""
 
 from __future__ import annotations
 
+import logging
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -10,12 +12,13 @@ import typer
 from reset_flow.cli import exits
 from reset_flow.cli.app import app
 from reset_flow.cli.demo import DemoFailed
-from reset_flow.cli.prompts import NoSecret
+from reset_flow.cli.prompts import NoSecret, NotConfirmed
 from reset_flow.cli.screen import ReaderGone, complain, hush, lenient
+from reset_flow.config import setting
 from reset_flow.domain.errors import ResetFlowError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["run"]
 
@@ -23,7 +26,7 @@ NAME = "reset-flow"
 
 
 def _usage_error() -> type[Exception]:
-    """What every complaint about arguments is made of; releases of typer keep it in different places."""
+    """Return the class of all errors about arguments; releases of typer keep it in different places."""
     found: type[Exception] = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException")
     return found
 
@@ -32,12 +35,13 @@ UsageError = _usage_error()
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """The exit status of one command line, the process's own unless given."""
+    """Run one command line, the process's own unless given, and return its exit status."""
     lenient()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = _called(arguments or ["--help"])
-    except (ResetFlowError, NoSecret, DemoFailed, UsageError) as error:
+        with _audit_log():
+            status = _called(arguments or ["--help"])
+    except (ResetFlowError, NoSecret, NotConfirmed, DemoFailed, UsageError) as error:
         status, line = _told(error)
         complain(line)
         return status
@@ -54,12 +58,35 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return status if arguments else exits.USAGE
 
 
+@contextmanager
+def _audit_log() -> Iterator[None]:
+    """Append the audit log to the file that RESET_FLOW_AUDIT_LOG names, if it names one."""
+    path = setting("AUDIT_LOG", "")
+    if not path:
+        yield
+        return
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    audit = logging.getLogger("reset_flow.audit")
+    before = audit.level
+    audit.addHandler(handler)
+    audit.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        audit.setLevel(before)
+        audit.removeHandler(handler)
+        handler.close()
+
+
 def _told(error: Any) -> tuple[int, str]:
     match error:
         case ResetFlowError():
             return exits.status_of(error), exits.line_of(error)
         case NoSecret():
             return exits.NO_SECRET, str(error)
+        case NotConfirmed():
+            return exits.USAGE, str(error)
         case DemoFailed():
             return exits.DEMO_FAILED, f"the demo failed: {error}"
         case _:

@@ -1,36 +1,40 @@
-"""The service of one command: made of the environment and the options, on an event loop of its own."""
+"""What one command works with: made of the environment and the options, on an event loop of its own."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import attrs
 
-from reset_flow.config import from_env, setting
+from reset_flow import Keyring
+from reset_flow.admin import Admin
+from reset_flow.config import from_env, open_store, setting
 from reset_flow.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from reset_flow.domain.flow import Flow
     from reset_flow.service import ResetService
 
-__all__ = ["CliSession", "Place"]
+__all__ = ["AdminSession", "CliSession", "Settings"]
 
 T = TypeVar("T")
-Step = TypeVar("Step")
+Input = TypeVar("Input")
 PREFIX = "RESET_FLOW_"
+SQLITE = "sqlite:///"
 
 
 @attrs.frozen(kw_only=True)
-class Place:
+class Settings:
     """
-    What the options say of where flows, keys and the broker are.
+    The settings of a command: its options, then the environment.
 
     Attributes:
-        options: By the name of the setting that each goes before: `STORE` and so on.
+        options: By the name of the setting that each overrides: `STORE` and so on.
     """
 
     options: Mapping[str, str] = attrs.field(factory=dict)
@@ -38,19 +42,29 @@ class Place:
     @property
     def overrides(self) -> Mapping[str, str]:
         """
-        What goes before the environment.
+        The options, checked.
 
         Raises:
             ConfigurationError: An address with a password came as an argument, where all users of the machine see it.
         """
         for name, value in self.options.items():
-            if _password_in(value):
+            if _has_password(value):
                 raise ConfigurationError(f"an address with a password is no argument: put it into {PREFIX}{name}")
         return self.options
 
-    def setting(self, name: str, default: str) -> str:
-        """What holds of one setting."""
+    def get(self, name: str, default: str) -> str:
+        """Return the value of one setting."""
         return setting(name, default, self.overrides)
+
+    @property
+    def keys(self) -> str:
+        """The path of the key file."""
+        return self.get("KEYS", "reset-flow.keys")
+
+    @property
+    def realm(self) -> str:
+        """The realm of the flows."""
+        return self.get("REALM", "default")
 
     @property
     def store(self) -> str:
@@ -60,29 +74,41 @@ class Place:
         Raises:
             ConfigurationError: It would forget everything when the command ends.
         """
-        address = self.setting("STORE", "sqlite:///reset-flow.db")
+        address = self.get("STORE", f"{SQLITE}reset-flow.db")
         if address == "memory:":
             raise ConfigurationError("memory: forgets each flow when the command ends: use sqlite:/// and a path")
         return address
 
 
-def _password_in(value: str) -> bool:
+def _has_password(value: str) -> bool:
     try:
         return urlsplit(value).password is not None
     except ValueError:
         return False
 
 
+def _check_exists(address: str) -> None:
+    """
+    Return if the store is there already: a new one would say that it has no flows, and needs no keys.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    path = Path(unquote(address.removeprefix(SQLITE)))
+    if address.startswith(SQLITE) and not path.exists():
+        raise ConfigurationError(f"there is no database at {path}: check {PREFIX}STORE")
+
+
 class CliSession:
     """
     A service and its event loop, while the `with` lasts.
 
-    Coroutines run one by one, so that a person can be asked between two of them: whoever waits for a key inside a
-    running loop can't be interrupted. What is under way at the end, or at Ctrl-C, is waited for.
+    Coroutines run one by one, so that a person can be asked between two of them: a prompt inside a running loop can't
+    be interrupted. At the end and at Ctrl-C, the session waits for calls that are under way.
     """
 
-    def __init__(self, place: Place, *, create_keys: bool = False) -> None:
-        self._overrides = {**place.overrides, "STORE": place.store}
+    def __init__(self, settings: Settings, *, create_keys: bool = False) -> None:
+        self._overrides = {**settings.overrides, "STORE": settings.store}
         self._create_keys = create_keys
 
     def __enter__(self) -> Self:
@@ -97,22 +123,57 @@ class CliSession:
             self._runner.close()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """What comes of it."""
+        """Run a coroutine and return its result."""
         return self._runner.run(work)
 
     def step(
         self,
         flow_id: str,
         command: str,
-        ask: Callable[[Flow], Step],
-        send: Callable[[Step | None], Coroutine[Any, Any, Flow]],
+        ask: Callable[[Flow], Input],
+        send: Callable[[Input | None], Coroutine[Any, Any, Flow]],
     ) -> Flow:
         """
-        The flow after a command that a person gives something with.
+        Run a command that a person gives something with, and return the flow after it.
 
-        Where the command can't come, nobody is asked: `send` gets `None`, for the service to say why. But what a dead
-        process left in doubt is settled only by the command, which may come then.
+        Where the command can't come, nobody is asked: `send` gets `None`, for the service to say why. A doubt that a
+        dead process left is settled only by the command, which may come then.
         """
         flow = self.run(self.service.get(flow_id))
         may_come = command in flow.allowed or (flow.in_doubt is not None and not flow.ended)
         return self.run(send(ask(flow) if may_come else None))
+
+
+class AdminSession:
+    """
+    An `Admin` for each realm and their event loop, while the `with` lasts: no broker is needed.
+
+    Args:
+        keyring, realms: Those of the settings unless given.
+    """
+
+    def __init__(self, settings: Settings, keyring: Keyring | None = None, realms: Sequence[str] | None = None) -> None:
+        self._settings = settings
+        self._keyring = keyring
+        self._realms = realms
+
+    def __enter__(self) -> Self:
+        settings, address = self._settings, self._settings.store
+        keyring = self._keyring or Keyring.from_file(settings.keys)
+        _check_exists(address)
+        store = open_store(address)
+        realms = dict.fromkeys(self._realms or [settings.realm])
+        self.admins = [Admin(store, keyring, realm=realm) for realm in realms]
+        self.admin = self.admins[0]
+        self._runner = asyncio.Runner()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._runner.run(self.admin.aclose())
+        finally:
+            self._runner.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine and return its result."""
+        return self._runner.run(work)

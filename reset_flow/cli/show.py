@@ -1,4 +1,4 @@
-"""A flow, drawn: the road that it has come, where it stands, and what lies ahead."""
+"""Draws a flow: the road that it has come, where it stands, and what lies ahead."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import attrs
 from rich.text import Text
 
-from reset_flow.cli.screen import clock_time, one_line, span
+from reset_flow.cli.screen import clock_time, span
 from reset_flow.domain.flow import State, Step
 from reset_flow.domain.state_machine import COMMANDS, allowed, move
+from reset_flow.domain.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMAND_OF", "GLYPHS", "PLAIN_GLYPHS", "Glyphs", "ahead", "draw", "glyphs"]
 
 COMMAND_OF = {Step.ANSWER: "answer", Step.CODE: "code", Step.PASSWORD: "password", Step.PIN: "pin"}
-"""The command of the shell that gives what is expected."""
+"""The command of the shell for each step."""
 
 EXPECTED = {
     Step.ANSWER: "the answer to the secret question",
@@ -57,7 +58,7 @@ PLAIN_GLYPHS = Glyphs("*", "@", "o", "x", "|", ":", "+")
 
 
 def glyphs(console: Console) -> Glyphs:
-    """Those that the output can carry."""
+    """Return the marks that the output can carry."""
     return PLAIN_GLYPHS if console.options.ascii_only else GLYPHS
 
 
@@ -75,7 +76,7 @@ def draw(flow: Flow, console: Console, now: datetime | None = None) -> None:
 
 
 def ahead(state: State, credential: Credential) -> list[State]:
-    """The states that lie between this one and the end, if all goes well; derived from the commands' table."""
+    """Return the states between this one and the end, if all goes well; derived from the commands' table."""
     road: list[State] = []
     while not state.ended:
         forward = next(
@@ -93,7 +94,8 @@ def _road(flow: Flow, marks: Glyphs, now: datetime) -> Iterator[Text]:
     last = moves[-1] if moves else -1
     yield _node(flow, State.REQUESTED, marks, clock_time(flow.created_at, now), here=last < 0)
     for i, each in enumerate(flow.history):
-        yield Text(f"  {marks.way}   {each.trigger.replace('_', ' ')}, {clock_time(each.at, now)}", "dim")
+        why = f" ({_words(each.reason)})" if each.reason else ""
+        yield Text(f"  {marks.way}   {_words(each.trigger)}{why}, {clock_time(each.at, now)}", "dim")
         if each.target is not each.source:
             yield _node(flow, each.target, marks, clock_time(each.at, now), here=i == last)
     for state in [] if flow.ended else _new(ahead(flow.state, flow.credential)):
@@ -101,8 +103,12 @@ def _road(flow: Flow, marks: Glyphs, now: datetime) -> Iterator[Text]:
         yield Text(f"  {marks.ahead} {state}", "dim")
 
 
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
 def _new(states: list[State]) -> list[State]:
-    """Each once: whoever stands at a verified code without a token goes back for another one first."""
+    """Return each state once: the road from a verified code without a token goes back for another code first."""
     return [state for i, state in enumerate(states) if state not in states[:i]]
 
 
@@ -118,7 +124,7 @@ def _node(flow: Flow, state: State, marks: Glyphs, at: str, *, here: bool) -> Te
 
 def _facts(flow: Flow, now: datetime) -> Iterator[tuple[str, str, str]]:
     if flow.failure:
-        yield "failed", flow.failure.replace("_", " "), "bold red"
+        yield "failed", _words(flow.failure), "bold red"
     elif flow.ended:
         yield "done", f"the new {flow.credential} is set", "bold green"
     if flow.expects:
@@ -130,8 +136,10 @@ def _facts(flow: Flow, now: datetime) -> Iterator[tuple[str, str, str]]:
         yield "in doubt", DOUBTS[flow.in_doubt], "bold yellow"
     if flow.ended:
         return
-    left = flow.expires_at - now
-    yield "until", f"{clock_time(flow.expires_at, now)}, {span(left)} from now", ""
+    if flow.expires_at <= now:
+        yield "until", f"{clock_time(flow.expires_at, now)}: its time is up, and a worker will end it", ""
+        return
+    yield "until", f"{clock_time(flow.expires_at, now)}, {span(flow.expires_at - now)} from now", ""
     if flow.resend_at:
         when = "now" if flow.resend_at <= now else f"from {clock_time(flow.resend_at, now)}"
         yield "resend", f"another code can be asked for {when}", ""

@@ -27,7 +27,7 @@ COMMANDS = frozenset({"answer", "get", "set_password", "start", "verify"})
 
 
 def main(lines: Iterable[bytes] | None = None) -> int:
-    """The exit status: 0 once the input has ended."""
+    """Carry out orders until the input ends. Return the exit status, 0."""
     incoming = iter(sys.stdin.buffer if lines is None else lines)
     with asyncio.Runner() as runner:
         service = from_env(json.loads(next(incoming)), sweep=False)

@@ -7,7 +7,7 @@ decision; nothing later works out again what happened.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from msgspec import Struct
@@ -26,31 +26,37 @@ from reset_flow.domain.errors import (
     UnknownUser,
 )
 from reset_flow.domain.flow import Failure, State, Step
-from reset_flow.domain.flow_data import EDGES, BudgetName, FlowData, HeldUse, Intent, Move, Result
+from reset_flow.domain.flow_data import BudgetName, FlowData, HeldUse, Intent, Move, Result
 from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejected
 from reset_flow.domain.rules import COUNTERS, attempts_left
 from reset_flow.domain.secret import Secret
-from reset_flow.domain.state_machine import COMMANDS, Call, move
+from reset_flow.domain.state_machine import COMMANDS, EDGE_BY_TRIGGER, Call, move
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
+    "ERASED_AT",
     "Adopted",
     "Asked",
     "Cancelled",
     "Concluded",
     "Decision",
     "Delivered",
+    "Erased",
     "Event",
     "Expired",
     "Intended",
+    "Lifted",
     "Moment",
     "Repeated",
     "decide",
     "not_acted",
     "recorded",
 ]
+
+ERASED_AT = datetime(1970, 1, 1, tzinfo=UTC)
+"""When erased flows have ended: before all others, so that a purge can delete them alone."""
 
 RESULTS = 8
 """How many results of commands with an idempotency key a flow remembers."""
@@ -132,7 +138,15 @@ class Delivered(Struct, frozen=True, gc=False):
     names: frozenset[str]
 
 
-Event: TypeAlias = Asked | Adopted | Intended | Repeated | Concluded | Cancelled | Expired | Delivered
+class Lifted(Struct, frozen=True, gc=False):
+    """An operator lifts the budgets of the person: the uses of this flow no longer count. It has no intent."""
+
+
+class Erased(Struct, frozen=True, gc=False):
+    """An operator erases the person: nothing is left of the flow but a record to be purged."""
+
+
+Event: TypeAlias = Asked | Adopted | Intended | Repeated | Concluded | Cancelled | Expired | Delivered | Lifted | Erased
 
 
 class Moment(Struct, frozen=True, gc=False):
@@ -183,9 +197,10 @@ class Decision(Struct, frozen=True, kw_only=True, gc=False):
         return replace(self, flow=replace(self.flow, uses=uses, reserve=None), optional=None)
 
     @property
-    def doubts(self) -> tuple[Move, ...]:
-        """The transitions by which something became doubtful."""
-        return tuple(each for each in self.moves if each.trigger.endswith("in_doubt") or each.trigger == "code_spent")
+    def doubts(self) -> tuple[str, ...]:
+        """The triggers by which something became doubtful."""
+        triggers = (move.edge.trigger for move in self.moves)
+        return tuple(trigger for trigger in triggers if trigger.endswith("in_doubt") or trigger == "code_spent")
 
 
 def decide(flow: FlowData, event: Event, moment: Moment) -> Decision:
@@ -215,6 +230,10 @@ def decide(flow: FlowData, event: Event, moment: Moment) -> Decision:
             change.end(Failure.EXPIRED)
         case Delivered(names=names):
             change.set(undelivered=tuple(name for name in flow.undelivered if name not in names))
+        case Lifted() | Erased():
+            change.drop(*flow.uses)
+            change.set(reserve=None)
+            change.flow = _erased(flow) if isinstance(event, Erased) else change.flow
     return change.decision()
 
 
@@ -259,15 +278,14 @@ class _Change:
 
     def fire(self, *triggers: str, reason: Failure | None = None, **known: Any) -> None:
         """Take transitions, which end the intent, and set all that is known with them."""
-        state, moves, workers = self.flow.state, self.flow.moves, self.flow.workers
+        state, workers = self.flow.state, self.flow.workers
         if self.moment.worker not in workers:
             workers = (*workers, self.moment.worker)
-        worker = workers.index(self.moment.worker)
+        worker, taken = workers.index(self.moment.worker), []
         for trigger in triggers:
-            target = move(state, trigger)
-            moves = (*moves, Move(trigger, EDGES[state, target], self.moment.at, worker, reason))
-            state = target
-        self.set(state=state, moves=moves, workers=workers, intent=None, **known)
+            state = move(state, trigger)
+            taken.append(Move(EDGE_BY_TRIGGER[trigger].letter, self.moment.at, worker, reason))
+        self.set(state=state, moves=(*self.flow.moves, *taken), workers=workers, intent=None, **known)
 
     def end(self, reason: Failure) -> None:
         """Give the flow up; but who may have set a password is not told that it was not set."""
@@ -319,6 +337,24 @@ class _Change:
         elif budget is not None and self.flow.reserve is None:
             self._optional = HeldUse(budget, self.moment.write_id)
             self.set(uses=(*self.flow.uses, self._optional), reserve=self.moment.write_id)
+
+
+def _erased(flow: FlowData) -> FlowData:
+    """Return a flow in the place of this one that holds nothing personal."""
+    return FlowData(
+        id=flow.id,
+        version=flow.version,
+        state=State.FAILED,
+        failure=Failure.CANCELLED,
+        ended_at=ERASED_AT,
+        lookups=flow.lookups,  # the same in every version
+        user="",
+        credential=flow.credential,
+        transport="",
+        created_at=ERASED_AT,
+        expires_at=ERASED_AT,
+        limits=flow.limits,
+    )
 
 
 # --- before a call

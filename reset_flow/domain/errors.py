@@ -77,7 +77,6 @@ __all__ = [
 
 LIMITS = {
     "answer_attempts": "answers for one flow",
-    "answers_per_user": "wrong answers for this user",
     "code_attempts": "codes typed into one flow",
     "codes_per_user": "wrong codes for this user",
     "guess_alarm": "wrong codes of all users together",
@@ -270,7 +269,7 @@ class BrokerError(ResetFlowError):
 
 class BrokerUnavailable(BrokerError):
     """
-    The broker can't be reached or wants to be left alone. Nothing happened, nothing was counted.
+    The broker can't be reached or asks to be called less often. Nothing happened; only a throttled start stays counted.
 
     Attributes:
         retry_after: When the broker asks to be asked again, where it says so.

@@ -10,17 +10,14 @@ from msgspec import Meta, Struct
 
 from reset_flow.domain.flow import Credential, Failure, State, Step, Transition
 from reset_flow.domain.secret import Secret, Shown, Unpicklable
+from reset_flow.domain.state_machine import EDGE_BY_LETTER, Edge
 
-__all__ = ["EDGES", "ENDS", "SCHEMA", "BudgetName", "FlowData", "HeldUse", "Intent", "Limits", "Move", "Result"]
+__all__ = ["SCHEMA", "BudgetName", "FlowData", "HeldUse", "Intent", "Limits", "Move", "Result"]
 
 SCHEMA = 1
 """Version of the bytes that flow data is written as; the first element in them."""
 
 Time: TypeAlias = Annotated[datetime, Meta(tz=True)]
-
-_LETTERS = dict(zip("rqctpf", State, strict=True))
-ENDS = {a + b: (source, target) for a, source in _LETTERS.items() for b, target in _LETTERS.items()}
-EDGES = {ends: letters for letters, ends in ENDS.items()}
 
 
 class BudgetName(StrEnum):
@@ -114,39 +111,22 @@ class Move(_Kept, frozen=True):
     A transition, as flow data keeps it.
 
     Attributes:
-        edge: A letter for the state that it left, and one for the state that it led to.
+        letter: Of the edge that was taken. Its source is where the move before it led.
 
         worker: The index of the worker that took it in `FlowData.workers`.
 
         reason: Why the flow was abandoned.
     """
 
-    trigger: str
-    edge: str
+    letter: str
     at: Time
     worker: int
     reason: Failure | None = None
 
     @property
-    def source(self) -> State:
-        """The state that it left."""
-        return ENDS[self.edge][0]
-
-    @property
-    def target(self) -> State:
-        """The state that it led to."""
-        return ENDS[self.edge][1]
-
-    def transition(self, workers: tuple[str, ...]) -> Transition:
-        """Return it as embedders see it."""
-        return Transition(
-            trigger=self.trigger,
-            source=self.source,
-            target=self.target,
-            at=self.at,
-            worker=workers[self.worker],
-            reason=self.reason,
-        )
+    def edge(self) -> Edge:
+        """The edge that was taken."""
+        return EDGE_BY_LETTER[self.letter]
 
 
 class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
@@ -234,7 +214,20 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
     @property
     def history(self) -> tuple[Transition, ...]:
         """Its transitions, as embedders see them."""
-        return tuple([move.transition(self.workers) for move in self.moves])
+        transitions, source = [], State.REQUESTED
+        for move in self.moves:
+            transitions.append(
+                Transition(
+                    trigger=move.edge.trigger,
+                    source=source,
+                    target=move.edge.target,
+                    at=move.at,
+                    worker=self.workers[move.worker],
+                    reason=move.reason,
+                )
+            )
+            source = move.edge.target
+        return tuple(transitions)
 
     @property
     def unsent(self) -> bool:

@@ -104,7 +104,7 @@ def expired(flow: FlowData, now: datetime) -> bool:
 
 def adopted(flow: FlowData) -> bool:
     """Return whether the flow began with a token from elsewhere."""
-    return [move.trigger for move in flow.moves[:1]] == list(COMMANDS["adopt"].accepted)
+    return [move.edge.trigger for move in flow.moves[:1]] == list(COMMANDS["adopt"].accepted)
 
 
 def repeatable(intent: Intent) -> bool:

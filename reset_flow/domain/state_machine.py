@@ -14,38 +14,59 @@ from transitions import Machine, MachineError
 
 from reset_flow.domain.flow import Credential, State, Step
 
-__all__ = ["COMMANDS", "EDGES", "Call", "Command", "Edge", "allowed", "expected", "mermaid", "move"]
+__all__ = [
+    "COMMANDS",
+    "EDGES",
+    "EDGE_BY_LETTER",
+    "EDGE_BY_TRIGGER",
+    "Call",
+    "Command",
+    "Edge",
+    "allowed",
+    "expected",
+    "mermaid",
+    "move",
+]
 
 RUNNING = tuple(state for state in State if not state.ended)
 
 
 @attrs.frozen
 class Edge:
-    """One trigger: the states that it may be fired in, and the one that it leads to."""
+    """
+    One trigger: the states that it may be fired in, and the state that it leads to.
 
+    Attributes:
+        letter: Stands for the edge where flows are stored: it never changes, and is never given to another edge.
+    """
+
+    letter: str
     trigger: str
     sources: tuple[State, ...]
     target: State
 
 
 EDGES = (
-    Edge("question_waived", (State.REQUESTED,), State.QUESTION_ANSWERED),
-    Edge("answer_accepted", (State.REQUESTED,), State.QUESTION_ANSWERED),
-    Edge("answer_refused", (State.REQUESTED, State.QUESTION_ANSWERED), State.REQUESTED),
-    Edge("answer_in_doubt", (State.REQUESTED,), State.QUESTION_ANSWERED),
-    Edge("code_sent", (State.QUESTION_ANSWERED, State.CODE_VERIFIED), State.QUESTION_ANSWERED),
-    Edge("resend_in_doubt", (State.QUESTION_ANSWERED, State.CODE_VERIFIED), State.QUESTION_ANSWERED),
-    Edge("code_accepted", (State.QUESTION_ANSWERED,), State.CODE_VERIFIED),
-    Edge("code_refused", (State.QUESTION_ANSWERED,), State.QUESTION_ANSWERED),
-    Edge("code_in_doubt", (State.QUESTION_ANSWERED,), State.QUESTION_ANSWERED),
-    Edge("code_spent", (State.QUESTION_ANSWERED, State.CODE_VERIFIED), State.QUESTION_ANSWERED),
-    Edge("token_granted", (State.CODE_VERIFIED,), State.TOKEN_ISSUED),
-    Edge("token_adopted", (State.REQUESTED,), State.TOKEN_ISSUED),
-    Edge("password_refused", (State.TOKEN_ISSUED,), State.TOKEN_ISSUED),
-    Edge("password_in_doubt", (State.TOKEN_ISSUED,), State.TOKEN_ISSUED),
-    Edge("password_accepted", (State.TOKEN_ISSUED,), State.PASSWORD_SET),
-    Edge("abandon", RUNNING, State.FAILED),
+    Edge("w", "question_waived", (State.REQUESTED,), State.QUESTION_ANSWERED),
+    Edge("a", "answer_accepted", (State.REQUESTED,), State.QUESTION_ANSWERED),
+    Edge("A", "answer_refused", (State.REQUESTED, State.QUESTION_ANSWERED), State.REQUESTED),
+    Edge("d", "answer_in_doubt", (State.REQUESTED,), State.QUESTION_ANSWERED),
+    Edge("s", "code_sent", (State.QUESTION_ANSWERED, State.CODE_VERIFIED), State.QUESTION_ANSWERED),
+    Edge("r", "resend_in_doubt", (State.QUESTION_ANSWERED, State.CODE_VERIFIED), State.QUESTION_ANSWERED),
+    Edge("c", "code_accepted", (State.QUESTION_ANSWERED,), State.CODE_VERIFIED),
+    Edge("C", "code_refused", (State.QUESTION_ANSWERED,), State.QUESTION_ANSWERED),
+    Edge("k", "code_in_doubt", (State.QUESTION_ANSWERED,), State.QUESTION_ANSWERED),
+    Edge("x", "code_spent", (State.QUESTION_ANSWERED, State.CODE_VERIFIED), State.QUESTION_ANSWERED),
+    Edge("t", "token_granted", (State.CODE_VERIFIED,), State.TOKEN_ISSUED),
+    Edge("T", "token_adopted", (State.REQUESTED,), State.TOKEN_ISSUED),
+    Edge("P", "password_refused", (State.TOKEN_ISSUED,), State.TOKEN_ISSUED),
+    Edge("q", "password_in_doubt", (State.TOKEN_ISSUED,), State.TOKEN_ISSUED),
+    Edge("p", "password_accepted", (State.TOKEN_ISSUED,), State.PASSWORD_SET),
+    Edge("z", "abandon", RUNNING, State.FAILED),
 )
+
+EDGE_BY_LETTER = {edge.letter: edge for edge in EDGES}
+EDGE_BY_TRIGGER = {edge.trigger: edge for edge in EDGES}
 
 
 class Call(Enum):

@@ -109,7 +109,7 @@ class BrokerClient:
             if self._floor:
                 await self._pad(began)
             known = NotActed(detail=outcome.detail) if isinstance(outcome, Unknown) else outcome
-            if not isinstance(known, NotActed) or known.cause is not Cause.UNAVAILABLE or known.retry_after:
+            if not isinstance(known, NotActed) or known.cause is not Cause.UNAVAILABLE:
                 break
         return known
 

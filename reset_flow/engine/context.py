@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import attrs
 
 from reset_flow.domain.decide import Moment
+from reset_flow.domain.errors import ConfigurationError
 from reset_flow.persistence.repository import new_write_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
     from reset_flow.domain.policy import Policy
     from reset_flow.engine.background_tasks import BackgroundTasks
@@ -21,9 +24,34 @@ if TYPE_CHECKING:
     from reset_flow.observability.tracing import SafeTracer
     from reset_flow.persistence.keyring import Keyring
     from reset_flow.persistence.repository import FlowRepository
-    from reset_flow.ports import Guard
+    from reset_flow.ports import Clock, Guard
 
-__all__ = ["Context"]
+__all__ = ["Context", "in_utc", "system_clock", "this_process"]
+
+
+def system_clock() -> datetime:
+    """Return the time of this machine."""
+    return datetime.now(UTC)
+
+
+def in_utc(clock: Clock) -> Clock:
+    """Convert the times of a clock to UTC; reject naive ones."""
+    if clock is system_clock:
+        return clock
+
+    def now() -> datetime:
+        time = clock()
+        if time.tzinfo is None:
+            raise ConfigurationError("the clock gives times without a zone: let it give aware ones")
+        return time.astimezone(UTC)
+
+    return now
+
+
+def this_process() -> str:
+    """Name this process in histories and in the audit log."""
+    host = socket.gethostname().encode("utf-8", "replace").decode()
+    return f"{host}:{os.getpid()}"
 
 
 @attrs.frozen(kw_only=True)

@@ -136,7 +136,7 @@ class IntentExecutor:
         except StaleRecord:
             # Not to be tried again: it was sent. Another worker took this one for dead and settled its intent.
             error = OutcomeInDoubt("another worker has settled this call meanwhile: look at the flow again")
-            with suppress(StoreUnavailable):
+            with suppress(StoreUnavailable, FlowNotFound):
                 flow = (await self._context.repository.load(flow.id)).flow
         if error:
             raise error.with_flow(rules.view(flow))

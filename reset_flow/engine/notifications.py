@@ -66,10 +66,10 @@ class Notifications:
         """Publish the transitions of a decision that is saved. Listeners are told in the background."""
         for move in decision.moves:
             why = f" ({move.reason})" if move.reason else ""
-            audit.info("flow %s: %s%s to %s (%s)", saved.id, move.trigger, why, move.target, self._worker)
-            self._tracer.count("transition", trigger=move.trigger)
-        for move in decision.doubts:
-            self._tracer.count("doubt", trigger=move.trigger)
+            audit.info("flow %s: %s%s to %s (%s)", saved.id, move.edge.trigger, why, move.edge.target, self._worker)
+            self._tracer.count("transition", trigger=move.edge.trigger)
+        for trigger in decision.doubts:
+            self._tracer.count("doubt", trigger=trigger)
         if self._listeners and decision.moves and not self._tasks.closed:
             since = len(saved.moves) - len(decision.moves)
             self._tasks.spawn(self._deliver(saved, since, saved.listeners, alarm=alarm))

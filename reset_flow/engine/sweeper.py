@@ -13,11 +13,11 @@ import attrs
 
 from reset_flow.domain.errors import RecordUnreadable, ResetFlowError, StoreUnavailable
 from reset_flow.engine.recovery import RecoveryResult
+from reset_flow.persistence.batches import purge
 from reset_flow.persistence.side_records import side_realm
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import datetime
 
     from reset_flow.engine.context import Context
     from reset_flow.engine.recovery import Recovery
@@ -32,7 +32,6 @@ INTERVAL = timedelta(seconds=15)
 AT_ONCE = 16
 """Flows that are tended side by side."""
 DUE_AT_MOST = 100_000
-PURGED_AT_ONCE = 500
 PURGED_AT_MOST = 100_000
 JUMP = timedelta(minutes=5)
 """By how much a clock may run ahead of the time that has really passed before a purge goes by the latter."""
@@ -144,20 +143,10 @@ class Sweeper:
             logger.error("the clock is %s ahead of the time that has passed: nothing is purged by it", now - passed)
         self._held_back = held_back
         before = (passed if held_back else now) - self._context.policy.retention
-        purged = await purge(self._store, self._context.realm, before)
-        await purge(self._store, side_realm(self._context.realm), passed if held_back else now)
+        purged = await purge(self._store, self._context.realm, before, limit=PURGED_AT_MOST)
+        side, now = side_realm(self._context.realm), passed if held_back else now
+        await purge(self._store, side, now, limit=PURGED_AT_MOST)
         return purged, held_back
-
-
-async def purge(store: Store, realm: str, before: datetime) -> int:
-    """Delete the records of a realm that ended before then, in small pieces. Return how many."""
-    purged = 0
-    while purged < PURGED_AT_MOST:
-        some = await store.purge(realm, before, PURGED_AT_ONCE)
-        purged += some
-        if some < PURGED_AT_ONCE:
-            break
-    return purged
 
 
 def _with(report: SweepReport, results: Iterable[RecoveryResult]) -> SweepReport:

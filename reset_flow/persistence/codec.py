@@ -13,13 +13,14 @@ import msgspec
 from msgspec.structs import replace
 
 from reset_flow.domain.flow import State
-from reset_flow.domain.flow_data import ENDS, SCHEMA, FlowData
+from reset_flow.domain.flow_data import SCHEMA, FlowData
 from reset_flow.domain.secret import Secret
+from reset_flow.domain.state_machine import EDGE_BY_LETTER
 
 if TYPE_CHECKING:
     from reset_flow.ports import Record
 
-__all__ = ["SCHEMA", "decode", "encode"]
+__all__ = ["SCHEMA", "TAIL", "decode", "encode"]
 
 
 def _secret(_: type, text: str) -> Secret:
@@ -39,10 +40,14 @@ def _text(secret: Any) -> str:
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=_text)
 _DECODER = msgspec.msgpack.Decoder(FlowData, dec_hook=_secret)
 
+_CLEAR = {"id": "", "version": 0, "state": State.REQUESTED, "ended_at": None, "lookups": ()}
+TAIL = b"".join(msgspec.msgpack.encode(value) for value in _CLEAR.values())
+"""The last places of every array: what a record has in the clear. They are not stored."""
+
 
 def encode(flow: FlowData) -> bytes:
     """Return the bytes to seal. Every text must be fit for UTF-8: validation has seen to it."""
-    return _ENCODER.encode(replace(flow, id="", version=0, state=State.REQUESTED, ended_at=None, lookups=()))
+    return _ENCODER.encode(replace(flow, **_CLEAR)).removesuffix(TAIL)
 
 
 def decode(body: bytes, record: Record) -> FlowData:
@@ -53,7 +58,7 @@ def decode(body: bytes, record: Record) -> FlowData:
         ValueError: It was written by a newer version, or by something else.
     """
     try:
-        flow = _DECODER.decode(body)
+        flow = _DECODER.decode(body + TAIL)
         _check_history(flow)
         return replace(
             flow,
@@ -74,14 +79,14 @@ def decode(body: bytes, record: Record) -> FlowData:
 def _check_history(flow: FlowData) -> None:
     """Raise ValueError if its history can't be shown."""
     for move in flow.moves:
-        if move.edge not in ENDS or not 0 <= move.worker < len(flow.workers):
+        if move.letter not in EDGE_BY_LETTER or not 0 <= move.worker < len(flow.workers):
             raise ValueError("a move that leads nowhere, or is nobody's")
 
 
 def _schema(body: bytes) -> int:
     """Return the schema that the bytes begin with; 0 if they begin with none."""
     try:
-        row = msgspec.msgpack.decode(body)
+        row = msgspec.msgpack.decode(body + TAIL)
     except (ValueError, RecursionError):
         return 0
     return row[0] if isinstance(row, list) and row and type(row[0]) is int else 0

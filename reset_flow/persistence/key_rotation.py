@@ -1,7 +1,7 @@
 """
-From an old key to a new one while flows run: add, let every worker see it, write with it, reseal, remove.
+From an old key to a new one while flows run: add it, let every worker read it, write with it, reseal, remove the old.
 
-What a record is sealed with is read from the front of its body: counting opens nothing, and needs no key.
+The id of its key stands in front of a sealed body: counting opens nothing, and needs no key.
 """
 
 from __future__ import annotations
@@ -12,41 +12,42 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import attrs
+from msgspec.structs import replace
 
-from reset_flow.domain.errors import FlowNotFound, KeyringError, RecordUnreadable, StaleRecord
+from reset_flow.domain.errors import FlowNotFound, KeyringError, StaleRecord
 from reset_flow.persistence import key_file
+from reset_flow.persistence.batches import ignore, record_batches
 from reset_flow.persistence.key_file import DELAY
 from reset_flow.persistence.keyring import Keyring
-from reset_flow.persistence.side_records import reseal_side_record, side_realm
-from reset_flow.ports import Query
+from reset_flow.persistence.repository import new_write_id, opened, sealed
+from reset_flow.persistence.side_records import side_realm
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import Iterable
     from pathlib import Path
 
+    from reset_flow.persistence.batches import Progress
     from reset_flow.persistence.key_file import Key, KeySet
-    from reset_flow.persistence.repository import FlowRepository
     from reset_flow.ports import Record, Store
 
 __all__ = ["ResealReport", "remove", "reseal", "rotate", "sealed_with"]
 
-PIECE = 256
 AT_ONCE = 32
 RACES = 5
-"""How often a flow that others save meanwhile is looked at again before it is left to the next pass."""
+"""How often a record that others save meanwhile is loaded again before it is left to the next pass."""
 
-Done: TypeAlias = Literal["resealed", "waiting", "unreadable", "moved"]
+_Result: TypeAlias = Literal["resealed", "waiting", "unreadable", "moved"]
 
 
 @attrs.frozen(kw_only=True)
 class ResealReport:
     """
-    What a pass through a realm came to.
+    The result of a pass through a realm.
 
     Attributes:
-        resealed: Flows that were saved again.
+        resealed: Records that were saved again.
 
-        waiting: Flows that a call is under way for, or was when a process died: the next pass does them.
+        waiting: Flows with a call under way, or whose worker died in a call: left to the next pass.
 
         unreadable: Records that can't be opened; they are left as they are.
     """
@@ -58,10 +59,10 @@ class ResealReport:
 
 def rotate(path: Path, *, delay: timedelta = DELAY) -> Key:
     """
-    Add a key to a file. -> the key
+    Add a key to a file, and return it.
 
     Args:
-        delay: From when on it writes. By then, every worker must have read the file.
+        delay: How long it waits before it writes. By then, every worker must have read the file.
 
     Raises:
         KeyringError: The file can't be read or written.
@@ -71,17 +72,17 @@ def rotate(path: Path, *, delay: timedelta = DELAY) -> Key:
 
 async def remove(path: Path, key_id: str, store: Store, realms: Iterable[str], *, settled: timedelta = DELAY) -> None:
     """
-    Take a key out of a file.
+    Remove a key from a file.
 
     Args:
-        realms: All that have flows under these keys: what is sealed in another one can't be seen from here.
+        realms: All realms that use the file: records of others are not looked at.
 
-        settled: How long a newer key must have been writing: until then, a worker that does not know it may write with
+        settled: How long a newer key must have been writing: until then, a worker that has not read it may write with
             the old one.
 
     Raises:
-        KeyringError: The key is needed: it writes, or may, or flows are sealed with it; or the file can't be used.
-        StoreUnavailable: Nobody can say whether it is needed.
+        KeyringError: The key is needed: it writes, or may, or records are sealed with it; or the file can't be used.
+        StoreUnavailable: The store can't say whether it is needed.
     """
     now = datetime.now(UTC)
     safe_at = key_file.read(path)[0].superseded_at(key_id, now) + settled
@@ -102,82 +103,59 @@ async def remove(path: Path, key_id: str, store: Store, realms: Iterable[str], *
 
 async def sealed_with(store: Store, realm: str) -> Counter[str]:
     """Count the records of a realm by the id of the key that seals them, side records included."""
-    flows = Counter[str]()
+    records = Counter[str]()
     for each in (realm, side_realm(realm)):
-        async for piece in _pieces(store, each):
-            flows.update(Keyring.key_of(record.body) for record in piece)
-    return flows
+        async for batch in record_batches(store, each):
+            records.update(Keyring.key_of(record.body) for record in batch)
+    return records
 
 
-async def reseal(repository: FlowRepository, store: Store, keyring: Keyring, realm: str) -> ResealReport:
+async def reseal(store: Store, keyring: Keyring, realm: str, progress: Progress = ignore) -> ResealReport:
     """
-    Save every flow again that is not sealed with the key that writes now, those that have ended included.
+    Seal every record of a realm again that is not sealed with the key that writes now, side records included.
 
-    Safe at any time and in any number of processes: whoever works on a flow meanwhile looks at it again, as after any
-    other save. A pass that is broken off is gone on with by the next.
-
-    Args:
-        repository: Of this store, these keys and this realm.
+    Safe at any time and in any number of processes: a worker that has loaded a flow meanwhile loads it again, as after
+    any other save. A pass that was interrupted is continued by the next.
 
     Raises:
-        StoreUnavailable: The store went away; what was done is done.
+        StoreUnavailable: The store went away; the records that were resealed stay so.
     """
     keyring.refresh()
-    done = Counter[Done]()
-    async for piece in _pieces(store, realm):
-        old = [record.id for record in piece if _old(record, keyring)]
-        for at in range(0, len(old), AT_ONCE):
-            work = (_reseal(flow_id, repository, store, keyring) for flow_id in old[at : at + AT_ONCE])
-            # All are waited for: none is to go on by itself once the store has failed another.
-            results = await asyncio.gather(*work, return_exceptions=True)
-            for result in results:
-                if isinstance(result, BaseException):
-                    raise result
-                done[result] += 1
-    async for piece in _pieces(store, side_realm(realm)):
-        for record in piece:
-            if _old(record, keyring):
-                done[await _reseal_side_record(record, store, keyring)] += 1
-    return ResealReport(resealed=done["resealed"], waiting=done["waiting"], unreadable=done["unreadable"])
+    results = Counter[_Result]()
+    for each in (realm, side_realm(realm)):
+        async for batch in record_batches(store, each, progress):
+            old = [record for record in batch if _is_old(record, keyring)]
+            for start in range(0, len(old), AT_ONCE):
+                work = [_reseal(record, store, keyring) for record in old[start : start + AT_ONCE]]
+                # Wait for all: none may go on in the background after the store has failed for another.
+                for result in await asyncio.gather(*work, return_exceptions=True):
+                    if isinstance(result, BaseException):
+                        raise result
+                    results[result] += 1
+    return ResealReport(resealed=results["resealed"], waiting=results["waiting"], unreadable=results["unreadable"])
 
 
-def _old(record: Record, keyring: Keyring) -> bool:
+def _is_old(record: Record, keyring: Keyring) -> bool:
     return keyring.key_of(record.body) != keyring.writes.id
 
 
-async def _reseal(flow_id: str, repository: FlowRepository, store: Store, keyring: Keyring) -> Done:
-    for race in range(RACES):
+async def _reseal(record: Record, store: Store, keyring: Keyring) -> _Result:
+    for _ in range(RACES):
+        if record.lease is not None:
+            # Another version would take the outcome of the call from the worker that makes it.
+            return "waiting"
         try:
-            if race and not _old(await store.load(flow_id), keyring):
-                return "moved"
-            flow = (await repository.load(flow_id)).flow
-            if flow.intent:
-                # Another version under it would take the call's outcome from whoever waits for that.
-                return "waiting"
-            await repository.save(repository.record(flow))
+            newer = replace(record, version=record.version + 1, write_id=new_write_id(), lease_left=None)
+            await store.save(sealed(newer, opened(record, keyring), keyring))
         except StaleRecord:
-            continue
-        except FlowNotFound:  # purged
-            return "moved"
-        except RecordUnreadable:
+            try:
+                record = await store.load(record.id)
+            except FlowNotFound:  # purged
+                return "moved"
+            if not _is_old(record, keyring):
+                return "moved"
+        except ValueError:
             return "unreadable"
-        return "resealed"
+        else:
+            return "resealed"
     return "waiting"
-
-
-async def _reseal_side_record(record: Record, store: Store, keyring: Keyring) -> Done:
-    try:
-        await reseal_side_record(record, store, keyring)
-    except StaleRecord:  # another worker was faster, and sealed it anew
-        return "moved"
-    except ValueError:
-        return "unreadable"
-    return "resealed"
-
-
-async def _pieces(store: Store, realm: str) -> AsyncIterator[list[Record]]:
-    """All records of a realm; no reading of the store stays open while they are worked on."""
-    after = ""
-    while piece := [record async for record in store.scan(Query(realm=realm, after=after), limit=PIECE)]:
-        yield piece
-        after = piece[-1].id

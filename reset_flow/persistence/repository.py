@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from reset_flow.persistence.keyring import Keyring
     from reset_flow.ports import Store, Use, UseName
 
-__all__ = ["FlowRepository", "Found", "associated_data", "new_id", "new_write_id", "sealed", "spell"]
+__all__ = ["FlowRepository", "Found", "associated_data", "new_id", "new_write_id", "opened", "sealed", "spell"]
 
 ID_BYTES = 16
 WRITE_ID_BYTES = 8
@@ -80,6 +80,16 @@ def associated_data(record: Record) -> bytes:
 def sealed(record: Record, body: bytes, keyring: Keyring) -> Record:
     """Return the record with this body, sealed beside its clear columns."""
     return replace(record, body=keyring.seal(record.realm, record.id, body, associated_data(record)))
+
+
+def opened(record: Record, keyring: Keyring) -> bytes:
+    """
+    Return the body of a record as it was before it was sealed.
+
+    Raises:
+        ValueError: The body or a clear column was changed, or its key is not in the ring.
+    """
+    return keyring.open(record.realm, record.id, record.body, associated_data(record))
 
 
 class FlowRepository:
@@ -147,7 +157,7 @@ class FlowRepository:
             raise
         if record.id != flow_id:
             raise RecordUnreadable(flow_id, "the store gave another flow's")
-        found = self._open(record)
+        found = self.open(record)
         if record.realm != self._realm:
             raise FlowNotFound(flow_id)
         return found
@@ -159,7 +169,7 @@ class FlowRepository:
         query = Query(realm=self._realm, due=due, lookup=lookup, after=after)
         async for record in self._store.scan(query, limit=limit):
             try:
-                yield self._open(record)
+                yield self.open(record)
             except RecordUnreadable as error:
                 yield error
 
@@ -167,12 +177,17 @@ class FlowRepository:
         """Return once a newer version is stored, or when the time is up."""
         await self._store.changed(flow_id, version, timeout)
 
-    def _open(self, record: Record) -> Found:
+    def open(self, record: Record) -> Found:
+        """
+        Open a record.
+
+        Raises:
+            RecordUnreadable: Its key is not in the ring, it was changed, or another release wrote it.
+            FlowNotFound: It is of another realm, under keys that are not in the ring.
+        """
         try:
             # Opened into no variable: whoever logs this frame with its locals must not find it.
-            flow = codec.decode(
-                self._keyring.open(record.realm, record.id, record.body, associated_data(record)), record
-            )
+            flow = codec.decode(opened(record, self._keyring), record)
             left = record.lease_left
             if flow.intent is None or flow.intent.command in COMMANDS:
                 return Found(flow, record.write_id, busy=max(left or NO_TIME, NO_TIME))

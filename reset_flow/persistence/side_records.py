@@ -11,12 +11,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from reset_flow.domain import validation
 from reset_flow.domain.errors import FlowNotFound, InvalidInput, StoreError
 from reset_flow.domain.flow import State
-from reset_flow.persistence.repository import associated_data, new_write_id, sealed, spell
+from reset_flow.persistence.repository import new_write_id, opened, sealed, spell
 from reset_flow.ports import Record
 from reset_flow.tracebacks import forget_frames
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from reset_flow.persistence.keyring import Keyring
     from reset_flow.ports import Store
 
-__all__ = ["SideRecord", "SideRecords", "reseal_side_record", "side_realm"]
+__all__ = ["SideRecord", "SideRecords", "side_realm"]
 
 LONGEST_VALUE = 64 * 1024
 """Bytes: a value is read and written as a whole."""
@@ -88,7 +87,7 @@ class SideRecords:
         if record.ended_at is None or record.ended_at <= self._now():
             return SideRecord(None, record.version)
         try:
-            value = self._keyring.open(record.realm, record.id, record.body, associated_data(record))
+            value = opened(record, self._keyring)
         except ValueError:
             return SideRecord(None, record.version)
         return SideRecord(value, record.version)
@@ -136,17 +135,3 @@ class SideRecords:
 
     def _id(self, name: str) -> str:
         return spell(self._keyring.digest(self._realm, f"side {self._kind}", validation.name(name, "name")))
-
-
-async def reseal_side_record(record: Record, store: Store, keyring: Keyring) -> None:
-    """
-    Save a side record again under the key that writes now.
-
-    Raises:
-        StaleRecord: Somebody else saved it meanwhile, and sealed it anew.
-        StoreUnavailable: As the store says.
-        ValueError: It can't be read.
-    """
-    value = keyring.open(record.realm, record.id, record.body, associated_data(record))
-    newer = replace(record, version=record.version + 1, write_id=new_write_id(), lease_left=None)
-    await store.save(sealed(newer, value, keyring))

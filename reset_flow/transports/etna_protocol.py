@@ -7,7 +7,7 @@ A reply becomes an outcome by the first row that fits (a partial body has no sha
 reply                                                                  outcome
 =====================================================================  =============================================
 any status, `{"error": "Application key ..."}`                         `NotActed`, the app key
-429; 503 with a valid `Retry-After`                                    `NotActed`
+429; 503 with a valid `Retry-After`                                    `NotActed`, throttled
 3xx and `NEVER_HANDLED`, without the envelope, the whole body read     `NotActed`, the protocol
 2xx and 4xx, the envelope or `ModelState`                              by the table below
 everything else                                                        `Unknown`; at step 2, which changes nothing,
@@ -136,7 +136,7 @@ def _turned_away(reply: Reply, document: Document | None, *, enveloped: bool) ->
     if isinstance(error, str) and error.strip().lower().startswith("application key"):
         return NotActed(cause=Cause.APP_KEY, detail="the broker does not know the app key")
     if status == TOO_MANY_REQUESTS or (status == SERVICE_UNAVAILABLE and reply.retry_after is not None):
-        return NotActed(detail=f"HTTP {status}", retry_after=reply.retry_after)
+        return NotActed(cause=Cause.THROTTLED, detail=f"HTTP {status}", retry_after=reply.retry_after)
     if not enveloped and reply.body is not None and (status in NEVER_HANDLED or status // 100 == REDIRECTION):
         return NotActed(cause=Cause.PROTOCOL, detail=f"HTTP {status}")
     return None

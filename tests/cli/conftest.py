@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
+import pty
+import select
 import subprocess
 import sys
 import threading
 import uuid
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import attrs
 import pytest
@@ -18,10 +22,18 @@ from reset_flow.cli import main
 from reset_flow.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 QUESTION, ANSWER = "Wie hieß die Straße?", "Königsallee 7 ½"
+AT_TERMINAL = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # as at a terminal; who runs in the background is told to ignore it
+os.login_tty(0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+PATIENCE = 60.0
 
 
 @attrs.frozen
@@ -45,6 +57,69 @@ class Ran:
         assert self.err.count("\n") == 1
         for word in words:
             assert word in self.err
+
+
+class Run(Protocol):
+    """The command line in this process, with this on standard input."""
+
+    def __call__(self, *arguments: str, given: bytes | str = b"") -> Ran: ...
+
+
+class Shell(Protocol):
+    """The command line as a process."""
+
+    def __call__(
+        self,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        stdin: int | None = None,
+        stdout: int | IO[bytes] = subprocess.PIPE,
+        preexec_fn: Callable[[], None] | None = None,
+    ) -> Ran: ...
+
+
+class At(Protocol):
+    """Brings a new flow to a state."""
+
+    def __call__(self, state: str) -> str: ...
+
+
+class Terminal:
+    """What a person sees, and the keys under their fingers."""
+
+    def __init__(self, master: int, process: subprocess.Popen[bytes]) -> None:
+        self._master = master
+        self._process = process
+        self.seen = ""
+
+    def wait_for(self, text: str) -> None:
+        start = len(self.seen)
+        while text not in self.seen[start:]:
+            piece = self._read()
+            assert piece, self.seen
+            self.seen += piece
+
+    def type(self, keys: str) -> None:
+        os.write(self._master, keys.encode())
+
+    def status(self) -> int:
+        while piece := self._read():
+            self.seen += piece
+        return self._process.wait(10)
+
+    def _read(self) -> str:
+        readable, _, _ = select.select([self._master], [], [], PATIENCE)
+        assert readable, f"nothing more comes after {self.seen!r}"
+        try:
+            return os.read(self._master, 4096).decode()
+        except OSError:  # Linux says so when nobody has the other end any more
+            return ""
+
+
+class OpensTerminal(Protocol):
+    """The command line as a process at a terminal of its own."""
+
+    def __call__(self, *arguments: str) -> AbstractContextManager[Terminal]: ...
 
 
 @pytest.fixture(scope="session")
@@ -87,8 +162,7 @@ def home(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, home: Path) -> Callable[..., Ran]:
-    """The command line, with this on standard input."""
+def run(monkeypatch: pytest.MonkeyPatch, home: Path) -> Run:
     assert home.is_dir()
 
     def run(*arguments: str, given: bytes | str = b"") -> Ran:
@@ -107,15 +181,25 @@ def run(monkeypatch: pytest.MonkeyPatch, home: Path) -> Callable[..., Ran]:
 
 
 @pytest.fixture
-def shell(home: Path) -> Callable[..., Ran]:
-    """The command line as a process."""
+def shell(home: Path) -> Shell:
     assert home.is_dir()
 
-    def shell(*arguments: str, **options: Any) -> Ran:
+    def shell(
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        stdin: int | None = None,
+        stdout: int | IO[bytes] = subprocess.PIPE,
+        preexec_fn: Callable[[], None] | None = None,
+    ) -> Ran:
         done = subprocess.run(
             [sys.executable, "-W", "error", "-m", "reset_flow.cli", *arguments],
             check=False,
-            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 30, **options},
+            env=env,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            preexec_fn=preexec_fn,
+            timeout=30,
         )
         return Ran(done.returncode, (done.stdout or b"").decode(), done.stderr.decode())
 
@@ -123,7 +207,28 @@ def shell(home: Path) -> Callable[..., Ran]:
 
 
 @pytest.fixture
-def at(run: Callable[..., Ran], sandbox: Sandbox, user: str) -> Callable[[str], str]:
+def terminal(home: Path) -> OpensTerminal:
+    assert home.is_dir()
+
+    @contextmanager
+    def terminal(*arguments: str) -> Iterator[Terminal]:
+        master, slave = pty.openpty()
+        with subprocess.Popen(
+            [sys.executable, "-c", AT_TERMINAL, "-m", "reset_flow.cli", *arguments],
+            stdin=slave, stdout=slave, stderr=slave, env={**os.environ, "NO_COLOR": "1", "TERM": "xterm"},
+        ) as process:  # fmt: skip
+            os.close(slave)
+            try:
+                yield Terminal(master, process)
+            finally:
+                process.kill()
+                os.close(master)
+
+    return terminal
+
+
+@pytest.fixture
+def at(run: Run, sandbox: Sandbox, user: str) -> At:
     """The id of a new flow of the user's that stands in this state."""
 
     def at(state: str) -> str:

@@ -13,7 +13,7 @@ import urllib.request
 from base64 import b64encode
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,7 +21,9 @@ from reset_flow.cli import demo, disk_inspection, exits, main
 from reset_flow.cli.demo import DemoFailed, Staging, play
 from reset_flow.cli.processes import SANDBOX, WORKER
 
-Run = Any
+if TYPE_CHECKING:
+    from tests.cli.conftest import Run, Shell
+
 COMMAND = [sys.executable, "-W", "error", "-m", "reset_flow.cli", "demo"]
 STEPS = ["broker", "worker 1", "start", "answer", "code", "kill -9", "worker 2", "found", "password", "log in"]
 
@@ -53,7 +55,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_it_tells_the_whole_story_and_leaves_nothing_behind(shell: Run, temporary: Path) -> None:
+def test_it_tells_the_whole_story_and_leaves_nothing_behind(shell: Shell, temporary: Path) -> None:
     told = shell("demo", env={**os.environ, "TMPDIR": str(temporary)}, stdin=subprocess.DEVNULL)
     assert (told.status, told.err) == (0, "")
     assert re.findall(r"^ .  +[\d.]+ s  (.{10})", told.out, re.MULTILINE) == [f"{step:<10}" for step in STEPS]
@@ -141,8 +143,8 @@ def test_a_worker_that_ends_in_another_way_is_noticed() -> None:
 
 
 def test_a_search_that_finds_nothing_at_all_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk_inspection, "found_in", lambda _, __: [])
-    assert failing() == "the search does not find what is there: it proves nothing"
+    monkeypatch.setattr(disk_inspection, "find_words", lambda _, __: [])
+    assert failing() == "the search does not find a word that is there: it proves nothing"
 
 
 def test_a_second_email_is_noticed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,14 +171,14 @@ def test_processes_that_do_not_start_are_noticed(temporary: Path) -> None:
 
 
 def test_a_lost_flow_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    row_of = disk_inspection.row_of
+    read_row = disk_inspection.read_row
     looks: list[None] = []
 
     def forgetful(database: Path, flow_id: str) -> disk_inspection.Row | None:
         looks.append(None)
-        return row_of(database, flow_id) if len(looks) < 4 else None
+        return read_row(database, flow_id) if len(looks) < 4 else None
 
-    monkeypatch.setattr(disk_inspection, "row_of", forgetful)
+    monkeypatch.setattr(disk_inspection, "read_row", forgetful)
     assert failing() == "the store lost the flow with its worker"
 
 
@@ -211,15 +213,15 @@ def test_the_search_finds_a_word_in_each_form(tmp_path: Path, encoding: str) -> 
         content = word.encode(encoding)
     database.write_bytes(b"\0\0\0")
     (tmp_path / "x.db-wal").write_bytes(b"\xff\0 1" + content + b"2")
-    assert disk_inspection.found_in(database, {"a": "Peterson", "b": word}) == ["b"]
+    assert disk_inspection.find_words(database, {"a": "Peterson", "b": word}) == ["b"]
 
 
 def test_a_code_is_no_part_of_a_longer_number(tmp_path: Path) -> None:
     database = tmp_path / "x.db"
     database.write_bytes(b"at 1740830231408 o'clock")
-    assert disk_inspection.found_in(database, {"code": "231408"}) == []
+    assert disk_inspection.find_words(database, {"code": "231408"}) == []
     database.write_bytes(b"code\x00231408\x01")
-    assert disk_inspection.found_in(database, {"code": "231408"}) == ["code"]
+    assert disk_inspection.find_words(database, {"code": "231408"}) == ["code"]
 
 
 def test_the_worker_takes_no_other_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,16 +6,18 @@ import os
 import re
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from reset_flow.cli import exits, main
 from reset_flow.domain import errors
 
-Run = Any
-At = Any
+if TYPE_CHECKING:
+    from tests.cli.conftest import At, Run, Shell
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
 TREE = {name: getattr(errors, name) for name in errors.__all__}
 OWN = {
@@ -68,11 +70,15 @@ def test_a_line_is_one_line_whatever_the_broker_says() -> None:
     assert line.isprintable()
 
 
+def test_a_wait_is_rounded_up() -> None:
+    assert "try again in 1 s" in exits.line_of(errors.BrokerUnavailable("away", timedelta(milliseconds=200)))
+
+
 @pytest.mark.parametrize("name", ["BROKER_URL", "APP_KEY"])
 def test_a_missing_setting_is_named(run: Run, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.delenv(f"RESET_FLOW_{name}")
     run("start", "robert.zak").refused(12, f"RESET_FLOW_{name} is not set", "set it")
-    run("show", "x").refused(12, f"RESET_FLOW_{name}")
+    run("cancel", "x").refused(12, f"RESET_FLOW_{name}")
 
 
 def test_settings_that_cannot_be_are_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +151,7 @@ def test_without_arguments_it_shows_its_help(run: Run) -> None:
         assert command in shown.out
 
 
-def test_a_reader_who_left_is_no_error(shell: Run, at: At) -> None:
+def test_a_reader_who_left_is_no_error(shell: Shell, at: At) -> None:
     flow_id = at("requested")
     for arguments in (["show", flow_id], ["show", flow_id, "--json"], ["list"], ["diagram"], ["demo"], ["--help"]):
         reader, writer = os.pipe()
@@ -155,7 +161,7 @@ def test_a_reader_who_left_is_no_error(shell: Run, at: At) -> None:
         assert (done.status, done.err) == (141, ""), arguments
 
 
-def test_a_full_disk_is_one_line(shell: Run) -> None:
+def test_a_full_disk_is_one_line(shell: Shell) -> None:
     with Path("/dev/full").open("wb") as full:
         shell("diagram", stdout=full).refused(5, "No space left")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from reset_flow.sandbox import Sandbox
+    from tests.cli.conftest import At, Run
 
-Run = Any
-At = Any
 ANSWER = "Königsallee 7 ½"
 
 
@@ -147,7 +146,7 @@ def test_options_go_before_the_environment(
     (call,) = [call for call in sandbox.calls_of("exchange") if call.user == user]
     assert "/users/password/reset/code" in call.target
     another = ("another" if word == "elsewhere" else word for word in where)
-    run("show", flow["id"], *another).refused(20, "no flow")
+    run("cancel", flow["id"], *another).refused(20, "no flow")
     assert not list(home.glob("reset-flow.*"))
 
 

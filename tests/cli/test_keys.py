@@ -6,7 +6,7 @@ import json
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-Run = Any
-At = Any
+    from tests.cli.conftest import At, Ran, Run
+
 DATABASE = "sqlite:///reset-flow.db"
 
 
@@ -32,8 +32,8 @@ def run(run: Run, home: Path) -> Iterator[Run]:
     """The command line, whose every output is searched for the bytes of keys afterwards."""
     said: list[str] = []
 
-    def ran(*arguments: str, **options: Any) -> Any:
-        done = run(*arguments, **options)
+    def ran(*arguments: str, given: bytes | str = b"") -> Ran:
+        done = run(*arguments, given=given)
         said.append(done.out + done.err)
         return done
 
@@ -67,7 +67,7 @@ def test_a_rotation_from_its_beginning_to_its_end(run: Run, at: At, keys: Path) 
     _, new = ids(keys)
     assert new in rotated.out
     waiting = run("keys", "reseal").out
-    assert f"flows sealed anew with key {old}: 0" in waiting
+    assert f"records sealed anew with key {old}: 0" in waiting
     assert f"key {new} writes from" in waiting
     run("keys", "remove", "reset-flow.keys", old, "--store", DATABASE).refused(13, f"key {old} writes")
 
@@ -76,7 +76,7 @@ def test_a_rotation_from_its_beginning_to_its_end(run: Run, at: At, keys: Path) 
     aged(keys, timedelta(seconds=40))
     refused = run("keys", "remove", "reset-flow.keys", old, "--store", DATABASE)
     refused.refused(13, f"key {old} seals 3 records of realm default", "keys reseal")
-    assert run("keys", "reseal", "--json").json == {"key": new, "resealed": 2, "waiting": 0, "unreadable": 0}
+    assert run("keys", "reseal", "--json").json == {"key": new, "resealed": 3, "waiting": 0, "unreadable": 0}
     assert old in run("keys", "remove", "reset-flow.keys", old, "--store", DATABASE).out
     assert ids(keys) == [new]
     for each, state in ((flow_id, "question_answered"), (ended, "password_set")):
@@ -97,15 +97,15 @@ def test_everything_is_said_in_json_too(run: Run, user: str, home: Path) -> None
     new = run("keys", "rotate", "reset-flow.keys", "--at-once", "--json").json
     assert new["writes_from"] is None
     shown = run("keys", "show", "reset-flow.keys", "--json").json
-    assert [(key["id"], key["writes"], key["flows"]) for key in shown["keys"]] == [
+    assert [(key["id"], key["writes"], key["records"]) for key in shown["keys"]] == [
         (old, False, None), (later["id"], False, None), (new["id"], True, None),
     ]  # fmt: skip
     assert [key.keys() for key in shown["lookup"]] == [{"id", "created_at"}]
     counted = run("keys", "show", "reset-flow.keys", "--store", DATABASE, "--json").json
-    assert [key["flows"] for key in counted["keys"]] == [1, 0, 0]
+    assert [key["records"] for key in counted["keys"]] == [1, 0, 0]
     both = ("--store", DATABASE, "--realm", "default", "--realm", "other")
     counted = run("keys", "show", "reset-flow.keys", *both, "--json").json
-    assert [key["flows"] for key in counted["keys"]] == [2, 0, 0]
+    assert [key["records"] for key in counted["keys"]] == [2, 0, 0]
     assert run("keys", "reseal", *both, "--json").json["resealed"] == 2
     removed = run("keys", "remove", "reset-flow.keys", old, *both, "--at-once", "--json").json
     assert removed == {"path": "reset-flow.keys", "removed": old}

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     import pytest
 
-Run = Any
-At = Any
+    from tests.cli.conftest import At, Run, Shell
+
 NOW = datetime.now(UTC)
 
 
@@ -96,6 +96,24 @@ def test_ends_and_doubts_are_said() -> None:
     assert "may be set, or not" in drawn(flow(State.TOKEN_ISSUED, in_doubt=Step.PASSWORD, expects=Step.PASSWORD))
 
 
+def test_what_is_left_of_its_time_is_rounded_up() -> None:
+    for left, words in (
+        (0.2, "1 s from now"),
+        (119.5, "2 min from now"),
+        (0, "its time is up"),
+        (-90, "its time is up"),
+    ):
+        assert words in drawn(flow(State.QUESTION_ANSWERED, expires_at=NOW + timedelta(seconds=left)))
+
+
+def test_a_reason_is_drawn_with_the_end() -> None:
+    ended = flow(State.FAILED, ("abandon", State.FAILED), failure=Failure.OUTCOME_UNKNOWN, expects=None)
+    (abandoned,) = ended.history
+    ended = attrs.evolve(ended, history=(attrs.evolve(abandoned, reason=Failure.TOO_MANY_ATTEMPTS),))
+    assert "abandon (too many attempts), " in drawn(ended)
+    assert "failed    outcome unknown" in drawn(ended)
+
+
 def test_what_lies_ahead_is_the_machines_table() -> None:
     for state in State:
         for credential in Credential:
@@ -112,7 +130,7 @@ def test_colours_on_a_terminal_unless_told_otherwise(monkeypatch: pytest.MonkeyP
     assert not re.search(r"\x1b\[[\d;]*3\d", drawn(flow(State.QUESTION_ANSWERED), terminal=True))
 
 
-def test_an_output_without_unicode_gets_ascii(shell: Run, at: At) -> None:
+def test_an_output_without_unicode_gets_ascii(shell: Shell, at: At) -> None:
     file = TextIOWrapper(BytesIO(), encoding="ascii")
     assert drawn(flow(State.QUESTION_ANSWERED), file).isascii()
     shown = shell("show", at("requested"), env={**os.environ, "PYTHONIOENCODING": "ascii"})

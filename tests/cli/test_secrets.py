@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
-import select
-import subprocess
-import sys
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,70 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from reset_flow.sandbox import Sandbox
+    from tests.cli.conftest import At, OpensTerminal, Run, Shell
 
-Run = Any
-At = Any
 
 ARGUMENTS = {
     "at_once",
-    "broker_url", "credential", "flow_id", "help", "image_name", "as_json", "keep",
+    "broker_url", "credential", "days", "flow_id", "help", "image_name", "as_json", "keep",
     "key_id", "keys", "limit", "path", "port",
-    "quiet", "ready_file", "realm", "ref", "revision", "running", "store", "tag", "user",
+    "quiet", "ready_file", "realm", "ref", "revision", "running", "store", "tag", "user", "yes",
 }  # fmt: skip
-AT_TERMINAL = """
-import os, signal, sys
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # as at a terminal; who runs in the background is told to ignore it
-os.login_tty(0)
-os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
-"""
-PATIENCE = 60.0
-
-
-class Terminal:
-    """What a person sees, and the keys under their fingers."""
-
-    def __init__(self, master: int, process: subprocess.Popen[bytes]) -> None:
-        self._master = master
-        self._process = process
-        self.seen = ""
-
-    def wait_for(self, text: str) -> None:
-        start = len(self.seen)
-        while text not in self.seen[start:]:
-            piece = self._read()
-            assert piece, self.seen
-            self.seen += piece
-
-    def type(self, keys: str) -> None:
-        os.write(self._master, keys.encode())
-
-    def status(self) -> int:
-        while piece := self._read():
-            self.seen += piece
-        return self._process.wait(10)
-
-    def _read(self) -> str:
-        readable, _, _ = select.select([self._master], [], [], PATIENCE)
-        assert readable, f"nothing more comes after {self.seen!r}"
-        try:
-            return os.read(self._master, 4096).decode()
-        except OSError:  # Linux says so when nobody has the other end any more
-            return ""
-
-
-@contextmanager
-def terminal(*arguments: str) -> Iterator[Terminal]:
-    master, slave = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-c", AT_TERMINAL, "-m", "reset_flow.cli", *arguments],
-        stdin=slave, stdout=slave, stderr=slave, env={**os.environ, "NO_COLOR": "1", "TERM": "xterm"},
-    ) as process:  # fmt: skip
-        os.close(slave)
-        try:
-            yield Terminal(master, process)
-        finally:
-            process.kill()
-            os.close(master)
 
 
 def test_no_command_takes_a_secret_as_an_argument() -> None:
@@ -104,7 +44,9 @@ def test_an_address_with_a_password_is_no_argument(run: Run) -> None:
     assert "hunter2" not in refused.err
 
 
-def test_a_person_is_asked_without_an_echo_and_twice_for_a_password(at: At, sandbox: Sandbox, user: str) -> None:
+def test_a_person_is_asked_without_an_echo_and_twice_for_a_password(
+    at: At, terminal: OpensTerminal, sandbox: Sandbox, user: str
+) -> None:
     flow_id = at("requested")
     with terminal("answer", flow_id) as screen:
         screen.wait_for("Wie hieß die Straße?: ")
@@ -131,7 +73,7 @@ def test_a_person_is_asked_without_an_echo_and_twice_for_a_password(at: At, sand
     assert sandbox.password_of(user) == "violet Träktor 5"
 
 
-def test_ctrl_c_and_ctrl_d_at_a_prompt_end_it_in_one_line(at: At) -> None:
+def test_ctrl_c_and_ctrl_d_at_a_prompt_end_it_in_one_line(at: At, terminal: OpensTerminal) -> None:
     flow_id = at("requested")
     with terminal("answer", flow_id) as screen:
         screen.wait_for("Straße?: ")
@@ -161,5 +103,5 @@ def test_what_is_no_secret_is_refused_before_anything_is_sent(
     assert sandbox.password_of(user) == "old-Passw0rd"
 
 
-def test_a_closed_standard_input_is_one_line(shell: Run, at: At) -> None:
+def test_a_closed_standard_input_is_one_line(shell: Shell, at: At) -> None:
     shell("answer", at("requested"), preexec_fn=lambda: os.close(0)).refused(4, "standard input is closed")

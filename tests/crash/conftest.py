@@ -60,7 +60,7 @@ PIN = "47110815{}"
 PHRASE = "phräse + \\ of mine"
 TESTS = Path(__file__).parents[1]
 GIVEN = ("Code", "Token", "Password", "Pin", "PersonalPhrase")
-ROADS = {(edge.trigger, source): edge.target for edge in EDGES for source in edge.sources}
+TRANSITIONS = {(edge.trigger, source): edge.target for edge in EDGES for source in edge.sources}
 REFUSALS = {
     "answer": AnswerRejected,
     "resend": AnswerRejected,
@@ -94,16 +94,16 @@ class Person:
 
     @property
     def last(self) -> str:
-        """The command that ends it well."""
+        """Return the command that ends the flow well."""
         return f"set_{self.credential}"
 
     @property
     def wanted(self) -> str:
-        """The password or PIN that was typed last."""
+        """Return the password or PIN that was typed last."""
         return {Credential.PASSWORD: PASSWORD, Credential.PIN: PIN}[self.credential].format(self.passwords)
 
     def job(self, command: str) -> tuple[list[str], dict[str, Any]]:
-        """The arguments of the command, noted as given."""
+        """Count the command, and return its arguments."""
         self.asked[command] += 1
         match command:
             case "start":
@@ -178,7 +178,7 @@ class Person:
         pytest.fail(f"stuck: {await self.look()!r}, told {Counter(self.told[-50:])}")
 
     def _next(self, flow: Flow | None) -> str:
-        """The command that somebody gives who sees the flow so."""
+        """Return the command that a person gives who sees this flow."""
         if flow is None or (flow.in_doubt and not self.flow_id):
             return "start"
         if flow.expects is Step.ANSWER:
@@ -248,7 +248,7 @@ class Crash:
         return LeakScanner({"answer": ANSWER, "app key": APP_KEY, **keys})
 
     def given(self, person: Person) -> set[str]:
-        """The codes, tokens and passwords of the person."""
+        """Return the codes, tokens and passwords of the person."""
         mine = [call for call in self.sandbox.calls if call.user == person.user and call.body]
         bodies = [json.loads(call.body) for call in mine]
         tokens = {call.reply["Model"] for call in mine if call.route == "exchange" and call.reply}
@@ -259,12 +259,12 @@ class Crash:
         }
 
     def kept(self, person: Person) -> str:
-        """The password or PIN that works."""
+        """Return the password or PIN that works."""
         user = self.sandbox.user(person.user)
         return user.pin if person.credential is Credential.PIN else user.password
 
     def beside(self, person: Person) -> dict[str, Any]:
-        """What goes with a new password or PIN."""
+        """Return what goes with a new password or PIN."""
         if person.credential is Credential.PASSWORD:
             return {}
         return {"image_name": "cactus", "personal_phrase": PHRASE, "authorization": self.tokens[person.user]}
@@ -294,7 +294,7 @@ class Crash:
     async def try_to_doom(
         self, person: Person, command: str, point: str | None, *, deadline: float, lease: float
     ) -> dict[str, Any]:
-        """Do as `doom` does, but the process may take another road than to the point."""
+        """Do as `doom` does, but the process may not come by the point."""
         args, options = person.job(command)
         witness = self.keys.with_name(f"witness-{next(NUMBERS)}")
         person.witnesses.append(witness)
@@ -316,7 +316,7 @@ class Crash:
         at = State.REQUESTED
         for transition in flow.history:
             assert transition.source is at
-            at = ROADS[transition.trigger, at]
+            at = TRANSITIONS[transition.trigger, at]
             assert transition.target is at
         assert at is flow.state
 
@@ -352,7 +352,7 @@ class Zygote:
         self._ends: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
     async def run(self, job: dict[str, Any]) -> dict[str, Any]:
-        """How the job's process ended."""
+        """Run the job in a process of its own, and return how that ended."""
         number = len(self._ends)
         self._ends[number] = asyncio.get_running_loop().create_future()
         assert self._process.stdin

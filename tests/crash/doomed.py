@@ -68,7 +68,7 @@ class Doomed:
 
 
 async def carry_out(job: dict[str, Any]) -> str:
-    """The code of the error that came of the command, if one did."""
+    """Carry out the command, and return the code of its error, if any."""
     witness = Witness(Path(job["witness"]), callers=[TESTS])
     witness.hear_all()
     asyncio.get_running_loop().slow_callback_duration = 0  # in debug mode all of them are logged
@@ -96,7 +96,7 @@ async def carry_out(job: dict[str, Any]) -> str:
 
 
 def live(job: dict[str, Any], report: int) -> None:
-    """The short life of the process that carries out the job."""
+    """Carry out the job, and report how it ended."""
     warnings.simplefilter("error")
     try:
         end = {"told": asyncio.run(carry_out(job), debug=not job["point"]), "passed": PASSED}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 import pytest
@@ -13,6 +13,7 @@ from reset_flow import Credential, Failure, State
 
 if TYPE_CHECKING:
     from reset_flow import Flow
+    from tests.crash.conftest import Crash, Person
 
 
 @attrs.frozen(kw_only=True)
@@ -56,7 +57,7 @@ SCENES = [
 ]
 
 
-async def play_and_kill(crash: Any, scene: Scene, point: str) -> tuple[Any, Flow]:
+async def play_and_kill(crash: Crash, scene: Scene, point: str) -> tuple[Person, Flow]:
     """Play with a death at this point; again, with longer times, where the machine stalled on the way to it."""
     for pace in (1, 4, 16):
         if played := await play(crash, scene, point, deadline=1.5 * pace, lease=2.5 * pace):  # a lease is waited for
@@ -64,8 +65,8 @@ async def play_and_kill(crash: Any, scene: Scene, point: str) -> tuple[Any, Flow
     raise AssertionError(f"{scene.command} did not come by {point!r}")
 
 
-async def play(crash: Any, scene: Scene, point: str | None, **times: float) -> tuple[list[str], Any, Flow] | None:
-    """One person, one death at this point, and the end of it; none if the process did not come by the point."""
+async def play(crash: Crash, scene: Scene, point: str | None, **times: float) -> tuple[list[str], Person, Flow] | None:
+    """Play one flow with a death at this point to its end; return None if the process did not come by the point."""
     person = crash.person(question=scene.question)
     if scene.command == "adopt":
         await crash.expire_password(person)
@@ -94,7 +95,7 @@ async def play(crash: Any, scene: Scene, point: str | None, **times: float) -> t
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=str)
-async def test_a_flow_goes_on_wherever_its_process_is_killed(crash: Any, scene: Scene) -> None:
+async def test_a_flow_goes_on_wherever_its_process_is_killed(crash: Crash, scene: Scene) -> None:
     played = await play(crash, scene, None, deadline=15, lease=40)
     assert played
     points, person, flow = played

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from reset_flow import State, open_store
 from reset_flow.testing import make_record
 
+if TYPE_CHECKING:
+    from tests.crash.conftest import Crash
 
-async def test_what_is_planted_in_a_store_is_found(crash: Any) -> None:
+
+async def test_what_is_planted_in_a_store_is_found(crash: Crash) -> None:
     person = crash.person()
     await person.reach(State.TOKEN_ISSUED)
     await crash.check_nothing_shows(person)
@@ -22,7 +25,7 @@ async def test_what_is_planted_in_a_store_is_found(crash: Any) -> None:
         await crash.check_nothing_shows(person)
 
 
-async def test_what_is_planted_in_the_process_that_lives_is_found(crash: Any) -> None:
+async def test_what_is_planted_in_the_process_that_lives_is_found(crash: Crash) -> None:
     person = crash.person()
     await person.reach(State.QUESTION_ANSWERED)
     await person.do("verify")
@@ -34,7 +37,7 @@ async def test_what_is_planted_in_the_process_that_lives_is_found(crash: Any) ->
         crash.check_the_living_shows_nothing()
 
 
-async def test_what_is_planted_in_the_process_that_died_is_found(crash: Any) -> None:
+async def test_what_is_planted_in_the_process_that_died_is_found(crash: Crash) -> None:
     person = crash.person()
     await person.reach(State.TOKEN_ISSUED)
     await crash.doom(person, "set_password", "after save 2")
@@ -45,7 +48,7 @@ async def test_what_is_planted_in_the_process_that_died_is_found(crash: Any) -> 
         await crash.check_nothing_shows(person)
 
 
-async def test_a_process_that_dies_has_told_of_what_it_did(crash: Any) -> None:
+async def test_a_process_that_dies_has_told_of_what_it_did(crash: Crash) -> None:
     person = crash.person()
     await person.reach(State.TOKEN_ISSUED)
     await crash.doom(person, "set_password", "before save 3")  # which notes that the listener has heard of the end
@@ -56,7 +59,7 @@ async def test_a_process_that_dies_has_told_of_what_it_did(crash: Any) -> None:
     assert b"asyncio" in crash.people[-1].witnesses[0].read_bytes(), "it lived, in debug mode"
 
 
-async def test_the_words_of_a_flow_are_those_that_were_typed_and_given(crash: Any) -> None:
+async def test_the_words_of_a_flow_are_those_that_were_typed_and_given(crash: Crash) -> None:
     person = crash.person()
     await person.reach(State.PASSWORD_SET)
     codes = {mail.code for mail in crash.sandbox.mails}

@@ -6,21 +6,25 @@ import random
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from reset_flow import Policy
 from reset_flow.domain import rules
 from reset_flow.domain.decide import (
+    ERASED_AT,
     Adopted,
     Asked,
     Cancelled,
     Concluded,
     Decision,
     Delivered,
+    Erased,
     Event,
     Expired,
     Intended,
+    Lifted,
     Moment,
     Repeated,
     decide,
@@ -89,14 +93,14 @@ class Scene:
         return decision
 
     def sends(self, command: str, outcome: Outcome, *, times: int = 1) -> Decision:
-        """A command with this outcome of its last sending."""
+        """Give a command with this outcome of its last sending."""
         self.happens(Intended(command, GIVEN.get(command)))
         for _ in range(times - 1):
             self.happens(Repeated())
         return self.happens(Concluded(outcome))
 
     def reaches(self, state: State) -> Scene:
-        """The state, by a reset in which nothing goes wrong."""
+        """Reach the state, by a reset in which nothing goes wrong."""
         self.happens(Asked(Accepted(value=Secret("Pet?"))))
         if state is not State.REQUESTED:
             self.sends("answer", Accepted())
@@ -113,7 +117,7 @@ class Scene:
 
 
 def triggers(decision: Decision) -> list[str]:
-    return [move.trigger for move in decision.moves]
+    return [move.edge.trigger for move in decision.moves]
 
 
 def budgets(uses: tuple[HeldUse, ...]) -> list[BudgetName]:
@@ -200,9 +204,7 @@ def test_an_outcome_means_what_the_table_says(row: Row) -> None:
     assert type(decision.error) is (error or type(None))
     assert decision.flow.in_doubt is (scene.flow.in_doubt if not expected else doubt)
     assert decision.flow.intent is None
-    assert decision.doubts == tuple(
-        each for each in decision.moves if "doubt" in each.trigger or "spent" in each.trigger
-    )
+    assert list(decision.doubts) == [trigger for trigger in expected if "doubt" in trigger or "spent" in trigger]
 
 
 def test_the_first_call_of_a_flow_without_a_question() -> None:
@@ -294,7 +296,7 @@ def test_a_flow_ends_when_its_attempts_are_used_up(state: State, command: str, p
     assert scene.sends(command, NO).flow.state is state
     last = scene.sends(command, NO)
     assert (last.flow.state, last.flow.failure) == (State.FAILED, Failure.TOO_MANY_ATTEMPTS)
-    assert (last.moves[-1].trigger, last.moves[-1].reason) == ("abandon", Failure.TOO_MANY_ATTEMPTS)
+    assert (last.moves[-1].edge.trigger, last.moves[-1].reason) == ("abandon", Failure.TOO_MANY_ATTEMPTS)
     assert last.error is not None
     assert last.error.code != "flow_ended"  # what was wrong with the last one is said all the same
 
@@ -419,6 +421,58 @@ def test_a_start_of_unknown_outcome_stays_counted() -> None:
     assert STARTS in budgets(scene.flow.uses)
 
 
+@pytest.mark.parametrize("state", State)
+def test_lifting_drops_every_use_and_changes_nothing_else(state: State) -> None:
+    scene = Scene().reaches(state)
+    if state is State.QUESTION_ANSWERED:
+        scene.sends("verify", NO)
+    before = scene.flow
+    lifted = scene.happens(Lifted())
+    assert (set(lifted.drop), lifted.add, lifted.moves, lifted.error) == (set(before.uses), (), (), None)
+    without = lifted.without_optional().flow
+    assert (without.uses, without.reserve) == ((), None)
+    assert replace(without, uses=before.uses, reserve=before.reserve) == replace(before, version=without.version)
+
+
+def test_a_lifted_flow_goes_on_and_its_uses_are_counted_anew() -> None:
+    scene = Scene().reaches(State.REQUESTED)
+    scene.happens(Lifted())
+    assert budgets(scene.happens(Intended("answer", ANSWER)).add) == [STARTS, ORIGINS]
+    scene.happens(Concluded(Accepted()))
+    scene.flow = scene.happens(Lifted()).without_optional().flow
+    typed = scene.happens(Intended("verify", CODE))
+    assert (budgets(typed.add), typed.drop) == ([CODES], ())
+
+
+@pytest.mark.parametrize("state", State)
+def test_nothing_personal_is_left_of_an_erased_flow(state: State) -> None:
+    scene = Scene(continuation=b"c", lookups=(b"l" * 16,)).reaches(state)
+    if not state.ended:
+        scene.happens(Intended("resend", ANSWER, b"1" * 16))
+    before = scene.flow
+    erased = scene.happens(Erased())
+    assert (set(erased.drop), erased.add, erased.optional, erased.moves) == (set(before.uses), (), None, ())
+    flow = erased.flow
+    assert (flow.id, flow.version, flow.state, flow.ended_at) == ("a", before.version, State.FAILED, ERASED_AT)
+    assert (flow.lookups, flow.uses, flow.undelivered) == (before.lookups, (), ())
+    kept = {
+        "id",
+        "version",
+        "lookups",
+        "state",
+        "ended_at",
+        "failure",
+        "created_at",
+        "expires_at",
+        "credential",
+        "limits",
+    }
+    for field in msgspec.structs.fields(FlowData):
+        value = getattr(flow, field.name)
+        assert field.name in kept or value in (field.default, ""), field.name
+    assert rules.view(flow).ended
+
+
 # --- what may come
 
 
@@ -481,9 +535,9 @@ def steps_of(scene: Scene, chance: random.Random) -> None:
             decision = scene.happens(Repeated())
         else:
             decision = scene.happens(Concluded(outcomes(chance, flow.intent.command)))
-    elif chance.random() < 0.02:
-        ending: list[Event] = [Cancelled(), Expired()]
-        decision = scene.happens(chance.choice(ending))
+    elif chance.random() < 0.04:
+        ends: list[Event] = [Cancelled(), Expired(), Lifted(), Lifted()]
+        decision = scene.happens(chance.choice(ends))
     elif flow.unsent:
         decision = scene.happens(Intended("start"))
     else:
@@ -510,8 +564,8 @@ def check(scene: Scene, before: FlowData, decision: Decision, uses: set[HeldUse]
     assert (flow.intent is None) or (flow.intent.command in COMMANDS)
     stands = before.state
     for move in decision.moves:
-        assert (move.trigger, stands, move.target) in STEPS
-        stands = move.target
+        assert (move.edge.trigger, stands, move.edge.target) in STEPS
+        stands = move.edge.target
     assert flow.state is stands
     assert (flow.failure is not None) == (flow.state is State.FAILED)
     if flow.state.ended:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 async def nothing_left() -> AsyncIterator[None]:
     """Errors that nobody fetched are logged by the loop: there must be none."""
-    left: list[dict[str, Any]] = []
+    left: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: left.append(context))
     yield
     assert left == []

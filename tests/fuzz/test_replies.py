@@ -7,7 +7,7 @@ import json
 import unicodedata
 from collections import Counter
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 import pytest
@@ -32,7 +32,7 @@ EXAMPLES = 4100
 USER, ANSWER, CODE, TOKEN, PASSWORD = "robert.zak", "Peterson-7", "604158", "t0ken-of-nobody", "v1olet-tractor-5"
 SECRETS = (USER, ANSWER, CODE, TOKEN, PASSWORD)
 CASE = Case(user=USER)
-ASK: dict[str, Callable[[EtnaTransport], Coroutine[Any, Any, Outcome]]] = {
+ASK: dict[str, Callable[[EtnaTransport], Coroutine[object, object, Outcome]]] = {
     "challenge": lambda etna: etna.challenge(CASE),
     "request": lambda etna: etna.request(CASE, Secret(ANSWER)),
     "exchange": lambda etna: etna.exchange(CASE, Secret(CODE)),
@@ -54,7 +54,7 @@ HOUR = timedelta(hours=1)
 # Drawn from pools, a whole value at a time: many small draws are what takes the time.
 
 MEGABYTE = "m" * 2**20
-ABSENT: Any = object()
+ABSENT = object()
 WORDS = (
     "Answer is incorrect, try again.",
     "Token is invalid or has expired.",
@@ -68,23 +68,23 @@ WORDS = (
     *(f"x\n{secret}\x07{secret}" for secret in SECRETS),
     " ".join(SECRETS) * 40,
 )
-ODD: tuple[Any, ...] = (
+ODD: tuple[object, ...] = (
     *(None, True, False, 0, 1, -1, 10**30, 1.5, "", "true", "no", "Peterson-7", [], {}, [None], [[]], {"a": []}),
     *(["x", 1], [1, "x"], [None, "  "], [""], [{"a": "b"}]),
 )
-FLAGS: tuple[Any, ...] = (*(True,) * 6, *(False,) * 5, ABSENT, None, "true", "false", 1, 0, [], {})
-LISTS: tuple[Any, ...] = (*([word] for word in WORDS), *([one, other] for one in WORDS for other in (1, *WORDS[:6])))
-TEXTS: tuple[Any, ...] = ([], ABSENT, None) * 60 + LISTS + ODD + (list(WORDS) * 2,)
-CODES: tuple[Any, ...] = (ABSENT, ABSENT, None, []) * 80 + LISTS
+FLAGS: tuple[object, ...] = (*(True,) * 6, *(False,) * 5, ABSENT, None, "true", "false", 1, 0, [], {})
+LISTS: tuple[object, ...] = (*([word] for word in WORDS), *([one, other] for one in WORDS for other in (1, *WORDS[:6])))
+TEXTS: tuple[object, ...] = ([], ABSENT, None) * 60 + LISTS + ODD + (list(WORDS) * 2,)
+CODES: tuple[object, ...] = (ABSENT, ABSENT, None, []) * 80 + LISTS
 MODELS = (
     *(ABSENT, None, "", " ", "ba6b8cac-6738-4434-bd26-825db020a05c", "What street?", "t" * 4096),
     *("t" * 4097, "to ken", "t\u00f6ken", "\ufeff", "a\nb", "\x00", MEGABYTE, 42, 0, True, [], {}),
     *WORDS,
 )
-MISSING: tuple[Any, ...] = (ABSENT,) * 8
+MISSING: tuple[object, ...] = (ABSENT,) * 8
 
 
-def objects(**pools: Sequence[Any]) -> st.SearchStrategy[dict[str, Any]]:
+def objects(**pools: Sequence[object]) -> st.SearchStrategy[dict[str, object]]:
     names = tuple(pools)
     return st.tuples(*(st.sampled_from(pools[name]) for name in names)).map(
         lambda values: {name: value for name, value in zip(names, values, strict=True) if value is not ABSENT}
@@ -116,7 +116,7 @@ documents = st.one_of(
 
 
 def spoilt(text: bytes, how: int, at: int) -> bytes:
-    """The same reply as somebody breaks it."""
+    """Break the reply in one of fourteen ways."""
     cut = at % (len(text) + 1)
     return (
         text,
@@ -182,7 +182,7 @@ flaws = st.sampled_from(
 def reply_of(body: bytes, status: int, retry_after: str | None, flaw: str) -> Reply:
     return Reply(
         status=status,
-        retry_after=http._retry_after(retry_after),  # as the sender reads the header
+        retry_after=http._retry_after(retry_after),  # as the sender reads the header: it needs a server to be reached
         body=None if flaw else body,
         flaw=flaw,
     )
@@ -193,8 +193,8 @@ replies = st.builds(reply_of, bodies, statuses, retry_afters, flaws)
 
 # The tables once more, by somebody who reads them rather than the code.
 
-Verdict: TypeAlias = tuple[str, Any]
-ANYTHING: Any = object()
+Verdict: TypeAlias = tuple[str, object]
+ANYTHING = object()
 
 
 class Ambiguous(ValueError):
@@ -205,14 +205,14 @@ def fail(_: str) -> None:
     raise Ambiguous
 
 
-def unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unambiguous(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if max(Counter(key for key, _ in pairs).values(), default=1) > 1:
         raise Ambiguous
     return dict(pairs)
 
 
-def read(body: bytes | None) -> dict[str, Any]:
-    """The object in the body; an empty one where there is none."""
+def read(body: bytes | None) -> dict[str, object]:
+    """Return the object in the body; an empty one where there is none."""
     if body is None:
         return {}
     try:
@@ -227,7 +227,7 @@ def read(body: bytes | None) -> dict[str, Any]:
 class Envelope:
     """What can be asked of one."""
 
-    document: dict[str, Any]
+    document: dict[str, object]
 
     def texts(self, key: str) -> list[str]:
         there = self.document.get(key)
@@ -265,7 +265,7 @@ class Envelope:
         return self.document.get("IsSucceed") is False
 
     @property
-    def model(self) -> Any:
+    def model(self) -> object:
         return self.document.get("Model")
 
 
@@ -316,14 +316,14 @@ STEPS = {"challenge": step_2, "request": step_1, "exchange": step_3, "update": s
 
 
 def expected(call: str, reply: Reply) -> Verdict:
-    """The class of the outcome, and what is accepted; of a step 2, of which nothing is unknown, the cause."""
+    """Return the class of the outcome, and its value or cause."""
     document, status = read(reply.body), reply.status
     enveloped = bool(document.keys() & ({"State"} if call == "log_in" else {"IsSucceed", "Errors"}))
     error = document.get("error")
     if not enveloped and type(error) is str and error.strip().casefold().startswith("application key"):
         return "NotActed", Cause.APP_KEY
     if status == 429 or (status == 503 and reply.retry_after is not None):
-        return "NotActed", Cause.UNAVAILABLE
+        return "NotActed", Cause.THROTTLED
     handled = status not in {401, 403, 404, 405, 406, 411, 413, 414, 415} and not 300 <= status < 400
     if not enveloped and not handled and reply.body is not None:
         absent = call == "challenge" and status in {404, 405}
@@ -343,11 +343,23 @@ def expected(call: str, reply: Reply) -> Verdict:
 # What came out.
 
 
-def judged(etna: EtnaTransport, call: str, reply: Reply) -> Outcome:
-    async def send(*_: Any) -> Reply:
-        return reply
+class Answering:
+    """Stands for what sends the requests of every transport."""
 
-    etna._sender.send = send  # type: ignore[assignment,method-assign]
+    reply = Reply(status=200)
+
+    async def send(self, *_: object) -> Reply:
+        return self.reply
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> Answering:
+    answering = Answering()
+    monkeypatch.setattr(http.Sender, "send", answering.send)
+    return answering
+
+
+def judged(etna: EtnaTransport, call: str) -> Outcome:
     coroutine = ASK[call](etna)
     try:
         coroutine.send(None)
@@ -390,7 +402,7 @@ def check(call: str, reply: Reply, outcome: Outcome) -> str:
 
 
 @pytest.mark.parametrize("call", ASK)
-def test_every_reply_is_judged_by_the_tables(call: str) -> None:
+def test_every_reply_is_judged_by_the_tables(answering: Answering, call: str) -> None:
     etna = EtnaTransport("https://broker.test/api", "app-key-of-nobody")
     seen = Counter[str]()
 
@@ -403,7 +415,8 @@ def test_every_reply_is_judged_by_the_tables(call: str) -> None:
     )
     @given(replies)
     def judge(reply: Reply) -> None:
-        seen[check(call, reply, judged(etna, call, reply))] += 1
+        answering.reply = reply
+        seen[check(call, reply, judged(etna, call))] += 1
 
     judge()
     asyncio.run(etna.aclose())
@@ -422,14 +435,10 @@ def test_that_is_more_than_twenty_thousand() -> None:
 @pytest.mark.parametrize(
     "said", ["v1olet\ttractor 5", "v1olet  tractor 5", "V1OLET\u00a0TRACTOR 5", "v1olet\ntractor 5"]
 )
-def test_a_password_is_hidden_with_other_spaces_than_it_was_sent_with(said: str) -> None:
+def test_a_password_is_hidden_with_other_spaces_than_it_was_sent_with(answering: Answering, said: str) -> None:
     etna = EtnaTransport("https://broker.test/api", "app-key-of-nobody")
     body = json.dumps({"Errors": [f"Password '{said}' is too weak."], "IsSucceed": False}).encode()
-
-    async def send(*_: Any) -> Reply:
-        return Reply(status=409, body=body)
-
-    etna._sender.send = send  # type: ignore[assignment,method-assign]
+    answering.reply = Reply(status=409, body=body)
     new = NewCredential(secret=Secret("v1olet tractor 5"))
     outcome = asyncio.run(etna.update(CASE, Secret(TOKEN), new))
     assert isinstance(outcome, Rejected)

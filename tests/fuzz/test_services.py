@@ -10,7 +10,7 @@ import tracemalloc
 import zlib
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import pytest
 
@@ -48,7 +48,7 @@ COMMANDS: dict[str, Callable[[ResetService, str], Awaitable[Flow]]] = {
 
 
 def check(flow: Flow) -> None:
-    """A road through the machine's table, and a view that fits where it ends."""
+    """Check that the history follows the transition table, and that the view fits where it ends."""
     stands = State.REQUESTED
     for step in flow.history:
         assert (step.trigger, step.source, step.target) in STEPS
@@ -60,10 +60,12 @@ def check(flow: Flow) -> None:
     assert (flow.failure is None) == (flow.state is not State.FAILED)
 
 
-def service_of(url: str, **options: Any) -> ResetService:
-    policy = Policy(resend_cooldown=timedelta(0), lease=timedelta(seconds=10), **options)
-    transport = EtnaTransport(url, "sandbox", deadline=DEADLINE)
-    return ResetService(transport, MemoryStore(), Keyring.generate(), policy=policy, sweep=False)
+POLICY = Policy(resend_cooldown=timedelta(0), lease=timedelta(seconds=60))
+
+
+def service_of(url: str, store: MemoryStore, keyring: Keyring, deadline: timedelta) -> ResetService:
+    transport = EtnaTransport(url, "sandbox", deadline=deadline, name="broker")
+    return ResetService(transport, store, keyring, policy=POLICY, sweep=False)
 
 
 # Servers that misbehave, byte for byte, at one step.
@@ -145,7 +147,7 @@ class Broker:
         self.route = ""
         self.answer: bytes | Endless = b""
         self.heads: list[bytes] = []
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -197,13 +199,17 @@ async def attempt(work: Awaitable[Flow]) -> tuple[Flow | None, ResetFlowError | 
 
 
 async def suffer(broker: Broker, route: str) -> tuple[Flow | None, ResetFlowError | None]:
-    """A flow that is led to that step in good order, and what comes of it there."""
+    """Lead a flow to that step in good order, and return what comes of it there."""
     answer, broker.answer = broker.answer, b""
-    async with service_of(f"{broker.url}/api") as service:
+    store, keyring, url = MemoryStore(), Keyring.generate(), f"{broker.url}/api"
+    async with (
+        service_of(url, store, keyring, timedelta(seconds=30)) as patient,
+        service_of(url, store, keyring, DEADLINE) as service,
+    ):
         if route == "challenge":
             broker.route, broker.answer = route, answer
             return await attempt(service.start("robert.zak"))
-        flow = await service.start("robert.zak")
+        flow = await patient.start("robert.zak")
         for step, command in COMMANDS.items():
             if step == route:
                 broker.route, broker.answer = route, answer
@@ -212,7 +218,7 @@ async def suffer(broker: Broker, route: str) -> tuple[Flow | None, ResetFlowErro
                 assert flow_or_none is not None
                 assert flow_or_none == await service.get(flow.id)
                 return flow_or_none, error
-            flow = await command(service, flow.id)
+            flow = await command(patient, flow.id)
     raise AssertionError
 
 

@@ -8,7 +8,7 @@ import random
 from collections import Counter
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -41,7 +41,7 @@ POLICY = Policy(
     password_attempts=30,
     codes_per_user=Budget(100, DAY),
 )
-FAULTS: tuple[tuple[str, dict[str, Any]], ...] = (
+FAULTS: tuple[tuple[str, dict[str, object]], ...] = (
     ("drop_before", {}),
     ("drop_after", {}),
     ("cut_after", {}),
@@ -140,10 +140,10 @@ async def test_two_hundred_resets_end_well_or_honestly() -> None:
             for _ in range(3)
         ]  # fmt: skip
         persons = [Person(number, sandbox) for number in range(FLOWS)]
-        room = asyncio.Semaphore(AT_ONCE)
+        slots = asyncio.Semaphore(AT_ONCE)
 
         async def reset(person: Person) -> Flow:
-            async with room:
+            async with slots:
                 return await person.resets(workers)
 
         flows = await asyncio.gather(*(reset(person) for person in persons))

@@ -1,7 +1,7 @@
 """
 Random histories of one flow: commands, faults, crashes, clock jumps, restarts, against a broker whose truth is known.
 
-After each step, the flow is held to the machine's table, to the promises, and to what the broker really did.
+After each step, the flow is held to the transition table, to the promises, and to what the broker really did.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import hypothesis.strategies as st
 from hypothesis import settings
@@ -48,11 +48,11 @@ from reset_flow.domain.state_machine import COMMANDS, EDGES
 from reset_flow.testing import FrozenClock
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from reset_flow import Flow
 
-ROADS = {(edge.trigger, source): edge.target for edge in EDGES for source in edge.sources}
+TRANSITIONS = {(edge.trigger, source): edge.target for edge in EDGES for source in edge.sources}
 FAULTS = ("none", "none", "none", "lost_before", "lost_after", "not_acted", "crash_before", "crash_after", "raise")
 faults = st.lists(st.sampled_from(FAULTS), min_size=3, max_size=3)
 POLICY = Policy(resend_cooldown=timedelta(seconds=20), flow_lifetime=timedelta(minutes=20))
@@ -127,7 +127,7 @@ class Broker:
     async def aclose(self) -> None:
         """Keep what it knows."""
 
-    async def _wire(self, act: Any) -> Outcome:
+    async def _wire(self, act: Callable[[], Outcome]) -> Outcome:
         fault = self.plan.pop(0) if self.plan else "none"
         if fault == "not_acted":
             return NotActed()
@@ -171,7 +171,7 @@ class Histories(RuleBasedStateMachine):
         return ResetService(self.broker, self.store, self.keyring, policy=POLICY, clock=self.clock, sweep=False)
 
     async def die(self) -> None:
-        """What a crash leaves: everything that was under way stops where it is, and another process opens the store."""
+        """Crash: stop everything that is under way where it is, and open the store in another process."""
         await self.service.aclose(timedelta(0))
         self.broker.crashing.clear()
         self.service = self.open()
@@ -183,7 +183,7 @@ class Histories(RuleBasedStateMachine):
         before = (broker.mails, broker.spent, broker.changes)
         sent = Counter(broker.sent)
         self.asked[command] += 1
-        call: Coroutine[Any, Any, Flow] = getattr(self.service, command)(*args)
+        call: Coroutine[object, object, Flow] = getattr(self.service, command)(*args)
         task, crash = asyncio.ensure_future(call), asyncio.ensure_future(broker.crashing.wait())
         await asyncio.wait({task, crash}, return_when=asyncio.FIRST_COMPLETED)
         crash.cancel()
@@ -203,8 +203,15 @@ class Histories(RuleBasedStateMachine):
         assert broker.sent["log_in"] - sent["log_in"] <= 1
         return told
 
-    def hold(self, command: str, told: Any, flow: Flow, before: tuple[int, int, int], args: tuple[str, ...]) -> None:
-        """What was told must be true."""
+    def hold(
+        self,
+        command: str,
+        told: type[ResetFlowError] | None,
+        flow: Flow,
+        before: tuple[int, int, int],
+        args: tuple[str, ...],
+    ) -> None:
+        """Check that what was told is true."""
         broker = self.broker
         mails, spent, changes = before
         assert broker.mails <= mails + 1
@@ -328,7 +335,7 @@ class Histories(RuleBasedStateMachine):
         at = State.REQUESTED
         for transition in flow.history:
             assert transition.source is at
-            at = ROADS[transition.trigger, at]
+            at = TRANSITIONS[transition.trigger, at]
         assert at is flow.state
         assert flow.attempts_left is None or flow.attempts_left >= 0
         assert flow.ended == (flow.expects is None) == (not flow.allowed)

@@ -78,6 +78,13 @@ def test_a_snippet_runs(snippet: str, sandbox: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     if "print(flow.state)" in snippet:
         assert done.stdout == "password_set\n"
+    if "pytest.fixture" in snippet:
+        (tmp_path / "test_snippet.py").write_text(snippet)
+        tests = [sys.executable, "-m", "pytest", "-q", "-o", "asyncio_mode=auto", "test_snippet.py"]
+        done = subprocess.run(
+            tests, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stdout
 
 
 def test_the_readme_opens_with_the_two_commands_and_ten_lines_that_embed() -> None:

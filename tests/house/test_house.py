@@ -116,6 +116,29 @@ def test_the_extra_all_has_all_extras() -> None:
     assert PROJECT["optional-dependencies"]["all"] == [f"reset-flow[{','.join(EXTRAS)}]"]
 
 
+REACHED_INTO = {
+    "fuzz/test_replies.py": {"_retry_after"},  # how a header is read; it takes a server to ask it otherwise
+    "sandbox/test_command.py": {"_transport"},  # asyncio has no public way to close the reading end of a pipe
+    "service/conftest.py": {"_alarm", "_tasks"},  # shared by a timer, and idle: only a test waits for either
+    "stores/test_sqlite.py": {"_database", "_writer"},  # no other connection sees the settings of the one that writes
+    "stores/test_sqlite_loops.py": {"_log_destroy_pending"},  # a task that is meant to be left behind
+    "transports/test_etna.py": {"_sender"},  # a traceback with variables shows private attributes, too
+}
+"""Private names of which tests make use, though they are no names of their own; and why."""
+
+
+def test_tests_reach_into_private_attributes_only_where_it_says_why() -> None:
+    found: dict[str, set[str]] = {}
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Attribute(value=ast.Name(id="self" | "cls" | "os")) | ast.Attribute(attr="_replace"):
+                    pass
+                case ast.Attribute(attr=name) if re.match("_[a-z]", name):
+                    found.setdefault(str(path.relative_to(ROOT / "tests")), set()).add(name)
+    assert found == REACHED_INTO
+
+
 def test_every_python_that_is_promised_is_tested() -> None:
     listed = re.search(r"^VERSIONS := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert listed

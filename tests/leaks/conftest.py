@@ -9,7 +9,7 @@ from collections import Counter
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -30,12 +30,12 @@ from reset_flow.sandbox import Sandbox
 from reset_flow.testing import LeakScanner, dump, shown_by, shown_by_error, traceback_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 
-    from reset_flow import Event, Flow, Store
+    from reset_flow import Event, Flow, Guard, Store
 
 TESTS = Path(__file__).parents[1]
-"""Whoever calls with a secret has it in their own frames."""
+"""The frames of callers, who have their own secrets in them."""
 
 CANARIES = {
     "login": "Robért+Zak/ü@exämple.com",
@@ -53,6 +53,18 @@ CANARIES = {
     "wrong answer": "Höhle & Wöhnung",
     "odd code": "no cöde at all",
 }
+
+
+class Raised(Protocol):
+    """Return the error, of whatever kind, that comes of a call."""
+
+    async def __call__(self, call: Awaitable[object]) -> BaseException: ...
+
+
+class Files(Protocol):
+    """Return what the server of the store has on its disk: tables, and what was logged since the test began."""
+
+    async def __call__(self) -> bytes: ...
 
 
 class Lines(logging.Handler):
@@ -94,22 +106,22 @@ class Watch:
         self.tracer = OpenTelemetryTracer(self.provider, MeterProvider([self._metrics], shutdown_on_exit=False))
 
     def see(self, *values: object) -> None:
-        """Have these looked at."""
+        """Search these values."""
         self.seen["values"].append(shown_by(*values))
 
     def see_error(self, error: BaseException) -> None:
-        """Have this error looked at, as it is printed with all variables but those of tests."""
+        """Search this error, as it is printed with all variables but those of tests."""
         self.seen["errors"].append(shown_by_error(error, callers=[TESTS]))
 
     async def listen(self, event: Event) -> None:
-        """A listener."""
+        """Search an event, as a listener."""
         self.events.append(event)
         self.seen["events"].append(shown_by(event, event.flow, event.transition, attrs.fields_dict(type(event))))
         self.seen["public"].append(json.dumps(event.flow.public()).encode())
 
     async def places(self, *, again: bool = False) -> dict[str, bytes]:
-        """All that has been written down, by the kind of place; unless told, of a log only what is new."""
-        metrics: Any = self._metrics.get_metrics_data()
+        """Return all that has been written down, by the kind of place; of logs only what is new, unless `again`."""
+        metrics = self._metrics.get_metrics_data()
         written = {
             **self.seen,
             "log": [text.encode("utf-8", "surrogatepass") for text in self.lines.text],
@@ -121,7 +133,7 @@ class Watch:
         return {"store": await dump(self.url) if self.url else b"", **new}
 
     async def leaks(self, *, again: bool = False) -> list[tuple[str, str, str]]:
-        """Where, which canary, and in which spelling."""
+        """Return where each canary was found, which one it is, and in which spelling."""
         asked = self.scanner.without("question")  # which is there for the person to be asked
         return [
             (place, leak.name, f"{leak.spelling}, behind {leak.before!r}")
@@ -130,7 +142,7 @@ class Watch:
         ]
 
     async def check(self, *, again: bool = False) -> None:
-        """Nothing is to be found in what is new, or in anything."""
+        """Fail if a canary is found in what is new; with `again`, in anything."""
         assert await self.leaks(again=again) == []
 
 
@@ -149,11 +161,11 @@ class Scene:
 
     @property
     def repository(self) -> FlowRepository:
-        """The flow data, opened."""
+        """Return the repository of the flows."""
         return FlowRepository(self.store, self.keyring, "default", timedelta(seconds=30))
 
-    async def does(self, command: str, *args: Any, **options: Any) -> Flow:
-        """What came of a command; it, and all that is written down by then, was looked through."""
+    async def does(self, command: str, *args: str, **options: object) -> Flow:
+        """Give a command, and search its result and all that has been written down."""
         try:
             flow: Flow = await getattr(self.service, command)(*args, **options)
         except ResetFlowError as error:
@@ -165,29 +177,36 @@ class Scene:
         return flow
 
     async def looked_at(self, error: BaseException) -> None:
-        """The error, and all that is written down by then, was looked through."""
+        """Search the error, and all that has been written down."""
         self.watch.see_error(error)
         self._know("")
         await self.watch.check()
 
     @asynccontextmanager
-    async def another(self, *, name: str = "the broker", **options: Any) -> AsyncIterator[ResetService]:
-        """A service beside the first, on the same store."""
-        transport = options.pop("transport", None) or EtnaTransport(
-            self.sandbox.api_url, CANARIES["app key"], deadline=timedelta(seconds=5), name=name
+    async def another(
+        self,
+        *,
+        name: str = "the broker",
+        transport: EtnaTransport | None = None,
+        policy: Policy | None = None,
+        guards: Sequence[Guard] = (),
+    ) -> AsyncIterator[ResetService]:
+        """Open a second service on the same store."""
+        transport = transport or EtnaTransport(
+            self.sandbox.api_url, CANARIES["app key"], deadline=timedelta(seconds=20), name=name
         )
         store = open_store(self.watch.url)
         async with ResetService(
-            transport, store, self.keyring, tracer=self.watch.tracer, sweep=False, **options
+            transport, store, self.keyring, policy=policy, guards=guards, tracer=self.watch.tracer, sweep=False
         ) as service:
             yield service
 
     def secret(self, name: str) -> str:
-        """One of the canaries."""
+        """Return one of the canaries."""
         return CANARIES[name]
 
     async def at(self, state: State) -> Flow:
-        """The person's flow, new, in this state."""
+        """Start a flow of the person, and bring it to this state."""
         flow: Flow = await self.service.start(CANARIES["login"])
         if state in (State.QUESTION_ANSWERED, State.TOKEN_ISSUED):
             flow = await self.service.answer(flow.id, CANARIES["answer"])
@@ -198,7 +217,7 @@ class Scene:
         return flow
 
     def code(self) -> str:
-        """The newest one that was sent."""
+        """Return the newest code that was sent."""
         return self.sandbox.newest_code(CANARIES["login"])
 
     def _know(self, flow_id: str) -> None:
@@ -222,7 +241,7 @@ class Scene:
 
 @pytest.fixture
 def lines() -> Iterator[Lines]:
-    """All that is logged from now on, by whomever, at any level."""
+    """Return the handler that hears all that is logged from now on, at any level."""
     lines, root = Lines(), logging.getLogger()
     levels = {name: logging.getLogger(name).level for name in ("asyncio", "aiohttp", "asyncpg", "redis", "transitions")}
     level = root.level
@@ -239,7 +258,7 @@ def lines() -> Iterator[Lines]:
 
 @pytest.fixture(params=["sqlite", "postgres", "redis"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Of an empty store that is on disk."""
+    """Return the URL of an empty store that is on disk."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'flows.db'}"
     url: str = request.getfixturevalue(f"{request.param}_url")
@@ -265,7 +284,7 @@ async def scene(watch: Watch, tmp_path: Path, policy: Policy) -> AsyncIterator[S
         sandbox.add_user(CANARIES["login"], email="no@body", question=CANARIES["question"], answer=CANARIES["answer"])
         keyring = Keyring.load_or_create(tmp_path / "keys")
         transport = EtnaTransport(
-            sandbox.api_url, CANARIES["app key"], deadline=timedelta(seconds=5), name="the broker"
+            sandbox.api_url, CANARIES["app key"], deadline=timedelta(seconds=20), name="the broker"
         )
         store = open_store(watch.url)
         service = ResetService(
@@ -287,9 +306,7 @@ async def scene(watch: Watch, tmp_path: Path, policy: Policy) -> AsyncIterator[S
 
 
 @pytest.fixture
-def raised() -> Callable[[Awaitable[object]], Awaitable[BaseException]]:
-    """The error, of whatever kind, that comes of a call."""
-
+def raised() -> Raised:
     async def raised(call: Awaitable[object]) -> BaseException:
         try:
             await call
@@ -302,7 +319,7 @@ def raised() -> Callable[[Awaitable[object]], Awaitable[BaseException]]:
 
 @pytest.fixture
 async def session(scene: Scene) -> str:
-    """The token of a log-in, which a new PIN needs."""
+    """Log in, and return the token that a new PIN needs."""
     headers = {"Et-App-Key": CANARIES["app key"], "Username": CANARIES["login"], "Password": "old-Passw0rd"}
     async with (
         aiohttp.ClientSession() as client,
@@ -314,8 +331,7 @@ async def session(scene: Scene) -> str:
 
 
 @pytest.fixture
-async def files(request: pytest.FixtureRequest, store_url: str) -> Callable[[], Awaitable[bytes]]:
-    """What the server of the store has on its disk by now: tables, and what was logged from now on."""
+async def files(request: pytest.FixtureRequest, store_url: str) -> Files:
     kind = urlsplit(store_url).scheme
     began = (await asked(store_url, "SELECT pg_current_wal_lsn()::text")) if kind == "postgresql" else ""
 

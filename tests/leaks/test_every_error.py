@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 from msgspec.structs import replace
@@ -52,6 +52,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from reset_flow import Flow
+    from tests.leaks.conftest import Raised, Scene
+
+    Act: TypeAlias = Callable[[Scene], Awaitable[object]]
 
 pytestmark = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 
@@ -59,11 +62,11 @@ TESTS = Path(__file__).parents[1]
 NEVER_RAISED = {"BrokerError", "InputRejected", "ResetFlowError", "StoreError"}
 """Names for kinds of errors; nothing raises them themselves."""
 
-SCENES: list[tuple[type[ResetFlowError], Callable[[Any], Awaitable[object]]]] = []
+SCENES: list[tuple[type[ResetFlowError], Act]] = []
 
 
-def provokes(kind: type[ResetFlowError]) -> Callable[[Any], Any]:
-    def note(act: Any) -> Any:
+def provokes(kind: type[ResetFlowError]) -> Callable[[Act], Act]:
+    def note(act: Act) -> Act:
         SCENES.append((kind, act))
         return act
 
@@ -71,27 +74,27 @@ def provokes(kind: type[ResetFlowError]) -> Callable[[Any], Any]:
 
 
 @provokes(FlowNotFound)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     await scene.service.answer("nobody", scene.secret("answer"))
 
 
 @provokes(FlowEnded)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     flow = await scene.at(State.TOKEN_ISSUED)
     await scene.service.cancel(flow.id)
     await scene.service.set_password(flow.id, scene.secret("password"))
 
 
 @provokes(IllegalCommand)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     flow = await scene.at(State.QUESTION_ANSWERED)
     await scene.service.set_password(flow.id, scene.secret("password"))
 
 
 @provokes(FlowBusy)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     flow = await scene.at(State.TOKEN_ISSUED)
-    scene.sandbox.fault("update", "latency", seconds=0.5)
+    scene.sandbox.fault("update", "latency", seconds=1.5)
     first = asyncio.create_task(scene.service.set_password(flow.id, scene.secret("password")))
     await scene.sandbox.wait_for_calls("update")
     try:
@@ -101,22 +104,22 @@ async def _(scene: Any) -> None:
 
 
 @provokes(KeyReused)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     await scene.service.start("somebody else", ref="r")
     await scene.service.start(scene.secret("login"), ref="r")
 
 
 @provokes(KeyReused)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     flow = await scene.at(State.REQUESTED)
     await scene.service.answer(flow.id, scene.secret("answer"), key="k")
     await scene.service.verify(flow.id, scene.code(), key="k")
 
 
 @provokes(CommandVetoed)
-async def _(scene: Any) -> None:
-    async def guard(_: Flow, command: str) -> None:
-        raise CommandVetoed(f"not {command} today")
+async def _(scene: Scene) -> None:
+    async def guard(flow: Flow, command: str) -> None:
+        raise CommandVetoed(f"no {command} of {flow.id} today")
 
     flow = await scene.at(State.TOKEN_ISSUED)
     async with scene.another(guards=[guard]) as service:
@@ -124,20 +127,20 @@ async def _(scene: Any) -> None:
 
 
 @provokes(LimitReached)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     flow = await scene.at(State.QUESTION_ANSWERED)
     for _ in range(9):
         await scene.service.resend(flow.id)
 
 
 @provokes(LimitReached)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     for _ in range(9):
         await scene.service.start(scene.secret("login"), origin=scene.secret("origin"))
 
 
 @provokes(LimitReached)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     wrong = "104729"
     for _ in range(9):
         flow = await scene.at(State.QUESTION_ANSWERED)
@@ -147,38 +150,38 @@ async def _(scene: Any) -> None:
 
 
 @provokes(UnknownUser)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     async with scene.another(policy=Policy(mask_unknown_users=False)) as service:
         scene.sandbox.settings.email_as_user = False
         await service.start(scene.secret("login").upper())
 
 
 @provokes(AnswerRejected)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     flow = await scene.at(State.REQUESTED)
     await scene.service.answer(flow.id, scene.secret("wrong answer"))
 
 
 @provokes(AnswerRejected)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     flow = await scene.at(State.REQUESTED)
     await scene.service.answer(flow.id, scene.secret("answer") + "\0")
 
 
 @provokes(CodeRejected)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     flow = await scene.at(State.QUESTION_ANSWERED)
     await scene.service.verify(flow.id, scene.secret("odd code"))
 
 
 @provokes(PasswordRejected)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     flow = await scene.at(State.TOKEN_ISSUED)
     await scene.service.set_password(flow.id, scene.secret("password") * 100)
 
 
 @provokes(PasswordRejected)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     # A broker that repeats what it was sent.
     flow = await scene.at(State.TOKEN_ISSUED)
     words = f"{scene.secret('password')} of {scene.secret('login')}: {scene.secret('password').upper()}"
@@ -188,34 +191,34 @@ async def _(scene: Any) -> None:
 
 
 @provokes(BrokerUnavailable)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     await scene.sandbox.aclose()
     await scene.service.start(scene.secret("login"))
 
 
 @provokes(BrokerUnavailable)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     flow = await scene.at(State.TOKEN_ISSUED)
     await scene.sandbox.aclose()
     await scene.service.set_password(flow.id, scene.secret("password"))
 
 
 @provokes(OutcomeInDoubt)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     flow = await scene.at(State.TOKEN_ISSUED)
     scene.sandbox.fault("*", "reset", times=9)
     await scene.service.set_password(flow.id, scene.secret("password"))
 
 
 @provokes(OutcomeInDoubt)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     flow = await scene.at(State.QUESTION_ANSWERED)
     scene.sandbox.fault("exchange", "cut_after", times=9)
     await scene.service.verify(flow.id, scene.code())
 
 
 @provokes(OutcomeInDoubt)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     flow = await scene.at(State.TOKEN_ISSUED)
     scene.sandbox.fault("update", "hang_before")
     first = asyncio.create_task(scene.service.set_password(flow.id, scene.secret("password")))
@@ -225,44 +228,45 @@ async def _(scene: Any) -> None:
 
 
 @provokes(BrokerProtocolError)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     flow = await scene.at(State.TOKEN_ISSUED)
     scene.sandbox.fault("update", "raw", status=404, body=f"<h1>{scene.secret('password')}</h1>")
     await scene.service.set_password(flow.id, scene.secret("password"))
 
 
 @provokes(AppKeyRejected)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     flow = await scene.at(State.TOKEN_ISSUED)
     scene.sandbox.settings.app_key = "another"
     await scene.service.set_password(flow.id, scene.secret("password"))
 
 
 @provokes(WrongBroker)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     flow = await scene.at(State.TOKEN_ISSUED)
     async with scene.another(name="another broker") as service:
         await service.set_password(flow.id, scene.secret("password"))
 
 
 @provokes(StoreUnavailable)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     flow = await scene.at(State.TOKEN_ISSUED)
     await scene.store.aclose()
     await scene.service.set_password(flow.id, scene.secret("password"))
 
 
 @provokes(StoreUnavailable)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     await scene.store.aclose()
     await scene.service.start(scene.secret("login"), ref=scene.secret("ref"))
 
 
 @provokes(StaleRecord)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     flow = await scene.at(State.QUESTION_ANSWERED)
 
-    async def somebody_is_faster(flow: Flow, _: str) -> None:
+    async def somebody_is_faster(flow: Flow, command: str) -> None:
+        assert command == "verify"
         repository = scene.repository
         await repository.save(repository.record((await repository.load(flow.id)).flow))
 
@@ -271,7 +275,7 @@ async def _(scene: Any) -> None:
 
 
 @provokes(RecordUnreadable)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     flow = await scene.at(State.TOKEN_ISSUED)
     record = await scene.store.load(flow.id)
     spoilt = replace(record, version=record.version + 1, write_id=os.urandom(8), body=record.body[:-1] + b"\0")
@@ -280,7 +284,7 @@ async def _(scene: Any) -> None:
 
 
 @provokes(RecordUnreadable)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     # It can be opened, and what is in it is no data.
     flow = await scene.at(State.TOKEN_ISSUED)
     repository = scene.repository
@@ -294,14 +298,14 @@ async def _(scene: Any) -> None:
 
 
 @provokes(KeyringError)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     await scene.service.aclose()
     (scene.path / "keys").chmod(0o644)
     Keyring.from_file(scene.path / "keys")
 
 
 @provokes(KeyringError)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     path = scene.path / "broken"
     path.touch(0o600)
     text = (scene.path / "keys").read_text()
@@ -310,56 +314,56 @@ async def _(scene: Any) -> None:
 
 
 @provokes(KeyringError)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     key = scene.keyring.writes
     longer = Key(id=key.id, created_at=key.created_at, secret=key.secret + b"more")
     Keyring((longer,), (key,))
 
 
 @provokes(KeyringError)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     key = scene.keyring.writes
     Keyring((key, key), (key,))
 
 
 @provokes(KeyringError)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     scene.keyring.without(scene.keyring.writes.id)
 
 
 @provokes(ConfigurationError)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     transport = EtnaTransport(scene.sandbox.api_url, scene.secret("app key"), deadline=timedelta(hours=1))
     ResetService(transport, SQLiteStore(scene.path / "x"), scene.keyring)
 
 
 @provokes(ConfigurationError)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     EtnaTransport(scene.sandbox.api_url, scene.secret("app key"), pin_method="STEAL")
 
 
 @provokes(ConfigurationError)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     EtnaTransport(scene.sandbox.api_url, scene.secret("app key") + "\n")
 
 
 @provokes(InvalidInput)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     await scene.service.start(scene.secret("login") + "\0")
 
 
 @provokes(InvalidInput)
-async def _(scene: Any) -> None:
-    await scene.service.start(scene.secret("login"), tags=[5])
+async def _(scene: Scene) -> None:
+    await scene.service.start(scene.secret("login"), tags=[5])  # type: ignore[list-item] # what it is about
 
 
 @provokes(InvalidInput)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     await scene.service.adopt(scene.secret("login"), scene.secret("password") + "\ud800")
 
 
 @provokes(InvalidInput)
-async def _(scene: Any) -> None:
+async def _(scene: Scene) -> None:
     flow = await scene.service.adopt(scene.secret("login"), "a token", credential=Credential.PIN)
     bad = {
         "image_name": "x",
@@ -374,7 +378,7 @@ def json_of(text: str) -> str:
 
 
 @pytest.mark.parametrize("number", range(len(SCENES)), ids=lambda number: f"{SCENES[number][0].__name__}-{number}")
-async def test_an_error_shows_nothing(scene: Any, raised: Any, number: int) -> None:
+async def test_an_error_shows_nothing(scene: Scene, raised: Raised, number: int) -> None:
     kind, act = SCENES[number]
     error = await raised(act(scene))
     assert type(error) is kind, error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from reset_flow import (
     AnswerRejected,
@@ -19,8 +19,11 @@ from reset_flow import (
 from reset_flow.domain.decide import Cancelled, Moment, decide
 from reset_flow.testing import LeakScanner, refused
 
+if TYPE_CHECKING:
+    from tests.leaks.conftest import Files, Scene
 
-async def test_a_whole_reset(scene: Any) -> None:
+
+async def test_a_whole_reset(scene: Scene) -> None:
     say = scene.secret
     named = {"ref": say("ref"), "tags": [say("tag")], "origin": say("origin")}
     flow = await scene.does("start", say("login"), **named)
@@ -51,7 +54,7 @@ async def test_a_whole_reset(scene: Any) -> None:
     await scene.watch.check()
 
 
-async def test_a_new_pin(scene: Any, session: str) -> None:
+async def test_a_new_pin(scene: Scene, session: str) -> None:
     say = scene.secret
     flow = await scene.does("start", say("login"), credential=Credential.PIN)
     flow = await scene.does("answer", flow.id, say("answer"))
@@ -62,7 +65,7 @@ async def test_a_new_pin(scene: Any, session: str) -> None:
     assert flow.state is State.PASSWORD_SET
 
 
-async def test_a_token_from_elsewhere_and_a_change_of_mind(scene: Any) -> None:
+async def test_a_token_from_elsewhere_and_a_change_of_mind(scene: Scene) -> None:
     say = scene.secret
     token = "t0ken+from/elsewhere=="
     scene.watch.scanner.add("token", token)
@@ -72,7 +75,7 @@ async def test_a_token_from_elsewhere_and_a_change_of_mind(scene: Any) -> None:
     assert flow.state is State.FAILED
 
 
-async def test_doubts_and_those_who_settle_them(scene: Any) -> None:
+async def test_doubts_and_those_who_settle_them(scene: Scene) -> None:
     say = scene.secret
     flow = await scene.does("start", say("login"))
     scene.sandbox.fault("request", "drop_after")
@@ -91,7 +94,7 @@ async def test_doubts_and_those_who_settle_them(scene: Any) -> None:
     assert flow.state is State.PASSWORD_SET
 
 
-async def test_the_parts_inside(scene: Any) -> None:
+async def test_the_parts_inside(scene: Scene) -> None:
     say = scene.secret
     flow = await scene.does("start", say("login"))
     secret = Secret(say("password"))
@@ -106,7 +109,7 @@ async def test_the_parts_inside(scene: Any) -> None:
         await scene.does(command, flow.id, given or scene.code())
 
 
-async def test_what_the_servers_write_to_their_disks(scene: Any, files: Any) -> None:
+async def test_what_the_servers_write_to_their_disks(scene: Scene, files: Files) -> None:
     say = scene.secret
     flow = await scene.does("start", say("login"), tags=[say("tag")])
     flow = await scene.does("answer", flow.id, say("answer"))

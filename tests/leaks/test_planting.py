@@ -21,6 +21,8 @@ from reset_flow.testing.leaks import spellings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.leaks.conftest import Files, Watch
+
 CANARIES: dict[str, str | bytes] = {
     "answer": 'Fluß "9 ½" \\ Hügel',
     "code": "904731",
@@ -66,7 +68,7 @@ def a_flow(**given: Any) -> Flow:
 
 
 def broken_in(filename: Path, value: object) -> StoreUnavailable:
-    """An error that came through a frame of this file, which had the value in a variable."""
+    """Return an error that came through a frame of this file, with the value in a variable."""
     names: dict[str, Any] = {"StoreUnavailable": StoreUnavailable}
     exec(compile("def fail(value):\n    raise StoreUnavailable('away')", str(filename), "exec"), names)  # noqa: S102
     try:
@@ -82,13 +84,13 @@ def scanner() -> LeakScanner:
 
 
 @pytest.fixture
-def fresh(watch: Any, scanner: LeakScanner) -> Any:
-    """A watch over these canaries."""
+def fresh(watch: Watch, scanner: LeakScanner) -> Watch:
+    """Return a watch over these canaries."""
     watch.scanner = scanner
     return watch
 
 
-async def names_in(watch: Any, place: str) -> set[str]:
+async def names_in(watch: Watch, place: str) -> set[str]:
     return {name for where, name, _ in await watch.leaks(again=True) if where == place}
 
 
@@ -97,7 +99,7 @@ def test_each_spelling_by_itself_is_found(scanner: LeakScanner) -> None:
         assert {leak.name for leak in scanner.find(b"\x00..." + spelled + b"...\xff")} >= {name}
 
 
-async def test_in_a_store(fresh: Any, files: Any) -> None:
+async def test_in_a_store(fresh: Watch, files: Files) -> None:
     store = open_store(fresh.url)
     await store.save(make_record())
     assert await names_in(fresh, "store") == set()
@@ -116,7 +118,9 @@ async def test_in_a_store(fresh: Any, files: Any) -> None:
 class TestElsewhere:
     """Places that have nothing to do with the store."""
 
-    async def finds(self, watch: Any, place: str, plant: Callable[[Any], Any], escaped: Callable[[str], str]) -> None:
+    async def finds(
+        self, watch: Watch, place: str, plant: Callable[[str], object], escaped: Callable[[str], str]
+    ) -> None:
         """Whether all that the place can hold is found there, and nothing before it was planted."""
         assert await names_in(watch, place) == set()
         there = []
@@ -131,27 +135,27 @@ class TestElsewhere:
         firsts = {(leak.name, leak.spelling) for name, _, spelled in planted() for leak in watch.scanner.find(spelled)}
         assert {each for each in there if each in firsts} <= scanned
 
-    async def test_in_a_log(self, fresh: Any) -> None:
+    async def test_in_a_log(self, fresh: Watch) -> None:
         await self.finds(fresh, "log", lambda text: logging.getLogger("of.others").debug("%s", text), str)
 
-    async def test_in_a_record_of_a_log_beside_its_message(self, fresh: Any) -> None:
+    async def test_in_a_record_of_a_log_beside_its_message(self, fresh: Watch) -> None:
         logger = logging.getLogger("of.others")
         await self.finds(fresh, "log", lambda text: logger.debug("no", extra={"given": text}), lambda t: repr(t)[1:-1])
 
-    async def test_in_the_locals_of_a_logged_error(self, fresh: Any) -> None:
+    async def test_in_the_locals_of_a_logged_error(self, fresh: Watch) -> None:
         def plant(text: str) -> None:
             logging.getLogger("of.others").error("no", exc_info=broken_in(OTHERS / "some" / "driver.py", text))
 
         await self.finds(fresh, "log", plant, lambda text: repr(text)[1:-1])
 
     @pytest.mark.parametrize("folder", [LIBRARY, OTHERS], ids=["library", "driver"])
-    async def test_in_the_locals_of_an_error(self, fresh: Any, folder: Path) -> None:
+    async def test_in_the_locals_of_an_error(self, fresh: Watch, folder: Path) -> None:
         def plant(text: str) -> None:
             fresh.see_error(broken_in(folder / "planted.py", text))
 
         await self.finds(fresh, "errors", plant, lambda text: repr(text)[1:-1])
 
-    async def test_in_a_span(self, fresh: Any) -> None:
+    async def test_in_a_span(self, fresh: Watch) -> None:
         tracer = fresh.provider.get_tracer("of.others")
 
         def plant(text: str) -> None:
@@ -160,10 +164,10 @@ class TestElsewhere:
 
         await self.finds(fresh, "spans", plant, lambda text: json.dumps(text)[1:-1])
 
-    async def test_in_a_repr(self, fresh: Any) -> None:
+    async def test_in_a_repr(self, fresh: Watch) -> None:
         await self.finds(fresh, "values", lambda text: fresh.see(a_flow(id=text)), lambda text: repr(text)[1:-1])
 
-    async def test_in_a_pickle_alone(self, fresh: Any) -> None:
+    async def test_in_a_pickle_alone(self, fresh: Watch) -> None:
         class Quiet(str):
             __slots__ = ()
 
@@ -175,12 +179,12 @@ class TestElsewhere:
             def __format__(self, spec: str) -> str:
                 return "<quiet>"
 
-            def __reduce__(self) -> Any:
+            def __reduce__(self) -> tuple[type[bytes], tuple[bytes]]:
                 return bytes, (self.encode(),)
 
         await self.finds(fresh, "values", lambda text: fresh.see([Quiet(text)]), lambda text: repr(text)[1:-1])
 
-    async def test_in_an_event(self, fresh: Any) -> None:
+    async def test_in_an_event(self, fresh: Watch) -> None:
         async def listen(text: str) -> None:
             step = Transition(trigger=text, source=State.REQUESTED, target=State.FAILED, at=NOW)
             await fresh.listen(Event(id="1.0", flow=a_flow(), transition=step))
@@ -191,7 +195,7 @@ class TestElsewhere:
 
         await self.finds(fresh, "events", plant, lambda text: repr(text)[1:-1])
 
-    async def test_bytes_of_a_key_in_locals_and_values(self, fresh: Any) -> None:
+    async def test_bytes_of_a_key_in_locals_and_values(self, fresh: Watch) -> None:
         fresh.see_error(broken_in(LIBRARY / "planted.py", CANARIES["key bytes"]))
         fresh.see({"key": CANARIES["key bytes"]})
         assert await names_in(fresh, "errors") == await names_in(fresh, "values") == {"key bytes"}

@@ -7,7 +7,7 @@ import json
 import pickle
 from base64 import b64encode, urlsafe_b64encode
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus, urlencode
 
 import pytest
@@ -69,7 +69,7 @@ def test_what_other_programs_write_is_found_whatever_stands_around_it(
 
 @pytest.mark.parametrize("before", range(3))
 @pytest.mark.parametrize("encode", [bytes.hex, b64encode, urlsafe_b64encode, repr, list, bytes])
-def test_bytes_of_a_key_are_found(scanner: LeakScanner, encode: Callable[[bytes], Any], before: int) -> None:
+def test_bytes_of_a_key_are_found(scanner: LeakScanner, encode: Callable[[bytes], object], before: int) -> None:
     written = encode(b"\x07" * before + KEY + b"\x09")
     kept = written if isinstance(written, bytes) else str(written).encode()
     assert {leak.name for leak in scanner.find(kept)} == {"key bytes"}

@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 import pytest
@@ -20,7 +20,7 @@ from reset_flow.config import open_store
 from reset_flow.domain.errors import KeyringError, RecordUnreadable, StaleRecord, StoreUnavailable
 from reset_flow.domain.flow import State
 from reset_flow.domain.policy import Policy
-from reset_flow.persistence import key_rotation, keyring
+from reset_flow.persistence import batches, key_rotation, keyring
 from reset_flow.persistence.key_file import DELAY
 from reset_flow.persistence.key_rotation import ResealReport
 from reset_flow.persistence.keyring import LOOK_INTERVAL, Key, Keyring
@@ -31,7 +31,7 @@ from reset_flow.stores.sqlite.store import SQLiteStore
 from reset_flow.testing import ScriptedTransport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from pathlib import Path
 
     from reset_flow.domain.flow import Flow
@@ -150,11 +150,8 @@ class Worker:
         self.realm = realm
         self.service = ResetService(self.transport, store, self.keyring, realm=realm, sweep=False)
 
-    def repository(self) -> FlowRepository:
-        return FlowRepository(self.store, self.keyring, self.realm, Policy().lease)
-
     async def reseal(self, store: Store | None = None) -> ResealReport:
-        return await key_rotation.reseal(self.repository(), store or self.store, self.keyring, self.realm)
+        return await key_rotation.reseal(store or self.store, self.keyring, self.realm)
 
     async def at(self, state: State, user: str = "robert.zak") -> Flow:
         flow = await self.service.start(user)
@@ -217,7 +214,7 @@ async def test_nothing_is_resealed_before_the_new_key_writes(worker: Worker, pat
 
 
 async def test_a_realm_is_resealed_in_many_batches(worker: Worker, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(key_rotation, "PIECE", 3)
+    monkeypatch.setattr(batches, "BATCH", 3)
     for number in range(10):
         await worker.at(State.REQUESTED, f"user.{number}")
     new = key_rotation.rotate(path, delay=NOW).id
@@ -278,10 +275,9 @@ class Racing:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.before_save: list[Any] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
+        self.before_save: list[Callable[[], Awaitable[None]]] = []
+        self.load, self.scan, self.changed = store.load, store.scan, store.changed
+        self.purge, self.aclose = store.purge, store.aclose
 
     async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
         if self.before_save:
@@ -293,14 +289,14 @@ async def test_a_command_wins_the_race_against_resealing(
     worker: Worker, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keyring, "LOOK_INTERVAL", 3600.0)  # a worker is behind for the whole test
-    racing: Any = Racing(worker.store)
+    racing = Racing(worker.store)
     resealer = Worker(racing, path)
     behind = Worker(worker.store, path)
     flow = await behind.at(State.REQUESTED)
     new = key_rotation.rotate(path, delay=NOW).id
 
     async def save_with_the_old_key() -> None:
-        repository = behind.repository()
+        repository = FlowRepository(behind.store, behind.keyring, behind.realm, Policy().lease)
         record = repository.record((await repository.load(flow.id)).flow)
         await behind.store.save(record)
 
@@ -322,7 +318,7 @@ async def test_a_command_wins_the_race_against_resealing(
 
 
 async def test_a_flow_that_is_saved_all_the_time_is_left_to_the_next_pass(worker: Worker, path: Path) -> None:
-    racing: Any = Racing(worker.store)
+    racing = Racing(worker.store)
     resealer = Worker(racing, path)
     await worker.at(State.REQUESTED)
     key_rotation.rotate(path, delay=NOW)
@@ -336,7 +332,7 @@ async def test_a_flow_that_is_saved_all_the_time_is_left_to_the_next_pass(worker
 
 
 async def test_a_pass_that_breaks_off_is_continued_by_the_next(worker: Worker, path: Path) -> None:
-    racing: Any = Racing(worker.store)
+    racing = Racing(worker.store)
     resealer = Worker(racing, path)
     for number in range(5):
         await worker.at(State.REQUESTED, f"user.{number}")

@@ -13,7 +13,7 @@ import time
 from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import pytest
 
@@ -164,14 +164,24 @@ def test_a_ring_shows_ids_and_never_bytes(ring: Keyring) -> None:
 # --- keys that are refused
 
 
-def key(number: int = 1, **changes: Any) -> Key:
+class KeyFields(TypedDict, total=False):
+    """The arguments of `Key`."""
+
+    id: str
+    created_at: datetime
+    secret: bytes
+    writes_from: datetime
+
+
+def key(number: int = 1, **changes: Unpack[KeyFields]) -> Key:
     """Make a key of a fixed id and age: the greater its number, the newer it is."""
-    given: dict[str, Any] = {
+    fields: KeyFields = {
         "id": f"{number:08x}",
         "created_at": datetime(2026, 1, number, tzinfo=UTC),
         "secret": bytes([number]) * 32,
     }
-    return Key(**(given | changes))
+    fields.update(changes)
+    return Key(**fields)
 
 
 LOOKUP = key(9)
@@ -208,12 +218,12 @@ def test_a_ring_of_broken_keys_is_refused_by_the_keys_id_and_shows_no_bytes(
 # --- files
 
 
-def row_of(of: Key, **changes: Any) -> dict[str, Any]:
+def row_of(of: Key, **changes: object) -> dict[str, object]:
     row = {"id": of.id, "created_at": of.created_at.isoformat(), "secret": b64encode(of.secret).decode()}
     return {name: value for name, value in (row | changes).items() if value is not None}
 
 
-def put(path: Path, *rows: dict[str, Any], number: int = 1) -> Path:
+def put(path: Path, *rows: dict[str, object], number: int = 1) -> Path:
     """Replace a key file by one with these sealing keys."""
     beside = path.with_name("beside")
     beside.write_text(json.dumps({"reset_flow_keys": number, "seal": rows, "lookup": [row_of(LOOKUP)]}))
@@ -265,7 +275,7 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path, ring: Keyring, m
 def _broken() -> Iterator[bytes]:
     row = row_of(key(1))
     good = {"reset_flow_keys": 1, "seal": [row], "lookup": [row]}
-    changes: tuple[dict[str, Any], ...] = (
+    changes: tuple[dict[str, object], ...] = (
         {"reset_flow_keys": 2},
         {"reset_flow_keys": "1"},
         {"reset_flow_keys": []},
@@ -318,7 +328,7 @@ def test_a_broken_file_is_refused_and_left_as_it_is(tmp_path: Path, document: by
     ids=str,
 )
 def test_a_broken_key_of_a_file_is_named_and_no_bytes_are_shown(
-    tmp_path: Path, broken: dict[str, Any], named: str
+    tmp_path: Path, broken: dict[str, object], named: str
 ) -> None:
     path = put(tmp_path / "keys", row_of(key(1)), row_of(key(2), **broken))
     with pytest.raises(KeyringError, match=named) as caught:
@@ -372,9 +382,9 @@ def test_a_key_writes_from_its_time_on() -> None:
 
 
 def test_a_key_begins_to_write_in_a_running_ring() -> None:
-    ring = Keyring((key(1), key(2, writes_from=datetime.now(UTC) + timedelta(seconds=0.5))), (LOOKUP,))
+    ring = Keyring((key(1), key(2, writes_from=datetime.now(UTC) + timedelta(seconds=2))), (LOOKUP,))
     assert ring.key_of(ring.seal("r", "f", BODY, b"")) == "00000001"
-    time.sleep(0.6)
+    time.sleep(2.1)
     assert ring.key_of(ring.seal("r", "f", BODY, b"")) == "00000002"
 
 

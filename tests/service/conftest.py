@@ -7,7 +7,7 @@ import json
 from collections import Counter, deque
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol, TypedDict, Unpack, overload
 
 import attrs
 import pytest
@@ -30,20 +30,75 @@ from reset_flow.testing.transport import Held, ScriptedTransport
 from reset_flow.transports.etna import EtnaTransport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+    from datetime import datetime
     from pathlib import Path
 
-    from reset_flow.domain.flow import Flow
-    from reset_flow.ports import Query, Record, Store, Transport, Use, UseName
+    from reset_flow.domain.flow import Credential, Flow
+    from reset_flow.engine.guess_alarm import GuessMonitor
+    from reset_flow.ports import Clock, Guard, Listener, Query, Record, Store, Tracer, Transport, Use, UseName
+    from reset_flow.transports.etna import Revision
 
 LEASE = timedelta(seconds=30)
-KINDS: dict[str, Any] = {"postgres": PostgresStore, "redis": RedisStore}
-"""Of stores that have a server."""
+KINDS: dict[str, type[PostgresStore | RedisStore]] = {"postgres": PostgresStore, "redis": RedisStore}
+"""The stores that have a server."""
 SCANNER = LeakScanner({each: each for each in ("Peterson", "violet tractor", "004158", "robert.zak")})
 STEPS = {(edge.trigger, source, edge.target) for edge in EDGES for source in edge.sources}
 
 
-class Door:
+class ServiceOptions(TypedDict, total=False):
+    """The keyword arguments of `ResetService`."""
+
+    policy: Policy
+    realm: str
+    listeners: Mapping[str, Listener]
+    guards: Sequence[Guard]
+    clock: Clock
+    sweep: bool
+    worker: str
+    tracer: Tracer
+
+
+class StartOptions(TypedDict, total=False):
+    """The keyword arguments of `ResetService.start`."""
+
+    credential: Credential
+    ref: str
+    tags: Sequence[str]
+    origin: str
+
+
+class EtnaOptions(TypedDict, total=False):
+    """The arguments of `EtnaTransport` that tests change."""
+
+    base_url: str
+    app_key: str
+    deadline: timedelta
+    name: str
+    revision: Revision
+
+
+class MakeEtna(Protocol):
+    """Make a transport to the sandbox."""
+
+    def __call__(self, **options: Unpack[EtnaOptions]) -> EtnaTransport: ...
+
+
+class At(Protocol):
+    """Bring a new flow of a worker to a state, and forget the calls and saves which that took."""
+
+    async def __call__(
+        self, worker: ScriptedWorker, state: State, *, user: str = "robert.zak", **options: Unpack[StartOptions]
+    ) -> Flow: ...
+
+
+class Until(Protocol):
+    """Wait until the condition holds."""
+
+    async def __call__(self, condition: Callable[[], object]) -> None: ...
+
+
+class FaultyStore:
     """
     A store as one worker reaches it.
 
@@ -54,14 +109,20 @@ class Door:
 
         down: Whether nothing gets through.
 
+        turned_away: How many calls did not get through.
+
+        awaited: The versions of which somebody waited for a newer one.
+
         used: For each save that was written, the letters of the budgets that it added to (+) and dropped from (-).
     """
 
     def __init__(self, store: Store, *, closes: bool) -> None:
-        self.store = store
+        self._store = store
         self.durable = store.durable
         self.plan: deque[str | Held] = deque()
         self.down = False
+        self.turned_away = 0
+        self.awaited: list[int] = []
         self.saves: list[Record] = []
         self.used: list[tuple[str, ...]] = []
         self.tries = 0
@@ -70,71 +131,85 @@ class Door:
     async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
         self.tries += 1
         self._check()
-        what = self.plan.popleft() if self.plan else "ok"
-        if isinstance(what, Held):
-            what.arrived.set()
-            await what.released.wait()
+        planned = self.plan.popleft() if self.plan else "ok"
+        if isinstance(planned, Held):
+            planned.arrived.set()
+            await planned.released.wait()
             self._check()
-        if isinstance(what, str) and what.endswith("and away"):
+        if isinstance(planned, str) and planned.endswith("and away"):
             self.down = True
-        if isinstance(what, str) and what.startswith("before"):
+        if isinstance(planned, str) and planned.startswith("before"):
             raise StoreUnavailable("nothing was written")
-        await self.store.save(record, add=add, drop=drop)
+        await self._store.save(record, add=add, drop=drop)
         self.saves.append(record)
         self.used.append((*(f"-{chr(use.key[-1])}" for use in drop), *(f"+{chr(use.key[-1])}" for use in add)))
-        if isinstance(what, str) and what.startswith("after"):
+        if isinstance(planned, str) and planned.startswith("after"):
             raise StoreUnavailable("the acknowledgement was lost")
 
     async def load(self, flow_id: str) -> Record:
         self._check()
-        return await self.store.load(flow_id)
+        return await self._store.load(flow_id)
 
     async def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:
         self._check()
-        async for record in self.store.scan(query, limit=limit):
+        async for record in self._store.scan(query, limit=limit):
             yield record
 
     async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
         self._check()
-        await self.store.changed(flow_id, version, timeout)
+        self.awaited.append(version)
+        await self._store.changed(flow_id, version, timeout)
 
-    async def purge(self, realm: str, before: Any, limit: int) -> int:
+    async def purge(self, realm: str, before: datetime, limit: int) -> int:
         self._check()
-        return await self.store.purge(realm, before, limit)
+        return await self._store.purge(realm, before, limit)
 
     async def aclose(self) -> None:
         if self._closes:
-            await self.store.aclose()
+            await self._store.aclose()
 
     def _check(self) -> None:
         if self.down:
+            self.turned_away += 1
             raise StoreUnavailable("the store is away")
 
 
 @attrs.define(eq=False)
 class Worker:
-    """One process, as far as a test goes: a service, its door to the store, its transport."""
+    """One process, as far as a test goes: a service and its way to the store."""
 
     service: ResetService
-    door: Door
-    transport: Any
+    store: FaultyStore
+
+    @property
+    def monitor(self) -> GuessMonitor:
+        """Return what counts its codes: the worker alone has it, and shares its counts by a timer."""
+        return self.service._alarm
 
     async def dies(self) -> None:
-        """End at once: nothing is saved any more, nothing is said to anybody."""
-        self.door.down = True
+        """End at once: save nothing more, and tell nobody anything."""
+        self.store.down = True
         await self.service.aclose(timedelta(0))
 
     async def tells(self) -> None:
-        """Tell the others what codes it saw, and learn what they did: now, and not within seconds."""
-        await self.service._alarm.sync()
+        """Exchange guess counts with the other workers now, instead of within seconds."""
+        await self.monitor.sync()
 
     async def idle(self) -> None:
-        """Wait until it has nothing under way: embedders need no such thing, who can wait for what they look at."""
+        """Wait until it has nothing under way."""
+        # Embedders have no need of it: only a test asserts that nothing more will happen.
         await self.service._tasks.wait_idle()
 
 
+@attrs.define(eq=False)
+class ScriptedWorker(Worker):
+    """A worker whose broker does as it is told."""
+
+    transport: ScriptedTransport
+
+
 class House:
-    """Makes workers over one store, and closes them."""
+    """Workers over one store, which it makes and closes."""
 
     lease = LEASE
 
@@ -147,29 +222,50 @@ class House:
         self._memory = MemoryStore(clock=clock)
         self._workers: list[Worker] = []
 
-    def door(self, clock: Callable[[], Any] | None = None) -> Door:
-        """A way of its own into the store that all share."""
+    def store(self, clock: Clock | None = None) -> FaultyStore:
+        """Return a way of its own into the store that all workers share."""
         if self.kind == "memory":
-            return Door(self._memory, closes=False)
+            return FaultyStore(self._memory, closes=False)
         if self.kind in KINDS:
-            return Door(KINDS[self.kind](self.url, clock=clock or self.clock), closes=True)
-        return Door(SQLiteStore(self.path, clock=clock or self.clock), closes=True)
+            return FaultyStore(KINDS[self.kind](self.url, clock=clock or self.clock), closes=True)
+        return FaultyStore(SQLiteStore(self.path, clock=clock or self.clock), closes=True)
 
-    def worker(self, transport: Transport | None = None, **options: Any) -> Worker:
-        """A service with a scripted transport, unless it is given another."""
+    @overload
+    def worker(
+        self,
+        transport: ScriptedTransport | None = None,
+        *,
+        keyring: Keyring | None = None,
+        **options: Unpack[ServiceOptions],
+    ) -> ScriptedWorker: ...
+
+    @overload
+    def worker(
+        self, transport: Transport, *, keyring: Keyring | None = None, **options: Unpack[ServiceOptions]
+    ) -> Worker: ...
+
+    def worker(
+        self, transport: Transport | None = None, *, keyring: Keyring | None = None, **options: Unpack[ServiceOptions]
+    ) -> Worker:
+        """Make a worker, with a scripted transport unless it is given another."""
         transport = transport or ScriptedTransport()
-        door = self.door()
-        given: dict[str, Any] = {"clock": self.clock, "sweep": False, "policy": Policy(lease=LEASE)}
-        service = ResetService(transport, door, options.pop("keyring", self.keyring), **(given | options))
-        self._workers.append(Worker(service, door, transport))
-        return self._workers[-1]
+        store = self.store()
+        settings: ServiceOptions = {"clock": self.clock, "sweep": False, "policy": Policy(lease=LEASE)}
+        settings.update(options)
+        service = ResetService(transport, store, keyring or self.keyring, **settings)
+        if isinstance(transport, ScriptedTransport):
+            worker: Worker = ScriptedWorker(service, store, transport)
+        else:
+            worker = Worker(service, store)
+        self._workers.append(worker)
+        return worker
 
     def repository(self) -> FlowRepository:
-        """The flow data of all workers."""
-        return FlowRepository(self.worker().door, self.keyring, "default", LEASE)
+        """Return the repository that all workers share."""
+        return FlowRepository(self.worker().store, self.keyring, "default", LEASE)
 
     def lease_runs_out(self) -> None:
-        """Let so much time pass that whoever was busy counts as gone."""
+        """Let so much time pass that the leases of all calls under way run out."""
         self.clock.advance(LEASE + timedelta(seconds=1))
 
     async def aclose(self) -> None:
@@ -178,7 +274,7 @@ class House:
 
 
 class Person:
-    """Gives commands over whichever service, and counts them. Knows the code that came, the password that is wanted."""
+    """A person who gives commands through any service, and counts them; knows the right answer, code and password."""
 
     answer = "Peterson"
     password = "violet tractor 5"
@@ -192,20 +288,20 @@ class Person:
     def code(self) -> str:
         return self.sandbox.newest_code(self.login)
 
-    async def start(self, service: ResetService, **options: Any) -> Flow:
+    async def start(self, service: ResetService, **options: Unpack[StartOptions]) -> Flow:
         self.asked["start", ""] += 1
         return await service.start(self.login, **options)
 
-    async def does(self, service: ResetService, flow: Flow, command: str, given: str = "", **options: Any) -> Flow:
-        """The command with what is given, or with what is right."""
+    async def does(self, service: ResetService, flow: Flow, command: str, given: str = "") -> Flow:
+        """Give the command, with this input or with the right one."""
         right = {"answer": self.answer, "verify": "", "set_password": self.password}
         given = given or right.get(command, "") or (self.code if command == "verify" else "")
         self.asked[command, given] += 1
-        done: Flow = await getattr(service, command)(flow.id, *([given] if command in right else []), **options)
+        done: Flow = await getattr(service, command)(flow.id, *([given] if command in right else []))
         return done
 
     async def reaches(self, service: ResetService, state: State) -> Flow:
-        """A new flow, brought to this state."""
+        """Start a new flow, and bring it to this state."""
         flow = await self.start(service)
         for command in ("answer", "verify", "set_password"):
             if flow.state is state:
@@ -218,7 +314,7 @@ class Person:
     def check(self, flow: Flow) -> None:
         """
         Nothing was doubled and nothing guessed, by the sandbox's own log: the number of e-mails, of sendings of each
-        code and each password, and of log-ins is covered by commands, the history by the machine's table, and the end
+        code and each password, and of log-ins is covered by commands, the history by the transition table, and the end
         is legal.
         """
         times = Counter[str]()
@@ -243,7 +339,7 @@ class Person:
 
     @staticmethod
     def check_history(flow: Flow) -> None:
-        """It is a road through the machine's table that ends where the flow stands."""
+        """Check that it follows the transition table, and ends where the flow stands."""
         stands, at = State.REQUESTED, flow.created_at
         for step in flow.history:
             assert (step.trigger, step.source, step.target) in STEPS
@@ -263,13 +359,13 @@ def clock() -> FrozenClock:
 
 @pytest.fixture
 def kind() -> str:
-    """Of the store; a test of both parametrizes it."""
+    """Return the kind of store; tests of several parametrize it."""
     return "memory"
 
 
 @pytest.fixture
 def url(request: pytest.FixtureRequest, kind: str) -> str:
-    """Of the server, where the store has one."""
+    """Return the URL of the server, if the store has one."""
     return str(request.getfixturevalue(f"{kind}_url")) if kind in KINDS else ""
 
 
@@ -287,14 +383,13 @@ async def sandbox(clock: FrozenClock) -> AsyncIterator[Sandbox]:
 
 
 @pytest.fixture
-def etna(sandbox: Sandbox) -> Callable[..., EtnaTransport]:
-    """A transport to the sandbox."""
+def etna(sandbox: Sandbox) -> MakeEtna:
+    def etna(**options: Unpack[EtnaOptions]) -> EtnaTransport:
+        settings: EtnaOptions = {"deadline": timedelta(seconds=20), "app_key": "sandbox", "base_url": sandbox.api_url}
+        settings.update(options)
+        return EtnaTransport(**settings)
 
-    def made(**options: Any) -> EtnaTransport:
-        given: dict[str, Any] = {"deadline": timedelta(seconds=5), "app_key": "sandbox", "base_url": sandbox.api_url}
-        return EtnaTransport(**(given | options))
-
-    return made
+    return etna
 
 
 @pytest.fixture
@@ -304,18 +399,19 @@ def person(sandbox: Sandbox) -> Person:
 
 @pytest.fixture
 def maria(sandbox: Sandbox) -> Person:
-    """Whom the broker asks no question."""
+    """Return a person whom the broker asks no question."""
     return Person(sandbox, "maria.noquestion")
 
 
 @pytest.fixture
-def at(house: House) -> Callable[..., Any]:
-    """A flow of a scripted worker that stands in this state; what its transport was asked for that is forgotten."""
+def at(house: House) -> At:
     del house  # it closes the workers
 
-    async def at(worker: Worker, state: State, **options: Any) -> Flow:
+    async def at(
+        worker: ScriptedWorker, state: State, *, user: str = "robert.zak", **options: Unpack[StartOptions]
+    ) -> Flow:
         service, transport = worker.service, worker.transport
-        flow = await service.start(options.pop("user", "robert.zak"), **options)
+        flow = await service.start(user, **options)
         if state is not State.REQUESTED:
             flow = await service.answer(flow.id, "Peterson")
         if state is State.CODE_VERIFIED:
@@ -331,9 +427,9 @@ def at(house: House) -> Callable[..., Any]:
             flow = await service.cancel(flow.id)
         await worker.idle()
         transport.calls.clear()
-        worker.door.saves.clear()
-        worker.door.used.clear()
-        worker.door.tries = 0
+        worker.store.saves.clear()
+        worker.store.used.clear()
+        worker.store.tries = 0
         assert flow.state is state
         return await service.get(flow.id)
 
@@ -341,12 +437,10 @@ def at(house: House) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def until() -> Callable[[Callable[[], Any]], Any]:
-    """Waits until something is so, not longer than five seconds."""
-
-    async def until(so: Callable[[], Any]) -> None:
-        async with asyncio.timeout(5):
-            while not so():  # noqa: ASYNC110 - of what is waited for, nobody tells
+def until() -> Until:
+    async def until(condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(60):
+            while not condition():  # noqa: ASYNC110 - there is no event to wait for
                 await asyncio.sleep(0.001)
 
     return until
@@ -359,8 +453,8 @@ def _workers_tell_what_codes_they_saw_when_asked(monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(autouse=True)
 async def _nothing_is_left_to_the_loop() -> AsyncIterator[None]:
-    """Errors that nobody fetched are logged by the loop: there must be none."""
-    left: list[dict[str, Any]] = []
+    """Fail if the loop logs an error that nobody fetched."""
+    left: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: left.append(context))
     yield
     assert left == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
@@ -27,6 +27,10 @@ from reset_flow.persistence.side_records import SideRecords, side_realm
 from reset_flow.ports import Query
 from reset_flow.testing import refused
 
+if TYPE_CHECKING:
+    from reset_flow.testing import FrozenClock
+    from tests.service.conftest import At, House, ScriptedWorker, Until
+
 pytestmark = pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres", "redis"])
 
 TEN = Policy(guess_alarm=GuessAlarm(at_least=10))
@@ -34,12 +38,17 @@ TEN_STOPS = Policy(guess_alarm=GuessAlarm(at_least=10), stop_on_alarm=True)
 WENT_ON = "guess alarm: "
 
 
+class Guess(Protocol):
+    """Have a worker take so many wrong codes, each for a user whom nobody has heard of."""
+
+    async def __call__(self, worker: ScriptedWorker, times: int) -> None: ...
+
+
 @pytest.fixture
-def guess(at: Any) -> Any:
-    """So many wrong codes of a worker, each for a user whom nobody has heard of."""
+def guess(at: At) -> Guess:
     invented = iter(range(1_000_000))
 
-    async def guess(worker: Any, times: int) -> None:
+    async def guess(worker: ScriptedWorker, times: int) -> None:
         for _ in range(times):
             flow = await at(worker, State.QUESTION_ANSWERED, user=f"invented {next(invented)}")
             worker.transport.script(exchange=[Rejected()])
@@ -48,8 +57,8 @@ def guess(at: Any) -> Any:
     return guess
 
 
-async def is_on(worker: Any, at: Any) -> bool:
-    """Whether a worker that stops codes upon an alarm refuses one."""
+async def is_on(worker: ScriptedWorker, at: At) -> bool:
+    """Return True if the worker refuses a code because of the alarm."""
     flow = await at(worker, State.QUESTION_ANSWERED, user="somebody")
     try:
         await worker.service.verify(flow.id, "004158")
@@ -59,7 +68,7 @@ async def is_on(worker: Any, at: Any) -> bool:
 
 
 async def test_a_thousand_invented_users_set_off_the_alarm_and_stop_nobody(
-    house: Any, at: Any, guess: Any, caplog: pytest.LogCaptureFixture
+    house: House, at: At, guess: Guess, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = house.worker(policy=Policy())
     before = await at(worker, State.QUESTION_ANSWERED)
@@ -75,7 +84,7 @@ async def test_a_thousand_invented_users_set_off_the_alarm_and_stop_nobody(
 
 
 async def test_two_workers_who_saw_half_of_them_each_see_the_alarm(
-    house: Any, guess: Any, caplog: pytest.LogCaptureFixture
+    house: House, guess: Guess, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, other = house.worker(policy=TEN), house.worker(policy=TEN)
     await guess(one, 5)
@@ -93,7 +102,7 @@ async def test_two_workers_who_saw_half_of_them_each_see_the_alarm(
     assert caplog.text.count(WENT_ON + "11 wrong codes") == 2
 
 
-async def test_what_was_counted_survives_a_restart(house: Any, at: Any, guess: Any) -> None:
+async def test_what_was_counted_survives_a_restart(house: House, at: At, guess: Guess) -> None:
     worker = house.worker(policy=TEN_STOPS)
     await guess(worker, 6)
     await worker.service.aclose()
@@ -104,7 +113,7 @@ async def test_what_was_counted_survives_a_restart(house: Any, at: Any, guess: A
     assert await is_on(house.worker(policy=TEN_STOPS), at)
 
 
-async def test_a_worker_that_dies_loses_no_more_than_it_had_not_told(house: Any, at: Any, guess: Any) -> None:
+async def test_a_worker_that_dies_loses_no_more_than_it_had_not_told(house: House, at: At, guess: Guess) -> None:
     worker = house.worker(policy=TEN_STOPS)
     await guess(worker, 8)
     await worker.tells()
@@ -118,7 +127,7 @@ async def test_a_worker_that_dies_loses_no_more_than_it_had_not_told(house: Any,
 
 
 async def test_where_it_is_to_stop_codes_all_workers_do_until_it_is_over(
-    house: Any, at: Any, guess: Any, clock: Any
+    house: House, at: At, guess: Guess, clock: FrozenClock
 ) -> None:
     one, other = house.worker(policy=TEN_STOPS), house.worker(policy=TEN_STOPS)
     assert not await is_on(other, at)  # its first look is behind it
@@ -136,7 +145,7 @@ async def test_where_it_is_to_stop_codes_all_workers_do_until_it_is_over(
         assert not await is_on(worker, at)
 
 
-async def test_right_codes_of_other_workers_speak_for_the_wrong_ones(house: Any, at: Any, guess: Any) -> None:
+async def test_right_codes_of_other_workers_speak_for_the_wrong_ones(house: House, at: At, guess: Guess) -> None:
     policy = Policy(guess_alarm=GuessAlarm(at_least=2, share=0.5), stop_on_alarm=True)
     one, other = house.worker(policy=policy), house.worker(policy=policy)
     for _ in range(8):
@@ -149,11 +158,11 @@ async def test_right_codes_of_other_workers_speak_for_the_wrong_ones(house: Any,
 
 
 async def test_listeners_hear_of_it_with_the_wrong_code_that_a_worker_first_sees_it_with(
-    house: Any, at: Any, guess: Any, clock: Any
+    house: House, at: At, guess: Guess, clock: FrozenClock
 ) -> None:
     heard: dict[str, list[Event]] = {"one": [], "other": []}
 
-    def worker(name: str) -> Any:
+    def worker(name: str) -> ScriptedWorker:
         async def listen(event: Event) -> None:
             heard[name].append(event)
 
@@ -183,7 +192,9 @@ async def test_listeners_hear_of_it_with_the_wrong_code_that_a_worker_first_sees
     assert alarms("one") == ["code_refused"] * 2
 
 
-async def test_the_event_of_the_code_is_told_and_not_that_of_the_end_which_it_brings(house: Any, guess: Any) -> None:
+async def test_the_event_of_the_code_is_told_and_not_that_of_the_end_which_it_brings(
+    house: House, guess: Guess
+) -> None:
     heard: list[Event] = []
 
     async def listen(event: Event) -> None:
@@ -198,7 +209,7 @@ async def test_the_event_of_the_code_is_told_and_not_that_of_the_end_which_it_br
 
 
 async def test_a_worker_that_begins_learns_with_its_first_code(
-    house: Any, at: Any, guess: Any, until: Any, caplog: pytest.LogCaptureFixture
+    house: House, at: At, guess: Guess, until: Until, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = house.worker(policy=TEN)
     await guess(worker, 11)
@@ -209,7 +220,7 @@ async def test_a_worker_that_begins_learns_with_its_first_code(
 
 
 async def test_codes_are_told_by_themselves_and_seldom(
-    house: Any, guess: Any, until: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    house: House, guess: Guess, until: Until, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("reset_flow.engine.guess_alarm.INTERVAL", timedelta(milliseconds=20))
     one, other = house.worker(policy=TEN), house.worker(policy=TEN)
@@ -219,31 +230,31 @@ async def test_codes_are_told_by_themselves_and_seldom(
     await until(lambda: caplog.text.count(WENT_ON) == 2)
 
 
-async def test_a_code_costs_no_save_of_its_own(house: Any, at: Any) -> None:
+async def test_a_code_costs_no_save_of_its_own(house: House, at: At) -> None:
     worker = house.worker(policy=TEN)
     flow = await at(worker, State.QUESTION_ANSWERED)
     await worker.service.verify(flow.id, "004158")  # its first look, and from then on the next is an hour away
     for _ in range(4):
         flow = await at(worker, State.QUESTION_ANSWERED)
         await worker.service.verify(flow.id, "004158")
-        assert worker.door.tries == 2  # the two saves of the command
+        assert worker.store.tries == 2  # the two saves of the command
     await worker.tells()
-    assert worker.door.tries == 3
+    assert worker.store.tries == 3
 
 
-async def test_a_store_that_is_away_loses_no_count(house: Any, at: Any, guess: Any) -> None:
+async def test_a_store_that_is_away_loses_no_count(house: House, at: At, guess: Guess) -> None:
     worker = house.worker(policy=TEN_STOPS)
     await guess(worker, 11)
-    worker.door.down = True
+    worker.store.down = True
     await worker.tells()
-    worker.door.down = False
+    worker.store.down = False
     assert not await is_on(house.worker(policy=TEN_STOPS), at)
     await worker.tells()
     await worker.tells()
     assert await is_on(house.worker(policy=TEN_STOPS), at)
 
 
-async def test_workers_that_tell_at_once_lose_and_double_nothing(house: Any, guess: Any) -> None:
+async def test_workers_that_tell_at_once_lose_and_double_nothing(house: House, guess: Guess) -> None:
     workers = [house.worker(policy=TEN) for _ in range(4)]
     for round_ in range(1, 4):
         for worker in workers:
@@ -255,60 +266,50 @@ async def test_workers_that_tell_at_once_lose_and_double_nothing(house: Any, gue
         assert counts.total() == 8 * round_
 
 
-async def test_the_record_is_no_flow_and_shows_nothing(house: Any, at: Any, guess: Any) -> None:
+async def test_the_record_is_no_flow_and_shows_nothing(house: House, at: At, guess: Guess) -> None:
     worker = house.worker(policy=TEN)
     await guess(worker, 3)
     await worker.tells()
-    door = house.worker(policy=TEN).door
-    (record,) = [record async for record in door.scan(Query(realm=side_realm("default")), limit=9)]
+    store = house.worker(policy=TEN).store
+    (record,) = [record async for record in store.scan(Query(realm=side_realm("default")), limit=9)]
     assert (record.due_at, record.lease, record.lookups) == (None, None, ())
-    assert record.id not in [each.id async for each in door.scan(Query(realm="default"), limit=99)]
+    assert record.id not in [each.id async for each in store.scan(Query(realm="default"), limit=99)]
     await refused(worker.service.get(record.id), RecordUnreadable)
-    await refused(inputs_name(side_realm("default")), InvalidInput)
+    with pytest.raises(InvalidInput):
+        validation.name(side_realm("default"), "realm")
     other = house.worker(policy=TEN, realm="other")
     await guess(other, 1)
     await other.tells()
-    assert len([record async for record in door.scan(Query(realm=side_realm("other")), limit=9)]) == 1
-    assert (await door.load(record.id)).version == 1
+    assert len([record async for record in store.scan(Query(realm=side_realm("other")), limit=9)]) == 1
+    assert (await store.load(record.id)).version == 1
     assert not await is_on(worker, at)
 
 
-async def counts_of(house: Any, keyring: Keyring) -> tuple[guess_alarm.Counts, int]:
-    """The counts that all workers share, and their version."""
-    side = SideRecords(house.worker(policy=TEN).door, keyring, "default", guess_alarm.KIND, house.clock)
+async def counts_of(house: House, keyring: Keyring) -> tuple[guess_alarm.Counts, int]:
+    """Load the counts that all workers share, and their version."""
+    side = SideRecords(house.worker(policy=TEN).store, keyring, "default", guess_alarm.KIND, house.clock)
     return await guess_alarm.load_counts(side, timedelta(minutes=1))
 
 
-async def inputs_name(realm: str) -> str:
-    return validation.name(realm, "realm")
-
-
-async def test_rotation_takes_the_old_key_from_it(house: Any, at: Any, guess: Any) -> None:
+async def test_rotation_takes_the_old_key_from_it(house: House, at: At, guess: Guess) -> None:
     path = house.path.with_name("keys")
     worker = house.worker(policy=TEN_STOPS)
     await guess(worker, 11)
     await worker.tells()
     old = house.keyring.writes.id
     new = key_rotation.rotate(path, delay=timedelta(0)).id
-    assert (await key_rotation.sealed_with(house.worker(policy=TEN).door, "default"))[old] == 12
+    assert (await key_rotation.sealed_with(house.worker(policy=TEN).store, "default"))[old] == 12
     assert (await worker.service.reseal()).resealed == 12
-    assert await key_rotation.sealed_with(house.worker(policy=TEN).door, "default") == {new: 12}
-    await key_rotation.remove(path, old, house.worker(policy=TEN).door, ["default"], settled=timedelta(0))
+    assert await key_rotation.sealed_with(house.worker(policy=TEN).store, "default") == {new: 12}
+    await key_rotation.remove(path, old, house.worker(policy=TEN).store, ["default"], settled=timedelta(0))
     stranger = house.worker(policy=TEN_STOPS, keyring=Keyring.from_file(path))
     assert await is_on(stranger, at)
-    await guess_on(worker)
-    assert [key for key, _ in (await key_rotation.sealed_with(house.worker(policy=TEN).door, "default")).items()] == [
-        new
-    ]
-
-
-async def guess_on(worker: Any) -> None:
-    """A worker goes on telling after a rotation."""
-    worker.service._alarm.count(right=False)  # without a flow, which would be sealed anew as well
+    worker.monitor.count(right=False)  # without a flow, which would be sealed with the old key as well
     await worker.tells()
+    assert list(await key_rotation.sealed_with(house.worker(policy=TEN).store, "default")) == [new]
 
 
-async def test_a_record_that_nobody_can_read_is_written_over(house: Any, at: Any, guess: Any) -> None:
+async def test_a_record_that_nobody_can_read_is_written_over(house: House, at: At, guess: Guess) -> None:
     worker = house.worker(policy=TEN_STOPS)
     await guess(worker, 11)
     await worker.tells()
@@ -322,11 +323,11 @@ async def test_a_record_that_nobody_can_read_is_written_over(house: Any, at: Any
     assert (sum(count for (_, right), count in counts.items() if not right), version) == (11, 2)
 
 
-async def test_without_a_rule_nothing_is_counted(house: Any, at: Any, guess: Any) -> None:
+async def test_without_a_rule_nothing_is_counted(house: House, at: At, guess: Guess) -> None:
     worker = house.worker(policy=Policy(guess_alarm=None, stop_on_alarm=True))
     await guess(worker, 3)
     assert not await is_on(worker, at)
     await worker.service.aclose()
     assert [
-        record async for record in house.worker(policy=TEN).door.scan(Query(realm=side_realm("default")), limit=9)
+        record async for record in house.worker(policy=TEN).store.scan(Query(realm=side_realm("default")), limit=9)
     ] == []

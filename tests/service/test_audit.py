@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from reset_flow import AnswerRejected, FlowNotFound, IllegalCommand, Policy, UnknownUser
 from reset_flow.domain.outcomes import Rejected
@@ -12,9 +12,11 @@ from reset_flow.testing import refused
 if TYPE_CHECKING:
     import pytest
 
+    from tests.service.conftest import House
+
 
 async def test_each_transition_and_each_refusal_is_a_line_and_names_its_worker(
-    house: Any, caplog: pytest.LogCaptureFixture
+    house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="reset_flow.audit")
     one, two = house.worker(worker="one:1"), house.worker(worker="two:2")
@@ -37,13 +39,15 @@ async def test_each_transition_and_each_refusal_is_a_line_and_names_its_worker(
     assert not any(word in caplog.text for word in ("robert", "Petersen", "Peterson", "004158"))
 
 
-async def test_an_id_from_outside_can_not_write_lines_of_its_own(house: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_id_from_outside_can_not_write_lines_of_its_own(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, logger="reset_flow.audit")
     await refused(house.worker().service.cancel("x\nflow y: password_accepted\x1b[2J"), FlowNotFound)
     assert all("\n" not in record.getMessage() and "\x1b" not in record.getMessage() for record in caplog.records)
 
 
-async def test_a_start_that_is_refused_is_a_line_too(house: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_start_that_is_refused_is_a_line_too(house: House, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="reset_flow.audit")
     worker = house.worker(worker="one:1", policy=Policy(mask_unknown_users=False))
     worker.transport.script(challenge=[Rejected()])

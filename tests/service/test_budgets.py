@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -24,11 +24,17 @@ from reset_flow import (
 )
 from reset_flow.testing import refused
 
+if TYPE_CHECKING:
+    from reset_flow.domain.flow import Flow
+    from reset_flow.testing import FrozenClock
+    from reset_flow.testing.transport import Part
+    from tests.service.conftest import At, House
+
 HOUR = timedelta(hours=1)
 
 
 async def test_ten_wrong_codes_a_day_for_one_user_whatever_the_flow_worker_and_spelling(
-    house: Any, at: Any, clock: Any
+    house: House, at: At, clock: FrozenClock
 ) -> None:
     spellings = ["robert.zak", " Robert.Zak", "ROBERT.ZAK"]
     sent = 0
@@ -37,11 +43,11 @@ async def test_ten_wrong_codes_a_day_for_one_user_whatever_the_flow_worker_and_s
         worker.transport.script(exchange=[Rejected()] * 5)
         flow = await at(worker, State.QUESTION_ANSWERED, user=spellings[number % 3])
         for _ in range(4):
-            error: Any = await refused(worker.service.verify(flow.id, "000000"), ResetFlowError)
-            sent += isinstance(error, CodeRejected)
-            assert isinstance(error, (CodeRejected, LimitReached))
-            assert error.flow
-            assert error.flow.attempts_left == 5 - len(worker.transport.calls_of("exchange"))
+            rejected = await refused(worker.service.verify(flow.id, "000000"), ResetFlowError)
+            sent += isinstance(rejected, CodeRejected)
+            assert isinstance(rejected, (CodeRejected, LimitReached))
+            assert rejected.flow
+            assert rejected.flow.attempts_left == 5 - len(worker.transport.calls_of("exchange"))
         clock.advance(timedelta(minutes=61))
         await worker.service.sweep()  # what expires gives back the guess that it had reserved
     assert sent == 10
@@ -56,7 +62,7 @@ async def test_ten_wrong_codes_a_day_for_one_user_whatever_the_flow_worker_and_s
     assert (await worker.service.verify(flow.id, "000000")).state is State.TOKEN_ISSUED
 
 
-async def test_right_codes_and_codes_that_never_arrived_are_no_guesses(house: Any, at: Any) -> None:
+async def test_right_codes_and_codes_that_never_arrived_are_no_guesses(house: House, at: At) -> None:
     worker = house.worker(policy=Policy(codes_per_user=Budget(1, HOUR)))
     for _ in range(3):
         flow = await at(worker, State.QUESTION_ANSWERED)
@@ -65,16 +71,17 @@ async def test_right_codes_and_codes_that_never_arrived_are_no_guesses(house: An
         assert (await worker.service.verify(flow.id, "004158")).state is State.TOKEN_ISSUED
 
 
-async def test_a_code_that_is_lost_to_doubt_counts_and_is_not_given_back(house: Any, at: Any) -> None:
+async def test_a_code_that_is_lost_to_doubt_counts_and_is_not_given_back(house: House, at: At) -> None:
     worker = house.worker(policy=Policy(codes_per_user=Budget(1, HOUR)))
     flow = await at(worker, State.QUESTION_ANSWERED)
     worker.transport.script(exchange=[Unknown(), Rejected()])
-    error: Any = await refused(worker.service.verify(flow.id, "004158"), ResetFlowError)
+    error = await refused(worker.service.verify(flow.id, "004158"), ResetFlowError)
+    assert error.flow
     assert error.flow.attempts_left == 5  # of the flow, it is given back
     await refused(worker.service.verify(flow.id, "004158"), LimitReached)
 
 
-async def test_starts_are_counted_by_user_and_by_origin(house: Any, clock: Any) -> None:
+async def test_starts_are_counted_by_user_and_by_origin(house: House, clock: FrozenClock) -> None:
     service = house.worker().service
     for _ in range(5):
         await service.start("robert.zak", origin="10.0.0.1")
@@ -90,7 +97,7 @@ async def test_starts_are_counted_by_user_and_by_origin(house: Any, clock: Any) 
     await service.start("robert.zak", origin="10.0.0.1")
 
 
-async def test_a_flow_that_runs_stays_usable_when_no_more_may_be_started(house: Any) -> None:
+async def test_a_flow_that_runs_stays_usable_when_no_more_may_be_started(house: House) -> None:
     worker = house.worker(policy=Policy(starts_per_user=Budget(2, HOUR)))
     flow = await worker.service.start("robert.zak", ref="mine")
     await worker.service.start("robert.zak")
@@ -102,7 +109,7 @@ async def test_a_flow_that_runs_stays_usable_when_no_more_may_be_started(house: 
 
 
 async def test_many_guesses_set_off_the_alarm_and_stop_nobody(
-    house: Any, at: Any, caplog: pytest.LogCaptureFixture
+    house: House, at: At, caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = house.worker()
     right = await at(worker, State.QUESTION_ANSWERED)
@@ -120,7 +127,7 @@ async def test_many_guesses_set_off_the_alarm_and_stop_nobody(
     assert (await worker.service.verify(right.id, "004158")).state is State.TOKEN_ISSUED
 
 
-async def test_an_alarm_stops_guesses_where_that_is_wanted(house: Any, at: Any) -> None:
+async def test_an_alarm_stops_guesses_where_that_is_wanted(house: House, at: At) -> None:
     policy = Policy(guess_alarm=GuessAlarm(at_least=1), stop_on_alarm=True)
     worker = house.worker(policy=policy)
     for number in range(2):
@@ -131,14 +138,14 @@ async def test_an_alarm_stops_guesses_where_that_is_wanted(house: Any, at: Any) 
     await refused(worker.service.verify(flow.id, "004158"), LimitReached)
 
 
-async def test_five_hundred_right_codes_at_once_are_all_let_through(house: Any, at: Any) -> None:
+async def test_five_hundred_right_codes_at_once_are_all_let_through(house: House, at: At) -> None:
     worker = house.worker()
     flows = [await at(worker, State.QUESTION_ANSWERED, user=f"person {number}") for number in range(500)]
     done = await asyncio.gather(*(worker.service.verify(flow.id, "004158") for flow in flows))
     assert {flow.state for flow in done} == {State.TOKEN_ISSUED}
 
 
-async def test_a_decoy_is_the_same_for_a_user_across_restarts(house: Any) -> None:
+async def test_a_decoy_is_the_same_for_a_user_across_restarts(house: House) -> None:
     policy = Policy(decoy_questions=[f"question {number}?" for number in range(50)])
     asked = set()
     for _ in range(3):
@@ -154,21 +161,20 @@ async def test_a_decoy_is_the_same_for_a_user_across_restarts(house: Any) -> Non
     assert len(others) > 3
 
 
-def shown(flow: Any) -> dict[str, Any]:
-    """What an outsider sees of a flow, without what differs for everybody."""
-    public: dict[str, Any] = flow.public()
-    for name in ("id", "created_at", "expires_at", "resend_at", "question"):
-        public[name] = public[name] is not None
-    return public
+def shown(flow: Flow | None) -> dict[str, object]:
+    """Return what an outsider sees of a flow, without the values that differ for each."""
+    assert flow
+    hidden = ("id", "created_at", "expires_at", "resend_at", "question")
+    return {name: (value is not None if name in hidden else value) for name, value in flow.public().items()}
 
 
 @pytest.mark.parametrize("question", ["Where?", ""])
-async def test_known_and_unknown_users_look_the_same(house: Any, clock: Any, question: str) -> None:
+async def test_known_and_unknown_users_look_the_same(house: House, clock: FrozenClock, question: str) -> None:
     policy = Policy(decoy_questions=("What?",) if question else (), mask_unknown_users=True)
-    seen: dict[str, list[Any]] = {}
+    seen: dict[str, list[object]] = {}
     for who in ("known", "unknown"):
         worker = house.worker(policy=policy)
-        script: dict[str, list[Any]] = {"exchange": [Rejected(reasons=["wrong code"])] * 5}
+        script: dict[str, list[Part]] = {"exchange": [Rejected(reasons=["wrong code"])] * 5}
         if who == "known":
             script["challenge"] = [Accepted(value=Secret(question))]
             script["request"] = [Rejected(reasons=["wrong answer"])] * 3 if question else [Accepted()] * 2

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 import pytest
 
-from reset_flow import testing
 from reset_flow.domain.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -23,11 +21,33 @@ from reset_flow.domain.flow import Failure, State, Step
 from reset_flow.domain.outcomes import Accepted, NotActed, Rejected, Unknown
 from reset_flow.domain.policy import Policy
 from reset_flow.domain.secret import Secret
+from reset_flow.testing import refused
 from reset_flow.testing.transport import ScriptedTransport
 
-refused: Any = testing.refused
+if TYPE_CHECKING:
+    from reset_flow.sandbox import Sandbox
+    from reset_flow.testing import FrozenClock
+    from reset_flow.testing.transport import Part, ScriptedCall
+    from tests.service.conftest import At, House, MakeEtna, Person, Worker
 
-BROKEN: dict[str, dict[str, Any]] = {
+
+class FaultOptions(TypedDict, total=False):
+    """How a fault of the sandbox differs from the one that has the name of the row."""
+
+    name: str
+    act: bool
+    status: int
+    body: str
+    content_type: str
+
+
+class Breaks(Protocol):
+    """Order a fault of the table for the next calls of a route."""
+
+    def __call__(self, route: str, fault: str, times: int = 1) -> None: ...
+
+
+BROKEN: dict[str, FaultOptions] = {
     "drop_after": {},
     "drop_before": {},
     "cut_after": {},
@@ -49,30 +69,32 @@ ACTING = {name for name, order in BROKEN.items() if order.get("act") or name.end
 
 
 @pytest.fixture(params=list(BROKEN))
-def fault(request: Any) -> str:
+def fault(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
 
 
 @pytest.fixture
-def breaks(sandbox: Any) -> Any:
-    """Order a fault of the table for the next calls of a route."""
-
+def breaks(sandbox: Sandbox) -> Breaks:
     def breaks(route: str, fault: str, times: int = 1) -> None:
-        sandbox.fault(route, **({"name": fault, "times": times} | BROKEN[fault]))
+        order: dict[str, Any] = {"name": fault, "times": times, **BROKEN[fault]}
+        sandbox.fault(route, **order)
 
     return breaks
 
 
 @pytest.fixture
-def worker(house: Any, etna: Any) -> Any:
-    return house.worker(etna(deadline=timedelta(seconds=1)))
+def worker(request: pytest.FixtureRequest, house: House, etna: MakeEtna) -> Worker:
+    hangs = "fault" in request.fixturenames and request.getfixturevalue("fault").startswith("hang")
+    return house.worker(etna(deadline=timedelta(seconds=3 if hangs else 20)))
 
 
 # Step 1
 
 
-async def test_a_start_in_doubt_goes_on(worker: Any, sandbox: Any, maria: Any, breaks: Any, fault: str) -> None:
+async def test_a_start_in_doubt_goes_on(
+    worker: Worker, sandbox: Sandbox, maria: Person, breaks: Breaks, fault: str
+) -> None:
     breaks("request", fault)
     flow = await maria.start(worker.service, ref="r")
     assert (flow.state, flow.expects, flow.in_doubt) == (State.QUESTION_ANSWERED, Step.CODE, Step.ANSWER)
@@ -88,7 +110,7 @@ async def test_a_start_in_doubt_goes_on(worker: Any, sandbox: Any, maria: Any, b
 
 
 async def test_an_answer_in_doubt_goes_on(
-    *, worker: Any, sandbox: Any, person: Any, breaks: Any, clock: Any, fault: str
+    *, worker: Worker, sandbox: Sandbox, person: Person, breaks: Breaks, clock: FrozenClock, fault: str
 ) -> None:
     flow = await person.start(worker.service)
     breaks("request", fault)
@@ -108,7 +130,7 @@ async def test_an_answer_in_doubt_goes_on(
 
 
 async def test_another_code_in_doubt_is_not_asked_for_again(
-    *, worker: Any, sandbox: Any, person: Any, breaks: Any, clock: Any, fault: str
+    *, worker: Worker, sandbox: Sandbox, person: Person, breaks: Breaks, clock: FrozenClock, fault: str
 ) -> None:
     flow = await person.reaches(worker.service, State.QUESTION_ANSWERED)
     clock.advance(timedelta(minutes=1))
@@ -127,7 +149,7 @@ async def test_another_code_in_doubt_is_not_asked_for_again(
 
 
 async def test_a_code_in_doubt_is_sent_once_more(
-    *, worker: Any, sandbox: Any, person: Any, breaks: Any, clock: Any, fault: str
+    *, worker: Worker, sandbox: Sandbox, person: Person, breaks: Breaks, clock: FrozenClock, fault: str
 ) -> None:
     flow = await person.reaches(worker.service, State.QUESTION_ANSWERED)
     breaks("exchange", fault)
@@ -137,6 +159,7 @@ async def test_a_code_in_doubt_is_sent_once_more(
         assert [step.trigger for step in flow.history][1:] == ["code_accepted", "token_granted"]
     else:
         error = await refused(person.does(worker.service, flow, "verify"), OutcomeInDoubt)
+        assert error.flow
         assert (error.flow.state, error.flow.in_doubt) == (State.QUESTION_ANSWERED, Step.CODE)
         assert (error.flow.attempts_left, error.flow.history[-1].trigger) == (5, "code_spent")
         clock.advance(timedelta(minutes=1))
@@ -149,11 +172,14 @@ async def test_a_code_in_doubt_is_sent_once_more(
     person.check(flow)
 
 
-async def test_an_attempt_is_given_back_for_doubt_once_only(worker: Any, person: Any, breaks: Any, clock: Any) -> None:
+async def test_an_attempt_is_given_back_for_doubt_once_only(
+    worker: Worker, person: Person, breaks: Breaks, clock: FrozenClock
+) -> None:
     flow = await person.reaches(worker.service, State.QUESTION_ANSWERED)
     for left in (5, 4, 3):
         breaks("exchange", "drop_after")
         error = await refused(person.does(worker.service, flow, "verify"), OutcomeInDoubt)
+        assert error.flow
         assert (error.flow.attempts_left, error.flow.history[-1].trigger) == (left, "code_spent")
         clock.advance(timedelta(minutes=1))
         await person.does(worker.service, flow, "resend")
@@ -162,26 +188,29 @@ async def test_an_attempt_is_given_back_for_doubt_once_only(worker: Any, person:
 
 @pytest.mark.parametrize("fault", ["drop_after", "drop_before", "500", "HTML", "half JSON", "reset"])
 async def test_a_code_that_stays_in_doubt_is_not_sent_a_third_time(
-    worker: Any, sandbox: Any, person: Any, breaks: Any, fault: str
+    worker: Worker, sandbox: Sandbox, person: Person, breaks: Breaks, fault: str
 ) -> None:
     flow = await person.reaches(worker.service, State.QUESTION_ANSWERED)
     breaks("exchange", fault, times=2)
     error = await refused(person.does(worker.service, flow, "verify"), OutcomeInDoubt)
+    assert error.flow
     assert (error.flow.in_doubt, error.flow.history[-1].trigger) == (Step.CODE, "code_in_doubt")
     assert (error.flow.attempts_left, len(sandbox.calls_of("exchange"))) == (4, 2)
     if fault in ACTING:
-        error = await refused(person.does(worker.service, flow, "verify"), CodeRejected)
-        assert (error.flow.in_doubt, error.flow.attempts_left) == (Step.CODE, 3)
-        person.check(error.flow)
+        rejected = await refused(person.does(worker.service, flow, "verify"), CodeRejected)
+        assert rejected.flow
+        assert (rejected.flow.in_doubt, rejected.flow.attempts_left) == (Step.CODE, 3)
+        person.check(rejected.flow)
     else:
         flow = await person.does(worker.service, flow, "verify")
         assert (flow.state, flow.in_doubt) == (State.TOKEN_ISSUED, None)
         person.check(flow)
 
 
-async def test_a_code_that_is_refused_at_once_leaves_no_doubt(worker: Any, sandbox: Any, person: Any) -> None:
+async def test_a_code_that_is_refused_at_once_leaves_no_doubt(worker: Worker, sandbox: Sandbox, person: Person) -> None:
     flow = await person.reaches(worker.service, State.QUESTION_ANSWERED)
     error = await refused(person.does(worker.service, flow, "verify", "999999"), CodeRejected)
+    assert error.flow
     assert (error.flow.in_doubt, len(sandbox.calls_of("exchange"))) == (None, 1)
 
 
@@ -189,11 +218,12 @@ async def test_a_code_that_is_refused_at_once_leaves_no_doubt(worker: Any, sandb
     "body", ['{"Model": null, "Errors": [], "IsSucceed": true}', '{"Model": " ", "IsSucceed": true}']
 )
 async def test_a_code_that_is_taken_without_a_token_asks_for_another_one(
-    worker: Any, sandbox: Any, person: Any, clock: Any, body: str
+    worker: Worker, sandbox: Sandbox, person: Person, clock: FrozenClock, body: str
 ) -> None:
     flow = await person.reaches(worker.service, State.QUESTION_ANSWERED)
     sandbox.fault("exchange", "raw", body=body, act=True)
     error = await refused(person.does(worker.service, flow, "verify"), OutcomeInDoubt)
+    assert error.flow
     assert (error.flow.state, error.flow.in_doubt) == (State.CODE_VERIFIED, Step.CODE)
     assert (error.flow.expects, error.flow.allowed, error.flow.attempts_left) == (Step.CODE, ("cancel", "resend"), 5)
     assert len(sandbox.calls_of("exchange")) == 1
@@ -205,11 +235,14 @@ async def test_a_code_that_is_taken_without_a_token_asks_for_another_one(
     person.check(flow)
 
 
-async def test_doubt_uses_up_attempts_like_anything_else(worker: Any, person: Any, breaks: Any, sandbox: Any) -> None:
+async def test_doubt_uses_up_attempts_like_anything_else(
+    worker: Worker, person: Person, breaks: Breaks, sandbox: Sandbox
+) -> None:
     flow = await person.reaches(worker.service, State.QUESTION_ANSWERED)
     for _ in range(5):
         breaks("exchange", "drop_before", times=2)
         error = await refused(person.does(worker.service, flow, "verify"), OutcomeInDoubt)
+    assert error.flow
     assert error.flow.failure is Failure.TOO_MANY_ATTEMPTS
     await refused(person.does(worker.service, flow, "verify"), FlowEnded)
     assert len(sandbox.calls_of("exchange")) == 10
@@ -220,7 +253,7 @@ async def test_doubt_uses_up_attempts_like_anything_else(worker: Any, person: An
 
 
 async def test_a_password_in_doubt_is_proved_by_a_second_sending_or_a_log_in(
-    worker: Any, sandbox: Any, person: Any, breaks: Any, fault: str
+    worker: Worker, sandbox: Sandbox, person: Person, breaks: Breaks, fault: str
 ) -> None:
     flow = await person.reaches(worker.service, State.TOKEN_ISSUED)
     breaks("update", fault)
@@ -233,7 +266,7 @@ async def test_a_password_in_doubt_is_proved_by_a_second_sending_or_a_log_in(
     person.check(flow)
 
 
-async def test_a_second_factor_proves_a_password_too(worker: Any, sandbox: Any, breaks: Any) -> None:
+async def test_a_second_factor_proves_a_password_too(worker: Worker, sandbox: Sandbox, breaks: Breaks) -> None:
     service = worker.service
     flow = await service.start("two.factor")
     await service.verify(flow.id, sandbox.newest_code("two.factor"))
@@ -243,27 +276,30 @@ async def test_a_second_factor_proves_a_password_too(worker: Any, sandbox: Any, 
 
 @pytest.mark.parametrize("password", ["пароль 12345", " violet tractor", "violet tractor "])
 async def test_a_password_that_no_header_carries_is_not_tried(
-    worker: Any, sandbox: Any, person: Any, breaks: Any, password: str
+    worker: Worker, sandbox: Sandbox, person: Person, breaks: Breaks, password: str
 ) -> None:
     flow = await person.reaches(worker.service, State.TOKEN_ISSUED)
     breaks("update", "drop_after")
     error = await refused(person.does(worker.service, flow, "set_password", password), OutcomeInDoubt)
+    assert error.flow
     assert (error.flow.in_doubt, sandbox.calls_of("log_in")) == (Step.PASSWORD, [])
     assert sandbox.password_of("robert.zak") == password
     person.check(error.flow)
 
 
 async def test_without_a_log_in_the_doubt_stays(
-    *, house: Any, etna: Any, sandbox: Any, person: Any, breaks: Any, clock: Any
+    *, house: House, etna: MakeEtna, sandbox: Sandbox, person: Person, breaks: Breaks, clock: FrozenClock
 ) -> None:
     service = house.worker(etna(), policy=Policy(probe_by_login=False)).service
     flow = await person.reaches(service, State.TOKEN_ISSUED)
     breaks("update", "drop_after")
     error = await refused(person.does(service, flow, "set_password"), OutcomeInDoubt)
+    assert error.flow
     assert (error.flow.state, error.flow.in_doubt) == (State.TOKEN_ISSUED, Step.PASSWORD)
     assert (error.flow.attempts_left, error.flow.allowed) == (9, ("cancel", "set_password"))
     # A refusal now says nothing: it may be the token, which is spent, or the password.
     error = await refused(person.does(service, flow, "set_password", "another one 6"), OutcomeInDoubt)
+    assert error.flow
     assert (error.flow.in_doubt, error.flow.history[-1].trigger) == (Step.PASSWORD, "password_in_doubt")
     assert [call.route for call in sandbox.calls][-3:] == ["update"] * 3
     person.check(error.flow)
@@ -274,12 +310,13 @@ async def test_without_a_log_in_the_doubt_stays(
 
 
 async def test_who_tries_again_in_doubt_may_be_proved_right(
-    worker: Any, sandbox: Any, person: Any, breaks: Any
+    worker: Worker, sandbox: Sandbox, person: Person, breaks: Breaks
 ) -> None:
     flow = await person.reaches(worker.service, State.TOKEN_ISSUED)
     breaks("update", "drop_after")
     sandbox.fault("log_in", "drop_before")
     error = await refused(person.does(worker.service, flow, "set_password"), OutcomeInDoubt)
+    assert error.flow
     assert error.flow.in_doubt is Step.PASSWORD
     flow = await person.does(worker.service, flow, "set_password")
     assert (flow.state, flow.in_doubt) == (State.PASSWORD_SET, None)
@@ -288,11 +325,12 @@ async def test_who_tries_again_in_doubt_may_be_proved_right(
 
 
 async def test_a_password_that_was_not_set_can_be_set_after_the_doubt(
-    worker: Any, sandbox: Any, person: Any, breaks: Any
+    worker: Worker, sandbox: Sandbox, person: Person, breaks: Breaks
 ) -> None:
     flow = await person.reaches(worker.service, State.TOKEN_ISSUED)
     breaks("update", "drop_before", times=2)
     error = await refused(person.does(worker.service, flow, "set_password"), OutcomeInDoubt)
+    assert error.flow
     assert (error.flow.in_doubt, len(sandbox.calls_of("log_in"))) == (Step.PASSWORD, 1)
     flow = await person.does(worker.service, flow, "set_password", "another one 6")
     assert (flow.state, flow.in_doubt) == (State.PASSWORD_SET, None)
@@ -301,12 +339,13 @@ async def test_a_password_that_was_not_set_can_be_set_after_the_doubt(
 
 
 async def test_a_second_refusal_that_may_be_the_passwords_leaves_doubt(
-    worker: Any, sandbox: Any, person: Any, breaks: Any
+    worker: Worker, sandbox: Sandbox, person: Person, breaks: Breaks
 ) -> None:
     sandbox.settings.minimum_password_length = 12
     flow = await person.reaches(worker.service, State.TOKEN_ISSUED)
     breaks("update", "drop_before")
     error = await refused(person.does(worker.service, flow, "set_password", "elevenchars"), OutcomeInDoubt)
+    assert error.flow
     assert error.flow.in_doubt is Step.PASSWORD
     flow = await person.does(worker.service, flow, "set_password")
     assert flow.state is State.PASSWORD_SET
@@ -315,7 +354,7 @@ async def test_a_second_refusal_that_may_be_the_passwords_leaves_doubt(
 
 @pytest.mark.parametrize("end", ["time", "attempts", "cancel"])
 async def test_an_end_in_doubt_says_that_nobody_knows(
-    *, house: Any, etna: Any, person: Any, breaks: Any, clock: Any, end: str
+    *, house: House, etna: MakeEtna, person: Person, breaks: Breaks, clock: FrozenClock, end: str
 ) -> None:
     policy = Policy(probe_by_login=False, password_attempts=2)
     service = house.worker(etna(), policy=policy).service
@@ -328,16 +367,18 @@ async def test_an_end_in_doubt_says_that_nobody_knows(
         await service.cancel(flow.id)
     else:
         error = await refused(person.does(service, flow, "set_password"), OutcomeInDoubt)
+        assert error.flow
         assert error.flow.ended
     flow = await service.get(flow.id)
     assert (flow.state, flow.failure, flow.in_doubt) == (State.FAILED, Failure.OUTCOME_UNKNOWN, Step.PASSWORD)
     person.check(flow)
 
 
-async def test_a_refusal_without_doubt_is_the_passwords(worker: Any, sandbox: Any, person: Any) -> None:
+async def test_a_refusal_without_doubt_is_the_passwords(worker: Worker, sandbox: Sandbox, person: Person) -> None:
     sandbox.settings.minimum_password_length = 12
     flow = await person.reaches(worker.service, State.TOKEN_ISSUED)
     error = await refused(person.does(worker.service, flow, "set_password", "elevenchars"), PasswordRejected)
+    assert error.flow
     assert (error.flow.in_doubt, len(sandbox.calls_of("update")), sandbox.calls_of("log_in")) == (None, 1, [])
     assert (await person.does(worker.service, flow, "set_password")).state is State.PASSWORD_SET
 
@@ -352,9 +393,9 @@ class Strange(Exception):
 @pytest.mark.parametrize("part", [Strange("Peterson 004158"), OSError("gone"), TimeoutError(), KeyError("x"), None])
 @pytest.mark.parametrize("command", ["answer", "verify", "set_password"])
 async def test_a_transport_against_its_contract_leaves_doubt_and_no_more(
-    house: Any, at: Any, part: Any, command: str
+    house: House, at: At, part: BaseException | None, command: str
 ) -> None:
-    async def nothing(_: Any) -> Any:
+    async def nothing(_: ScriptedCall) -> Any:
         return None
 
     worker = house.worker()
@@ -364,12 +405,14 @@ async def test_a_transport_against_its_contract_leaves_doubt_and_no_more(
         "set_password": ("update", State.TOKEN_ISSUED, "violet tractor 5"),
     }[command]
     flow = await at(worker, state)
-    worker.transport.script(**{route: [part or nothing] * 2, "log_in": [part or nothing]})
+    parts: list[Part] = [part or nothing]
+    worker.transport.script(**{route: parts * 2, "log_in": parts})
     if command == "answer":
         after = await worker.service.answer(flow.id, given)
     else:
         error = await refused(getattr(worker.service, command)(flow.id, given), OutcomeInDoubt)
         assert error.__cause__ is error.__context__ is None
+        assert error.flow
         after = error.flow
     assert after.in_doubt is flow.expects
     assert len(worker.transport.calls_of(route)) == 1 + (command != "answer")
@@ -377,7 +420,7 @@ async def test_a_transport_against_its_contract_leaves_doubt_and_no_more(
 
 @pytest.mark.parametrize("command", ["answer", "verify", "set_password"])
 async def test_a_transport_that_lets_a_cancellation_of_its_own_escape_leaves_doubt_and_no_more(
-    house: Any, at: Any, command: str
+    house: House, at: At, command: str
 ) -> None:
     worker = house.worker()
     route, state, given = {
@@ -386,27 +429,31 @@ async def test_a_transport_that_lets_a_cancellation_of_its_own_escape_leaves_dou
         "set_password": ("update", State.TOKEN_ISSUED, "violet tractor 5"),
     }[command]
     flow = await at(worker, state)
-    worker.transport.script(**{route: [asyncio.CancelledError()] * 2, "log_in": [NotActed()]})
+    script: dict[str, list[Part]] = {route: [asyncio.CancelledError()] * 2, "log_in": [NotActed()]}
+    worker.transport.script(**script)
     try:
         await getattr(worker.service, command)(flow.id, given)
     except OutcomeInDoubt:
         assert command != "answer"
     flow = await worker.service.get(flow.id)
     assert flow.in_doubt is not None
-    assert (await worker.door.load(flow.id)).lease_left is None
+    assert (await worker.store.load(flow.id)).lease_left is None
 
 
 @pytest.mark.parametrize("part", [Strange("robert.zak"), OSError("gone"), TimeoutError()])
-async def test_a_question_that_can_not_be_asked_for_is_an_error_of_ours(house: Any, part: Any) -> None:
+async def test_a_question_that_can_not_be_asked_for_is_an_error_of_ours(house: House, part: BaseException) -> None:
     worker = house.worker()
     worker.transport.script(challenge=[part] * 3)
     error = await refused(worker.service.start("robert.zak"), BrokerError)
     assert "robert" not in str(error)
 
 
-async def test_a_transport_that_hangs_is_cut_off_before_the_lease_is_over(house: Any) -> None:
-    lease = timedelta(seconds=0.44)
-    worker = house.worker(ScriptedTransport(deadline=timedelta(seconds=0.4)), policy=Policy(lease=lease))
+async def test_a_transport_that_hangs_is_cut_off_before_the_lease_is_over(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reset_flow.engine.broker_client.GRACE", 10)
+    lease = timedelta(seconds=5)
+    worker = house.worker(ScriptedTransport(deadline=timedelta(seconds=1)), policy=Policy(lease=lease))
     flow = await worker.service.start("robert.zak")
     held = worker.transport.hold("request")
     command = asyncio.create_task(worker.service.answer(flow.id, "Peterson"))
@@ -416,15 +463,15 @@ async def test_a_transport_that_hangs_is_cut_off_before_the_lease_is_over(house:
     assert (await command).in_doubt is Step.ANSWER
 
 
-async def test_the_question_does_not_hang_for_ever(house: Any) -> None:
+async def test_the_question_does_not_hang_for_ever(house: House) -> None:
     worker = house.worker(ScriptedTransport(deadline=timedelta(seconds=0.05)))
     for _ in range(3):
         worker.transport.hold("challenge")
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(30):
         await refused(worker.service.start("robert.zak"), BrokerUnavailable)
 
 
-async def test_what_a_transport_wants_kept_comes_back_with_each_call(house: Any) -> None:
+async def test_what_a_transport_wants_kept_comes_back_with_each_call(house: House) -> None:
     worker = house.worker()
     worker.transport.script(
         challenge=[Accepted(value=Secret("?"), continuation=b"1")],
@@ -441,11 +488,11 @@ async def test_what_a_transport_wants_kept_comes_back_with_each_call(house: Any)
     assert kept[:2] == [("challenge", None), ("request", b"1")]
 
 
-async def test_a_token_is_sent_as_it_came(house: Any, at: Any) -> None:
+async def test_a_token_is_sent_as_it_came(house: House, at: At) -> None:
     worker = house.worker()
     flow = await at(worker, State.QUESTION_ANSWERED)
     worker.transport.script(exchange=[Accepted(value=Secret("t" * 4096))])
     await worker.service.verify(flow.id, "004158")
     await worker.service.set_password(flow.id, "violet tractor 5")
     assert worker.transport.calls[-1].token == Secret("t" * 4096)
-    assert json.dumps(worker.transport.calls[0].given.reveal()) == '"004158"'
+    assert worker.transport.calls[0].given == Secret("004158")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from reset_flow import testing
 from reset_flow.domain.errors import (
     AnswerRejected,
     AppKeyRejected,
@@ -26,8 +25,16 @@ from reset_flow.domain.flow import Credential, Failure, State
 from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Rejected, Unknown
 from reset_flow.domain.policy import Policy
 from reset_flow.domain.secret import Secret
+from reset_flow.testing import refused
 
-refused: Any = testing.refused
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from reset_flow.domain.errors import ResetFlowError
+    from reset_flow.domain.flow import Flow
+    from reset_flow.domain.outcomes import Outcome
+    from reset_flow.testing import FrozenClock
+    from tests.service.conftest import At, House, ScriptedWorker, Worker
 
 BOTH_STORES = pytest.mark.parametrize("kind", ["memory", "sqlite"])
 COMMANDS: dict[str, tuple[State, str, tuple[str, ...]]] = {
@@ -40,14 +47,15 @@ COMMANDS: dict[str, tuple[State, str, tuple[str, ...]]] = {
 CALLING = [command for command in COMMANDS if command != "cancel"]
 
 
-async def stands(worker: Any, at: Any, clock: Any, command: str) -> Any:
+async def stands(worker: ScriptedWorker, at: At, clock: FrozenClock, command: str) -> Flow:
     flow = await at(worker, COMMANDS[command][0])
     clock.advance(timedelta(minutes=1))
     return flow
 
 
-def give(worker: Any, flow: Any, command: str, key: str | None = "key") -> Any:
-    return getattr(worker.service, command)(flow.id, *COMMANDS[command][2], key=key)
+def give(worker: Worker, flow: Flow, command: str, key: str = "key") -> Coroutine[object, object, Flow]:
+    call: Coroutine[object, object, Flow] = getattr(worker.service, command)(flow.id, *COMMANDS[command][2], key=key)
+    return call
 
 
 # Keys
@@ -55,7 +63,7 @@ def give(worker: Any, flow: Any, command: str, key: str | None = "key") -> Any:
 
 @BOTH_STORES
 @pytest.mark.parametrize("command", list(COMMANDS))
-async def test_a_command_with_a_key_is_carried_out_once(house: Any, at: Any, clock: Any, command: str) -> None:
+async def test_a_command_with_a_key_is_carried_out_once(house: House, at: At, clock: FrozenClock, command: str) -> None:
     worker, other = house.worker(), house.worker()
     flow = await stands(worker, at, clock, command)
     first = await give(worker, flow, command)
@@ -65,7 +73,7 @@ async def test_a_command_with_a_key_is_carried_out_once(house: Any, at: Any, clo
     assert other.transport.calls == []
 
 
-async def test_a_result_is_the_flow_as_it_now_stands(house: Any, at: Any) -> None:
+async def test_a_result_is_the_flow_as_it_now_stands(house: House, at: At) -> None:
     worker = house.worker()
     flow = await at(worker, State.REQUESTED)
     await give(worker, flow, "answer", "a")
@@ -87,7 +95,7 @@ async def test_a_result_is_the_flow_as_it_now_stands(house: Any, at: Any) -> Non
     ],
 )
 async def test_a_refusal_with_a_key_is_told_again(
-    *, house: Any, at: Any, clock: Any, command: str, outcome: Any, kind: Any
+    *, house: House, at: At, clock: FrozenClock, command: str, outcome: Outcome, kind: type[ResetFlowError]
 ) -> None:
     worker, other = house.worker(), house.worker()
     flow = await stands(worker, at, clock, command)
@@ -101,7 +109,7 @@ async def test_a_refusal_with_a_key_is_told_again(
 
 
 @pytest.mark.parametrize("command", ["verify", "set_password"])
-async def test_a_doubt_with_a_key_is_told_again(house: Any, at: Any, clock: Any, command: str) -> None:
+async def test_a_doubt_with_a_key_is_told_again(house: House, at: At, clock: FrozenClock, command: str) -> None:
     worker = house.worker()
     flow = await stands(worker, at, clock, command)
     worker.transport.script(**{COMMANDS[command][1]: [Unknown()] * 2, "log_in": [Unknown()]})
@@ -113,7 +121,7 @@ async def test_a_doubt_with_a_key_is_told_again(house: Any, at: Any, clock: Any,
 
 
 @pytest.mark.parametrize("command", CALLING)
-async def test_a_key_that_is_under_way_is_busy(house: Any, at: Any, clock: Any, command: str) -> None:
+async def test_a_key_that_is_under_way_is_busy(house: House, at: At, clock: FrozenClock, command: str) -> None:
     worker, other = house.worker(), house.worker()
     flow = await stands(worker, at, clock, command)
     held = worker.transport.hold(COMMANDS[command][1])
@@ -127,7 +135,7 @@ async def test_a_key_that_is_under_way_is_busy(house: Any, at: Any, clock: Any, 
 
 @pytest.mark.parametrize("command", CALLING)
 async def test_what_did_not_happen_may_be_tried_again_with_its_key(
-    house: Any, at: Any, clock: Any, command: str
+    house: House, at: At, clock: FrozenClock, command: str
 ) -> None:
     worker = house.worker()
     flow = await stands(worker, at, clock, command)
@@ -139,7 +147,7 @@ async def test_what_did_not_happen_may_be_tried_again_with_its_key(
     assert len(worker.transport.calls) == 3
 
 
-async def test_what_was_not_even_tried_leaves_no_result(house: Any, at: Any) -> None:
+async def test_what_was_not_even_tried_leaves_no_result(house: House, at: At) -> None:
     worker = house.worker()
     flow = await at(worker, State.QUESTION_ANSWERED)
     await refused(worker.service.verify(flow.id, "41", key="key"), CodeRejected)
@@ -148,7 +156,7 @@ async def test_what_was_not_even_tried_leaves_no_result(house: Any, at: Any) -> 
     assert (await worker.service.verify(flow.id, "004158", key="key")).state is State.TOKEN_ISSUED
 
 
-async def test_the_key_of_another_command_is_refused(house: Any, at: Any) -> None:
+async def test_the_key_of_another_command_is_refused(house: House, at: At) -> None:
     worker = house.worker()
     flow = await at(worker, State.REQUESTED)
     await give(worker, flow, "answer")
@@ -158,7 +166,7 @@ async def test_the_key_of_another_command_is_refused(house: Any, at: Any) -> Non
     assert len(worker.transport.calls) == 1
 
 
-async def test_a_key_counts_for_one_flow(house: Any, at: Any) -> None:
+async def test_a_key_counts_for_one_flow(house: House, at: At) -> None:
     worker = house.worker()
     flows = [await at(worker, State.REQUESTED) for _ in range(2)]
     for flow in flows:
@@ -166,7 +174,7 @@ async def test_a_key_counts_for_one_flow(house: Any, at: Any) -> None:
     assert len(worker.transport.calls) == 2
 
 
-async def test_the_last_eight_keys_are_kept(house: Any, at: Any) -> None:
+async def test_the_last_eight_keys_are_kept(house: House, at: At) -> None:
     worker = house.worker(policy=Policy(code_attempts=100))
     flow = await at(worker, State.QUESTION_ANSWERED)
     worker.transport.script(exchange=[Rejected()] * 10)
@@ -179,7 +187,7 @@ async def test_the_last_eight_keys_are_kept(house: Any, at: Any) -> None:
     assert len(worker.transport.calls) == 10
 
 
-async def test_another_input_with_the_same_key_is_the_same_command(house: Any, at: Any) -> None:
+async def test_another_input_with_the_same_key_is_the_same_command(house: House, at: At) -> None:
     worker = house.worker()
     flow = await at(worker, State.QUESTION_ANSWERED)
     worker.transport.script(exchange=[Rejected()])
@@ -189,7 +197,9 @@ async def test_another_input_with_the_same_key_is_the_same_command(house: Any, a
 
 
 @pytest.mark.parametrize("command", CALLING)
-async def test_the_key_of_a_dead_process_gives_what_became_of_it(house: Any, at: Any, clock: Any, command: str) -> None:
+async def test_the_key_of_a_dead_process_gives_what_became_of_it(
+    house: House, at: At, clock: FrozenClock, command: str
+) -> None:
     worker, other = house.worker(), house.worker()
     flow = await stands(worker, at, clock, command)
     held = worker.transport.hold(COMMANDS[command][1])
@@ -207,7 +217,7 @@ async def test_the_key_of_a_dead_process_gives_what_became_of_it(house: Any, at:
     assert len(other.transport.calls) == (command == "verify")
 
 
-async def test_an_expired_flow_still_knows_its_keys(house: Any, at: Any, clock: Any) -> None:
+async def test_an_expired_flow_still_knows_its_keys(house: House, at: At, clock: FrozenClock) -> None:
     worker = house.worker()
     flow = await at(worker, State.REQUESTED)
     first = await give(worker, flow, "answer")
@@ -220,7 +230,7 @@ async def test_an_expired_flow_still_knows_its_keys(house: Any, at: Any, clock: 
 
 
 @BOTH_STORES
-async def test_a_ref_makes_one_flow(house: Any) -> None:
+async def test_a_ref_makes_one_flow(house: House) -> None:
     worker, other = house.worker(), house.worker()
     flow = await worker.service.start("robert.zak", ref="order 7")
     assert await other.service.start(" Robert.Zak ", ref="order 7") == flow
@@ -230,7 +240,7 @@ async def test_a_ref_makes_one_flow(house: Any) -> None:
 
 
 @BOTH_STORES
-async def test_a_ref_still_gives_its_flow_after_the_end(house: Any, clock: Any) -> None:
+async def test_a_ref_still_gives_its_flow_after_the_end(house: House, clock: FrozenClock) -> None:
     worker = house.worker()
     flow = await worker.service.start("robert.zak", ref="r")
     flow = await worker.service.cancel(flow.id)
@@ -242,7 +252,7 @@ async def test_a_ref_still_gives_its_flow_after_the_end(house: Any, clock: Any) 
 
 
 @pytest.mark.parametrize("question", ["", "?"])
-async def test_a_ref_of_another_user_or_credential_is_refused(house: Any, question: str) -> None:
+async def test_a_ref_of_another_user_or_credential_is_refused(house: House, question: str) -> None:
     worker = house.worker()
     worker.transport.script(challenge=[Accepted(value=Secret(question))])
     flow = await worker.service.start("robert.zak", ref="r")
@@ -256,7 +266,7 @@ async def test_a_ref_of_another_user_or_credential_is_refused(house: Any, questi
 
 @BOTH_STORES
 @pytest.mark.parametrize("question", ["", "?"])
-async def test_of_two_workers_at_the_same_moment_one_makes_the_flow(house: Any, question: str) -> None:
+async def test_of_two_workers_at_the_same_moment_one_makes_the_flow(house: House, question: str) -> None:
     workers = [house.worker() for _ in range(4)]
     for worker in workers:
         worker.transport.script(challenge=[Accepted(value=Secret(question))] * 2)
@@ -272,7 +282,7 @@ async def test_of_two_workers_at_the_same_moment_one_makes_the_flow(house: Any, 
         assert (await worker.service.start("robert.zak", ref="r")).id == flows[0].id
 
 
-async def test_of_two_workers_with_other_users_one_makes_the_flow(house: Any) -> None:
+async def test_of_two_workers_with_other_users_one_makes_the_flow(house: House) -> None:
     workers = [house.worker(), house.worker()]
     results = await asyncio.gather(
         *(worker.service.start(f"user {n}", ref="r") for n, worker in enumerate(workers)), return_exceptions=True
@@ -280,7 +290,7 @@ async def test_of_two_workers_with_other_users_one_makes_the_flow(house: Any) ->
     assert [type(result) for result in results].count(KeyReused) == 1
 
 
-async def test_a_token_is_adopted_once_for_its_ref(house: Any) -> None:
+async def test_a_token_is_adopted_once_for_its_ref(house: House) -> None:
     worker = house.worker()
     flows = await asyncio.gather(*(worker.service.adopt("robert.zak", f"token {n}", ref="r") for n in range(3)))
     assert len({flow.id for flow in flows}) == 1
@@ -288,7 +298,7 @@ async def test_a_token_is_adopted_once_for_its_ref(house: Any) -> None:
     assert await worker.service.adopt("robert.zak", "token", ref="r") == flow
 
 
-async def test_a_ref_is_one_realms(house: Any) -> None:
+async def test_a_ref_is_one_realms(house: House) -> None:
     one, two = house.worker(realm="one"), house.worker(realm="two")
     flows = [await worker.service.start("robert.zak", ref="r") for worker in (one, two)]
     assert flows[0].id != flows[1].id
@@ -298,7 +308,7 @@ async def test_a_ref_is_one_realms(house: Any) -> None:
 
 
 @BOTH_STORES
-async def test_tags_find_flows_the_newest_first(house: Any, clock: Any) -> None:
+async def test_tags_find_flows_the_newest_first(house: House, clock: FrozenClock) -> None:
     worker, other = house.worker(), house.worker(realm="other")
     flows = []
     for n in range(5):
@@ -315,13 +325,13 @@ async def test_tags_find_flows_the_newest_first(house: Any, clock: Any) -> None:
 
 
 @BOTH_STORES
-async def test_flows_of_the_same_moment_are_found_the_newest_first(house: Any) -> None:
+async def test_flows_of_the_same_moment_are_found_the_newest_first(house: House) -> None:
     worker = house.worker()
     ids = [(await worker.service.start(f"user {n}", tags=["t"])).id for n in range(5)]
     assert [flow.id for flow in await worker.service.find("t")] == ids[::-1]
 
 
-async def test_at_most_a_hundred_are_found(house: Any, clock: Any) -> None:
+async def test_at_most_a_hundred_are_found(house: House, clock: FrozenClock) -> None:
     worker = house.worker()
     ids = []
     for n in range(103):
@@ -330,9 +340,9 @@ async def test_at_most_a_hundred_are_found(house: Any, clock: Any) -> None:
     assert [flow.id for flow in await worker.service.find("t")] == ids[:2:-1]
 
 
-async def test_a_ref_and_a_tag_and_a_key_of_one_name_do_not_meet(house: Any) -> None:
+async def test_a_ref_and_a_tag_and_a_key_of_one_name_do_not_meet(house: House) -> None:
     worker = house.worker()
     flow = await worker.service.start("robert.zak", ref="name", tags=["name"])
     assert (await worker.service.answer(flow.id, "Peterson", key="name")).state is State.QUESTION_ANSWERED
-    stored = repr(worker.door.saves)
+    stored = repr(worker.store.saves)
     assert "'name'" not in stored

@@ -7,7 +7,7 @@ import json
 import traceback
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import attrs
 import pytest
@@ -24,6 +24,12 @@ from reset_flow.ports import Case
 from reset_flow.testing import LeakScanner, ScriptedTransport, refused, shown_by, shown_by_error, traceback_of
 from reset_flow.testing.transport import ScriptedCall
 
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from reset_flow.testing.transport import Part
+    from tests.service.conftest import House, ScriptedWorker
+
 LOGIN, QUESTION = "zygmunt.login@autoshares.com", "What was the name of your lemming?"
 ANSWER, CODE, TOKEN = "lemming Zdzisław", "904158", "t0k3n-of-nobody-else"
 PASSWORD, PHRASE, BEARER = "unlikely violet tractor", "phrase of nobody", "bearer-of-nobody"
@@ -39,13 +45,13 @@ def shown(*places: str | bytes) -> list[str]:
 
 
 @pytest.fixture
-def worker(house: Any) -> Any:
+def worker(house: House) -> ScriptedWorker:
     transport = ScriptedTransport()
     transport.script(challenge=[Accepted(value=Secret(QUESTION))] * 9, exchange=[Accepted(value=Secret(TOKEN))] * 2)
     return house.worker(transport, policy=Policy(resend_cooldown=timedelta(0)))
 
 
-async def test_a_flow_shows_neither_user_nor_question(worker: Any) -> None:
+async def test_a_flow_shows_neither_user_nor_question(worker: ScriptedWorker) -> None:
     service = worker.service
     flow = await service.start(LOGIN, tags=["a tag"], ref="a ref")
     flows = [flow]
@@ -62,7 +68,7 @@ async def test_a_flow_shows_neither_user_nor_question(worker: Any) -> None:
     assert flow.user == LOGIN
 
 
-async def test_what_the_parts_are_made_of_shows_nothing(house: Any, worker: Any) -> None:
+async def test_what_the_parts_are_made_of_shows_nothing(house: House, worker: ScriptedWorker) -> None:
     flow = await worker.service.start(LOGIN)
     await worker.service.answer(flow.id, ANSWER)
     worker.transport.unscript("exchange")
@@ -90,36 +96,36 @@ async def test_what_the_parts_are_made_of_shows_nothing(house: Any, worker: Any)
         worker.transport,
         worker.transport.calls,
         worker.service,
-        worker.door.saves,
+        worker.store.saves,
     ]
     for thing in things:
         assert shown(shown_by(thing)) == []
     assert shown("".join(repr(call) for call in worker.transport.calls)) == []
 
 
-async def test_what_is_stored_shows_nothing(worker: Any) -> None:
+async def test_what_is_stored_shows_nothing(worker: ScriptedWorker) -> None:
     flow = await worker.service.start(LOGIN, tags=["tag of nobody"], ref="ref of nobody")
     for command, given in (("answer", ANSWER), ("verify", CODE), ("set_password", PASSWORD)):
         await getattr(worker.service, command)(flow.id, given, key=f"key of nobody {command}")
     names = LeakScanner({name: name for name in ("tag of nobody", "ref of nobody", "key of nobody")})
-    for record in worker.door.saves:
+    for record in worker.store.saves:
         text = b"".join([record.body, *record.lookups, record.write_id, record.id.encode(), record.state.encode()])
         assert shown(text) == []
         assert names.find(text) == []
 
 
-async def test_no_error_shows_anything(worker: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_error_shows_anything(worker: ScriptedWorker, caplog: pytest.LogCaptureFixture) -> None:
     service, transport = worker.service, worker.transport
     errors: list[BaseException] = []
 
-    async def collect(work: Any) -> None:
+    async def collect(work: Awaitable[object]) -> None:
         try:
             await work
         except ResetFlowError as error:
             errors.append(error)
 
     loud = RuntimeError(" ".join(SECRETS))
-    outcomes = [Rejected(reasons=["no"]), NotActed(), Unknown(), loud]
+    outcomes: list[Part] = [Rejected(reasons=["no"]), NotActed(), Unknown(), loud]
     for outcome in outcomes:
         flow = await service.start(LOGIN)
         transport.script(request=[outcome])
@@ -160,7 +166,7 @@ async def test_no_error_shows_anything(worker: Any, caplog: pytest.LogCaptureFix
     assert shown(caplog.text) == []
 
 
-async def test_no_frame_of_ours_shows_a_secret(worker: Any) -> None:
+async def test_no_frame_of_ours_shows_a_secret(worker: ScriptedWorker) -> None:
     service, transport = worker.service, worker.transport
     flow = await service.start(LOGIN)
     transport.script(request=[Rejected(reasons=["no"])])

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
 
-from reset_flow import testing
 from reset_flow.domain.errors import (
     AnswerRejected,
     AppKeyRejected,
@@ -34,9 +33,16 @@ from reset_flow.domain.policy import Policy
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.state_machine import allowed
 from reset_flow.persistence.keyring import Keyring
+from reset_flow.testing import refused
 from reset_flow.testing.transport import ScriptedTransport
 
-refused: Any = testing.refused
+if TYPE_CHECKING:
+    from reset_flow.domain.errors import InputRejected
+    from reset_flow.domain.flow import Flow
+    from reset_flow.sandbox import Sandbox
+    from reset_flow.service import ResetService
+    from reset_flow.testing import FrozenClock
+    from tests.service.conftest import At, House, MakeEtna, Person
 
 GIVEN: dict[str, tuple[str, ...]] = {
     "answer": ("Peterson",),
@@ -49,8 +55,9 @@ GIVEN: dict[str, tuple[str, ...]] = {
 BINARY = ("\x00", "a\x07b", "\ud800", "line\nbreak", "\x7f")
 
 
-async def give(service: Any, flow_id: str, command: str, *given: Any, **options: Any) -> Any:
-    return await getattr(service, command)(flow_id, *(given or GIVEN[command]), **options)
+async def give(service: ResetService, flow_id: str, command: str, *given: object, **options: object) -> Flow:
+    flow: Flow = await getattr(service, command)(flow_id, *(given or GIVEN[command]), **options)
+    return flow
 
 
 # Order
@@ -58,7 +65,7 @@ async def give(service: Any, flow_id: str, command: str, *given: Any, **options:
 
 @pytest.mark.parametrize(("state", "command"), list(product(State, GIVEN)), ids=str)
 async def test_each_command_comes_where_the_table_has_it_and_nowhere_else(
-    house: Any, at: Any, clock: Any, state: State, command: str
+    house: House, at: At, clock: FrozenClock, state: State, command: str
 ) -> None:
     worker = house.worker()
     flow = await at(worker, state)
@@ -71,12 +78,12 @@ async def test_each_command_comes_where_the_table_has_it_and_nowhere_else(
     kind = FlowEnded if state.ended else IllegalCommand
     error = await refused(give(worker.service, flow.id, command), kind)
     assert error.flow == flow == await worker.service.get(flow.id)
-    assert (worker.transport.calls, worker.door.saves) == ([], [])
+    assert (worker.transport.calls, worker.store.saves) == ([], [])
     assert not error.retryable
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.CODE_VERIFIED])
-async def test_a_pin_and_a_password_are_no_substitutes(house: Any, state: State) -> None:
+async def test_a_pin_and_a_password_are_no_substitutes(house: House, state: State) -> None:
     worker = house.worker()
     flow = await worker.service.start("robert.zak", credential=Credential.PIN)
     if state is State.TOKEN_ISSUED:
@@ -110,19 +117,19 @@ async def test_a_pin_and_a_password_are_no_substitutes(house: Any, state: State)
     ids=lambda value: repr(value)[:20],
 )
 async def test_what_can_not_be_sent_is_refused_and_not_counted(
-    *, house: Any, at: Any, command: str, state: State, kind: Any, given: Any
+    *, house: House, at: At, command: str, state: State, kind: type[InputRejected], given: object
 ) -> None:
     worker = house.worker()
     flow = await at(worker, state)
     error = await refused(give(worker.service, flow.id, command, given), kind)
     assert not error.sent
     assert error.flow == flow == await worker.service.get(flow.id)
-    assert (worker.transport.calls, worker.door.saves) == ([], [])
+    assert (worker.transport.calls, worker.store.saves) == ([], [])
     assert (await give(worker.service, flow.id, command)).version > flow.version
 
 
 @pytest.mark.parametrize("given", ["", " ", "1" * 65, b"8642", 8642, None, *BINARY])
-async def test_a_pin_that_can_not_be_sent_is_refused(house: Any, given: Any) -> None:
+async def test_a_pin_that_can_not_be_sent_is_refused(house: House, given: Any) -> None:
     worker = house.worker()
     flow = await worker.service.adopt("robert.zak", "token", credential=Credential.PIN)
     error = await refused(worker.service.set_pin(flow.id, given), PasswordRejected)
@@ -130,15 +137,15 @@ async def test_a_pin_that_can_not_be_sent_is_refused(house: Any, given: Any) -> 
 
 
 @pytest.mark.parametrize("user", ["", " \t", "u" * 321, b"robert", 7, None, *BINARY])
-async def test_what_can_not_be_a_user_starts_nothing(house: Any, user: Any) -> None:
+async def test_what_can_not_be_a_user_starts_nothing(house: House, user: Any) -> None:
     worker = house.worker()
     await refused(worker.service.start(user), InvalidInput)
     await refused(worker.service.adopt(user, "token"), InvalidInput)
-    assert (worker.transport.calls, worker.door.tries) == ([], 0)
+    assert (worker.transport.calls, worker.store.tries) == ([], 0)
 
 
 @pytest.mark.parametrize("name", ["", " ", "n" * 321, 7, *BINARY])
-async def test_what_can_not_be_a_name_is_refused_before_anything(house: Any, at: Any, name: Any) -> None:
+async def test_what_can_not_be_a_name_is_refused_before_anything(house: House, at: At, name: Any) -> None:
     worker = house.worker()
     await refused(worker.service.start("robert.zak", ref=name), InvalidInput)
     await refused(worker.service.start("robert.zak", tags=[name]), InvalidInput)
@@ -146,37 +153,42 @@ async def test_what_can_not_be_a_name_is_refused_before_anything(house: Any, at:
     flow = await at(worker, State.REQUESTED)
     for command in GIVEN:
         await refused(give(worker.service, flow.id, command, key=name), InvalidInput)
-    assert (worker.transport.calls, worker.door.saves) == ([], [])
+    assert (worker.transport.calls, worker.store.saves) == ([], [])
     assert await worker.service.get(flow.id) == flow
 
 
-async def test_tags_are_limited_and_one_text_is_one_tag(house: Any) -> None:
+async def test_tags_are_limited_and_one_text_is_one_tag(house: House) -> None:
     worker = house.worker()
     await refused(worker.service.start("robert.zak", tags=[f"tag {n}" for n in range(17)]), InvalidInput)
-    assert worker.door.tries == 0
+    assert worker.store.tries == 0
     flow = await worker.service.start("robert.zak", tags="conversation:42")
     assert [each.id for each in await worker.service.find("conversation:42")] == [flow.id]
 
 
 @pytest.mark.parametrize("token", ["", " ", b"token", 7, None, "a\ud800b", "tok\x00en", "t" * 100_000])
-async def test_what_can_not_be_a_token_is_not_adopted(house: Any, token: Any) -> None:
+async def test_what_can_not_be_a_token_is_not_adopted(house: House, token: Any) -> None:
     worker = house.worker()
     error = await refused(worker.service.adopt("robert.zak", token, tags=["t"]), InvalidInput)
     assert "tok" not in str(error).replace("token", "")
-    assert (worker.door.tries, await worker.service.find("t")) == (0, [])
+    assert (worker.store.tries, await worker.service.find("t")) == (0, [])
 
 
-async def test_a_transport_that_can_not_reset_a_credential_is_not_asked(house: Any, etna: Any, sandbox: Any) -> None:
+async def test_a_transport_that_can_not_reset_a_credential_is_not_asked(
+    house: House, etna: MakeEtna, sandbox: Sandbox
+) -> None:
     service = house.worker(etna(revision="password")).service
     await refused(service.start("robert.zak", credential=Credential.PIN), InvalidInput)
-    await refused(service.start("robert.zak", credential="fingerprint"), InvalidInput)
+    unheard_of: Any = "fingerprint"
+    await refused(service.start("robert.zak", credential=unheard_of), InvalidInput)
     assert sandbox.calls == []
 
 
 # What the broker refuses
 
 
-async def test_wrong_answers_are_counted_until_the_flow_ends(house: Any, etna: Any, sandbox: Any, person: Any) -> None:
+async def test_wrong_answers_are_counted_until_the_flow_ends(
+    house: House, etna: MakeEtna, sandbox: Sandbox, person: Person
+) -> None:
     service = house.worker(etna(), policy=Policy(mask_unknown_users=False)).service
     flow = await person.start(service)
     for left in (2, 1, 0):
@@ -184,15 +196,17 @@ async def test_wrong_answers_are_counted_until_the_flow_ends(house: Any, etna: A
         assert (error.sent, error.reasons) == (True, ("Answer is incorrect, try again.",))
         assert error.flow == await service.get(flow.id)
         assert (error.flow.attempts_left or 0, error.flow.in_doubt) == (left, None)
+    assert error.flow
     assert (error.flow.state, error.flow.failure) == (State.FAILED, Failure.TOO_MANY_ATTEMPTS)
     assert [step.trigger for step in error.flow.history] == ["answer_refused"] * 3 + ["abandon"]
-    error = await refused(person.does(service, flow, "answer"), FlowEnded)
-    assert error.flow.failure is Failure.TOO_MANY_ATTEMPTS
+    ended = await refused(person.does(service, flow, "answer"), FlowEnded)
+    assert ended.flow
+    assert ended.flow.failure is Failure.TOO_MANY_ATTEMPTS
     assert (len(sandbox.calls_of("request")), sandbox.mails) == (3, [])
-    person.check(error.flow)
+    person.check(ended.flow)
 
 
-async def test_an_answer_that_is_accepted_is_given_back(house: Any, etna: Any, person: Any) -> None:
+async def test_an_answer_that_is_accepted_is_given_back(house: House, etna: MakeEtna, person: Person) -> None:
     service = house.worker(etna()).service
     flow = await person.start(service)
     for _ in range(2):
@@ -202,26 +216,30 @@ async def test_an_answer_that_is_accepted_is_given_back(house: Any, etna: Any, p
 
 
 async def test_wrong_codes_are_counted_over_all_codes_until_the_flow_ends(
-    house: Any, etna: Any, sandbox: Any, person: Any, clock: Any
+    house: House, etna: MakeEtna, sandbox: Sandbox, person: Person, clock: FrozenClock
 ) -> None:
     service = house.worker(etna()).service
     sandbox.next_codes.extend(["004158", "004159"])
     flow = await person.reaches(service, State.QUESTION_ANSWERED)
     for left in (4, 3):
         error = await refused(person.does(service, flow, "verify", "999999"), CodeRejected)
+        assert error.flow
         assert (error.sent, error.flow.attempts_left) == (True, left)
     clock.advance(timedelta(minutes=1))
     assert (await person.does(service, flow, "resend")).attempts_left == 3
     for left in (2, 1, 0):
         error = await refused(person.does(service, flow, "verify", "999999"), CodeRejected)
+        assert error.flow
         assert (error.flow.attempts_left or 0) == left
+    assert error.flow
     assert error.flow.failure is Failure.TOO_MANY_ATTEMPTS
-    error = await refused(person.does(service, flow, "verify", "004159"), FlowEnded)
+    ended = await refused(person.does(service, flow, "verify", "004159"), FlowEnded)
+    assert ended.flow
     assert len(sandbox.calls_of("exchange")) == 5
-    person.check(error.flow)
+    person.check(ended.flow)
 
 
-async def test_the_last_attempt_may_be_the_right_one(house: Any, etna: Any, person: Any) -> None:
+async def test_the_last_attempt_may_be_the_right_one(house: House, etna: MakeEtna, person: Person) -> None:
     service = house.worker(etna()).service
     flow = await person.reaches(service, State.QUESTION_ANSWERED)
     for _ in range(4):
@@ -229,37 +247,42 @@ async def test_the_last_attempt_may_be_the_right_one(house: Any, etna: Any, pers
     assert (await person.does(service, flow, "verify")).state is State.TOKEN_ISSUED
 
 
-async def test_a_code_that_was_spent_is_refused(house: Any, etna: Any, sandbox: Any, person: Any) -> None:
+async def test_a_code_that_was_spent_is_refused(house: House, etna: MakeEtna, sandbox: Sandbox, person: Person) -> None:
     service = house.worker(etna()).service
     flow = await person.reaches(service, State.TOKEN_ISSUED)
     other = await person.reaches(service, State.QUESTION_ANSWERED)
     spent = sandbox.mails[0].code
     error = await refused(person.does(service, other, "verify", spent), CodeRejected)
+    assert error.flow
     assert error.flow.attempts_left == 4
     assert (await service.get(flow.id)).state is State.TOKEN_ISSUED
 
 
-async def test_weak_passwords_are_counted_until_the_flow_ends(house: Any, etna: Any, sandbox: Any, person: Any) -> None:
+async def test_weak_passwords_are_counted_until_the_flow_ends(
+    house: House, etna: MakeEtna, sandbox: Sandbox, person: Person
+) -> None:
     sandbox.settings.minimum_password_length = 12
     service = house.worker(etna(), policy=Policy(password_attempts=2)).service
     flow = await person.reaches(service, State.TOKEN_ISSUED)
     error = await refused(person.does(service, flow, "set_password", "elevenchars"), PasswordRejected)
     assert (error.sent, error.reasons) == (True, ("Password is too weak.",))
+    assert error.flow
     assert (error.flow.state, error.flow.attempts_left, error.flow.in_doubt) == (State.TOKEN_ISSUED, 1, None)
     error = await refused(person.does(service, flow, "set_password", "elevenchars"), PasswordRejected)
+    assert error.flow
     assert error.flow.failure is Failure.TOO_MANY_ATTEMPTS
     assert sandbox.calls_of("log_in") == []
     person.check(error.flow)
 
 
-async def test_an_unknown_user_is_not_reset(house: Any, etna: Any, sandbox: Any) -> None:
+async def test_an_unknown_user_is_not_reset(house: House, etna: MakeEtna, sandbox: Sandbox) -> None:
     worker = house.worker(etna(), policy=Policy(mask_unknown_users=False))
     error = await refused(worker.service.start("nobody@autoshares.com"), UnknownUser)
-    assert (error.code, error.flow, worker.door.saves, sandbox.mails) == ("unknown_user", None, [], [])
+    assert (error.code, error.flow, worker.store.saves, sandbox.mails) == ("unknown_user", None, [], [])
     assert "nobody" not in str(error)
 
 
-async def test_where_nobody_knows_of_a_question_the_answer_may_be_left_out(house: Any) -> None:
+async def test_where_nobody_knows_of_a_question_the_answer_may_be_left_out(house: House) -> None:
     worker = house.worker()
     worker.transport.script(challenge=[Accepted(value=None)], request=[Rejected(reasons=["who?"])])
     flow = await worker.service.start("robert.zak")  # whether there is a question is not known: an answer may help
@@ -267,18 +290,19 @@ async def test_where_nobody_knows_of_a_question_the_answer_may_be_left_out(house
     assert (await worker.service.answer(flow.id, "")).state is State.QUESTION_ANSWERED
 
 
-async def test_the_broker_may_refuse_whom_it_asks_nothing(house: Any) -> None:
+async def test_the_broker_may_refuse_whom_it_asks_nothing(house: House) -> None:
     worker = house.worker(policy=Policy(mask_unknown_users=False))
     worker.transport.script(challenge=[Accepted(value=Secret(""))], request=[Rejected(reasons=["locked"])])
     error = await refused(worker.service.start("robert.zak"), UnknownUser)
     assert error.reasons == ("locked",)
+    assert error.flow
     assert (error.flow.state, error.flow.failure) == (State.FAILED, Failure.BROKER_REFUSED)
     assert error.flow == await worker.service.get(error.flow.id)
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 409, 500, 503])
 async def test_a_wrong_app_key_has_an_error_of_its_own_whatever_the_status(
-    *, house: Any, etna: Any, sandbox: Any, person: Any, clock: Any, status: int
+    *, house: House, etna: MakeEtna, sandbox: Sandbox, person: Person, clock: FrozenClock, status: int
 ) -> None:
     service = house.worker(etna()).service
     sandbox.settings.app_key_status = status
@@ -299,14 +323,15 @@ async def test_a_wrong_app_key_has_an_error_of_its_own_whatever_the_status(
         assert not sandbox.calls[-1].acted
 
 
-async def test_a_wrong_app_key_is_not_tried_again_and_again(house: Any, etna: Any, sandbox: Any) -> None:
+async def test_a_wrong_app_key_is_not_tried_again_and_again(house: House, etna: MakeEtna, sandbox: Sandbox) -> None:
     service = house.worker(etna(app_key="wrong")).service
     await refused(service.start("robert.zak"), AppKeyRejected)
     assert [call.route for call in sandbox.calls] == ["challenge"]
 
 
-def same_as_before(now: Any, before: Any) -> None:
+def same_as_before(now: Flow | None, before: Flow) -> None:
     """Nothing happened, but for the two saves of the call that did nothing."""
+    assert now
     assert attrs.evolve(now, version=before.version) == before
 
 
@@ -315,7 +340,7 @@ def same_as_before(now: Any, before: Any) -> None:
 
 @pytest.mark.parametrize("flow_id", ["", "nothing-like-it", "x" * 100_000, *BINARY, "../../etc/passwd", "' OR 1=1 --"])
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
-async def test_an_unknown_flow_is_not_found(house: Any, flow_id: str) -> None:
+async def test_an_unknown_flow_is_not_found(house: House, flow_id: str) -> None:
     worker = house.worker()
     for command in GIVEN:
         error = await refused(give(worker.service, flow_id, command), FlowNotFound)
@@ -327,7 +352,7 @@ async def test_an_unknown_flow_is_not_found(house: Any, flow_id: str) -> None:
 
 
 @pytest.mark.parametrize("same_ring", [True, False])
-async def test_another_realms_flow_is_not_found(house: Any, at: Any, same_ring: bool) -> None:  # noqa: FBT001
+async def test_another_realms_flow_is_not_found(house: House, at: At, same_ring: bool) -> None:  # noqa: FBT001
     mine = house.worker(realm="mine")
     ring = house.keyring if same_ring else Keyring.load_or_create(house.path.parent / "other keys")
     other = house.worker(realm="other", keyring=ring)
@@ -340,18 +365,18 @@ async def test_another_realms_flow_is_not_found(house: Any, at: Any, same_ring: 
     assert await mine.service.get(flow.id) == flow
 
 
-async def test_a_flow_of_another_broker_is_not_touched(house: Any, at: Any) -> None:
+async def test_a_flow_of_another_broker_is_not_touched(house: House, at: At) -> None:
     mine, other = house.worker(), house.worker(ScriptedTransport("other"))
     for state in State:
         flow = await at(mine, state)
         for command in GIVEN:
             error = await refused(give(other.service, flow.id, command), WrongBroker)
             assert error.flow == flow
-    assert (other.transport.calls, other.door.saves) == ([], [])
+    assert (other.transport.calls, other.store.saves) == ([], [])
     assert await other.service.get(flow.id) == flow
 
 
-async def test_a_flow_that_is_over_is_over(house: Any, at: Any) -> None:
+async def test_a_flow_that_is_over_is_over(house: House, at: At) -> None:
     worker = house.worker()
     for state, how in ((State.PASSWORD_SET, "password_set"), (State.FAILED, "cancelled")):
         flow = await at(worker, state)
@@ -365,7 +390,7 @@ async def test_a_flow_that_is_over_is_over(house: Any, at: Any) -> None:
 
 
 @pytest.mark.parametrize("state", [state for state in State if not state.ended])
-async def test_a_flow_lives_as_long_as_the_policy_says(house: Any, at: Any, clock: Any, state: State) -> None:
+async def test_a_flow_lives_as_long_as_the_policy_says(house: House, at: At, clock: FrozenClock, state: State) -> None:
     worker = house.worker()
     flow = await at(worker, state)
     clock.advance(flow.expires_at - clock() - timedelta(microseconds=1))
@@ -373,13 +398,14 @@ async def test_a_flow_lives_as_long_as_the_policy_says(house: Any, at: Any, cloc
     clock.advance(timedelta(microseconds=1))
     command = flow.allowed[0] if state is not State.CODE_VERIFIED else "resend"
     error = await refused(give(worker.service, flow.id, command), FlowEnded)
+    assert error.flow
     assert (error.flow.state, error.flow.failure) == (State.FAILED, Failure.EXPIRED)
     assert error.flow.expires_at == flow.expires_at
     assert error.flow == await worker.service.get(flow.id)
     assert worker.transport.calls == []
 
 
-async def test_a_flow_that_is_looked_at_after_its_time_has_ended(house: Any, at: Any, clock: Any) -> None:
+async def test_a_flow_that_is_looked_at_after_its_time_has_ended(house: House, at: At, clock: FrozenClock) -> None:
     worker = house.worker()
     flow = await at(worker, State.REQUESTED)
     clock.advance(timedelta(hours=1))
@@ -387,7 +413,7 @@ async def test_a_flow_that_is_looked_at_after_its_time_has_ended(house: Any, at:
     assert (await worker.service.wait(flow.id)).failure is Failure.EXPIRED
 
 
-async def test_a_code_can_be_too_old_to_be_sent(house: Any, at: Any, clock: Any) -> None:
+async def test_a_code_can_be_too_old_to_be_sent(house: House, at: At, clock: FrozenClock) -> None:
     worker = house.worker(policy=Policy(code_lifetime=timedelta(minutes=10)))
     flow = await at(worker, State.QUESTION_ANSWERED)
     clock.advance(timedelta(minutes=10))
@@ -399,16 +425,17 @@ async def test_a_code_can_be_too_old_to_be_sent(house: Any, at: Any, clock: Any)
     assert (await worker.service.verify(flow.id, "004158")).state is State.TOKEN_ISSUED
 
 
-async def test_a_token_can_be_too_old_to_be_used(house: Any, at: Any, clock: Any) -> None:
+async def test_a_token_can_be_too_old_to_be_used(house: House, at: At, clock: FrozenClock) -> None:
     worker = house.worker(policy=Policy(token_lifetime=timedelta(minutes=10)))
     flow = await at(worker, State.TOKEN_ISSUED)
     assert flow.expires_at == clock() + timedelta(minutes=10)
     clock.advance(timedelta(minutes=10))
     error = await refused(worker.service.set_password(flow.id, "violet tractor 5"), FlowEnded)
+    assert error.flow
     assert (error.flow.failure, worker.transport.calls) == (Failure.EXPIRED, [])
 
 
-async def test_the_sweep_ends_a_flow_whose_token_is_too_old(house: Any, at: Any, clock: Any) -> None:
+async def test_the_sweep_ends_a_flow_whose_token_is_too_old(house: House, at: At, clock: FrozenClock) -> None:
     worker = house.worker(policy=Policy(token_lifetime=timedelta(minutes=10)))
     await at(worker, State.TOKEN_ISSUED)
     clock.advance(timedelta(minutes=10))
@@ -418,7 +445,7 @@ async def test_the_sweep_ends_a_flow_whose_token_is_too_old(house: Any, at: Any,
 # Cooldown
 
 
-async def test_another_code_takes_its_time(house: Any, at: Any, clock: Any) -> None:
+async def test_another_code_takes_its_time(house: House, at: At, clock: FrozenClock) -> None:
     worker = house.worker()
     flow = await at(worker, State.QUESTION_ANSWERED)
     assert flow.resend_at == clock() + timedelta(seconds=60)
@@ -433,7 +460,7 @@ async def test_another_code_takes_its_time(house: Any, at: Any, clock: Any) -> N
     assert (flow.state, flow.resend_at) == (State.QUESTION_ANSWERED, clock() + timedelta(seconds=60))
 
 
-async def test_codes_are_sent_so_often_and_no_more(house: Any, at: Any, clock: Any) -> None:
+async def test_codes_are_sent_so_often_and_no_more(house: House, at: At, clock: FrozenClock) -> None:
     worker = house.worker(policy=Policy(resends=2))
     flow = await at(worker, State.QUESTION_ANSWERED)
     for _ in range(2):
@@ -446,13 +473,14 @@ async def test_codes_are_sent_so_often_and_no_more(house: Any, at: Any, clock: A
     assert len(worker.transport.calls) == 2
 
 
-async def test_the_answer_can_be_wrong_by_the_time_of_another_code(house: Any, at: Any, clock: Any) -> None:
+async def test_the_answer_can_be_wrong_by_the_time_of_another_code(house: House, at: At, clock: FrozenClock) -> None:
     for state in (State.QUESTION_ANSWERED, State.CODE_VERIFIED):
         worker = house.worker()
         flow = await at(worker, state)
         clock.advance(timedelta(minutes=1))
         worker.transport.script(request=[Rejected(reasons=["no"])])
         error = await refused(worker.service.resend(flow.id), AnswerRejected)
+        assert error.flow
         assert (error.flow.state, error.flow.expects, error.flow.in_doubt) == (State.REQUESTED, Step.ANSWER, None)
         assert error.flow.allowed == ("answer", "cancel")
         assert (await worker.service.answer(flow.id, "Pedersen")).state is State.QUESTION_ANSWERED
@@ -466,7 +494,15 @@ async def test_the_answer_can_be_wrong_by_the_time_of_another_code(house: Any, a
     [(429, {}, None), (429, {"Retry-After": "7"}, 7), (503, {"Retry-After": "30"}, 30)],
 )
 async def test_a_broker_that_wants_to_be_left_alone_has_done_nothing(
-    *, house: Any, etna: Any, sandbox: Any, person: Any, clock: Any, status: int, headers: Any, retry_after: Any
+    *,
+    house: House,
+    etna: MakeEtna,
+    sandbox: Sandbox,
+    person: Person,
+    clock: FrozenClock,
+    status: int,
+    headers: dict[str, str],
+    retry_after: int | None,
 ) -> None:
     service = house.worker(etna()).service
     expected = None if retry_after is None else timedelta(seconds=retry_after)
@@ -485,10 +521,11 @@ async def test_a_broker_that_wants_to_be_left_alone_has_done_nothing(
         same_as_before(error.flow, flow)
         assert len(sandbox.calls) == before + 1
         moved = await person.does(service, flow, command)
+        assert error.flow
         assert moved.version > error.flow.version
 
 
-async def test_a_question_is_asked_for_a_few_times(house: Any, etna: Any, sandbox: Any) -> None:
+async def test_a_question_is_asked_for_a_few_times(house: House, etna: MakeEtna, sandbox: Sandbox) -> None:
     service = house.worker(etna()).service
     sandbox.fault("challenge", "drop_before", times=2)
     assert (await service.start("robert.zak")).state is State.REQUESTED
@@ -501,7 +538,7 @@ async def test_a_question_is_asked_for_a_few_times(house: Any, etna: Any, sandbo
 
 
 async def test_a_broker_that_nobody_answers_at_has_done_nothing(
-    house: Any, etna: Any, sandbox: Any, person: Any, clock: Any
+    house: House, etna: MakeEtna, sandbox: Sandbox, person: Person, clock: FrozenClock
 ) -> None:
     service = house.worker(etna()).service
     flows = [await person.reaches(service, state) for state in (State.REQUESTED, State.TOKEN_ISSUED)]
@@ -518,27 +555,31 @@ async def test_a_broker_that_nobody_answers_at_has_done_nothing(
         assert (await person.does(service, flow, command)).version > flow.version
 
 
-async def test_a_first_step_that_was_not_sent_is_made_up_for(house: Any, etna: Any, sandbox: Any, maria: Any) -> None:
+async def test_a_first_step_that_was_not_sent_is_made_up_for(
+    house: House, etna: MakeEtna, sandbox: Sandbox, maria: Person
+) -> None:
     service = house.worker(etna()).service
     sandbox.fault("request", "status", status=429)
     error = await refused(maria.start(service, ref="r"), BrokerUnavailable)
+    assert error.flow
     assert (error.flow.state, error.flow.expects, error.flow.history) == (State.REQUESTED, Step.ANSWER, ())
     flow = await maria.start(service, ref="r")
     assert (flow.id, flow.state, len(sandbox.mails)) == (error.flow.id, State.QUESTION_ANSWERED, 1)
     maria.check(flow)
 
 
-async def test_a_first_step_that_is_made_up_for_may_be_refused(house: Any) -> None:
+async def test_a_first_step_that_is_made_up_for_may_be_refused(house: House) -> None:
     worker = house.worker(policy=Policy(mask_unknown_users=False))
     worker.transport.script(challenge=[Accepted(value=Secret(""))], request=[NotActed(), Rejected(reasons=["locked"])])
     await refused(worker.service.start("robert.zak", ref="r"), BrokerUnavailable)
     error = await refused(worker.service.start("robert.zak", ref="r"), UnknownUser)
+    assert error.flow
     assert error.flow.failure is Failure.BROKER_REFUSED
 
 
 @pytest.mark.parametrize(("status", "body"), [(404, ""), (301, ""), (403, "<html>no</html>"), (415, "{}")])
 async def test_what_stands_in_front_of_the_broker_has_done_nothing(
-    *, house: Any, etna: Any, sandbox: Any, person: Any, status: int, body: str
+    *, house: House, etna: MakeEtna, sandbox: Sandbox, person: Person, status: int, body: str
 ) -> None:
     service = house.worker(etna()).service
     flow = await person.reaches(service, State.QUESTION_ANSWERED)
@@ -551,10 +592,10 @@ async def test_what_stands_in_front_of_the_broker_has_done_nothing(
 # Guards
 
 
-async def test_a_guard_stops_a_command_before_anything(house: Any, at: Any) -> None:
+async def test_a_guard_stops_a_command_before_anything(house: House, at: At) -> None:
     asked: list[tuple[State, str]] = []
 
-    async def guard(flow: Any, command: str) -> None:
+    async def guard(flow: Flow, command: str) -> None:
         asked.append((flow.state, command))
         if command == "verify":
             raise CommandVetoed("not today")
@@ -563,7 +604,7 @@ async def test_a_guard_stops_a_command_before_anything(house: Any, at: Any) -> N
     flow = await at(worker, State.QUESTION_ANSWERED)
     error = await refused(worker.service.verify(flow.id, "004158"), CommandVetoed)
     assert error.flow == flow == await worker.service.get(flow.id)
-    assert (worker.transport.calls, worker.door.saves) == ([], [])
+    assert (worker.transport.calls, worker.store.saves) == ([], [])
     assert asked == [(State.REQUESTED, "answer"), (State.QUESTION_ANSWERED, "verify")]
     assert (await worker.service.cancel(flow.id)).failure is Failure.CANCELLED
 
@@ -571,7 +612,7 @@ async def test_a_guard_stops_a_command_before_anything(house: Any, at: Any) -> N
 # Construction
 
 
-async def test_a_lease_must_be_longer_than_a_deadline(house: Any) -> None:
+async def test_a_lease_must_be_longer_than_a_deadline(house: House) -> None:
     transport = ScriptedTransport(deadline=timedelta(seconds=30))
     with pytest.raises(ConfigurationError):
         house.worker(transport, policy=Policy(lease=timedelta(seconds=30)))
@@ -579,12 +620,12 @@ async def test_a_lease_must_be_longer_than_a_deadline(house: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sqlite"])
-async def test_keys_that_are_in_no_file_are_warned_of(house: Any) -> None:
+async def test_keys_that_are_in_no_file_are_warned_of(house: House) -> None:
     with pytest.warns(UserWarning, match="no file"):
         house.worker(keyring=Keyring.generate())
 
 
-async def test_of_two_commands_at_once_one_is_sent(house: Any, at: Any) -> None:
+async def test_of_two_commands_at_once_one_is_sent(house: House, at: At) -> None:
     worker = house.worker()
     flow = await at(worker, State.QUESTION_ANSWERED)
     held = worker.transport.hold("exchange")
@@ -598,7 +639,7 @@ async def test_of_two_commands_at_once_one_is_sent(house: Any, at: Any) -> None:
     assert len(worker.transport.calls) == 1
 
 
-def test_a_worker_whose_name_nothing_could_hold_is_refused_before_it_begins(house: Any) -> None:
+def test_a_worker_whose_name_nothing_could_hold_is_refused_before_it_begins(house: House) -> None:
     for name in ("a\ud800", "a\x00", "x" * 400):
         with pytest.raises(InvalidInput, match="worker"):
             house.worker(worker=name)

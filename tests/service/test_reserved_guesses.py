@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -26,6 +26,15 @@ from reset_flow import (
 )
 from reset_flow.testing import refused
 
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from reset_flow.domain.outcomes import Outcome
+    from reset_flow.ports import Record, Use, UseName
+    from reset_flow.testing import FrozenClock
+    from reset_flow.testing.transport import Callback, Part, ScriptedCall
+    from tests.service.conftest import At, House, ScriptedWorker
+
 pytestmark = pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres", "redis"])
 
 DAY, HOUR = timedelta(hours=24), timedelta(hours=1)
@@ -34,14 +43,14 @@ TWO = Policy(codes_per_user=Budget(2, DAY))
 MANY_STARTS = Budget(10_000, HOUR)
 
 
-async def use_up(worker: Any, at: Any, user: str = "robert.zak") -> int:
-    """Type wrong codes into flows of one's own until no more are taken. -> how many were"""
+async def use_up(worker: ScriptedWorker, at: At, user: str = "robert.zak") -> int:
+    """Type wrong codes into new flows until no more are taken; return how many were."""
     taken = 0
     while True:
         flow = await at(worker, State.QUESTION_ANSWERED, user=user)
         for _ in range(5):
             worker.transport.script(exchange=[Rejected()])
-            error: Any = await refused(worker.service.verify(flow.id, "000000"), ResetFlowError)
+            error = await refused(worker.service.verify(flow.id, "000000"), ResetFlowError)
             if isinstance(error, LimitReached):
                 worker.transport.unscript("exchange")
                 return taken
@@ -49,7 +58,7 @@ async def use_up(worker: Any, at: Any, user: str = "robert.zak") -> int:
 
 
 async def test_who_uses_up_the_guesses_of_a_user_does_not_stop_a_flow_that_runs(
-    house: Any, at: Any, clock: Any
+    house: House, at: At, clock: FrozenClock
 ) -> None:
     worker, stranger = house.worker(), house.worker()
     flow = await at(worker, State.QUESTION_ANSWERED)
@@ -71,7 +80,7 @@ async def test_who_uses_up_the_guesses_of_a_user_does_not_stop_a_flow_that_runs(
     assert (await stranger.service.verify(later.id, "004158")).state is State.TOKEN_ISSUED
 
 
-async def test_a_running_flow_that_guesses_wrong_has_no_claim_to_another_guess(house: Any, at: Any) -> None:
+async def test_a_running_flow_that_guesses_wrong_has_no_claim_to_another_guess(house: House, at: At) -> None:
     worker, stranger = house.worker(), house.worker()
     flow = await at(worker, State.QUESTION_ANSWERED)
     await use_up(stranger, at)
@@ -85,7 +94,7 @@ async def test_a_running_flow_that_guesses_wrong_has_no_claim_to_another_guess(h
 
 
 @pytest.mark.parametrize("end", ["cancel", "expire", "attempts", "verify"])
-async def test_a_flow_that_ends_gives_its_guess_back(house: Any, at: Any, clock: Any, end: str) -> None:
+async def test_a_flow_that_ends_gives_its_guess_back(house: House, at: At, clock: FrozenClock, end: str) -> None:
     worker = house.worker(policy=Policy(starts_per_user=MANY_STARTS))
     flow = await at(worker, State.QUESTION_ANSWERED)
     wrong = 0
@@ -105,7 +114,9 @@ async def test_a_flow_that_ends_gives_its_guess_back(house: Any, at: Any, clock:
     assert await use_up(house.worker(), at) == LIMIT - wrong
 
 
-async def test_a_flow_whose_code_may_no_longer_come_gives_its_guess_back(house: Any, at: Any, clock: Any) -> None:
+async def test_a_flow_whose_code_may_no_longer_come_gives_its_guess_back(
+    house: House, at: At, clock: FrozenClock
+) -> None:
     worker = house.worker(policy=Policy(codes_per_user=Budget(1, DAY)))
     flow = await at(worker, State.REQUESTED)
     worker.transport.script(request=[Rejected(), NotActed()])
@@ -119,14 +130,14 @@ async def test_a_flow_whose_code_may_no_longer_come_gives_its_guess_back(house: 
     assert await self_verified(house, at)
 
 
-async def self_verified(house: Any, at: Any) -> bool:
-    """Whether another flow of the user finds a guess that it may take."""
+async def self_verified(house: House, at: At) -> bool:
+    """Return True if another flow of the user still has a guess."""
     worker = house.worker(policy=Policy(codes_per_user=Budget(1, DAY), starts_per_user=MANY_STARTS))
     flow = await at(worker, State.QUESTION_ANSWERED)
     return bool((await worker.service.verify(flow.id, "004158")).state is State.TOKEN_ISSUED)
 
 
-async def test_a_flow_without_a_guess_gets_one_with_the_next_code(house: Any, at: Any, clock: Any) -> None:
+async def test_a_flow_without_a_guess_gets_one_with_the_next_code(house: House, at: At, clock: FrozenClock) -> None:
     policy = Policy(codes_per_user=Budget(1, DAY))
     first, second = house.worker(policy=policy), house.worker(policy=policy)
     holder = await at(first, State.QUESTION_ANSWERED)
@@ -142,7 +153,7 @@ async def test_a_flow_without_a_guess_gets_one_with_the_next_code(house: Any, at
     assert (await first.service.verify(third.id, "004158")).state is State.TOKEN_ISSUED
 
 
-async def test_a_reservation_that_has_grown_too_old_is_none(house: Any, at: Any, clock: Any) -> None:
+async def test_a_reservation_that_has_grown_too_old_is_none(house: House, at: At, clock: FrozenClock) -> None:
     worker = house.worker(policy=Policy(codes_per_user=Budget(1, timedelta(minutes=10))))
     flow = await at(worker, State.QUESTION_ANSWERED)
     clock.advance(timedelta(minutes=11))
@@ -154,7 +165,7 @@ async def test_a_reservation_that_has_grown_too_old_is_none(house: Any, at: Any,
     assert (await worker.service.verify(flow.id, "004158")).state is State.TOKEN_ISSUED
 
 
-async def test_a_guess_that_a_dead_process_took_stays_taken(house: Any, at: Any) -> None:
+async def test_a_guess_that_a_dead_process_took_stays_taken(house: House, at: At) -> None:
     worker = house.worker(policy=TWO)
     flow = await at(worker, State.QUESTION_ANSWERED)
     held = worker.transport.hold("exchange", Rejected())
@@ -176,59 +187,60 @@ async def test_a_guess_that_a_dead_process_took_stays_taken(house: Any, at: Any)
 
 @pytest.mark.parametrize("lost", [["ok", "before"], ["ok", "ok", "before"], ["ok", "ok", "after"], ["ok", "after"]])
 async def test_an_outcome_gets_through_a_full_budget_and_a_store_that_fails(
-    house: Any, at: Any, monkeypatch: pytest.MonkeyPatch, lost: list[str]
+    house: House, at: At, monkeypatch: pytest.MonkeyPatch, lost: list[str]
 ) -> None:
     monkeypatch.setattr("reset_flow.engine.background_tasks.FIRST_PAUSE", 0.002)
     worker, stranger = house.worker(), house.worker()
     flow = await at(worker, State.QUESTION_ANSWERED)
     await use_up(stranger, at)
     worker.transport.script(exchange=[Rejected()])
-    worker.door.plan.extend(lost)
+    worker.store.plan.extend(lost)
     error = await refused(worker.service.verify(flow.id, "000000"), CodeRejected)
     assert error.flow
     assert error.flow.history[-1].trigger == "code_refused"
     assert (await stranger.service.get(flow.id)) == error.flow
-    worker.door.plan.clear()
+    worker.store.plan.clear()
     # What it has no reservation for, it must not exchange: the wrong code would be forgotten.
     await refused(worker.service.verify(flow.id, "004158"), LimitReached)
 
 
 async def test_an_outcome_that_was_written_after_all_is_no_other_workers(
-    house: Any, at: Any, monkeypatch: pytest.MonkeyPatch
+    house: House, at: At, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reset_flow.engine.background_tasks.FIRST_PAUSE", 0.002)
     worker, other = house.worker(policy=TWO), house.worker(policy=TWO)
     flow, holder = await at(worker, State.QUESTION_ANSWERED), await at(other, State.QUESTION_ANSWERED)
-    save, tried = worker.door.save, list[Any]()
+    save = worker.store.save
+    tried: list[tuple[Record, Sequence[Use], Sequence[UseName]]] = []
 
-    async def slow(record: Any, *, add: Any = (), drop: Any = ()) -> None:
-        uses = {"add": add, "drop": drop}
-        tried.append((record, uses))
+    async def slow(record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
+        tried.append((record, add, drop))
         if len(tried) == 2:  # the outcome is on its way, and nobody hears of it
             raise StoreUnavailable("the connection was lost")
         if len(tried) == 4:  # it arrives when its place has become free, just before what is saved instead
             await other.service.cancel(holder.id)
-            await save(tried[1][0], **tried[1][1])
-        await save(record, **uses)
+            lost, added, dropped = tried[1]
+            await save(lost, add=added, drop=dropped)
+        await save(record, add=add, drop=drop)
 
-    monkeypatch.setattr(worker.door, "save", slow)
+    monkeypatch.setattr(worker.store, "save", slow)
     worker.transport.script(exchange=[Rejected()])
     await refused(worker.service.verify(flow.id, "000000"), CodeRejected)
-    assert [len(uses["add"]) + len(uses["drop"]) for _, uses in tried] == [2, 1, 1, 0]
+    assert [len(add) + len(drop) for _, add, drop in tried] == [2, 1, 1, 0]
     assert (await worker.service.verify(flow.id, "004158")).state is State.TOKEN_ISSUED
 
 
 @pytest.mark.parametrize("unknown", [False, True])
-async def test_no_command_saves_more_often_than_it_must(house: Any, clock: Any, *, unknown: bool) -> None:
+async def test_no_command_saves_more_often_than_it_must(house: House, clock: FrozenClock, *, unknown: bool) -> None:
     worker = house.worker(policy=Policy(decoy_questions=["Where?"]))
     worker.transport.script(challenge=[Rejected()] if unknown else [Accepted(value=Secret("Where?"))])
     flow = await worker.service.start("robert.zak", origin="here")
-    wrong: list[Any] = [Rejected()] * 5
+    wrong: list[Part] = [Rejected()] * 5
     if unknown:  # what is right for it nobody knows: it refuses each answer, as a broker would
         for _ in range(2):
             await refused(worker.service.answer(flow.id, "Peterson"), ResetFlowError)
         await worker.service.cancel(flow.id)
-        assert worker.door.used == [("+s", "+o"), (), (), (), (), ()]
+        assert worker.store.used == [("+s", "+o"), (), (), (), (), ()]
         return
     await worker.service.answer(flow.id, "Peterson")
     clock.advance(timedelta(minutes=1))
@@ -240,7 +252,7 @@ async def test_no_command_saves_more_often_than_it_must(house: Any, clock: Any, 
     await refused(worker.service.verify(flow.id, "000000"), ResetFlowError)
     await worker.service.verify(flow.id, "004158")
     await worker.service.set_password(flow.id, "violet tractor 5")
-    assert worker.door.used == [
+    assert worker.store.used == [
         ("+s", "+o"),
         *[(), ("+c",)],  # answer: its intent, its outcome
         *[(), ()],  # resend
@@ -249,10 +261,10 @@ async def test_no_command_saves_more_often_than_it_must(house: Any, clock: Any, 
         *[("-c", "+c"), ("-c",)],
         *[(), ()],  # set_password
     ]
-    assert worker.door.tries == len(worker.door.used)
+    assert worker.store.tries == len(worker.store.used)
 
 
-async def test_known_and_unknown_users_cost_the_same(house: Any, clock: Any) -> None:
+async def test_known_and_unknown_users_cost_the_same(house: House, clock: FrozenClock) -> None:
     used = []
     for who in ("known", "unknown"):
         worker = house.worker()
@@ -263,8 +275,8 @@ async def test_known_and_unknown_users_cost_the_same(house: Any, clock: Any) -> 
         await worker.service.resend(flow.id)
         for _ in range(5):
             await refused(worker.service.verify(flow.id, "000000"), CodeRejected)
-        assert worker.door.tries == len(worker.door.used)
-        used.append(worker.door.used)
+        assert worker.store.tries == len(worker.store.used)
+        used.append(worker.store.used)
     assert used[0] == [("+s",), ("+c",), (), (), *[("-c", "+c"), ("+c",)] * 4, ("-c", "+c"), ()]
     assert used[1] == used[0]
 
@@ -272,7 +284,7 @@ async def test_known_and_unknown_users_cost_the_same(house: Any, clock: Any) -> 
 class Guessing:
     """People and strangers at the flows of one user, over workers that come and go, against a broker that knows."""
 
-    def __init__(self, house: Any, clock: Any, seed: int) -> None:
+    def __init__(self, house: House, clock: FrozenClock, seed: int) -> None:
         self.house, self.clock = house, clock
         self.random = random.Random(seed)  # noqa: S311 - so that a failure can be repeated
         self.policy = Policy(starts_per_user=MANY_STARTS, starts_per_origin=MANY_STARTS, resend_cooldown=timedelta(0))
@@ -286,30 +298,31 @@ class Guessing:
     def hires(self) -> None:
         self.worker = self.house.worker(policy=self.policy)
 
-    async def verify(self, *parts: Any) -> None:
-        """A code that nobody has typed before, and what comes of its sendings."""
+    async def verify(self, *outcomes: Outcome) -> None:
+        """Verify a code that nobody has typed before; its sendings have these outcomes."""
         if not self.flows:
             return
         self.codes += 1
         code = f"{self.codes:06d}"
 
-        def played(part: Any) -> Any:
-            async def play(call: Any) -> Any:
+        def played(outcome: Outcome) -> Callback:
+            async def play(call: ScriptedCall) -> Outcome:
+                assert isinstance(call.given, Secret)
                 sent = call.given.reveal()
-                if not isinstance(part, NotActed):
+                if not isinstance(outcome, NotActed):
                     self.sent.setdefault(sent, self.clock())
-                if isinstance(part, Accepted):
+                if isinstance(outcome, Accepted):
                     self.right.add(sent)
-                return part
+                return outcome
 
             return play
 
         self.worker.transport.unscript("exchange")
-        self.worker.transport.script(exchange=[played(part) for part in parts])
+        self.worker.transport.script(exchange=[played(outcome) for outcome in outcomes])
         await self.worker.service.verify(self.random.choice(self.flows), code)
 
     async def crash(self) -> None:
-        """The process ends in the middle of a guess; the next one repeats it."""
+        """Let the process die in the middle of a guess; the next one repeats it."""
         await self.verify_held()
         self.hires()
         self.house.lease_runs_out()
@@ -355,7 +368,7 @@ class Guessing:
 
     async def step(self) -> None:
         right = Accepted(value=Secret("a token"))
-        acts: list[tuple[int, Any]] = [
+        acts: list[tuple[int, Callable[[], Awaitable[None]]]] = [
             (8, self.start),
             (1, lambda: self.start(wrong_answer=True)),
             (1, self.start_without_a_question),
@@ -385,7 +398,7 @@ class Guessing:
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_whatever_happens_no_more_than_ten_wrong_codes_are_sent_in_any_day(
-    house: Any, at: Any, clock: Any, seed: int
+    house: House, at: At, clock: FrozenClock, seed: int
 ) -> None:
     guessing = Guessing(house, clock, seed)
     for _ in range(300):

@@ -23,7 +23,7 @@ from reset_flow.testing import refused
 
 if TYPE_CHECKING:
     from reset_flow.testing import FrozenClock
-    from tests.service.conftest import House, Worker
+    from tests.service.conftest import House, ScriptedWorker
 
 pytestmark = pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres", "redis"])
 
@@ -31,8 +31,8 @@ DOWN, UP = NotActed(detail="connection refused"), Accepted()
 NO_QUESTION = Accepted(value=None)
 
 
-async def start_while_down(worker: Worker, ref: str | None = None, origin: str | None = None) -> str:
-    """A start whose first call certainly did nothing; the id of the flow that it leaves."""
+async def start_while_down(worker: ScriptedWorker, ref: str | None = None, origin: str | None = None) -> str:
+    """Start a flow whose first call certainly does nothing; return the id of the flow that it leaves."""
     worker.transport.script(challenge=[NO_QUESTION], request=[DOWN])
     error = await refused(worker.service.start("robert.zak", ref=ref, origin=origin), BrokerUnavailable)
     assert error.flow is not None

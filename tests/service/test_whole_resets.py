@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
 
 from reset_flow.domain.flow import Credential, State, Step
+
+if TYPE_CHECKING:
+    from reset_flow.domain.flow import Flow
+    from reset_flow.sandbox import Sandbox
+    from reset_flow.sandbox.calls import Call
+    from reset_flow.testing import FrozenClock
+    from reset_flow.transports.etna import Revision
+    from tests.service.conftest import House, MakeEtna, Person
 
 BOTH_STORES = pytest.mark.parametrize("kind", ["memory", "sqlite"])
 REVISIONS = pytest.mark.parametrize("revision", ["identifiers", "password"])
@@ -19,17 +27,19 @@ QUESTION = "What street did you live on in third grade?"
 TOKEN = "ba6b8cac-6738-4434-bd26-825db020a05c"
 
 
-def wire(call: Any) -> tuple[str, str, bytes]:
+def wire(call: Call) -> tuple[str, str, bytes]:
     return call.method, call.target, call.body
 
 
-def headers(call: Any) -> dict[str, str]:
+def headers(call: Call) -> dict[str, str]:
     return {name.lower(): value for name, value in call.headers}
 
 
 @BOTH_STORES
 @REVISIONS
-async def test_a_whole_reset_is_what_the_broker_documents(house: Any, sandbox: Any, etna: Any, revision: str) -> None:
+async def test_a_whole_reset_is_what_the_broker_documents(
+    house: House, sandbox: Sandbox, etna: MakeEtna, revision: Revision
+) -> None:
     service = house.worker(etna(revision=revision)).service
     sandbox.next_codes.append("004158")
 
@@ -66,7 +76,7 @@ async def test_a_whole_reset_is_what_the_broker_documents(house: Any, sandbox: A
 @BOTH_STORES
 @REVISIONS
 async def test_letters_of_any_script_arrive_as_they_were_typed(
-    house: Any, sandbox: Any, etna: Any, revision: str
+    house: House, sandbox: Sandbox, etna: MakeEtna, revision: Revision
 ) -> None:
     service = house.worker(etna(revision=revision)).service
     password = " пароль \u212b🦊e\u0301 \u00a0"
@@ -87,7 +97,7 @@ async def test_letters_of_any_script_arrive_as_they_were_typed(
 @BOTH_STORES
 @REVISIONS
 async def test_who_has_no_question_is_asked_for_the_code_at_once(
-    house: Any, sandbox: Any, etna: Any, maria: Any, revision: str
+    house: House, sandbox: Sandbox, etna: MakeEtna, maria: Person, revision: Revision
 ) -> None:
     service = house.worker(etna(revision=revision)).service
     flow = await maria.start(service)
@@ -102,7 +112,7 @@ async def test_who_has_no_question_is_asked_for_the_code_at_once(
 
 @pytest.mark.parametrize("status", [404, 405])
 async def test_without_an_endpoint_for_the_question_the_order_of_the_documents_is_kept(
-    house: Any, sandbox: Any, etna: Any, person: Any, status: int
+    house: House, sandbox: Sandbox, etna: MakeEtna, person: Person, status: int
 ) -> None:
     sandbox.settings.question_endpoint = False
     sandbox.settings.question_endpoint_status = status
@@ -122,7 +132,7 @@ async def test_without_an_endpoint_for_the_question_the_order_of_the_documents_i
 
 @pytest.mark.parametrize("status", [404, 405])
 async def test_without_an_endpoint_and_without_a_question_the_first_step_is_enough(
-    house: Any, sandbox: Any, etna: Any, maria: Any, status: int
+    house: House, sandbox: Sandbox, etna: MakeEtna, maria: Person, status: int
 ) -> None:
     sandbox.settings.question_endpoint = False
     sandbox.settings.question_endpoint_status = status
@@ -133,7 +143,7 @@ async def test_without_an_endpoint_and_without_a_question_the_first_step_is_enou
 
 
 @BOTH_STORES
-async def test_a_pin_is_reset_by_its_own_road(house: Any, sandbox: Any, etna: Any) -> None:
+async def test_a_pin_is_reset_by_its_own_road(house: House, sandbox: Sandbox, etna: MakeEtna) -> None:
     service = house.worker(etna()).service
     async with (
         aiohttp.ClientSession() as session,
@@ -160,7 +170,9 @@ async def test_a_pin_is_reset_by_its_own_road(house: Any, sandbox: Any, etna: An
 
 
 @BOTH_STORES
-async def test_the_token_of_an_expired_password_enters_at_the_last_step(house: Any, sandbox: Any, etna: Any) -> None:
+async def test_the_token_of_an_expired_password_enters_at_the_last_step(
+    house: House, sandbox: Sandbox, etna: MakeEtna
+) -> None:
     log_in = {"Et-App-Key": "sandbox", "Username": "expired.user", "Password": "old-Passw0rd"}
     async with (
         aiohttp.ClientSession() as session,
@@ -179,7 +191,7 @@ async def test_the_token_of_an_expired_password_enters_at_the_last_step(house: A
 @pytest.mark.parametrize("kind", ["sqlite"])
 @REVISIONS
 async def test_a_flow_that_one_process_began_is_finished_by_others(
-    house: Any, sandbox: Any, etna: Any, person: Any, revision: str
+    house: House, sandbox: Sandbox, etna: MakeEtna, person: Person, revision: Revision
 ) -> None:
     flow = None
     for command in ("start", "answer", "verify", "set_password"):
@@ -199,11 +211,11 @@ async def test_a_flow_that_one_process_began_is_finished_by_others(
 
 
 @BOTH_STORES
-async def test_many_resets_at_once_do_not_meet(house: Any, sandbox: Any, etna: Any) -> None:
+async def test_many_resets_at_once_do_not_meet(house: House, sandbox: Sandbox, etna: MakeEtna) -> None:
     service = house.worker(etna()).service
     logins = [sandbox.add_user(f"user.{n}", question="?", answer=f"answer {n}").login for n in range(20)]
 
-    async def reset(n: int, login: str) -> Any:
+    async def reset(n: int, login: str) -> Flow:
         flow = await service.start(login)
         await service.answer(flow.id, f"answer {n}")
         await service.verify(flow.id, sandbox.newest_code(login))
@@ -215,7 +227,7 @@ async def test_many_resets_at_once_do_not_meet(house: Any, sandbox: Any, etna: A
 
 
 async def test_another_code_can_be_asked_for_and_the_sealed_answer_goes_with_it(
-    house: Any, sandbox: Any, etna: Any, person: Any, clock: Any
+    house: House, sandbox: Sandbox, etna: MakeEtna, person: Person, clock: FrozenClock
 ) -> None:
     service = house.worker(etna()).service
     flow = await person.reaches(service, State.QUESTION_ANSWERED)

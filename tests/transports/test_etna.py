@@ -245,7 +245,7 @@ async def test_please_wait_means_that_nothing_was_done(
     broker.says(body, status, headers)
     transport = etna()
     for step, ask in ASK.items():
-        assert await ask(transport) == NotActed(detail=f"HTTP {status}", retry_after=wait), step
+        assert await ask(transport) == NotActed(cause=Cause.THROTTLED, detail=f"HTTP {status}", retry_after=wait), step
 
 
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "soon"}, {"Retry-After": "-5"}, {"Retry-After": ""}])

@@ -1,3 +1,5 @@
+"""What people type is taken in every spelling that can be meant, or refused without being repeated."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,3 +1,5 @@
+"""Texts of others are fit to be shown."""
+
 from __future__ import annotations
 
 import sys

@@ -1,4 +1,4 @@
-"""The machine against the two tables of its design, written down here a second time."""
+"""The state machine against the two tables of its design, written down here a second time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ password_in_doubt  token_issued                        token_issued
 password_accepted  token_issued                        password_set
 abandon            requested,question_answered,code_verified,token_issued  failed
 """
-ROADS = {
+TRANSITIONS = {
     (trigger, source): target
     for trigger, sources, target in map(str.split, TABLE.strip().splitlines())
     for source in sources.split(",")
@@ -42,9 +42,9 @@ LEGAL = {
 }
 
 
-@pytest.mark.parametrize(("trigger", "state"), list(itertools.product(sorted({t for t, _ in ROADS}), State)))
+@pytest.mark.parametrize(("trigger", "state"), list(itertools.product(sorted({t for t, _ in TRANSITIONS}), State)))
 def test_a_trigger_leads_where_the_table_says_and_nowhere_else(trigger: str, state: State) -> None:
-    if target := ROADS.get((trigger, state)):
+    if target := TRANSITIONS.get((trigger, state)):
         assert move(state, trigger) == target
     else:
         with pytest.raises(ValueError, match="no edge"):
@@ -52,7 +52,7 @@ def test_a_trigger_leads_where_the_table_says_and_nowhere_else(trigger: str, sta
 
 
 def test_no_edge_is_missing_from_the_table_and_none_is_added() -> None:
-    assert {(edge.trigger, source): edge.target for edge in EDGES for source in edge.sources} == ROADS
+    assert {(edge.trigger, source): edge.target for edge in EDGES for source in edge.sources} == TRANSITIONS
 
 
 def test_a_trigger_that_nobody_knows_is_refused() -> None:
@@ -93,6 +93,6 @@ def test_whatever_a_command_fires_can_be_fired_where_it_is_legal(command: object
 
 def test_the_diagram_has_every_edge() -> None:
     drawn = mermaid()
-    for (trigger, source), target in ROADS.items():
+    for (trigger, source), target in TRANSITIONS.items():
         arrow = next(line for line in drawn.splitlines() if line.strip().startswith(f"{source} --> {target}:"))
         assert trigger in arrow.split(": ")[1].split("<br/>")

@@ -1,0 +1,281 @@
+"""What an operator does with store and keys alone, without a broker."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias
+
+import attrs
+
+from reset_flow.domain import rules, validation
+from reset_flow.domain.decide import ERASED_AT, Erased, Lifted, Moment, decide
+from reset_flow.domain.errors import FlowNotFound, InvalidInput, RecordUnreadable, StaleRecord
+from reset_flow.domain.policy import Policy
+from reset_flow.domain.secret import Secret
+from reset_flow.engine.context import in_utc, system_clock, this_process
+from reset_flow.persistence import key_rotation
+from reset_flow.persistence.batches import ignore, purge, record_batches
+from reset_flow.persistence.key_file import DELAY, Key
+from reset_flow.persistence.key_rotation import ResealReport
+from reset_flow.persistence.keyring import canonical
+from reset_flow.persistence.repository import FlowRepository, new_write_id
+from reset_flow.persistence.side_records import side_realm
+from reset_flow.ports import UseName
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable
+
+    from reset_flow.domain.flow import Flow
+    from reset_flow.persistence.batches import Progress
+    from reset_flow.persistence.keyring import Keyring
+    from reset_flow.persistence.repository import Found
+    from reset_flow.ports import Clock, Store
+
+__all__ = ["Admin", "ChangeReport", "Key", "ResealReport", "rotate_keys"]
+
+audit = logging.getLogger("reset_flow.audit")
+
+NO_TIME, MICROSECOND = timedelta(0), timedelta(microseconds=1)
+EVERYTHING = 2**31 - 1
+RACES = 5
+"""How often a flow that others save meanwhile is loaded again before it is left to the next pass."""
+
+_Result: TypeAlias = Literal["changed", "waiting", "nothing to do"]
+
+
+@attrs.frozen(kw_only=True)
+class ChangeReport:
+    """
+    The result of a pass through a realm for one person.
+
+    Attributes:
+        changed: Flows of the person that were changed.
+
+        waiting: Flows of the person with a call under way: left to the next pass.
+
+        unreadable: Records of any person that can't be opened; they are left as they are.
+    """
+
+    changed: int = 0
+    waiting: int = 0
+    unreadable: int = 0
+
+
+class Admin:
+    """
+    Looks after the flows of one realm.
+
+    Use it as an async context manager: it closes the store with itself. Workers may run meanwhile. Each change is
+    written to the audit log, `reset_flow.audit`, without any login.
+
+    Long work takes `progress`, which is called after each batch with its number of records.
+
+    Args:
+        worker: The name in the audit log; host and process id unless given.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        keyring: Keyring,
+        *,
+        realm: str = "default",
+        clock: Clock = system_clock,
+        worker: str | None = None,
+    ) -> None:
+        self._store = store
+        self._keyring = keyring
+        self._realm = validation.name(realm, "realm")
+        self._now = in_utc(clock)
+        self._worker = validation.name(worker, "worker") if worker else this_process()
+        # The lease only says when listeners that were not told of an end are due again.
+        self._repository = FlowRepository(store, keyring, self._realm, Policy().lease)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the store."""
+        await self._store.aclose()
+
+    # --- looking: nothing is changed by it
+
+    async def flows(
+        self, *, tag: str | Secret | None = None, running: bool = False
+    ) -> AsyncGenerator[Flow | RecordUnreadable, None]:
+        """
+        Go through the flows of the realm as they are stored; a record that can't be read comes as the error.
+
+        Args:
+            tag: Only flows that were started with it, the newest first; else they come in no order.
+
+            running: Only flows that have not ended.
+        """
+        lookups: tuple[bytes | None, ...] = (None,)
+        if tag is not None:
+            tag = Secret(tag)
+            lookups = self._keyring.lookups(self._realm, "tag", validation.name(tag, "tag"))
+        for lookup in lookups:
+            async for found in self._repository.scan(limit=EVERYTHING, lookup=lookup):
+                if isinstance(found, RecordUnreadable):
+                    yield found
+                elif not (running and found.flow.state.ended):
+                    yield rules.view(found.flow)
+
+    async def get(self, flow_id: str) -> Flow:
+        """
+        Return a flow as it is stored, with its history. Unlike `ResetService.get`, it does not end what has expired.
+
+        Raises:
+            FlowNotFound: There is none in this realm.
+            RecordUnreadable: It can't be opened.
+        """
+        return rules.view((await self._repository.load(flow_id)).flow)
+
+    # --- keys
+
+    async def sealed_with(self) -> Counter[str]:
+        """Count the records of the realm by the id of the key that seals them, side records included."""
+        return await key_rotation.sealed_with(self._store, self._realm)
+
+    async def reseal(self, *, progress: Progress = ignore) -> ResealReport:
+        """Seal every record of the realm with the newest key, so that older ones can be removed."""
+        report = await key_rotation.reseal(self._store, self._keyring, self._realm, progress)
+        if report.resealed:
+            key = self._keyring.writes.id
+            audit.info(
+                "realm %s: %d records resealed with key %s (%s)", self._realm, report.resealed, key, self._worker
+            )
+        return report
+
+    async def remove_key(
+        self, path: str | Path, key_id: str, *, realms: Iterable[str] = (), at_once: bool = False
+    ) -> None:
+        """
+        Remove a sealing key from a key file.
+
+        Args:
+            realms: The other realms that use the file: records of realms that are not named are not looked at.
+
+            at_once: Do not wait until every worker has read the file: what a worker that has not seals meanwhile may
+                be lost.
+
+        Raises:
+            KeyringError: The key is needed (it writes, or may, or seals records), or the file can't be used.
+        """
+        every = dict.fromkeys((self._realm, *realms))
+        await key_rotation.remove(Path(path), key_id, self._store, every, settled=NO_TIME if at_once else DELAY)
+        audit.info("key %s removed (%s)", key_id, self._worker)
+
+    # --- deleting and lifting
+
+    async def purge(self, older_than: timedelta, *, progress: Progress = ignore) -> int:
+        """
+        Delete the flows that ended longer ago than this, and the side records whose lifetime is over. Return how many
+        flows.
+
+        A listener that was not told of the end of such a flow never is.
+
+        Raises:
+            InvalidInput: The length is below zero, or reaches back before all time.
+        """
+        try:
+            before = self._now() - older_than
+        except (OverflowError, TypeError):
+            before = None
+        if before is None or older_than < NO_TIME:
+            raise InvalidInput("older_than: it must be a timedelta of zero or more that does not reach back to year 1")
+        purged = await purge(self._store, self._realm, before, progress=progress)
+        await purge(self._store, side_realm(self._realm), self._now())
+        if purged:
+            audit.info(
+                "realm %s: %d flows that had ended before %s purged (%s)", self._realm, purged, before, self._worker
+            )
+        return purged
+
+    async def lift(self, user: str | Secret, *, progress: Progress = ignore) -> ChangeReport:
+        """
+        Lift the budgets of one person at once: wrong guesses and starts that the flows of the realm have counted no
+        longer count. A flow that was purged since can't be found; its uses expire by themselves.
+
+        Args:
+            user: As it was given to `start`, in any spelling that differs in case, width and outer space.
+        """
+        user = Secret(user)  # frames are logged
+        return await self._change_flows_of(user, Lifted(), progress)
+
+    async def erase(self, user: str | Secret, *, progress: Progress = ignore) -> ChangeReport:
+        """
+        Delete all that the store keeps of one login in this realm: its flows, running ones included, and their uses of
+        budgets.
+
+        A flow that is started meanwhile may be missed, and one with a call under way is left: repeat until nothing is
+        `waiting`. Copies of the store are not reached, nor are side records of surfaces, which expire.
+
+        Args:
+            user: As for `lift`.
+        """
+        user = Secret(user)
+        report = await self._change_flows_of(user, Erased(), progress)
+        # Also those that an interrupted pass has left.
+        await purge(self._store, self._realm, ERASED_AT + MICROSECOND)
+        return report
+
+    async def _change_flows_of(self, user: Secret, event: Lifted | Erased, progress: Progress) -> ChangeReport:
+        wanted = Secret(canonical(validation.name(user, "user")))
+        results, unreadable = Counter[_Result](), 0
+        async for batch in record_batches(self._store, self._realm, progress):
+            for record in batch:
+                try:
+                    found = self._repository.open(record)
+                    if canonical(found.flow.user) == wanted.reveal():
+                        results[await self._change(found, event)] += 1
+                except RecordUnreadable:
+                    unreadable += 1
+        return ChangeReport(changed=results["changed"], waiting=results["waiting"], unreadable=unreadable)
+
+    async def _change(self, found: Found, event: Lifted | Erased) -> _Result:
+        for _ in range(RACES):
+            flow = found.flow
+            if flow.intent and (found.busy or isinstance(event, Lifted)):
+                # Another version would take the outcome of the call from the worker that makes it.
+                return "waiting"
+            if not flow.uses and isinstance(event, Lifted):
+                return "nothing to do"
+            moment = Moment(self._now(), self._worker, new_write_id())
+            # Without the reserve for the next guess: how many uses a budget holds is the service's policy to say.
+            decision = decide(flow, event, moment).without_optional()
+            drop = [UseName(flow.budget_key(use.budget), use.id) for use in decision.drop]
+            try:
+                await self._repository.save(self._repository.record(decision.flow, decision.write_id), drop=drop)
+            except StaleRecord:
+                try:
+                    found = await self._repository.load(flow.id)
+                except FlowNotFound:  # purged
+                    return "nothing to do"
+                continue
+            done = "budgets lifted" if isinstance(event, Lifted) else "erased"
+            audit.info("flow %s: %s (%s)", flow.id, done, self._worker)
+            return "changed"
+        return "waiting"
+
+
+def rotate_keys(path: str | Path, *, at_once: bool = False) -> Key:
+    """
+    Add a sealing key to a key file, and return it.
+
+    Args:
+        at_once: Write with it now, and not only when every worker has read it.
+
+    Raises:
+        KeyringError: The file can't be read or written.
+    """
+    key = key_rotation.rotate(Path(path), delay=NO_TIME if at_once else DELAY)
+    audit.info("key %s added (%s)", key.id, this_process())
+    return key
