@@ -54,7 +54,7 @@ class Case(Shown, Unpicklable, Struct, frozen=True, kw_only=True, gc=False):
 
 class Record(Shown, Struct, frozen=True, kw_only=True, gc=False, eq=False):
     """
-    What a store keeps of a flow. Times have whole microseconds. Two are the same whatever is left of their leases.
+    What a store keeps of a flow. Times have whole microseconds. Equality ignores what is left of the lease.
 
     Attributes:
         realm: Any text of at most 400 characters without U+0000.
@@ -67,16 +67,16 @@ class Record(Shown, Struct, frozen=True, kw_only=True, gc=False, eq=False):
 
         ended_at: `None` while the flow runs.
 
-        lease: How long whoever saved this may be busy with a call; the store write_ids its end, by its own clock.
+        lease: How long the worker that saved this may be busy with a call. It ends by the store's clock.
 
         lookups: Keyed hashes, 16 bytes each, under which a scan finds the flow; the same in every version.
 
-        write_id: 8 random bytes that tell this save from every other; the ids of the uses that it adds begin with them.
+        write_id: 8 random bytes that tell this save from every other.
 
         body: Sealed; opaque to the store.
 
-        lease_left: Set by the store when it loads: what is left of the lease by its clock, zero or less when it
-            has run out; `None` where there is no lease.
+        lease_left: Set by the store when it loads: the rest of the lease by its clock, zero or less when it has run
+            out; `None` where there is no lease.
     """
 
     hidden = frozenset({"write_id", "body"})
@@ -143,12 +143,12 @@ class Query:
 
     Attributes:
         due: Only those whose lease has run out or, without one, whose `due_at` has come, by the store's clock;
-            the longest due first.
+            the longest due first, in any order among equals.
 
-        lookup: Only those that carry this keyed hash, the newest flow first.
+        lookup: Only those that carry this keyed hash; the newest flow, by the save of its first version, comes first.
 
-        after: Only those with a greater id, for going through all of a realm piece by piece; with neither of the
-            two above, records come in the order of their ids.
+        after: Only those with a greater id, for going through all of a realm piece by piece. Without `due` and
+            `lookup`, records come in the order of their ids, each once.
     """
 
     realm: str
@@ -161,12 +161,13 @@ class Store(Protocol):
     """
     Keeps records. Opens itself at its first call; every call may come from many tasks at once.
 
-    Every method raises `StoreUnavailable` when the store can't be reached or can't write, chained from the driver's
-    error; and `ConfigurationError` when it is none that this release can work with.
+    Every method raises `StoreUnavailable` when the store can't be reached, can't write or was closed, chained from the
+    driver's error if there is one; and `ConfigurationError` when this release can't work with the store. A call that is
+    cancelled may have been carried out or not, and disturbs no other.
     """
 
     durable: bool
-    """Whether what was saved outlives the process."""
+    """Whether saved records outlive the process."""
 
     async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
         """
@@ -186,15 +187,19 @@ class Store(Protocol):
 
     async def load(self, flow_id: str) -> Record:
         """
-        The newest version of one record.
+        Return the newest version of one record.
 
         Raises:
             FlowNotFound: There is none.
-            RecordUnreadable: What is there is no record.
+            RecordUnreadable: The stored value is no record.
         """
 
     def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:
-        """At most `limit` records. Others may save while it runs. What is there and is no record is passed over."""
+        """
+        Yield at most `limit` records; skip stored values that are no records.
+
+        Others may save while it runs: their saves are seen or not.
+        """
 
     async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
         """
@@ -205,10 +210,13 @@ class Store(Protocol):
         """
 
     async def purge(self, realm: str, before: datetime, limit: int) -> int:
-        """Delete at most `limit` records that ended before then, and expired uses. Return the number of records."""
+        """
+        Delete at most `limit` records that ended before then, in any order, and expired uses. Return the number of
+        records.
+        """
 
     async def aclose(self) -> None:
-        """Let go of everything. Idempotent."""
+        """Let go of everything. Idempotent. A task that waits in `changed` gets `StoreUnavailable`."""
 
 
 class Transport(Protocol):

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from reset_flow.domain.errors import OutcomeInDoubt, ResetFlowError, StoreUnavailable
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["BackgroundTasks", "Backoff"]
 
 T = TypeVar("T")
+
+CLOSED = "the service was closed before this was done: look at the flow again"
 
 logger = logging.getLogger("reset_flow")
 
@@ -50,27 +53,27 @@ class BackgroundTasks:
         if self._closing:
             work.close()
             raise StoreUnavailable("the service was closed: make another one")
-        task = self.spawn(work)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if task.cancelled():
-                raise OutcomeInDoubt("the service was closed before this was done: look at the flow again") from None
-            raise
+        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.spawn(work, outcome)
+        return await outcome
 
-    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Begin work that nobody need wait for."""
+    def spawn(self, work: Coroutine[Any, Any, T], outcome: asyncio.Future[T] | None = None) -> asyncio.Task[T]:
+        """Begin work. The outcome is set to its result; without one, nobody waits for it."""
         task = asyncio.get_running_loop().create_task(work)
-        if not task.done():  # as it may be where tasks are eager
-            self._tasks.add(task)
-            task.add_done_callback(self._done)
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._finish, outcome))
         return task
 
-    def _done(self, task: asyncio.Task[Any]) -> None:
+    def _finish(self, outcome: asyncio.Future[T] | None, task: asyncio.Task[T]) -> None:
         self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, ResetFlowError):
-            logger.error("a command broke off: %s", type(error).__name__)  # not its frames, which hold secrets
+        error = OutcomeInDoubt(CLOSED) if task.cancelled() else task.exception()
+        if outcome is None or outcome.done():  # nobody waits, or the caller has gone
+            if error is not None and not isinstance(error, ResetFlowError):
+                logger.error("a command broke off: %s", type(error).__name__)  # not its frames, which hold secrets
+        elif error is not None:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(task.result())
 
     async def wait_idle(self) -> None:
         """Return once nothing is under way."""

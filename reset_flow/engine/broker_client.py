@@ -10,6 +10,7 @@ from functools import partial
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from reset_flow.deadlines import Deadlines
 from reset_flow.domain import rules
 from reset_flow.domain.decide import leaves_password_in_doubt
 from reset_flow.domain.flow import Credential
@@ -66,6 +67,7 @@ class BrokerClient:
         self._transport = transport
         self._tracer = tracer
         self._deadline = transport.deadline.total_seconds()
+        self._deadlines = Deadlines()
         self._lease = policy.lease.total_seconds()
         self._may_log_in = policy.probe_by_login
         self._floor = policy.response_floor.total_seconds()
@@ -151,7 +153,7 @@ class BrokerClient:
         left = self._lease - (time.monotonic() - began)
         try:
             # A bit more than its deadline, and less than what is left of the lease.
-            async with asyncio.timeout(min(self._deadline * GRACE, (self._deadline + left) / 2)):
+            with self._deadlines.within(min(self._deadline * GRACE, (self._deadline + left) / 2)):
                 outcome = await call()
             if not _is_sound(outcome):
                 outcome = Unknown(detail="no outcome that could be kept")

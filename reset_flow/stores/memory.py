@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, TypeAlias
+from math import inf
+from typing import TYPE_CHECKING
 
 import attrs
 from msgspec.structs import replace
 
-from reset_flow.domain.errors import FlowNotFound, LimitReached, StaleRecord, StoreUnavailable
+from reset_flow.domain.errors import FlowNotFound, StaleRecord, StoreUnavailable
+from reset_flow.stores.rows import MICROSECOND, is_match, micros, span
+from reset_flow.stores.session import CLOSED
+from reset_flow.stores.uses import check_limits
+from reset_flow.stores.waiters import Waiters
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from reset_flow.ports import Query, Record, Use, UseName
 
 __all__ = ["MemoryStore"]
 
 
-_Uses: TypeAlias = "dict[bytes, datetime]"
-"""When each use of a key expires, by its id."""
-
-
 @attrs.frozen
 class _Kept:
     record: Record
-    leased_until: datetime | None
+    leased_until: int | None
 
     @property
-    def due(self) -> datetime | None:
-        return self.leased_until or self.record.due_at
+    def due(self) -> int | None:
+        due_at = self.record.due_at
+        return self.leased_until if self.leased_until is not None else None if due_at is None else micros(due_at)
 
 
 class MemoryStore:
@@ -49,138 +49,94 @@ class MemoryStore:
     def __init__(self, *, clock: Callable[[], datetime] | None = None) -> None:
         self._clock = clock or (lambda: datetime.now(UTC))
         self._kept: dict[str, _Kept] = {}
-        self._uses: dict[bytes, _Uses] = {}
-        self._saved: dict[str, set[asyncio.Event]] = {}
+        self._uses: dict[bytes, dict[bytes, int]] = {}  # of each key, by their ids, when they expire
+        self._waiters: Waiters[str] = Waiters(inf)
         self._closed = False
 
     async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
-        """As the port says."""
+        """Save as the port says."""
         self._check_open()
         kept = self._kept.get(record.id)
         if kept and kept.record.write_id == record.write_id:
             return
         if record.version != (kept.record.version if kept else 0) + 1:
             raise StaleRecord(record.id, record.version)
-        now = self._clock()
-        self._uses |= self._changed(add, drop, now)
-        leased_until = None if record.lease is None else now + record.lease
-        self._kept[record.id] = _Kept(_with(record, None), leased_until)
-        for event in self._saved.get(record.id, ()):
-            event.set()
-
-    def _changed(self, add: Sequence[Use], drop: Sequence[UseName], now: datetime) -> dict[bytes, _Uses]:
-        """Return the uses of every key that changes, as they will be."""
-        keys = {name.key for name in drop} | {use.key for use in add}
-        uses = {key: {use_id: end for use_id, end in self._uses.get(key, {}).items() if end > now} for key in keys}
+        now = micros(self._clock())
+        check_limits(lambda key: self._uses.get(key, {}).items(), add, drop, now)
         for name in drop:
-            uses[name.key].pop(name.id, None)
-        waits: dict[bytes, timedelta | None] = {}
-        for key in dict.fromkeys(use.key for use in add):
-            added = {use.id: use for use in add if use.key == key}
-            if all(use_id in uses[key] for use_id in added):
-                continue
-            others = sorted(end for use_id, end in uses[key].items() if use_id not in added)
-            excess = len(others) + len(added) - min(use.limit for use in added.values())
-            if excess > 0:
-                waits[key] = others[excess - 1] - now if excess <= len(others) else None
-            uses[key] = {use_id: now + use.window for use_id, use in added.items()} | uses[key]
-        if waits:
-            known = [wait for wait in waits.values() if wait is not None]
-            raise LimitReached("uses", max(known) if len(known) == len(waits) else None, keys=tuple(waits))
-        return uses
+            self._uses.get(name.key, {}).pop(name.id, None)
+        self._forget_expired({use.key for use in add}, now)
+        for use in add:
+            self._uses.setdefault(use.key, {}).setdefault(use.id, now + span(use.window))
+        leased_until = None if record.lease is None else now + span(record.lease)
+        self._kept[record.id] = _Kept(replace(record, lease_left=None), leased_until)
+        self._waiters.wake(record.id)
 
     async def load(self, flow_id: str) -> Record:
-        """As the port says."""
-        self._check_open()
-        return self._look(self._find(flow_id))
+        """Load as the port says."""
+        return self._shown(self._find(flow_id))
 
     async def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:
-        """As the port says."""
+        """Scan as the port says."""
         self._check_open()
-        for kept in list(self._picked(query))[: max(limit, 0)]:
-            yield self._look(kept)
-
-    def _picked(self, query: Query) -> Iterator[_Kept]:
-        now = self._clock()
-        everything = list(self._kept.values())
+        now = micros(self._clock())
+        found = [kept for kept in self._kept.values() if is_match(kept.record, query)]
         if query.due:
-            everything = sorted((kept for kept in everything if kept.due), key=lambda kept: kept.due or now)
+            due = [(kept.due, kept) for kept in found if kept.due is not None and kept.due <= now]
+            found = [kept for _, kept in sorted(due, key=lambda each: each[0])]
         elif query.lookup is not None:
-            everything.reverse()
+            found.reverse()
         else:
-            everything.sort(key=lambda kept: kept.record.id)
-        for kept in everything:
-            record = kept.record
-            if (
-                record.realm == query.realm
-                and record.id > query.after
-                and (query.lookup is None or query.lookup in record.lookups)
-                and (not query.due or (kept.due and kept.due <= now))
-            ):
-                yield kept
+            found.sort(key=lambda kept: kept.record.id)
+        for kept in found[: max(limit, 0)]:
+            yield self._shown(kept)
 
     async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
-        """
-        As the port says.
+        """Wait as the port says."""
 
-        Raises:
-            FlowNotFound: There is no such record (any more).
-        """
-        event = asyncio.Event()
-        self._saved.setdefault(flow_id, set()).add(event)
-        try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(timeout.total_seconds()):
-                    while self._version(flow_id) <= version:
-                        await event.wait()
-                        event.clear()
-        finally:
-            self._saved[flow_id].discard(event)
-            if not self._saved[flow_id]:
-                del self._saved[flow_id]
+        async def is_newer() -> bool:
+            return self._find(flow_id).record.version > version
+
+        await self._waiters.wait(flow_id, timeout, is_newer)
 
     async def purge(self, realm: str, before: datetime, limit: int) -> int:
-        """As the port says."""
+        """Purge as the port says."""
         self._check_open()
-        now = self._clock()
         ended = [
             (record.ended_at, record.id)
             for record in (kept.record for kept in self._kept.values())
             if record.realm == realm and record.ended_at is not None and record.ended_at < before
         ]
-        ended = sorted(ended, key=lambda each: each[0])[: max(limit, 0)]
+        ended = sorted(ended)[: max(limit, 0)]
         for _, flow_id in ended:
             del self._kept[flow_id]
-            for event in self._saved.get(flow_id, ()):
-                event.set()
-        left = {key: {use_id: end for use_id, end in uses.items() if end > now} for key, uses in self._uses.items()}
-        self._uses = {key: uses for key, uses in left.items() if uses}
+            self._waiters.wake(flow_id)
+        self._forget_expired(set(self._uses), micros(self._clock()))
         return len(ended)
 
     async def aclose(self) -> None:
-        """As the port says."""
+        """Close as the port says."""
         self._closed = True
-        for events in self._saved.values():
-            for event in events:
-                event.set()
+        self._waiters.stop()
 
     def _check_open(self) -> None:
         if self._closed:
-            raise StoreUnavailable("the store was closed: make another one")
+            raise StoreUnavailable(CLOSED)
+
+    def _forget_expired(self, keys: set[bytes], now: int) -> None:
+        for key in keys:
+            left = {use_id: end for use_id, end in self._uses.pop(key, {}).items() if end > now}
+            if left:
+                self._uses[key] = left
 
     def _find(self, flow_id: str) -> _Kept:
+        self._check_open()
         try:
             return self._kept[flow_id]
         except KeyError:
             raise FlowNotFound(flow_id) from None
 
-    def _version(self, flow_id: str) -> int:
-        self._check_open()
-        return self._find(flow_id).record.version
-
-    def _look(self, kept: _Kept) -> Record:
-        return _with(kept.record, None if kept.leased_until is None else kept.leased_until - self._clock())
-
-
-def _with(record: Record, lease_left: timedelta | None) -> Record:
-    return record if record.lease_left == lease_left else replace(record, lease_left=lease_left)
+    def _shown(self, kept: _Kept) -> Record:
+        if kept.leased_until is None:
+            return kept.record
+        return replace(kept.record, lease_left=(kept.leased_until - micros(self._clock())) * MICROSECOND)

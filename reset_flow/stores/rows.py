@@ -1,18 +1,41 @@
-"""Records as rows of whole numbers, text and bytes, and back."""
+"""Records as rows of whole numbers, text and bytes, and back; and scans over such rows."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from reset_flow.domain.errors import InvalidInput
+from reset_flow.domain.errors import InvalidInput, RecordUnreadable
 from reset_flow.domain.flow import State
 from reset_flow.ports import Record
 
-__all__ = ["COLUMNS", "check", "cut", "micros", "span", "to_record", "to_row"]
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 
-COLUMNS = ("id", "realm", "version", "state", "due_at", "ended_at", "lease", "lookups", "write_id", "body")
-"""The columns of `to_row`. `to_record` takes them in this order, followed by the end of the lease."""
+    from reset_flow.ports import Query
+
+__all__ = [
+    "COLUMNS",
+    "MICROSECOND",
+    "PAGE",
+    "Place",
+    "cut",
+    "is_match",
+    "matching",
+    "micros",
+    "scan_pages",
+    "span",
+    "to_record",
+    "to_row",
+]
+
+COLUMNS = "id, realm, version, state, due_at, ended_at, lease, lookups, write_id, body, leased_until"
+"""The columns of a stored record, in the order in which `to_record` takes them."""
+
+PAGE = 50
+"""How many rows a scan reads at once."""
 
 LOOKUP_BYTES = 16
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -20,7 +43,12 @@ MICROSECOND = timedelta(microseconds=1)
 FOREVER = 2**61
 """73,000 years in microseconds: still a 64-bit number when a time is added."""
 
-STATES = {state.value.encode(): state for state in State}
+MAX = 2**63 - 1
+STATES = {state.value: state for state in State}
+
+Row = TypeVar("Row")
+Place: TypeAlias = "tuple[Any, int, int]"
+"""Where the next page of a scan begins: behind this id, this number (the order of creation), this time."""
 
 
 def micros(time: datetime) -> int:
@@ -33,17 +61,9 @@ def span(length: timedelta) -> int:
     return min(length // MICROSECOND, FOREVER)
 
 
-def _time(value: int | None) -> datetime | None:
-    return None if value is None else EPOCH + value * MICROSECOND
-
-
-def _length(value: int | None) -> timedelta | None:
-    return None if value is None else value * MICROSECOND
-
-
-def check(record: Record) -> None:
+def to_row(record: Record) -> dict[str, Any]:
     """
-    Refuse a record that no database can hold.
+    Return the columns of a record by name, all but the end of its lease.
 
     Raises:
         InvalidInput: A lookup is not 16 bytes long, or a text can't be written as UTF-8.
@@ -56,16 +76,6 @@ def check(record: Record) -> None:
     for lookup in record.lookups:
         if len(lookup) != LOOKUP_BYTES:
             raise InvalidInput("a lookup must be 16 bytes long")
-
-
-def to_row(record: Record) -> dict[str, Any]:
-    """
-    Return the columns of a record by name.
-
-    Raises:
-        InvalidInput: As `check` does.
-    """
-    check(record)
     return {
         "id": record.id,
         "realm": record.realm,
@@ -85,36 +95,82 @@ def cut(lookups: bytes) -> tuple[bytes, ...]:
     return tuple(lookups[at : at + LOOKUP_BYTES] for at in range(0, len(lookups), LOOKUP_BYTES))
 
 
-def to_record(row: tuple[Any, ...], now: int) -> Record:
+def to_record(row: Sequence[Any], now: int) -> Record:
     """
-    Convert a row to a record. Its texts come as bytes, so that a text that is not UTF-8 spoils only its own row.
+    Convert a row to a record; ignore columns behind those of `COLUMNS`.
+
+    A text may come as bytes, so that one that is not UTF-8 spoils only its own row.
 
     Raises:
-        ValueError: A column holds a value that no record has.
+        RecordUnreadable: A column holds a value that no record has.
     """
-    flow_id, realm, version, state, due_at, ended_at, lease, lookups, write_id, body, leased_until = row
+    flow_id, realm, version, state, due_at, ended_at, lease, lookups, write_id, body, leased_until, *_ = row
     try:
-        if version < 1 or (lease or 0) < 0 or (lease is None) != (leased_until is None):
-            raise ValueError("a number is out of its range")
-        if len(lookups) % LOOKUP_BYTES or not isinstance(write_id, bytes) or not isinstance(body, bytes):
-            raise ValueError("its bytes are of the wrong kind or number")
+        valid = version > 0 and (lease or 0) >= 0 and (lease is None) == (leased_until is None)
+        if not valid or len(lookups) % LOOKUP_BYTES or not isinstance(write_id, bytes) or not isinstance(body, bytes):
+            raise ValueError  # noqa: TRY301 - one way out for all that can be wrong
         return Record(
-            realm=realm.decode(),
-            id=flow_id.decode(),
+            realm=_text(realm),
+            id=_text(flow_id),
             version=version,
-            state=STATES[state],
-            due_at=_time(due_at),
-            ended_at=_time(ended_at),
-            lease=_length(lease),
+            state=STATES[_text(state)],
+            due_at=None if due_at is None else EPOCH + due_at * MICROSECOND,
+            ended_at=None if ended_at is None else EPOCH + ended_at * MICROSECOND,
+            lease=None if lease is None else lease * MICROSECOND,
             lookups=cut(lookups) if lookups else (),
             write_id=write_id,
             body=body,
             lease_left=None if leased_until is None else (leased_until - now) * MICROSECOND,
         )
-    except KeyError:
-        raise ValueError("its state is not one of ours") from None
-    except UnicodeDecodeError:
-        # The original would show the bytes.
-        raise ValueError("a text is not UTF-8") from None
-    except (AttributeError, OverflowError, TypeError):
-        raise ValueError("a column is of the wrong type or out of its range") from None
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        # The original error may show what is stored.
+        shown_id = flow_id.decode(errors="replace") if isinstance(flow_id, bytes) else flow_id
+        raise RecordUnreadable(shown_id, "a column holds what no record has") from None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else value.decode()
+
+
+def is_match(record: Record, query: Query) -> bool:
+    """Return True if a record matches a query, whether it is due aside."""
+    return (
+        record.realm == query.realm
+        and record.id > query.after
+        and (query.lookup is None or query.lookup in record.lookups)
+    )
+
+
+def matching(query: Query, rows: Iterable[Row], read: Callable[[Row], Record]) -> Iterator[Record]:
+    """Read the rows of a page; skip those that are damaged or do not match the query."""
+    for row in rows:
+        with suppress(RecordUnreadable):
+            record = read(row)
+            if is_match(record, query):
+                yield record
+
+
+async def scan_pages(
+    query: Query,
+    limit: int,
+    fetch: Callable[[str, Place], Awaitable[Sequence[Any]]],
+    read: Callable[[Any], Record],
+) -> AsyncIterator[Record]:
+    """
+    Yield the records of a scan.
+
+    Args:
+        fetch: Returns the next `PAGE` rows behind a place, for a statement: `scan_due`, `scan_lookup` or `scan_ids`.
+            The last two columns of a row are its number and the time at which it is due.
+    """
+    statement = "scan_due" if query.due else "scan_ids" if query.lookup is None else "scan_lookup"
+    place: Place = (query.after, 0 if query.due else MAX, -MAX)
+    left = limit
+    while left > 0:
+        rows = await fetch(statement, place)
+        for record in islice(matching(query, rows, read), left):
+            yield record
+            left -= 1
+        if len(rows) < PAGE:
+            return
+        place = (rows[-1][0], rows[-1][-2], rows[-1][-1])

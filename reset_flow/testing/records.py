@@ -14,7 +14,7 @@ __all__ = ["make_record", "next_version"]
 
 
 def make_record(**values: Any) -> Record:
-    """The first version of a record, with an id and a write_id of its own, and whatever else is given."""
+    """Return the first version of a record: with a random id, write id and body, unless they are given."""
     given: dict[str, Any] = {
         "realm": "default",
         "id": os.urandom(16).hex(),
@@ -27,7 +27,7 @@ def make_record(**values: Any) -> Record:
 
 
 def next_version(record: Record, **changes: Any) -> Record:
-    """What may be saved after it: one version up, with another write_id and body, and whatever else is given."""
+    """Return the next version of a record: with a random write id and body, unless they are given."""
     given: dict[str, Any] = {
         "version": record.version + 1,
         "write_id": os.urandom(8),

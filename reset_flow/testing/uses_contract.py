@@ -1,4 +1,4 @@
-"""What every store must do with uses of budgets; a part of its contract."""
+"""The part of the contract of a store that is about uses of budgets."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def name_of(use: Use) -> UseName:
 
 class UsesContract:
     """
-    What time is to a store under test, and what it must do with uses.
+    Tests of uses, and the time that a store under test goes by.
 
     Attributes:
         unit: The length of the leases and windows in these tests.
 
-        tolerance: How far a length of time may be off that depends on the store's clock.
+        tolerance: How far a time that the store measures may be off.
     """
 
     unit = timedelta(seconds=10)
@@ -44,7 +44,7 @@ class UsesContract:
 
     @cached_property
     def clock(self) -> FrozenClock:
-        """The clock that the store is to judge by; one for each test."""
+        """Return the clock for the store; each test has its own."""
         return FrozenClock()
 
     async def elapse(self, time: timedelta) -> None:
@@ -52,7 +52,7 @@ class UsesContract:
         self.clock.advance(time)
 
     def near(self, length: timedelta | None, expected: timedelta) -> bool:
-        """Return whether a length of time is what it should be."""
+        """Return True if a length of time is as expected, within the tolerance."""
         return length is not None and abs(length - expected) <= self.tolerance
 
     def use(self, key: bytes = KEY, limit: int = 1, window: timedelta | None = None) -> Use:
@@ -202,6 +202,22 @@ class UsesContract:
         error = await refused(store.save(make_record(), add=add), LimitReached)
         assert sorted(error.keys) == [b"1" * 16, b"2" * 16]
         assert self.near(error.retry_after, self.unit)
+
+    async def test_one_save_may_change_many_uses(self, store: Store) -> None:
+        sixteen = [self.use(bytes([n]) * 16) for n in range(16)]
+        record = make_record()
+        await store.save(record, add=sixteen)
+        error = await refused(store.save(make_record(), add=[replace(use, id=b"new") for use in sixteen]), LimitReached)
+        assert sorted(error.keys) == [use.key for use in sixteen]
+        await store.save(next_version(record), drop=[name_of(use) for use in sixteen])
+        await store.save(make_record(), add=[self.use(use.key) for use in sixteen])
+
+    async def test_a_limit_and_a_window_may_be_of_any_size(self, store: Store) -> None:
+        await store.save(make_record(), add=[self.use(limit=2**70, window=timedelta.max) for _ in range(2)])
+        error = await self.full(store, self.use(limit=2))
+        assert error.retry_after is not None
+        assert error.retry_after > timedelta(days=365_000)
+        await store.save(make_record(), add=[self.use(limit=3)])
 
     async def test_of_many_at_once_no_more_than_the_limit_are_added(self, store: Store) -> None:
         saves = [store.save(make_record(), add=[self.use(limit=3)]) for _ in range(20)]

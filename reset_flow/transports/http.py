@@ -22,6 +22,7 @@ from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER
 from msgspec import Struct
 from yarl import URL
 
+from reset_flow.deadlines import Deadlines
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.outcomes import NotActed, Unknown
 from reset_flow.domain.secret import Secret, Shown
@@ -188,6 +189,7 @@ class Sender:
         if session is not None and trust_env:
             raise ConfigurationError("trust_env is a matter of the session that is passed in")
         self._deadline = _seconds("deadline", deadline)
+        self._deadlines = Deadlines()
         self._trust_env = trust_env
         self._headers = {name: Secret(value) for name, value in (headers or {}).items()}
         self._content_type = content_type
@@ -226,7 +228,7 @@ class Sender:
             session = self._session()
             if session is None:
                 return NotActed(detail="the transport is closed, or belongs to another event loop")
-            async with asyncio.timeout(self._deadline):
+            with self._deadlines.within(self._deadline):
                 response = await session.request(
                     method,
                     url,

@@ -32,7 +32,7 @@ START = datetime(2030, 1, 1, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 
 REALMS = st.sampled_from(["north", "south"])
-NAMES = st.sampled_from([f"flow {n}" for n in range(6)])
+NAMES = st.sampled_from([f"flow{n}" for n in range(6)])
 LOOKUPS = [bytes([n]) * 16 for n in range(3)]
 KEYS = [bytes([9, n] * 8) for n in range(2)]
 IDS = [bytes([n]) for n in range(5)] + [b"\0\0", bytes(range(16))]
@@ -166,15 +166,16 @@ class Histories(RuleBasedStateMachine):
     @rule(realm=REALMS, before=st.integers(-20, 60), limit=st.integers(0, 4))
     def purge(self, realm: str, before: int, limit: int) -> None:
         until = START + before * SECOND
-        ended = [
-            (kept.record.ended_at, record_id)
+        ended = {
+            record_id
             for record_id, kept in self.kept.items()
             if kept.record.realm == realm and kept.record.ended_at is not None and kept.record.ended_at < until
-        ]
-        ended.sort(key=lambda each: each[0])
-        for _, record_id in ended[:limit]:
-            del self.kept[record_id]
+        }
         assert self.do(self.store.purge(realm, until, limit)) == min(limit, len(ended))
+        purged = ended - {record.id for record in self.scanned(Query(realm=realm), 100)}
+        assert len(purged) == min(limit, len(ended))
+        for record_id in purged:
+            del self.kept[record_id]
 
     # Looking
 
@@ -187,13 +188,15 @@ class Histories(RuleBasedStateMachine):
 
     @rule(realm=REALMS, limit=LIMITS)
     def scan_what_is_due(self, realm: str, limit: int) -> None:
-        due = [
-            (kept.leased_until or kept.record.due_at or START, kept.record)
-            for kept in self.kept.values()
-            if kept.record.realm == realm and (kept.leased_until or kept.record.due_at)
-        ]
-        expected = [record for at, record in sorted(due, key=lambda each: each[0]) if at <= self.clock()]
-        assert self.scanned(Query(realm=realm, due=True), limit) == expected[:limit]
+        due = {
+            record_id: at
+            for record_id, kept in self.kept.items()
+            if kept.record.realm == realm and (at := kept.leased_until or kept.record.due_at) and at <= self.clock()
+        }
+        found = self.scanned(Query(realm=realm, due=True), limit)
+        assert [due[record.id] for record in found] == sorted(due.values())[:limit]
+        assert len({record.id for record in found}) == len(found)
+        assert all(record == self.kept[record.id].record for record in found)
 
     @rule(realm=REALMS, lookup=st.sampled_from(LOOKUPS), limit=LIMITS)
     def scan_by_lookup(self, realm: str, lookup: bytes, limit: int) -> None:
@@ -222,7 +225,8 @@ class Histories(RuleBasedStateMachine):
             return
         kept = self.kept[name]
         assert result == kept.record
-        assert result.lease_left == (kept.leased_until and kept.leased_until - self.clock())
+        left = kept.leased_until and kept.leased_until - self.clock()
+        assert (result.lease_left and max(result.lease_left, timedelta(0))) == (left and max(left, timedelta(0)))
 
     @rule(name=NAMES, behind=st.integers(1, 2))
     def wait_for_what_has_come(self, name: str, behind: int) -> None:

@@ -31,7 +31,7 @@ from reset_flow.stores.redis import Durability, RedisStore
 from reset_flow.testing import FrozenClock, StoreContract, make_record, next_version, refused
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from redis.asyncio import Redis
 
@@ -146,7 +146,7 @@ def cluster_servers(start_server: Callable[..., RedisServer]) -> list[RedisServe
 @attrs.frozen
 class Cluster:
     """
-    Two nodes, of which one has all the slots, and so all the data.
+    Two nodes, of which one has all the slots but one, and so all the data.
 
     Attributes:
         url: Of the other one: who takes it for a single server finds nothing there.
@@ -163,7 +163,8 @@ async def cluster(cluster_servers: list[RedisServer]) -> AsyncIterator[Cluster]:
         server.ensure()
     async with client(cluster_servers[0].url) as empty, client(cluster_servers[1].url) as full:
         with suppress(Exception):  # it has them already
-            await ask(full, "CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            await ask(full, "CLUSTER", "ADDSLOTSRANGE", 1, 16383)
+            await ask(empty, "CLUSTER", "ADDSLOTS", 0)
             port, bus = cluster_servers[0].port, cluster_servers[0].settings["cluster-port"]
             await ask(full, "CLUSTER", "MEET", "127.0.0.1", port, bus)
         for node in (empty, full):
@@ -636,7 +637,7 @@ def test_one_store_serves_one_loop_after_the_other(redis_url: str) -> None:
 
     async def elsewhere() -> None:
         await store.load(record.id)
-        error = await asyncio.to_thread(asyncio.run, refused(store.load(record.id), StoreUnavailable))
+        error = await asyncio.to_thread(asyncio.run, refused(store.load(record.id), ConfigurationError))
         assert "another event loop" in str(error)
 
     asyncio.run(elsewhere())
@@ -673,7 +674,7 @@ async def test_messages_come_again_after_their_connection_was_lost(
     record = make_record()
     await store.save(record)
     waiting = asyncio.create_task(store.changed(record.id, 1, timedelta(seconds=30)))
-    channel = b"{reset_flow}:saved:" + record.id.encode()
+    channel = b"{reset_flow}:changed"
     await subscribed(admin, channel, 1)
     await ask(admin, "CLIENT", "KILL", "TYPE", "pubsub")
     await subscribed(admin, channel, 1)
@@ -682,8 +683,9 @@ async def test_messages_come_again_after_their_connection_was_lost(
     await rival.save(next_version(record))
     async with asyncio.timeout(5):
         await waiting
-    await subscribed(admin, channel, 0)
     await rival.aclose()
+    await store.aclose()
+    await subscribed(admin, channel, 0)
 
 
 async def subscribed(admin: Redis, channel: bytes, number: int) -> None:
@@ -862,17 +864,60 @@ async def test_many_that_are_due_at_one_moment_are_all_found(store: RedisStore) 
     assert await ids(store, Query(realm="default", due=True)) == names
 
 
+@asynccontextmanager
+async def moving(cluster: Cluster, key: bytes) -> AsyncIterator[Callable[..., Awaitable[None]]]:
+    """Move the slot of a key from the full node to the empty one, and back afterwards. Gives what moves keys."""
+    full, empty = cluster.full, cluster.empty
+    here, there = await ask(full, "CLUSTER", "MYID"), await ask(empty, "CLUSTER", "MYID")
+    slot = await ask(full, "CLUSTER", "KEYSLOT", key)
+    password = full.connection_pool.connection_kwargs["password"]
+    await ask(empty, "CLUSTER", "SETSLOT", slot, "IMPORTING", here)
+    await ask(full, "CLUSTER", "SETSLOT", slot, "MIGRATING", there)
+
+    async def move(*keys: bytes, whole: bool = False) -> None:
+        port = empty.connection_pool.connection_kwargs["port"]
+        moved = await full.keys() if whole else keys
+        await ask(full, "MIGRATE", "127.0.0.1", port, "", 0, 5000, "AUTH", password, "KEYS", *moved)
+        if whole:
+            for node in (empty, full):
+                await ask(node, "CLUSTER", "SETSLOT", slot, "NODE", there)
+
+    try:
+        yield move
+    finally:
+        await empty.flushall()
+        for node in (full, empty):
+            await ask(node, "CLUSTER", "SETSLOT", slot, "STABLE")
+            await ask(node, "CLUSTER", "SETSLOT", slot, "NODE", here)
+
+
 async def test_flows_are_loaded_while_a_cluster_moves_them(cluster: Cluster) -> None:
     store = RedisStore(cluster.url)
-    record = make_record()
-    await store.save(record)
-    here, there = await ask(cluster.full, "CLUSTER", "MYID"), await ask(cluster.empty, "CLUSTER", "MYID")
-    slot = await ask(cluster.full, "CLUSTER", "KEYSLOT", RECORD % record.id.encode())
-    await ask(cluster.empty, "CLUSTER", "SETSLOT", slot, "IMPORTING", here)
-    await ask(cluster.full, "CLUSTER", "SETSLOT", slot, "MIGRATING", there)
-    try:
+    records = [make_record() for _ in range(2)]
+    for record in records:
+        await store.save(record)
+    async with moving(cluster, RECORD % records[0].id.encode()) as move:
+        await move(RECORD % records[0].id.encode())
+        assert [await store.load(record.id) for record in records] == records
+        await refused(store.load("nobody"), FlowNotFound)
+    await store.aclose()
+
+
+async def test_what_a_cluster_is_moving_is_saved_after_the_move_and_nothing_is_saved_twice(cluster: Cluster) -> None:
+    store = RedisStore(cluster.url)
+    record, counted = make_record(), use()
+    await store.save(record, add=[counted])
+    async with moving(cluster, RECORD % record.id.encode()) as move:
+        for keys in ((), (RECORD % record.id.encode(),), (b"{reset_flow}:flows",)):
+            if keys:
+                await move(*keys)
+            await refused(store.save(make_record(id=record.id)), StoreUnavailable)
+            await refused(store.save(next_version(record), drop=[UseName(counted.key, counted.id)]), StoreUnavailable)
+        await move(whole=True)
         assert await store.load(record.id) == record
-    finally:
-        for node in (cluster.full, cluster.empty):
-            await ask(node, "CLUSTER", "SETSLOT", slot, "STABLE")
+        await refused(store.save(make_record(id=record.id)), StaleRecord)
+        await refused(store.save(make_record(), add=[use()]), LimitReached)
+        record = next_version(record)
+        await store.save(record)
+        assert await store.load(record.id) == record
     await store.aclose()

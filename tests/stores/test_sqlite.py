@@ -21,7 +21,7 @@ from reset_flow.domain.errors import (
     StoreUnavailable,
 )
 from reset_flow.ports import Query, Use, UseName
-from reset_flow.stores.sqlite import statements as sql
+from reset_flow.stores.sqlite.changes import SQL
 from reset_flow.stores.sqlite.database import APPLICATION_ID
 from reset_flow.stores.sqlite.store import SQLiteStore
 from reset_flow.testing import make_record, next_version, refused
@@ -483,19 +483,18 @@ async def test_a_use_that_was_dropped_is_gone(store: SQLiteStore, other: sqlite3
 @pytest.mark.parametrize(
     ("statement", "index"),
     [
-        (sql.STORED, "sqlite_autoindex_flows_1"),
-        (sql.LOAD, "sqlite_autoindex_flows_1"),
-        (sql.VERSION, "sqlite_autoindex_flows_1"),
-        (sql.UPDATE, "INTEGER PRIMARY KEY"),
-        (sql.SCAN_IDS, "sqlite_autoindex_flows_1"),
-        (sql.SCAN_DUE, "flows_due"),
-        (sql.SCAN_LOOKUP, "PRIMARY KEY (lookup=? AND flow<?)"),
-        (sql.ENDED, "flows_ended"),
-        (sql.USES, "PRIMARY KEY (key=?)"),
-        (sql.DELETE_USE, "PRIMARY KEY (key=? AND id=?)"),
-        (sql.DELETE_EXPIRED, "PRIMARY KEY (key=?)"),
-        (sql.END_OF_PIECE, "PRIMARY KEY (key>?)"),
-        (sql.DELETE_EXPIRED_OF_PIECE, "PRIMARY KEY (key>? AND key<?)"),
+        ("stored", "sqlite_autoindex_flows_1"),
+        ("load", "sqlite_autoindex_flows_1"),
+        ("update_next", "sqlite_autoindex_flows_1"),
+        ("scan_ids", "sqlite_autoindex_flows_1"),
+        ("scan_due", "flows_due"),
+        ("scan_lookup", "PRIMARY KEY (lookup=? AND flow<?)"),
+        ("ended", "flows_ended"),
+        ("uses", "PRIMARY KEY (key=?)"),
+        ("delete_use", "PRIMARY KEY (key=? AND id=?)"),
+        ("delete_expired", "PRIMARY KEY (key=?)"),
+        ("end_of_piece", "PRIMARY KEY (key>?)"),
+        ("delete_expired_of_piece", "PRIMARY KEY (key>? AND key<?)"),
     ],
 )
 async def test_every_statement_goes_by_an_index_and_sorts_nothing(
@@ -503,7 +502,7 @@ async def test_every_statement_goes_by_an_index_and_sorts_nothing(
 ) -> None:
     await store.save(make_record())
     names = "id realm version state due_at ended_at lease lookups write_id body leased_until number due now size lookup"
-    values: Any = [None] * statement.count("?") or dict.fromkeys(f"{names} before after last".split())
-    plan = [row[3] for row in other.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+    values: Any = [None] * SQL[statement].count("?") or dict.fromkeys(f"{names} before after last".split())
+    plan = [row[3] for row in other.execute(f"EXPLAIN QUERY PLAN {SQL[statement]}", values)]
     assert any(index in step for step in plan)
     assert not any("SCAN" in step or "B-TREE" in step for step in plan)

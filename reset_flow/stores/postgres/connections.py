@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from reset_flow.domain.errors import ConfigurationError, ResetFlowError, StoreUnavailable
+from reset_flow.domain.errors import ConfigurationError, StoreUnavailable
 from reset_flow.domain.text import printable
 from reset_flow.tracebacks import forget_frames
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from reset_flow.domain.secret import Secret
 
-__all__ = ["Pool", "Server", "check_dsn", "driver", "driver_errors", "is_per_row_error"]
+__all__ = ["Pool", "Server", "driver", "driver_errors", "is_per_row_error"]
 
 GRACE = 1.0
 """How many seconds longer than `statement_timeout` to wait for a reply: the server's own error says more."""
@@ -29,21 +29,13 @@ class Server:
     How to connect to a server. Timeouts are in seconds.
 
     Attributes:
-        connections: How many may be used for other things than saves, loads and notifications.
-
         setup: The first statement of each connection.
     """
 
     dsn: Secret
-    connections: int
     connect_timeout: float
     statement_timeout: float
     setup: str
-
-    @property
-    def reply_timeout(self) -> float:
-        """How long a reply may take."""
-        return self.statement_timeout + GRACE
 
     async def connect(self) -> Any:
         """Open a connection beside the pool."""
@@ -63,7 +55,7 @@ async def _keep_session(_connection: Any) -> None:
 
 
 class Pool:
-    """At most `size` connections. It belongs to the running loop."""
+    """At most `size` connections, opened when they are used. It belongs to the running loop."""
 
     def __init__(self, server: Server, size: int) -> None:
         self._server = server
@@ -76,46 +68,36 @@ class Pool:
             reset=_keep_session,
         )
 
-    async def open(self) -> None:
-        """Start the pool; it connects when it is used."""
-        await self._pool
-
     async def fetch(self, statement: str, *values: Any) -> list[Any]:
         """Run a statement in a transaction of its own, and return all rows."""
-        async with self.connection(self._server.reply_timeout) as connection:
+        async with self.connection(self._server.statement_timeout + GRACE) as connection:
             rows: list[Any] = await connection.fetch(statement, *values)
             return rows
 
     @asynccontextmanager
     async def connection(self, timeout: float) -> AsyncIterator[Any]:
         """Lend a connection for so many seconds at most."""
-        with _translated_errors():
+        try:
             with _hidden_dsn():
+                await self._pool  # started by the first call
                 connection = await self._pool.acquire(timeout=self._server.connect_timeout)
             try:
                 async with _dropped_in_doubt(connection, timeout):
                     yield connection
             finally:
                 await self._pool.release(connection)
+        except driver_errors() as error:
+            forget_frames(error)
+            raise _unavailable(error) from error
 
     async def close(self) -> None:
         """Close the connections in good order, once all have been returned."""
+        await self._pool
         await self._pool.close()
 
     def terminate(self) -> None:
         """Drop the connections."""
         self._pool.terminate()
-
-
-def check_dsn(dsn: Secret) -> None:
-    """
-    Check that a text may be a dsn.
-
-    Raises:
-        ConfigurationError: It may not.
-    """
-    if not dsn.reveal().startswith(("postgresql://", "postgres://")):
-        raise ConfigurationError("the dsn of a PostgresStore begins with postgresql://")
 
 
 def driver() -> Any:
@@ -138,9 +120,9 @@ def driver_errors() -> tuple[type[Exception], ...]:
     return (OSError, asyncpg.PostgresError, asyncpg.InternalClientError, asyncpg.InterfaceError)
 
 
-def is_per_row_error(error: BaseException) -> bool:
+def is_per_row_error(error: Exception) -> bool:
     """Return True if one row of many may have caused the error, unlike lost connections, timeouts and shutdowns."""
-    return (getattr(error, "sqlstate", None) or "08")[:2] not in ("08", "25", "57", "58")
+    return (getattr(error.__cause__, "sqlstate", None) or "08")[:2] not in ("08", "25", "57", "58")
 
 
 @asynccontextmanager
@@ -154,18 +136,6 @@ async def _dropped_in_doubt(connection: Any, timeout: float) -> AsyncIterator[No
         if not isinstance(error, asyncpg.PostgresError) or isinstance(error, asyncpg.ReadOnlySQLTransactionError):
             connection.terminate()
         raise
-
-
-@contextmanager
-def _translated_errors() -> Iterator[None]:
-    """Raise `StoreUnavailable` for the driver's errors."""
-    try:
-        yield
-    except ResetFlowError:
-        raise
-    except driver_errors() as error:
-        forget_frames(error)
-        raise _unavailable(error) from error
 
 
 @contextmanager

@@ -1,25 +1,22 @@
-"""Convert records to what PostgreSQL takes, and its rows to records."""
+"""Convert records to what PostgreSQL takes."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import msgspec
 
 from reset_flow.domain.errors import InvalidInput
-from reset_flow.stores.postgres.waiters import notification_name
-from reset_flow.stores.rows import COLUMNS, span, to_record, to_row
+from reset_flow.stores.postgres.notifications import notification_name
+from reset_flow.stores.rows import span, to_row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from reset_flow.ports import Record, Use, UseName
 
-__all__ = ["Save", "is_storable", "record_of", "records_of", "to_save"]
-
-UP_TO_LEASE = len(COLUMNS) + 1
+__all__ = ["Save", "is_storable", "to_save"]
 
 LARGEST_LIMIT = 2**31 - 1
 """The largest number that the type of `room` holds: no key has so many uses."""
@@ -89,21 +86,3 @@ def is_storable(text: str) -> bool:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:
         return False
-
-
-def record_of(row: Any) -> Record:
-    """
-    Convert a row to its record.
-
-    Raises:
-        ValueError: A column holds what no record has.
-    """
-    flow_id, realm, version, state, *rest = row[:UP_TO_LEASE]
-    return to_record((flow_id.encode(), realm.encode(), version, state.encode(), *rest), row["present"])
-
-
-def records_of(rows: Sequence[Any]) -> Iterator[Record]:
-    """Convert rows to their records; skip damaged ones."""
-    for row in rows:
-        with suppress(ValueError):
-            yield record_of(row)

@@ -5,30 +5,26 @@
 SELECT place, refused, waits FROM {prefix}_save($1, $2, $3, $4)
 
 -- name: load
-SELECT id, realm, version, state, due_at, ended_at, lease, lookups, write_id, body, leased_until,
-    (SELECT {prefix}_now($1)) AS present
+SELECT {columns}, (SELECT {prefix}_now($1)) AS present
 FROM {prefix}_flows WHERE id = ANY ($2)
 
 -- Each scan goes by an index, a page of rows at a time. The store skips rows of a page that do not match the query.
 
 -- name: scan_due
-SELECT id, realm, version, state, due_at, ended_at, lease, lookups, write_id, body, leased_until,
-    (SELECT {prefix}_now($1)) AS present, number, coalesce(leased_until, due_at) AS due
+SELECT {columns}, (SELECT {prefix}_now($1)) AS present, number, coalesce(leased_until, due_at) AS due
 FROM {prefix}_flows
 WHERE realm = $2 AND coalesce(leased_until, due_at) BETWEEN $3 AND (SELECT {prefix}_now($1))
     AND (coalesce(leased_until, due_at), number) > ($3, $4)
 ORDER BY coalesce(leased_until, due_at), number LIMIT $5
 
 -- name: scan_lookup
-SELECT id, realm, version, state, due_at, ended_at, lease, flows.lookups, write_id, body, leased_until,
-    (SELECT {prefix}_now($1)) AS present, flows.number, 0::bigint AS due
+SELECT {columns}, (SELECT {prefix}_now($1)) AS present, flows.number, 0::bigint AS due
 FROM {prefix}_lookups AS found JOIN {prefix}_flows AS flows ON flows.id = found.flow AND flows.number = found.number
 WHERE found.lookup = $2 AND found.number < $3
 ORDER BY found.number DESC LIMIT $4
 
 -- name: scan_ids
-SELECT id, realm, version, state, due_at, ended_at, lease, lookups, write_id, body, leased_until,
-    (SELECT {prefix}_now($1)) AS present, number, 0::bigint AS due
+SELECT {columns}, (SELECT {prefix}_now($1)) AS present, number, 0::bigint AS due
 FROM {prefix}_flows WHERE id > $2 ORDER BY id LIMIT $3
 
 -- A purge skips locked rows: the next one will delete them. Lookups are found one by one: for a join, the planner

@@ -7,28 +7,26 @@ one transaction, while the next ones gather; likewise loads.
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
+import re
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from reset_flow.domain.errors import (
     ConfigurationError,
     FlowNotFound,
     InvalidInput,
-    LimitReached,
-    RecordUnreadable,
-    ResetFlowError,
     StaleRecord,
-    StoreUnavailable,
 )
 from reset_flow.domain.secret import Secret
-from reset_flow.stores.postgres.batcher import copy_error
-from reset_flow.stores.postgres.connections import Server, check_dsn
-from reset_flow.stores.postgres.rows import is_storable, record_of, records_of, to_save
-from reset_flow.stores.postgres.schema import check_prefix, statements
+from reset_flow.stores.postgres.connections import Server
+from reset_flow.stores.postgres.notifications import notification_name
+from reset_flow.stores.postgres.rows import is_storable, to_save
 from reset_flow.stores.postgres.session import Session
-from reset_flow.stores.rows import micros
+from reset_flow.stores.rows import PAGE, Place, micros, scan_pages, to_record
+from reset_flow.stores.session import SessionHolder
+from reset_flow.stores.statements import statements
+from reset_flow.stores.uses import limit_reached
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -38,17 +36,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PostgresStore"]
 
-PAGE = 50
-"""How many rows a scan reads at once."""
+PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 
 PURGE_BATCH = 256
 """How many rows a purge deletes in one transaction."""
-
-# How often, in seconds, a waiter looks for a change: with notifications, which may get lost, and without.
-POLL_INTERVAL = 5.0
-POLL_INTERVAL_UNNOTIFIED = 0.5
-
-MAX = 2**63 - 1
 
 
 class PostgresStore:
@@ -87,48 +78,30 @@ class PostgresStore:
         clock: Callable[[], datetime] | None = None,
     ) -> None:
         dsn = Secret(dsn)
-        check_prefix(prefix)
+        if not dsn.reveal().startswith(("postgresql://", "postgres://")):
+            raise ConfigurationError("the dsn of a PostgresStore begins with postgresql://")
+        if not PREFIX.fullmatch(prefix):
+            raise ConfigurationError("a prefix has at most 40 of a-z, 0-9 and _, and does not begin with a digit")
         if connections < 1 or min(connect_timeout, statement_timeout) <= timedelta(0):
             raise ConfigurationError("connections and timeouts must be above zero")
-        check_dsn(dsn)
-        self._prefix = prefix
+        setup = statements("postgres", prefix)["setup"]
+        server = Server(dsn, connect_timeout.total_seconds(), statement_timeout.total_seconds(), setup)
+        self._sessions = SessionHolder(partial(Session, server, prefix, connections, self._now), Session.close)
         self._clock = clock
-        self._server = Server(
-            dsn,
-            connections,
-            connect_timeout.total_seconds(),
-            statement_timeout.total_seconds(),
-            statements(prefix)["setup"],
-        )
-        self._session: Session | None = None
-        self._opening: asyncio.Task[Session | ResetFlowError] | None = None
-        self._closed = False
 
     async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
         """Save as the port says. A save that is cancelled may have been written, or not."""
         save = to_save(record, add, drop)
-        session = await self._open()
-        failure = await session.saves.run(save)
+        failure = await (await self._open()).saves.run(save)
         if failure is None:
             return
         if failure["refused"] is None:
             raise StaleRecord(record.id, record.version)
-        waits = failure["waits"]
-        retry_after = None if None in waits else timedelta(microseconds=max(waits))
-        raise LimitReached("uses", retry_after, keys=tuple(failure["refused"]))
+        raise limit_reached(dict(zip(failure["refused"], failure["waits"], strict=True)))
 
     async def load(self, flow_id: str) -> Record:
-        """
-        Load as the port says.
-
-        Raises:
-            RecordUnreadable: The row is damaged.
-        """
-        row = await self._find(flow_id)
-        try:
-            return record_of(row)
-        except ValueError as error:
-            raise RecordUnreadable(flow_id, str(error)) from None
+        """Load as the port says."""
+        return _to_record(await self._find(flow_id))
 
     async def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:
         """Scan as the port says, a page at a time. Concurrent saves may be seen or not."""
@@ -137,44 +110,26 @@ class PostgresStore:
         if not is_storable(query.realm):
             return
         session = await self._open()
-        left = limit
-        identifier, number, due = query.after, 0 if query.due else MAX, -MAX
-        while left > 0:
-            size = min(left, PAGE)
-            if query.due:
-                rows = await session.fetch("scan_due", self._now(), query.realm, due, number, size)
-            elif query.lookup is not None:
-                rows = await session.fetch("scan_lookup", self._now(), query.lookup, number, size)
-            else:
-                rows = await session.fetch("scan_ids", self._now(), identifier, size)
-            for record in records_of(rows):
-                if _matches(record, query):
-                    yield record
-                    left -= 1
-            if len(rows) < size:
-                return
-            identifier, number, due = rows[-1]["id"], rows[-1]["number"], rows[-1]["due"]
+
+        async def fetch(statement: str, place: Place) -> list[Any]:
+            after, number, due = place
+            values = {
+                "scan_due": (query.realm, due, number),
+                "scan_lookup": (query.lookup, number),
+                "scan_ids": (after,),
+            }
+            return await session.fetch(statement, self._now(), *values[statement], PAGE)
+
+        async for record in scan_pages(query, limit, fetch, _to_record):
+            yield record
 
     async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
-        """
-        Wait as the port says: wakes at once for saves of any store, and within seconds without notifications.
+        """Wait as the port says: wakes at once for saves of any store, and within seconds without notifications."""
 
-        Raises:
-            FlowNotFound: There is no such record (any more).
-        """
-        now = asyncio.get_running_loop().time
-        end = now() + timeout.total_seconds()
-        pause = 0.0  # look once more after listening began: an earlier save was not notified
-        session = await self._open()
-        with session.waiters.waiting(flow_id) as event:
-            while (await self._find(flow_id))[2] <= version and (left := end - now()) > 0:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(min(pause, left)):
-                        await event.wait()
-                event.clear()
-                if (left := end - now()) > 0:
-                    self._check_open()
-                    pause = POLL_INTERVAL if await session.waiters.listen(left) else POLL_INTERVAL_UNNOTIFIED
+        async def is_newer() -> bool:
+            return bool((await self._find(flow_id))["version"] > version)
+
+        await (await self._open()).notifications.wait(notification_name(flow_id), timeout, is_newer)
 
     async def purge(self, realm: str, before: datetime, limit: int) -> int:
         """Purge as the port says, in small transactions. Skip rows that others have locked."""
@@ -185,7 +140,7 @@ class PostgresStore:
             gone = await session.fetch("purge_flows", realm, micros(before), size)
             purged += len(gone)
             for (flow_id,) in gone:
-                session.waiters.wake(flow_id)
+                session.notifications.wake(notification_name(flow_id))
             if len(gone) < size:
                 break
         while len(await session.fetch("purge_uses", self._now(), PURGE_BATCH)) == PURGE_BATCH:
@@ -194,17 +149,7 @@ class PostgresStore:
 
     async def aclose(self) -> None:
         """Close as the port says, after the saves that wait."""
-        self._closed = True
-        opening, self._opening = self._opening, None
-        session, self._session = self._session, None
-        loop = asyncio.get_running_loop()
-        if opening is not None and opening.get_loop() is loop:
-            opening.cancel()
-            await asyncio.wait([opening])
-        if session is not None:
-            session.waiters.stop()
-            if session.loop is loop:
-                await session.close()
+        await self._sessions.aclose()
 
     def _now(self) -> int | None:
         return None if self._clock is None else micros(self._clock())
@@ -217,44 +162,10 @@ class PostgresStore:
         return row
 
     async def _open(self) -> Session:
-        """Return the session of this loop; the first caller opens it, all await it."""
-        self._check_open()
-        loop = asyncio.get_running_loop()
-        if self._session is not None and self._session.usable(loop):
-            return self._session
-        opening = self._opening
-        if opening is None or opening.get_loop() is not loop:
-            opening = self._opening = loop.create_task(self._try_to_open())
-        # Cancelling one caller leaves the opening to the others.
-        await asyncio.wait([opening])
-        self._check_open()
-        session = opening.result()
-        if isinstance(session, ResetFlowError):
-            raise copy_error(session)
-        return session
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise StoreUnavailable("the store was closed: make another one")
-
-    async def _try_to_open(self) -> Session | ResetFlowError:
-        """Return an error instead of raising it: asyncio logs errors of tasks whose callers have all been cancelled."""
-        try:
-            session = Session(self._server, self._prefix, self._now)
-            await session.open()
-        except ResetFlowError as error:
-            return error
-        else:
-            self._session = session
-            return session
-        finally:
-            self._opening = None
+        session = self._sessions.get()
+        await session.open()
+        return self._sessions.get()
 
 
-def _matches(record: Record, query: Query) -> bool:
-    """Return True if a row of a scan's statement, which may ask for less, matches the query."""
-    return (
-        record.realm == query.realm
-        and record.id > query.after
-        and (query.lookup is None or query.lookup in record.lookups)
-    )
+def _to_record(row: Any) -> Record:
+    return to_record(row, row["present"])

@@ -1,66 +1,51 @@
-"""A second connection, which hears of what other workers save while somebody waits for it."""
+"""A second connection, which hears of other workers' saves as soon as somebody waits for one."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from reset_flow.stores.waiters import Waiters
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from redis.asyncio.client import PubSub
 
 __all__ = ["Listener"]
 
 # Seconds.
+POLL = 1.0
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 10.0
 PING_INTERVAL = 15.0
 
 
-class Listener:
+class Listener(Waiters[bytes]):
     """
-    Wakes those who wait for a message. Subscribes from a task of its own, which the first of them starts.
+    Wakes tasks, by the ids of their flows. Subscribes from a task of its own, which starts when the first task waits.
 
     Args:
         subscription: Makes a subscriber that is not connected yet, or raises; called again after each failure.
+
+        channel: On which the scripts tell the ids of changed flows.
     """
 
-    def __init__(self, subscription: Callable[[], PubSub]) -> None:
+    def __init__(self, subscription: Callable[[], PubSub], channel: bytes) -> None:
+        super().__init__(POLL)
         self._subscription = subscription
-        self._watched: dict[bytes, set[asyncio.Event]] = {}
-        self._watches_changed = asyncio.Event()
+        self._channel = channel
         self._task: asyncio.Task[None] | None = None
         self._pause = FIRST_PAUSE
 
-    @contextmanager
-    def watching(self, channel: bytes) -> Iterator[asyncio.Event]:
-        """Give an event that is set when there is a message, or when one may have been missed."""
-        event = asyncio.Event()
-        self._watched.setdefault(channel, set()).add(event)
-        self._watches_changed.set()
+    async def listen(self, timeout: float) -> float:  # noqa: ARG002 - nobody waits for the subscription
+        """Subscribe. Return when to look at the latest."""
         if self._task is None:
             self._task = asyncio.create_task(self._listen(), name="reset-flow-redis-listener")
-        try:
-            yield event
-        finally:
-            self._watched[channel].discard(event)
-            if not self._watched[channel]:
-                del self._watched[channel]
-            self._watches_changed.set()
+        return self.poll
 
-    def wake(self, channel: bytes) -> None:
-        """Set the events of a channel."""
-        for event in self._watched.get(channel, ()):
-            event.set()
-
-    def wake_all(self) -> None:
-        """Set all events."""
-        for channel in self._watched:
-            self.wake(channel)
-
-    async def aclose(self) -> None:
+    async def close(self) -> None:
         """Stop listening."""
         if self._task is not None:
             self._task.cancel()
@@ -68,47 +53,30 @@ class Listener:
 
     async def _listen(self) -> None:
         while True:
-            # Whoever waits also looks from time to time, and tells what is wrong with the server.
+            # Tasks that wait also look from time to time, and tell what is wrong with the server.
             with suppress(Exception):
-                await self._listen_once()
+                await self._receive(self._subscription())
             await asyncio.sleep(self._pause)
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
-    async def _listen_once(self) -> None:
-        subscription = self._subscription()
+    async def _receive(self, subscription: PubSub) -> None:
+        pinged = False
         try:
-            await subscription.connect()  # type: ignore[no-untyped-call]
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._subscribe(subscription))
-                both.create_task(self._receive(subscription))
+            await subscription.subscribe(self._channel)
+            while True:
+                message = await subscription.get_message(timeout=PING_INTERVAL)
+                if message is not None:
+                    pinged, self._pause = False, FIRST_PAUSE
+                    if message["type"] == "message":
+                        for flow_id in message["data"].split():
+                            self.wake(flow_id)
+                    elif message["type"] == "subscribe":
+                        self.wake_all()  # earlier messages were missed
+                elif pinged:
+                    raise TimeoutError("a ping was not answered")
+                else:
+                    pinged = True
+                    await subscription.ping()
         finally:
             with suppress(Exception):
                 await subscription.aclose()  # type: ignore[no-untyped-call]
-
-    async def _subscribe(self, subscription: PubSub) -> None:
-        """Keep the subscriptions equal to what is watched."""
-        subscribed: set[bytes] = set()
-        while True:
-            self._watches_changed.clear()
-            watched = set(self._watched)
-            if missing := watched - subscribed:
-                await subscription.subscribe(*missing)
-            if superfluous := subscribed - watched:
-                await subscription.unsubscribe(*superfluous)
-            subscribed = watched
-            await self._watches_changed.wait()
-
-    async def _receive(self, subscription: PubSub) -> None:
-        """Wake for each message, and for each confirmed subscription: what came before it was not heard."""
-        pinged = False
-        while True:
-            message = await subscription.get_message(timeout=PING_INTERVAL)
-            if message is not None:
-                pinged, self._pause = False, FIRST_PAUSE
-                if message["type"] in ("message", "subscribe"):
-                    self.wake(message["channel"])
-            elif pinged:
-                raise TimeoutError("a ping was not answered")
-            else:
-                pinged = True
-                await subscription.ping()

@@ -1,10 +1,10 @@
 -- Delete a piece of what ended long ago. Expired uses go by themselves. -> one outcome: deleted, passed over, looked at
--- KEYS: of the realm: all, due, ended; what the keys of flows, lookups and channels begin with.
+-- KEYS: of the realm: all, due, ended; what the keys of flows and lookups begin with; the channel for changes.
 -- ARGV: time, realm, before, size of a piece, how many to pass over.
 
-local all, due, ended, flows, by_lookup, channels = unpack(KEYS)
+local all, due, ended, flows, by_lookup, channel = unpack(KEYS)
 local realm, before, size, skip = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local deleted, passed = 0, 0
+local deleted, passed = {}, 0
 
 local found = redis.call('ZRANGEBYSCORE', ended, '-inf', '(' .. before, 'LIMIT', skip, size)
 for _, text in ipairs(found) do
@@ -23,9 +23,9 @@ for _, text in ipairs(found) do
             for _, key in ipairs(lookup_keys(by_lookup, flow.lookups, realm)) do
                 redis.call('ZREM', key, text)
             end
-            redis.pcall('PUBLISH', channels .. id, '')
-            deleted = deleted + 1
+            deleted[#deleted + 1] = id
         end
     end
 end
-return {{deleted, passed, #found}}
+tell(channel, deleted)
+return {{#deleted, passed, #found}}

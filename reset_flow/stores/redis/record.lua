@@ -58,3 +58,10 @@ local function lookup_keys(prefix, lookups, realm)
     end
     return keys
 end
+
+-- One message for a batch. A user who may not publish can still save: tasks that wait look from time to time.
+local function tell(channel, ids)
+    if #ids > 0 then
+        redis.pcall('PUBLISH', channel, table.concat(ids, ' '))
+    end
+end

@@ -7,18 +7,15 @@ Integers have 8 bytes, big-endian; bytes have their length in front, 4 bytes. `r
 from __future__ import annotations
 
 import struct
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from reset_flow.domain.errors import InvalidInput
-from reset_flow.domain.flow import State
-from reset_flow.ports import Record
-from reset_flow.stores.rows import micros, span
+from reset_flow.domain.errors import RecordUnreadable
+from reset_flow.stores.rows import span, to_record, to_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from reset_flow.ports import Use, UseName
+    from reset_flow.ports import Record, Use, UseName
 
 __all__ = ["decode_record", "encode_save", "to_bytes"]
 
@@ -28,15 +25,10 @@ NOTHING = -(2**63)
 
 HEAD = struct.Struct(">BQQqqqq")
 """Format, version, number of the flow, end of the lease or 0, due_at, ended_at, lease."""
-INTEGER = struct.Struct(">q")
 LENGTH = struct.Struct(">I")
 
-LOOKUP_BYTES = 16
 MAX_LIMIT = 2**53
 """Lua's doubles count no further."""
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
 
 
 def to_bytes(text: str) -> bytes:
@@ -50,70 +42,48 @@ def encode_save(record: Record, add: Sequence[Use], drop: Sequence[UseName]) -> 
     latter with key, id, limit and window, and the record.
 
     Raises:
-        InvalidInput: A lookup is not 16 bytes long, or a text can't be written as UTF-8.
+        InvalidInput: As `to_row` does.
     """
-    for lookup in record.lookups:
-        if len(lookup) != LOOKUP_BYTES:
-            raise InvalidInput("a lookup must be 16 bytes long")
-    try:
-        flow_id, realm = record.id.encode(), record.realm.encode()
-    except UnicodeEncodeError:
-        raise InvalidInput("the id and the realm of a record must be Unicode texts") from None
-    fields: list[int | bytes] = [record.version, flow_id, len(drop), len(add)]
-    for name in drop:
-        fields += (name.key, name.id)
-    for use in add:
-        fields += (use.key, use.id, min(use.limit, MAX_LIMIT), span(use.window))
-    fields += (
-        NOTHING if record.due_at is None else micros(record.due_at),
-        NOTHING if record.ended_at is None else micros(record.ended_at),
-        NOTHING if record.lease is None else span(record.lease),
-        realm,
-        record.write_id,
-        b"".join(record.lookups),
-        record.state.encode(),
-        record.body,
+    row = to_row(record)
+    times = [NOTHING if row[column] is None else row[column] for column in ("due_at", "ended_at", "lease")]
+    texts = (row["realm"].encode(), record.write_id, row["lookups"], row["state"].encode(), record.body)
+    return b"".join(
+        [
+            struct.pack(">q", record.version),
+            _sized(row["id"].encode()),
+            struct.pack(">qq", len(drop), len(add)),
+            *[_sized(name.key, name.id) for name in drop],
+            *[_sized(use.key, use.id) + struct.pack(">qq", min(use.limit, MAX_LIMIT), span(use.window)) for use in add],
+            struct.pack(">qqq", *times),
+            _sized(*texts),
+        ]
     )
-    parts: list[bytes] = []
-    for field in fields:
-        parts += (INTEGER.pack(field),) if isinstance(field, int) else (LENGTH.pack(len(field)), field)
-    return b"".join(parts)
 
 
-def decode_record(flow_id: str, value: bytes, now: int) -> Record:
+def _sized(*texts: bytes) -> bytes:
+    return b"".join([LENGTH.pack(len(text)) + text for text in texts])
+
+
+def decode_record(flow: Sequence[Any], now: int) -> Record:
     """
-    Decode what is stored of a flow.
+    Decode the id of a flow and what is stored of it.
 
     Raises:
-        ValueError: It is no record. The message shows nothing of it.
+        RecordUnreadable: It is no record.
     """
+    flow_id, value = flow
     try:
-        return _decode(flow_id, value, now)
-    except (ValueError, OverflowError, struct.error):
-        raise ValueError("what is stored is no record of this release") from None
-
-
-def _decode(flow_id: str, value: bytes, now: int) -> Record:
-    record_format, version, _, leased_until, due_at, ended_at, lease = HEAD.unpack_from(value)
-    texts, at = [], HEAD.size
-    for _ in range(5):
-        (length,) = LENGTH.unpack_from(value, at)
-        at += LENGTH.size + length
-        texts.append(value[at - length : at])
+        record_format, version, _, leased_until, *times = HEAD.unpack_from(value)
+        texts, at = [], HEAD.size
+        for _ in range(5):
+            (length,) = LENGTH.unpack_from(value, at)
+            at += LENGTH.size + length
+            texts.append(value[at - length : at])
+    except struct.error:
+        record_format = None
+    if record_format != FORMAT or at != len(value):
+        raise RecordUnreadable(flow_id, "what is stored is no record of this release")
     realm, write_id, lookups, state, body = texts
-    whole = at == len(value) and len(lookups) % LOOKUP_BYTES == 0
-    if record_format != FORMAT or version < 1 or (lease == NOTHING) != (leased_until == 0) or not whole:
-        raise ValueError
-    return Record(
-        realm=realm.decode(),
-        id=flow_id,
-        version=version,
-        state=State(state.decode()),
-        due_at=None if due_at == NOTHING else EPOCH + due_at * MICROSECOND,
-        ended_at=None if ended_at == NOTHING else EPOCH + ended_at * MICROSECOND,
-        lease=None if lease == NOTHING else lease * MICROSECOND,
-        lookups=tuple([lookups[at : at + LOOKUP_BYTES] for at in range(0, len(lookups), LOOKUP_BYTES)]),
-        write_id=write_id,
-        body=body,
-        lease_left=None if lease == NOTHING else (leased_until - now) * MICROSECOND,
-    )
+    due_at, ended_at, lease = [None if time == NOTHING else time for time in times]
+    row = (flow_id, realm, version, state, due_at, ended_at, lease, lookups, write_id, body, leased_until or None)
+    return to_record(row, now)

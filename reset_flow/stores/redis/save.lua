@@ -1,8 +1,8 @@
 -- Write the next version of each of many flows and change its uses, each as if it came alone. -> for each an outcome:
 -- 0 it is stored, -1 it is stale, -2 what is stored is no record, the error that kept it from being written, or a list
--- where budgets are full: microseconds until they are not (-1 if waiting does not help), and the keys of the budgets.
+-- of the budgets that are full: the key of each, and the microseconds until it is not (-1 if waiting does not help).
 -- KEYS: what the keys of flows begin with, the count of flows; then what the other keys begin with: all, due and ended
--- of a realm, lookups, budgets, channels.
+-- of a realm, lookups, budgets; and the channel for changes.
 -- ARGV: time, then each save as `encode_save` in records.py packs it.
 
 local SAVED, STALE, UNREADABLE = 0, -1, -2
@@ -10,7 +10,7 @@ local NEVER = -1
 local NOTHING = -2 ^ 63 -- in place of a time that there is none of
 local LINGER = 60000 -- milliseconds; an unexpired use must never be missed, so its key goes a little later
 
-local flows, count, alls, dues, endeds, by_lookup, by_budget, channels = unpack(KEYS)
+local flows, count, alls, dues, endeds, by_lookup, by_budget, channel = unpack(KEYS)
 
 -- The changes of uses, budget by budget. -> budgets, where the changes end
 local function unpack_budgets(text, at, drops, adds)
@@ -62,21 +62,6 @@ local function judge(budget)
     end
 end
 
--- -> nil, or what is said where budgets are full
-local function judge_all(budgets)
-    local refused, longest = {}, 0
-    for _, budget in ipairs(budgets) do
-        local wait = judge(budget)
-        if wait then
-            refused[#refused + 1] = budget.key
-            longest = (longest == NEVER or wait == NEVER) and NEVER or math.max(longest, wait)
-        end
-    end
-    if #refused > 0 then
-        return {longest, unpack(refused)}
-    end
-end
-
 local function change(budget)
     local key = by_budget .. budget.key
     for id in pairs(budget.drop) do
@@ -101,6 +86,8 @@ local function index(key, text, time)
     end
 end
 
+local changed = {}
+
 local function save(text)
     local version, id, drops, adds, at = struct.unpack('>i8I4c0i8i8', text)
     local budgets, start = unpack_budgets(text, at, drops, adds)
@@ -120,9 +107,15 @@ local function save(text)
     if version ~= known.version + 1 or realm ~= known.realm then
         return STALE
     end
-    local refusal = judge_all(budgets)
-    if refusal then
-        return refusal
+    local refused = {}
+    for _, budget in ipairs(budgets) do
+        local wait = judge(budget)
+        if wait then
+            refused[#refused + 1] = {budget.key, wait}
+        end
+    end
+    if #refused > 0 then
+        return refused
     end
 
     -- Nothing was written until here, and nothing below is refused once the first write was not.
@@ -141,9 +134,7 @@ local function save(text)
     for _, budget in ipairs(budgets) do
         change(budget)
     end
-
-    -- Who may not publish can still save: whoever waits looks from time to time.
-    redis.pcall('PUBLISH', channels .. id, whole(version))
+    changed[#changed + 1] = id
     return SAVED
 end
 
@@ -153,4 +144,5 @@ for i = 2, #ARGV do
     local fine, outcome = pcall(save, ARGV[i])
     outcomes[i - 1] = (fine or type(outcome) == 'table') and outcome or {err = outcome}
 end
+tell(channel, changed)
 return outcomes

@@ -7,18 +7,20 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from reset_flow.domain.errors import ConfigurationError
-from reset_flow.stores.redis.connection import CLUSTER_BATCH, Connection
 from reset_flow.stores.redis.durability import Durability
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
     from datetime import timedelta
 
     from redis.asyncio import Redis, RedisCluster
 
     from reset_flow.domain.secret import Secret
 
-__all__ = ["Server"]
+__all__ = ["Clients", "Server"]
 
 logger = logging.getLogger("reset_flow")
 
@@ -30,6 +32,38 @@ CLUSTER_RETRIES = 3
 
 UNQUOTED = re.compile(r"rediss?://[^/?#]*[/?#].*@", re.DOTALL)
 """A password that would be taken for a path."""
+
+
+@attrs.define
+class Clients:
+    """
+    The driver's clients of an open server.
+
+    Attributes:
+        node: Of the node that the url names; messages come through any node.
+
+        cluster: On a cluster, finds the node that has the slot.
+    """
+
+    node: Redis
+    cluster: RedisCluster | None = None
+
+    async def send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Return the replies; a refusal is an exception in the list. Raise when the connection is lost."""
+        if self.cluster is not None:
+            return [await _ask(self.cluster.execute_command(*command)) for command in commands]
+        pipeline = self.node.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return await pipeline.execute(raise_on_error=False)
+
+    async def aclose(self) -> None:
+        """Close everything."""
+        try:
+            if self.cluster is not None:
+                await self.cluster.aclose()
+        finally:
+            await self.node.aclose()
 
 
 class Server:
@@ -53,7 +87,7 @@ class Server:
             "socket_timeout": reply_timeout.total_seconds(),
         }
 
-    async def connect(self) -> Connection:
+    async def connect(self) -> Clients:
         """
         Open the server.
 
@@ -61,7 +95,7 @@ class Server:
             ConfigurationError: Records must not be kept there.
         """
         try:
-            import redis.asyncio  # noqa: PLC0415 - only who uses this store needs the driver
+            from redis.asyncio import ConnectionPool, Redis, RedisCluster  # noqa: PLC0415 - needed only with this store
             from redis.asyncio.retry import Retry  # noqa: PLC0415
             from redis.backoff import NoBackoff  # noqa: PLC0415
         except ImportError:
@@ -70,31 +104,29 @@ class Server:
         options: dict[str, Any] = {"protocol": 2, "max_connections": CONNECTIONS, **self._timeouts}
         pool = None
         with suppress(ValueError):  # its message may show a part of a password
-            pool = redis.asyncio.ConnectionPool.from_url(self._url.reveal(), retry=Retry(NoBackoff(), 0), **options)
+            pool = ConnectionPool.from_url(self._url.reveal(), retry=Retry(NoBackoff(), 0), **options)
         if pool is None:
             raise ConfigurationError("the url of the Redis store can't be read: redis://user:password@host:6379/0")
         if pool.connection_kwargs.get("decode_responses"):
             raise ConfigurationError("records are bytes: take decode_responses out of the url of the Redis store")
-        client = redis.asyncio.Redis.from_pool(pool)
-        connection = Connection(client)
+        clients = Clients(Redis.from_pool(pool))
         try:
-            info = await _ask(client.info()) or {}
-            await self._check_settings(client, info)
+            info = _known(await _ask(clients.node.info()))
+            await self._check_settings(clients.node, info)
             if info.get("cluster_enabled"):
-                options |= {"max_connections": 2 * CLUSTER_BATCH, "retry": Retry(NoBackoff(), CLUSTER_RETRIES)}
-                cluster = redis.asyncio.RedisCluster.from_url(self._url.reveal(), **options)
-                connection = Connection(client, cluster)
-                await cluster.initialize()
-            await self._check_schema(connection.cluster or client)
+                options["retry"] = Retry(NoBackoff(), CLUSTER_RETRIES)
+                clients.cluster = RedisCluster.from_url(self._url.reveal(), **options)
+                await clients.cluster.initialize()
+            await self._check_schema(clients.cluster or clients.node)
         except BaseException:
-            await connection.aclose()
+            await clients.aclose()
             raise
-        return connection
+        return clients
 
-    async def _check_settings(self, client: Redis, info: dict[str, Any]) -> None:
+    async def _check_settings(self, node: Redis, info: dict[str, Any]) -> None:
         config: dict[str, str] = {}
         for pattern in ("append*", "no-appendfsync-on-rewrite", "maxmemory*"):
-            config |= await _ask(client.config_get(pattern)) or {}
+            config |= _known(await _ask(node.config_get(pattern)))
         policy = config.get("maxmemory-policy", info.get("maxmemory_policy"))
         if int(config.get("maxmemory", info.get("maxmemory", 0))) and policy not in (None, "noeviction"):
             raise ConfigurationError(
@@ -124,11 +156,16 @@ class Server:
             )
 
 
-async def _ask(question: Any) -> Any:
-    """Return the answer; `None` where the server does not let us ask."""
+async def _ask(question: Awaitable[Any]) -> Any:
+    """Return the answer, or the refusal of the server."""
     from redis.exceptions import ResponseError  # noqa: PLC0415 - loaded when the server was opened
 
     try:
         return await question
-    except ResponseError:
-        return None
+    except ResponseError as error:
+        return error
+
+
+def _known(answer: Any) -> dict[str, Any]:
+    """Return what the server let us ask."""
+    return answer if isinstance(answer, dict) else {}

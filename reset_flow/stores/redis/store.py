@@ -3,35 +3,27 @@ Flows in Redis: for many workers on many machines.
 
 Every change is made by a Lua script, which the server runs whole or not at all. One connection carries all calls of a
 store: whatever waits is sent in one go, its saves as one call of one script and its loads as another. A caller that is
-cancelled leaves nothing half-read behind. A second connection hears of what other workers save, while somebody waits
-for it.
+cancelled leaves nothing half-read behind.
 """
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from reset_flow.domain.errors import (
-    ConfigurationError,
-    FlowNotFound,
-    LimitReached,
-    RecordUnreadable,
-    StaleRecord,
-    StoreUnavailable,
-)
+from reset_flow.domain.errors import ConfigurationError, FlowNotFound, RecordUnreadable, StaleRecord
 from reset_flow.domain.secret import Secret
-from reset_flow.stores.redis.connection import Call
-from reset_flow.stores.redis.pipeline import Pipeline
 from reset_flow.stores.redis.records import decode_record, encode_save, to_bytes
 from reset_flow.stores.redis.server import Server
-from reset_flow.stores.rows import micros
+from reset_flow.stores.redis.session import Call, Session
+from reset_flow.stores.rows import PAGE, matching, micros
+from reset_flow.stores.session import SessionHolder
+from reset_flow.stores.uses import limit_reached
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from datetime import datetime
 
     from reset_flow.ports import Query, Record, Use, UseName
@@ -39,14 +31,12 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisStore"]
 
-PAGE = 50
 PIECE = 100
-POLL = 1.0
-"""Seconds between two looks at a flow that is waited for."""
+"""How many records a purge deletes in one call."""
 
 FLOWS, COUNT = b"flow:", b"flows"
 ALL, DUE, ENDED, LOOKUPS = b"all:", b"due:", b"ended:", b"lookup:"
-USES, CHANNELS = b"uses:", b"saved:"
+USES, CHANGED = b"uses:", b"changed"
 
 SAVED, STALE, UNREADABLE = 0, -1, -2
 """Outcomes of a save, as `save.lua` gives them; a list where budgets are full."""
@@ -96,8 +86,7 @@ class RedisStore:
         self._tag = b"{%b}:" % to_bytes(prefix)
         self._server = Server(url, self._tag, connect_timeout, reply_timeout)
         self._clock = clock
-        self._pipeline: Pipeline | None = None
-        self._closed = False
+        self._sessions = SessionHolder(partial(Session, self._server, self._tag + CHANGED), Session.close)
 
     @property
     def durability(self) -> Durability | None:
@@ -111,32 +100,23 @@ class RedisStore:
         Raises:
             RecordUnreadable: The stored version is damaged.
         """
-        pipeline = self._open()
-        outcome = await pipeline.run(self._save_all, encode_save(record, add, drop))
+        session = self._sessions.get()
+        outcome = await session.run(self._save_all, encode_save(record, add, drop))
         if outcome == SAVED:
-            pipeline.listener.wake(self._channel(record.id))
+            session.listener.wake(to_bytes(record.id))
         elif outcome == STALE:
             raise StaleRecord(record.id, record.version)
         elif outcome == UNREADABLE:
             raise RecordUnreadable(record.id, "what is stored is no record of this release")
         else:
-            wait, *keys = outcome
-            raise LimitReached("uses", None if wait == NEVER else timedelta(microseconds=wait), keys=tuple(keys))
+            raise limit_reached({key: None if wait == NEVER else wait for key, wait in outcome})
 
     async def load(self, flow_id: str) -> Record:
-        """
-        Load as the port says.
-
-        Raises:
-            RecordUnreadable: The record is damaged.
-        """
-        now, value = await self._open().run(self._load_all, self._tag + FLOWS + to_bytes(flow_id))
+        """Load as the port says."""
+        now, value = await self._sessions.get().run(self._load_all, self._tag + FLOWS + to_bytes(flow_id))
         if value is None:
             raise FlowNotFound(flow_id)
-        try:
-            return decode_record(flow_id, value, now)
-        except ValueError as error:
-            raise RecordUnreadable(flow_id, str(error)) from None
+        return decode_record((flow_id, value), now)
 
     async def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:
         """Scan as the port says, a page at a time. What is saved meanwhile may be seen or not."""
@@ -149,34 +129,22 @@ class RedisStore:
         left = limit
         while cursor and left > 0:
             now, cursor, flows = await self._run("scan", [index, FLOWS], [kind, PAGE, *cursor])
-            for record in islice(_wanted(query, flows, now), left):
+            for record in islice(matching(query, flows, partial(decode_record, now=now)), left):
                 yield record
                 left -= 1
 
     async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
-        """
-        Wait as the port says: woken at once, or within a second where the server's messages don't come through.
+        """Wait as the port says: woken at once, or within a second where the server's messages don't come through."""
 
-        Raises:
-            FlowNotFound: There is no such record (any more).
-        """
-        now = asyncio.get_running_loop().time
-        end = now() + timeout.total_seconds()
-        if (await self.load(flow_id)).version > version:
-            return
-        with self._open().listener.watching(self._channel(flow_id)) as event:
-            while (left := end - now()) > 0:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(min(POLL, left)):
-                        await event.wait()
-                event.clear()
-                if (await self.load(flow_id)).version > version:
-                    return
+        async def is_newer() -> bool:
+            return (await self.load(flow_id)).version > version
+
+        await self._sessions.get().listener.wait(to_bytes(flow_id), timeout, is_newer)
 
     async def purge(self, realm: str, before: datetime, limit: int) -> int:
         """Purge as the port says. Saves of others come between its pieces."""
         of_realm = to_bytes(realm)
-        names = [ALL + of_realm, DUE + of_realm, ENDED + of_realm, FLOWS, LOOKUPS, CHANNELS]
+        names = [ALL + of_realm, DUE + of_realm, ENDED + of_realm, FLOWS, LOOKUPS, CHANGED]
         purged = passed = 0
         while True:
             size = max(0, min(limit - purged, PIECE))
@@ -188,12 +156,10 @@ class RedisStore:
 
     async def aclose(self) -> None:
         """Close as the port says. What was waiting to be saved is saved."""
-        self._closed = True
-        if self._pipeline is not None:
-            await self._pipeline.aclose()
+        await self._sessions.aclose()
 
     def _save_all(self, saves: Sequence[bytes]) -> Call:
-        names = FLOWS, COUNT, ALL, DUE, ENDED, LOOKUPS, USES, CHANNELS
+        names = FLOWS, COUNT, ALL, DUE, ENDED, LOOKUPS, USES, CHANGED
         return Call("save", [self._tag + name for name in names], [self._now(), *saves])
 
     def _load_all(self, keys: Sequence[bytes]) -> Call:
@@ -201,33 +167,8 @@ class RedisStore:
 
     async def _run(self, script: str, names: Sequence[bytes], arguments: Sequence[Any]) -> Any:
         call = Call(script, [self._tag + name for name in names], [self._now(), *arguments])
-        return await self._open().run(lambda _: call)
+        return await self._sessions.get().run(lambda _: call)
 
     def _now(self) -> int | bytes:
         """Return the time as scripts take it; empty for the server's own."""
         return b"" if self._clock is None else micros(self._clock())
-
-    def _channel(self, flow_id: str) -> bytes:
-        return self._tag + CHANNELS + to_bytes(flow_id)
-
-    def _open(self) -> Pipeline:
-        if self._closed:
-            raise StoreUnavailable("the store was closed: make another one")
-        if self._pipeline is None or self._pipeline.ended:
-            self._pipeline = Pipeline(self._server.connect)
-        elif self._pipeline.loop is not asyncio.get_running_loop():
-            raise StoreUnavailable("the store is in use by another event loop, or was before a fork: make one for each")
-        return self._pipeline
-
-
-def _wanted(query: Query, flows: Iterable[tuple[bytes, bytes]], now: int) -> Iterator[Record]:
-    """Yield the records of a page that belong to a query. Whoever writes to Redis may have damaged some."""
-    for flow_id, value in flows:
-        with suppress(ValueError):
-            record = decode_record(flow_id.decode(), value, now)
-            if (
-                record.realm == query.realm
-                and record.id > query.after
-                and (query.lookup is None or query.lookup in record.lookups)
-            ):
-                yield record

@@ -7,40 +7,34 @@ are points on an index and take microseconds, and in WAL mode no writer holds th
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sqlite3
 import time
-from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from reset_flow.domain.errors import ConfigurationError, FlowNotFound, RecordUnreadable
-from reset_flow.stores.rows import COLUMNS, micros, to_record, to_row
-from reset_flow.stores.sqlite import changes, statements as sql
+from reset_flow.domain.errors import ConfigurationError, FlowNotFound
+from reset_flow.stores.rows import PAGE, Place, micros, scan_pages, to_record, to_row
+from reset_flow.stores.sqlite import changes
+from reset_flow.stores.sqlite.changes import SQL
 from reset_flow.stores.sqlite.database import is_busy, open_database
 from reset_flow.stores.sqlite.writer import Writer, unavailable
+from reset_flow.stores.waiters import Waiters
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from datetime import datetime
 
     from reset_flow.ports import Query, Record, Use, UseName
 
 __all__ = ["SQLiteStore"]
 
-PAGE = 50
-"""Rows that a scan reads at once."""
-
 PIECE = 256
 """Rows that a purge deletes in one transaction."""
 
-FIRST_POLL = 0.05
-LONGEST_POLL = 0.5
-MAX = 2**63 - 1
-TO_LEASE = len(COLUMNS) + 1
-"""How many columns of a scanned row belong to the record."""
+POLL = 0.25
+"""Seconds between two looks at a flow that is waited for: nobody hears of saves by other stores."""
 
 
 class SQLiteStore:
@@ -70,69 +64,35 @@ class SQLiteStore:
         if os.fspath(path) in ("", ":memory:"):
             raise ConfigurationError("an SQLite store needs the path of a file: without one, take a MemoryStore")
         self._clock = clock
-        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self._waiters: Waiters[str] = Waiters(POLL)
         self._writer = Writer(partial(open_database, os.fspath(path), busy_timeout.total_seconds()))
 
     async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
         """Save as the port says. A save that is cancelled may have been written, or not."""
         await self._writer.run(changes.save, to_row(record), tuple(add), tuple(drop), self._now)
-        self._wake(record.id)
+        self._waiters.wake(record.id)
 
     async def load(self, flow_id: str) -> Record:
-        """
-        Load as the port says.
+        """Load as the port says."""
+        return to_record(await self._find(flow_id), self._now())
 
-        Raises:
-            RecordUnreadable: The row is damaged.
-        """
-        row = await self._find(sql.LOAD, flow_id)
-        try:
-            return to_record(row, self._now())
-        except ValueError as error:
-            raise RecordUnreadable(flow_id, str(error)) from None
+    def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:
+        """Scan as the port says, a page at a time. What is saved meanwhile may be seen or not."""
 
-    async def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:
-        """Scan as the port says. Reads a page at a time: what is saved meanwhile may be seen or not."""
-        statement = sql.SCAN_DUE if query.due else sql.SCAN_IDS if query.lookup is None else sql.SCAN_LOOKUP
-        values = {"realm": query.realm, "lookup": query.lookup, "now": self._now(), "size": PAGE}
-        place: dict[str, Any] = {"id": query.after, "number": 0 if query.due else MAX, "due": -MAX}
-        left = limit
-        while left > 0:
-            rows = await self._read(statement, values | place)
-            for record in _readable(rows, self._now()):
-                if _matches(record, query):
-                    yield record
-                    left -= 1
-                    if left == 0:
-                        return
-            if len(rows) < PAGE:
-                return
-            place = {"id": rows[-1][0], "number": rows[-1][TO_LEASE], "due": rows[-1][TO_LEASE + 1]}
-            await asyncio.sleep(0)
+        async def fetch(statement: str, place: Place) -> list[Any]:
+            after, number, due = place
+            values = {"realm": query.realm, "lookup": query.lookup, "now": self._now(), "size": PAGE}
+            return await self._read(statement, values | {"id": after, "number": number, "due": due})
+
+        return scan_pages(query, limit, fetch, lambda row: to_record(row, self._now()))
 
     async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
-        """
-        Wait as the port says: returns at once for a save of this store, within half a second for one of another.
+        """Wait as the port says: returns at once for a save of this store, within half a second for one of another."""
 
-        Raises:
-            FlowNotFound: There is no such record (any more).
-        """
-        now = asyncio.get_running_loop().time
-        end = now() + timeout.total_seconds()
-        pause = FIRST_POLL
-        event = asyncio.Event()
-        self._watchers.setdefault(flow_id, set()).add(event)
-        try:
-            while (await self._find(sql.VERSION, flow_id))[0] <= version and (left := end - now()) > 0:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(min(pause, left)):
-                        await event.wait()
-                event.clear()
-                pause = min(2 * pause, LONGEST_POLL)
-        finally:
-            self._watchers[flow_id].discard(event)
-            if not self._watchers[flow_id]:
-                del self._watchers[flow_id]
+        async def is_newer() -> bool:
+            return bool((await self._find(flow_id))[2] > version)
+
+        await self._waiters.wait(flow_id, timeout, is_newer)
 
     async def purge(self, realm: str, before: datetime, limit: int) -> int:
         """Purge as the port says, in pieces: saves of others come between them."""
@@ -150,28 +110,22 @@ class SQLiteStore:
 
     async def aclose(self) -> None:
         """Close as the port says. What was waiting to be saved is saved."""
-        for flow_id in self._watchers:
-            self._wake(flow_id)
+        self._waiters.stop()
         await self._writer.aclose()
 
     def _now(self) -> int:
         return time.time_ns() // 1000 if self._clock is None else micros(self._clock())
 
-    def _wake(self, flow_id: str) -> None:
-        for event in self._watchers.get(flow_id, ()):
-            with suppress(RuntimeError):  # of another loop, which has ended
-                event.set()
-
-    async def _find(self, statement: str, flow_id: str) -> tuple[Any, ...]:
+    async def _find(self, flow_id: str) -> tuple[Any, ...]:
         try:
-            rows = await self._read(statement, (flow_id,))
+            rows = await self._read("load", {"id": flow_id})
         except UnicodeEncodeError:  # a name that can't be written names no flow
             rows = []
         if not rows:
             raise FlowNotFound(flow_id)
         return rows[0]
 
-    async def _read(self, statement: str, values: Any) -> list[tuple[Any, ...]]:
+    async def _read(self, statement: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
         database = await self._writer.database()
         try:
             return _fetch(database.reader, statement, values)
@@ -183,21 +137,6 @@ class SQLiteStore:
         return rows
 
 
-def _fetch(db: sqlite3.Cursor, statement: str, values: Any) -> list[tuple[Any, ...]]:
+def _fetch(db: sqlite3.Cursor, statement: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
     # To the end: a statement that is left half-way holds a snapshot, and the log can't be reused.
-    return db.execute(statement, values).fetchall()
-
-
-def _readable(rows: list[tuple[Any, ...]], now: int) -> Iterator[Record]:
-    for row in rows:
-        with suppress(ValueError):
-            yield to_record(row[:TO_LEASE], now)
-
-
-def _matches(record: Record, query: Query) -> bool:
-    """Return whether a record meets the conditions that the statement left out."""
-    return (
-        record.realm == query.realm
-        and record.id > query.after
-        and (query.lookup is None or query.lookup in record.lookups)
-    )
+    return db.execute(SQL[statement], values).fetchall()

@@ -1,0 +1,133 @@
+"""What a store holds in one event loop."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from functools import cache
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import attrs
+
+from reset_flow.domain.errors import ResetFlowError, StoreUnavailable
+from reset_flow.domain.text import printable
+from reset_flow.stores.batcher import Batcher
+from reset_flow.stores.redis.listener import Listener
+from reset_flow.stores.statements import script
+from reset_flow.tracebacks import forget_frames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from redis.asyncio.client import PubSub
+
+    from reset_flow.stores.redis.server import Clients, Server
+
+__all__ = ["Call", "Session"]
+
+BATCH = 256
+
+
+@cache
+def _script(name: str) -> tuple[str, str]:
+    """Return the text of a script and its hash, by which the server knows it."""
+    text = "\n".join(script("redis", f"{part}.lua") for part in ("record", name))
+    return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+@attrs.frozen(eq=False)
+class Call:
+    """
+    One call of a script.
+
+    Attributes:
+        script: Name of its file.
+    """
+
+    script: str
+    keys: Sequence[bytes]
+    arguments: Sequence[Any]
+
+    def command(self, *, in_full: bool) -> tuple[Any, ...]:
+        """Return the command: with the script, or with its hash for a server that knows it."""
+        text, text_hash = _script(self.script)
+        name, code = ("EVAL", text) if in_full else ("EVALSHA", text_hash)
+        return (name, code, len(self.keys), *self.keys, *self.arguments)
+
+
+MakeCall: TypeAlias = "Callable[[Sequence[bytes]], Call]"
+"""Makes one call for many items. The reply is a list with one outcome for each item, in the same order."""
+
+
+class Session:
+    """
+    A connection, which carries all calls, and another one for messages.
+
+    It connects for the first call, and after a failure for the next one.
+
+    Attributes:
+        listener: Wakes tasks, by the ids of their flows.
+    """
+
+    def __init__(self, server: Server, channel: bytes) -> None:
+        self.listener = Listener(self._subscription, channel)
+        self._server = server
+        self._clients: Clients | None = None
+        self._batcher: Batcher[tuple[MakeCall, bytes]] = Batcher(self._run_all, BATCH)
+
+    async def run(self, make_call: MakeCall, item: bytes = b"") -> Any:
+        """Return the outcome of an item. All that wait with the same `make_call` go in one call."""
+        return await self._batcher.run((make_call, item))
+
+    async def close(self) -> None:
+        """Finish what waits, and close the connections."""
+        self.listener.stop()
+        await self._batcher.finish()
+        await self.listener.close()
+        if self._clients is not None:
+            with suppress(Exception):
+                await self._clients.aclose()
+
+    def _subscription(self) -> PubSub:
+        if self._clients is None:
+            raise StoreUnavailable("redis is not connected")
+        return self._clients.node.pubsub()
+
+    async def _run_all(self, jobs: Sequence[tuple[MakeCall, bytes]]) -> list[Any]:
+        groups: dict[MakeCall, list[int]] = {}
+        for place, (make_call, _) in enumerate(jobs):
+            groups.setdefault(make_call, []).append(place)
+        calls = [make_call([jobs[place][1] for place in places]) for make_call, places in groups.items()]
+        try:
+            if self._clients is None:
+                self._clients = await self._server.connect()
+            replies = await _send(self._clients, calls)
+        except ResetFlowError:
+            raise
+        except Exception as error:
+            raise _unavailable(error) from error
+        outcomes: list[Any] = [None for _ in jobs]
+        for places, reply in zip(groups.values(), replies, strict=True):
+            for place, outcome in zip(places, repeat(reply) if isinstance(reply, Exception) else reply, strict=False):
+                outcomes[place] = _unavailable(outcome) if isinstance(outcome, Exception) else outcome
+        return outcomes
+
+
+async def _send(clients: Clients, calls: Sequence[Call]) -> list[Any]:
+    """Return the replies; a refusal is an exception in the list. Raise when the connection is lost."""
+    from redis.exceptions import NoScriptError  # noqa: PLC0415 - loaded when the server was opened
+
+    replies = await clients.send([call.command(in_full=False) for call in calls])
+    forgotten = [place for place, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+    again = await clients.send([calls[place].command(in_full=True) for place in forgotten])
+    for place, reply in zip(forgotten, again, strict=True):
+        replies[place] = reply
+    return replies
+
+
+def _unavailable(error: Exception) -> StoreUnavailable:
+    forget_frames(error)
+    unavailable = StoreUnavailable(f"redis can't be used: {printable(str(error)) or type(error).__name__}")
+    unavailable.__cause__ = error
+    return unavailable
