@@ -137,7 +137,7 @@ _STORES = {"PostgresStore": "postgres", "RedisStore": "redis", "SQLiteStore": "s
 
 
 def __getattr__(name: str) -> object:
-    """A store is imported when it is first asked for: hardly anybody needs more than one."""
+    """Import a store when it is first asked for: few embedders need more than one."""
     if name not in _STORES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module  # noqa: PLC0415

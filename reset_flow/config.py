@@ -1,4 +1,4 @@
-"""The environment, made into a service: the composition root, and the only file that reads the environment."""
+"""Makes a service of the environment: the composition root, and the only file that reads the environment."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 
 def open_store(url: str | Secret) -> Store:
     """
-    A store, by its address: `memory:`, `sqlite:///flows.db` (relative), `sqlite:////var/lib/flows.db` (absolute),
+    Return a store by its address: `memory:`, `sqlite:///flows.db` (relative), `sqlite:////var/lib/flows.db` (absolute),
     `postgresql://…` or `redis://…`.
 
     It opens itself at its first use.
@@ -90,7 +90,7 @@ def setting(name: str, default: str | None = None, overrides: Mapping[str, str |
 
 
 def _hidden(overrides: Mapping[str, str | Secret] | None) -> Mapping[str, Secret]:
-    """The same, fit to stand in a frame that is logged."""
+    """Keep settings out of logged tracebacks."""
     return {name: Secret(value) for name, value in (overrides or {}).items()}
 
 
@@ -109,7 +109,7 @@ def from_env(
     overrides: Mapping[str, str | Secret] | None = None, *, create_keys: bool = True, **options: Any
 ) -> ResetService:
     """
-    A service, by the environment.
+    Return a service as the environment describes it.
 
     It reads `RESET_FLOW_BROKER_URL`, `RESET_FLOW_APP_KEY`, `RESET_FLOW_REVISION` (default: identifiers),
     `RESET_FLOW_STORE` (sqlite:///reset-flow.db), `RESET_FLOW_KEYS` (the path of a key file: reset-flow.keys) and

@@ -1,4 +1,4 @@
-"""What the library needs of the world: a store, a transport, a clock, and what the embedder may add."""
+"""Protocols of a store, a transport, a clock and the parts that an embedder may add, and the values passed to them."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ __all__ = [
 
 class Case(Shown, Unpicklable, Struct, frozen=True, kw_only=True, gc=False):
     """
-    What a broker may need of a flow. It can't be pickled.
+    The part of a flow that a transport may know. It can't be pickled.
 
     Attributes:
-        continuation: Whatever the transport returned with its last `Accepted`; kept sealed.
+        continuation: The bytes that the transport returned with its last `Accepted`; kept sealed.
     """
 
     refusal = "a case can't be pickled, as it has a login"
@@ -232,7 +232,7 @@ class Transport(Protocol):
     credentials: frozenset[Credential]
 
     def canonical_user(self, user: str) -> str:
-        """The one spelling of all that the broker takes for the same user; for lookup and budget keys only."""
+        """Return the one spelling of all that the broker takes for the same user; for lookup and budget keys only."""
 
     async def challenge(self, case: Case) -> Outcome:
         """Ask for the secret question; changes nothing at the broker."""
@@ -247,7 +247,7 @@ class Transport(Protocol):
         """Spend the token on a new password or PIN."""
 
     async def log_in(self, case: Case, password: Secret) -> Outcome:
-        """Accepted: the password is right. Whatever else comes says nothing about it."""
+        """Try the password. `Accepted`: it is right. Any other outcome says nothing about it."""
 
     async def aclose(self) -> None:
         """Let go of what it opened itself. Idempotent."""

@@ -171,7 +171,7 @@ class ResetService:
         origin: str | Secret | None = None,
     ) -> Flow:
         """
-        A new flow, which expects an answer; or a code, where the broker asks this user no question.
+        Start a flow. It expects an answer, or a code where the broker asks this user no question.
 
         Args:
             user: Login or e-mail address, as the broker takes it.
@@ -205,7 +205,7 @@ class ResetService:
         tags: Iterable[str | Secret] = (),
     ) -> Flow:
         """
-        A new flow for a token that came from elsewhere, such as a log-in with an expired password: it expects the new
+        Make a flow for a token that came from elsewhere, such as a log-in with an expired password: it expects the new
         password at once. Takes and raises what `start` does.
         """
         user, token, ref = Secret(user), Secret(token), validation.hidden(ref)
@@ -221,7 +221,7 @@ class ResetService:
 
     async def answer(self, flow_id: str, text: str | Secret = "", *, key: str | Secret | None = None) -> Flow:
         """
-        The flow, once the answer was taken and a code is on its way; `in_doubt` says that it may be.
+        Answer the secret question. A code is then on its way; `in_doubt` says that it may be.
 
         Args:
             text: Sent exactly as given. Empty only where no question is known.
@@ -235,7 +235,7 @@ class ResetService:
 
     async def resend(self, flow_id: str, *, key: str | Secret | None = None) -> Flow:
         """
-        The flow, once another code is on its way; `in_doubt` says that it may be.
+        Have another code sent; `in_doubt` says that it may be on its way.
 
         Raises:
             LimitReached: Too soon, or too often for one flow.
@@ -246,21 +246,21 @@ class ResetService:
 
     async def verify(self, flow_id: str, code: str | Secret, *, key: str | Secret | None = None) -> Flow:
         """
-        The flow, once the code was taken: it expects the new password or PIN.
+        Give the code from the e-mail. The flow then expects the new password or PIN.
 
         Args:
             code: Six digits, however they are typed.
 
         Raises:
             CodeRejected: It is wrong, or can't be a code.
-            OutcomeInDoubt: Nobody knows; the person asks for another one.
+            OutcomeInDoubt: Nobody knows whether the code is spent: the person types it again or asks for another one.
         """
         code, key = Secret(code), validation.hidden(key)
         return await self._commands.run(flow_id, "verify", self._checked(validation.code, code), self._hashed(key))
 
     async def set_password(self, flow_id: str, password: str | Secret, *, key: str | Secret | None = None) -> Flow:
         """
-        The flow at its end: the password works.
+        Set the new password, which ends the flow.
 
         Args:
             password: Sent exactly as given.
@@ -285,7 +285,7 @@ class ResetService:
         key: str | Secret | None = None,
     ) -> Flow:
         """
-        The flow at its end: the PIN works. Provisional, as the broker's documents are unsure of it.
+        Set the new PIN, which ends the flow. Provisional, as the broker's documents are unsure of it.
 
         Args:
             image_name: One of the broker's security images.
@@ -312,7 +312,7 @@ class ResetService:
         return await self._commands.run(flow_id, "set_pin", given, self._hashed(key))
 
     async def cancel(self, flow_id: str, *, key: str | Secret | None = None) -> Flow:
-        """The flow at its end, because nobody wants it any more."""
+        """Give the flow up."""
         key = validation.hidden(key)
         return await self._commands.run(flow_id, "cancel", None, self._hashed(key))
 
@@ -321,7 +321,7 @@ class ResetService:
 
     @staticmethod
     def _checked(check: Callable[[Secret], Secret], given: Secret) -> Any:
-        """What may be sent, or the error that says why it may not: it is raised once the flow is at hand."""
+        """Return the input as it may be sent, or the error to raise once the flow is loaded."""
         try:
             return check(given)
         except InputRejected as error:
@@ -330,11 +330,11 @@ class ResetService:
     # --- looking
 
     async def get(self, flow_id: str) -> Flow:
-        """The flow as it stands. One whose time is up is ended by being looked at."""
+        """Return the flow as it stands. A flow whose time is up is ended by this."""
         return await self._recovery.look(flow_id)
 
     async def find(self, tag: str | Secret) -> list[Flow]:
-        """The flows that were started with this tag, the newest first, at most 100. Unreadable ones are left out."""
+        """Return the flows with this tag, the newest first, at most 100. Unreadable ones are left out."""
         tag = Secret(tag)
         flows: dict[str, Flow] = {}
         for lookup in self._keyring.lookups(self._realm, "tag", validation.name(tag, "tag")):
@@ -345,7 +345,7 @@ class ResetService:
 
     async def wait(self, flow_id: str, timeout: timedelta | float | None = None) -> Flow:
         """
-        The flow, once it has ended, or as it stands when the time is up.
+        Wait until the flow has ended, and return it; or as it stands when the time is up.
 
         Args:
             timeout: A `timedelta`, or seconds; `None` waits for the end, which `Policy.flow_lifetime` brings.
@@ -375,8 +375,7 @@ class ResetService:
 
     async def sweep(self) -> SweepReport:
         """
-        Do now what the background loop does from time to time: end what has expired, settle doubts that dead processes
-        left, tell listeners what they have not heard, delete what is past its `retention`. Safe in every worker at
-        once.
+        Do at once the work of the background loop: end flows whose time is up, settle intents of workers that are gone,
+        tell listeners of ends, purge. Safe in every worker at once.
         """
         return await self._sweeper.sweep()

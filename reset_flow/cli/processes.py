@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SANDBOX", "WORKER", "DemoFailed", "Sandbox", "Worker"]
 
-WORKER = (sys.executable, "-m", "reset_flow.cli.worker")
+WORKER = (sys.executable, "-m", "reset_flow.cli.demo_worker")
 SANDBOX = (sys.executable, "-m", "reset_flow.sandbox", "--port", "0", "--quiet")
 PATIENCE = 15.0
 """Seconds that a process of the demo may take for anything; on an idle machine it takes half a one."""

@@ -416,7 +416,7 @@ def _concluded(change: _Change, outcome: Outcome, key: bytes | None) -> None:
 
 
 def _accepted(change: _Change, intent: Intent, outcome: Accepted) -> None:
-    """An accepted guess is given back; a code that was asked for again is not."""
+    """Move the flow on. The attempt of an accepted guess is given back; that of another code is not."""
     triggers, known = COMMANDS[intent.command].accepted, _counted(change.flow, intent.command, -1)
     if outcome.continuation is not None:
         known |= {"continuation": outcome.continuation}
@@ -434,8 +434,10 @@ def _accepted(change: _Change, intent: Intent, outcome: Accepted) -> None:
             else:
                 change.fire(*triggers[:1], in_doubt=Step.CODE, **known)
                 change.error = OutcomeInDoubt(NO_TOKEN)
-        case _:
+        case "set_password" | "set_pin":
             change.fire(*triggers, in_doubt=None, **change.closed())
+        case _:
+            raise ValueError(f"nobody has decided what an accepted {intent.command} means")
 
 
 def _granted(change: _Change, token: Secret) -> dict[str, Any]:
@@ -502,9 +504,11 @@ def _unknown(change: _Change, intent: Intent) -> None:
         case Call.UPDATE:
             change.fire(*triggers, in_doubt=change.flow.credential.step)
             change.error = OutcomeInDoubt(PASSWORD_IN_DOUBT)
-        case _:
+        case Call.REQUEST:
             answer = change.flow.answer if intent.command == "resend" else intent.secret
             change.fire(*triggers, in_doubt=Step.ANSWER, answer=answer, sent_at=intent.at)
+        case None:
+            raise ValueError(f"{intent.command} makes no call")
 
 
 def _password_in_doubt(flow: FlowData) -> bool:

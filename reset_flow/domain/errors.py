@@ -13,7 +13,7 @@ Everything that can come out of the library.
     ├── KeyReused
     ├── CommandVetoed
     ├── LimitReached
-    ├── InputRejected           what the person typed was refused
+    ├── InputRejected           the input of a person was refused
     │   ├── UnknownUser
     │   ├── AnswerRejected
     │   ├── CodeRejected
@@ -76,11 +76,8 @@ __all__ = [
 
 
 LIMITS = {
-    "answer_attempts": "answers for one flow",
-    "code_attempts": "codes typed into one flow",
     "codes_per_user": "wrong codes for this user",
     "guess_alarm": "wrong codes of all users together",
-    "password_attempts": "new passwords for one flow",
     "resend_cooldown": "one code at a time",
     "resends": "codes sent for one flow",
     "starts_per_origin": "resets of this user from one origin",
@@ -97,7 +94,16 @@ def _rebuilt(kind: type[ResetFlowError], args: tuple[Any, ...]) -> ResetFlowErro
 
 
 class ResetFlowError(Exception):
-    """Whatever goes wrong here."""
+    """
+    The root of all errors.
+
+    Attributes:
+        code: Stable name of the kind of error.
+
+        retryable: Whether the same call may succeed later.
+
+        flow: The flow as it now stands, where there is one.
+    """
 
     code = "reset_flow"
     retryable = False
@@ -108,13 +114,13 @@ class ResetFlowError(Exception):
         return _rebuilt, (type(self), self.args), {name: value for name, value in vars(self).items() if name != "flow"}
 
     def with_flow(self, flow: Flow | None) -> ResetFlowError:
-        """This error, carrying the flow as it now stands."""
+        """Attach the flow as it now stands, and return this error."""
         self.flow = flow
         return self
 
 
 class InvalidInput(ResetFlowError, ValueError):
-    """Something that can't be what it is passed as. Nothing was done."""
+    """An argument that can't be used. Nothing was done."""
 
     code = "invalid_input"
 
@@ -178,7 +184,7 @@ class FlowBusy(ResetFlowError):
 
 
 class KeyReused(ResetFlowError):
-    """The name of another reset was given for this one."""
+    """The `ref` or `key` belongs to another reset or command."""
 
     code = "key_reused"
 
@@ -214,10 +220,10 @@ class LimitReached(ResetFlowError):
 
 class InputRejected(ResetFlowError):
     """
-    What the person typed was refused.
+    The input of a person was refused.
 
     Attributes:
-        reasons: In the words of whoever refused it; each bounded and free of control characters.
+        reasons: In the words of the broker or of the library; each bounded and free of control characters.
 
         sent: Whether the broker was asked. Where not, no attempt was counted.
     """
@@ -284,7 +290,7 @@ class BrokerUnavailable(BrokerError):
 
 
 class OutcomeInDoubt(BrokerError):
-    """The broker may have acted; nobody can know. `flow` says what can be done now."""
+    """The broker may have acted; nobody can know. `flow` tells which commands may come now."""
 
     code = "outcome_in_doubt"
 
@@ -321,7 +327,7 @@ class StoreUnavailable(StoreError):
 
 
 class StaleRecord(StoreError):
-    """Somebody else saved this flow after it was loaded."""
+    """Another worker saved this flow after it was loaded."""
 
     code = "stale_record"
     retryable = True

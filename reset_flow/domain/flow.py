@@ -44,7 +44,7 @@ ENDED = frozenset({State.PASSWORD_SET, State.FAILED})
 
 
 class Step(StrEnum):
-    """What a person is asked for."""
+    """The input that a person is asked for."""
 
     ANSWER = "answer"
     CODE = "code"
@@ -53,7 +53,7 @@ class Step(StrEnum):
 
 
 class Credential(StrEnum):
-    """What is being reset. `PIN` is provisional: the broker's documents are unsure of it."""
+    """The kind of secret that is reset. `PIN` is provisional: the broker's documents are unsure of it."""
 
     PASSWORD = "password"  # noqa: S105 - the name of a credential
     PIN = "pin"
@@ -100,8 +100,8 @@ class Transition:
 @attrs.frozen(kw_only=True)
 class Flow(Unpicklable):
     """
-    One reset, as it stood when it was looked at. A value: later commands return new ones. It can't be pickled, as it
-    has a login.
+    One reset as it stood when it was read. It is a value: commands return new ones. It can't be pickled, as it has a
+    login.
 
     Attributes:
         id: Names the flow; authorizes nobody.
@@ -114,7 +114,7 @@ class Flow(Unpicklable):
 
         attempts_left: How often the step that is expected may still be tried; `None` where nothing is.
 
-        in_doubt: The step of which nobody knows whether the broker acted on it.
+        in_doubt: The step on which the broker may have acted or not: nobody knows.
 
         expires_at: When the flow ends by itself, UTC; for an ended flow, when it would have.
 
@@ -149,7 +149,7 @@ class Flow(Unpicklable):
         return self.state.ended
 
     def public(self) -> dict[str, Any]:
-        """A dict ready for JSON, without the user and the history. Times are ISO 8601."""
+        """Return a dict ready for JSON, without the user and the history. Times are ISO 8601."""
         return {
             "id": self.id,
             "credential": self.credential.value,
@@ -170,7 +170,7 @@ class Flow(Unpicklable):
 @attrs.frozen(kw_only=True)
 class Event:
     """
-    What a listener is told. It can't be pickled, as its flow can't.
+    One transition, as listeners are told. It can't be pickled, as its flow can't.
 
     Attributes:
         id: The same whenever the same transition is told again, so that repeats can be sorted out.
@@ -189,7 +189,7 @@ class Event:
 @attrs.frozen(kw_only=True)
 class NewCredential:
     """
-    What the person wants from now on.
+    The new password or PIN of a person.
 
     Attributes:
         secret: The new password or PIN.

@@ -93,7 +93,7 @@ def _intended_step(flow: FlowData, intent: Intent) -> Step:
             return Step.CODE
         case Call.UPDATE:
             return flow.credential.step
-        case _:
+        case Call.REQUEST | None:
             return Step.ANSWER
 
 

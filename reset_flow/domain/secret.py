@@ -12,7 +12,7 @@ __all__ = ["Secret", "Shown", "Unpicklable"]
 
 class Unpicklable:
     """
-    A frozen value with something in it that must not be written down: a copy of it is itself, and a pickle is refused.
+    A frozen value that holds something secret: a copy of it is itself, and pickling it is refused.
 
     Attributes:
         refusal: Says what to do instead.
@@ -33,10 +33,10 @@ class Unpicklable:
 
 class Shown:
     """
-    A structure that shows all of itself but what is hidden.
+    A msgspec structure whose `repr` leaves out the hidden fields.
 
-    Structures (of msgspec) are what is made anew with each command: they take a third of the time of attrs classes, or
-    less. With `gc=False`, which is for what never changes and so never holds itself, no garbage collector walks them.
+    Structures are for values that every command makes anew: they cost a third of attrs classes, or less. `gc=False` is
+    for values that never change, and so never refer to themselves: the garbage collector passes them over.
 
     Attributes:
         hidden: The names of fields that no `repr` shows.
@@ -55,7 +55,7 @@ class Shown:
 
 class Secret(Unpicklable):
     """
-    A text that shows itself only to whoever calls `reveal`; of a subclass of `str`, the plain text.
+    A text that only `reveal` shows. Of a subclass of `str` it keeps the plain text.
 
     `repr`, `str`, formatting, JSON, copies and pickles show or give nothing. Compares in constant time.
     """
@@ -67,7 +67,7 @@ class Secret(Unpicklable):
         self._text: str = text.reveal() if isinstance(text, Secret) else plain(text)
 
     def reveal(self) -> str:
-        """The text itself. Keep it in no variable that outlives the expression."""
+        """Return the text itself. Keep it in no variable that outlives the expression."""
         return self._text
 
     @property

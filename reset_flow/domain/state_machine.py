@@ -1,6 +1,6 @@
 """
-The two tables that say how a flow moves, and the machine made of them. They are the one source: what a command may do,
-the diagrams, the CLI and the tests are derived from them.
+The two tables that say how a flow moves, and the machine made of them. They are the one source: errors, diagrams, CLI
+and tests derive from them.
 """
 
 from __future__ import annotations
@@ -80,12 +80,12 @@ class Call(Enum):
 @attrs.frozen(kw_only=True)
 class Command:
     """
-    What a person may do, and what comes of it.
+    Something that a person may do, and the triggers of its outcomes.
 
     Attributes:
         legal_in: The states that it may come in; none for what makes a flow.
 
-        asks: What the person gives with it.
+        asks: The step whose input the person gives with it.
 
         accepted: The triggers that are fired, in their order, when the broker accepts; `rejected` and `unknown`
             likewise.
@@ -165,7 +165,7 @@ _LAST_STEPS = {credential: credential.step for credential in Credential}
 
 
 def expected(state: State, credential: Credential) -> Step | None:
-    """What the person is asked for in this state; `None` once nothing is."""
+    """Return the step that is expected in this state; `None` once the flow has ended."""
     if state is State.REQUESTED:
         return Step.ANSWER
     if state is State.TOKEN_ISSUED:
@@ -182,7 +182,7 @@ _ALLOWED = {(state, credential): _allowed(state, credential) for state in State 
 
 
 def allowed(state: State, credential: Credential) -> tuple[str, ...]:
-    """The names of the commands that may come in this state, sorted."""
+    """Return the names of the commands that may come in this state, sorted."""
     return _ALLOWED[state, credential]
 
 
@@ -206,7 +206,7 @@ _EVENTS = _machine()
 @cache
 def move(state: State, trigger: str) -> State:
     """
-    The state that the trigger leads to. The machine is asked once for each: its answers never change.
+    Return the state that a trigger leads to. The machine is asked once for each pair: its answers never change.
 
     Raises:
         ValueError: The tables have no such edge; a defect of the caller's, never of a person's or a broker's.
@@ -220,7 +220,7 @@ def move(state: State, trigger: str) -> State:
 
 
 def mermaid() -> str:
-    """The machine as a Mermaid state diagram."""
+    """Draw the machine as a Mermaid state diagram."""
     lines = ["stateDiagram-v2", f"    [*] --> {State.REQUESTED}"]
     arrows: dict[tuple[State, State], list[str]] = {}
     for edge in EDGES:

@@ -15,19 +15,19 @@ REASON_LENGTH = 200
 
 
 def plain(text: Any) -> Any:
-    """The characters of a text of whatever subclass, which encoders do not take; anything else as it is."""
+    """Return the plain `str` of a text of any subclass, which encoders refuse; anything else as it is."""
     return str.__str__(text) if isinstance(text, str) else text
 
 
 def one_line(text: str) -> str:
-    """The whole text, with one space for whatever is space, control or no character."""
+    """Return the text with one space for each run of spaces, control characters and unassigned characters."""
     if not text.isprintable():  # which it is if it has nothing of that but plain spaces
         text = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in text)
     return " ".join(text.split())
 
 
 def printable(text: object) -> str:
-    """The text of somebody else, fit for people and logs: one line, no control characters, at most 200 characters."""
+    """Make a text from outside fit for people and logs: one line, no control characters, at most 200 characters."""
     if not isinstance(text, str):
         text = type(text).__name__
     return one_line(text[: 2 * REASON_LENGTH])[:REASON_LENGTH]

@@ -180,10 +180,12 @@ class BrokerClient:
             case Call.EXCHANGE:
                 assert intent.secret is not None
                 return self._transport.exchange(case, intent.secret)
-            case _:
+            case Call.UPDATE:
                 assert flow.token is not None
                 assert new is not None
                 return self._transport.update(case, flow.token, new)
+            case None:
+                raise ValueError(f"{intent.command} makes no call")
 
 
 def _is_sound(outcome: object) -> bool:

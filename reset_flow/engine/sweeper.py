@@ -46,14 +46,14 @@ def _uptime() -> float:
 @attrs.frozen(kw_only=True)
 class SweepReport:
     """
-    What a sweep did.
+    The result of one sweep.
 
     Attributes:
-        settled: Flows whose call was given up by the process that made it.
+        settled: Flows whose intent was left by a worker that is gone.
 
         expired: Flows whose time was up.
 
-        delivered: Ends that a listener had not heard of.
+        delivered: Ends that a listener was told of late.
 
         purged: Flows that were deleted, their `retention` over.
 
@@ -150,7 +150,7 @@ class Sweeper:
 
 
 def _with(report: SweepReport, results: Iterable[RecoveryResult]) -> SweepReport:
-    """Summed up as one goes: of a hundred thousand flows nothing else is kept."""
+    """Add results to a report: of a hundred thousand flows nothing else is kept."""
     for each in results:
         report = attrs.evolve(
             report,

@@ -18,11 +18,11 @@ __all__ = ["dump"]
 
 async def dump(url: str | Secret) -> bytes:
     """
-    What is in the store of this address: the files of SQLite, with the log that is written ahead; all tables of a
-    PostgreSQL database; all keys of a Redis database, with their values. In whatever order, the whole of it at once.
+    Return all that a store holds, in any order: files and write-ahead log of SQLite, all tables of a PostgreSQL
+    database, or all keys of a Redis database with their values.
 
     Raises:
-        ConfigurationError: Of a store that has such an address there is nothing to be had.
+        ConfigurationError: A store of such an address can't be dumped.
     """
     url = Secret(url)
     for scheme, parts in (("sqlite:///", _files), ("postgres", _rows), ("redis", _values)):

@@ -157,7 +157,7 @@ def spellings(canary: str | bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _forms(text: str) -> Iterator[tuple[str, str]]:
-    """The text itself, then what programs that compare names make of it, besides small letters for A to Z."""
+    """Yield the text and the forms that programs make of names to compare them."""
     yield "", text
     yield "small letters, ", text.lower()
     yield "case-folded, ", unicodedata.normalize("NFKC", text).casefold()
@@ -177,7 +177,7 @@ def _of_bytes(raw: bytes) -> Iterator[tuple[str, bytes]]:
 
 def _aligned(raw: bytes, encode: Callable[[bytes], bytes]) -> Iterable[bytes]:
     """
-    What no neighbour can change of it in base64, with none, one or two bytes before it in its group of three.
+    Yield the part of its base64 that no neighbour can change, with none, one or two bytes in front of it.
 
     Six bits are a character: the first that is wholly ours, to the last.
     """

@@ -16,7 +16,7 @@ Refusal = TypeVar("Refusal", bound=ResetFlowError)
 
 async def refused(call: Awaitable[object], kind: type[Refusal]) -> Refusal:
     """
-    The error with which a call was refused.
+    Return the error with which a call was refused.
 
     Raises:
         AssertionError: It was not.

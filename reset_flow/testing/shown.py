@@ -23,7 +23,7 @@ def shown_by(*values: object) -> bytes:
 
 def shown_by_error(error: BaseException, *, callers: Sequence[str | Path] = ()) -> bytes:
     """
-    What a log, a crash report or a pickle has of an error: its traceback with the locals, and all that it carries.
+    Return what a log, a crash report or a pickle has of an error: the traceback with locals, and all that it carries.
 
     Args:
         callers: As `traceback_of` takes them.
@@ -36,8 +36,8 @@ def shown_by_error(error: BaseException, *, callers: Sequence[str | Path] = ()) 
 
 def traceback_of(error: BaseException, *, callers: Sequence[str | Path] = ()) -> str:
     """
-    The traceback as `traceback.TracebackException(capture_locals=True)` prints it, causes and groups included; and also
-    what `raise ... from None` hides from printing, since a crash reporter or a debugger may walk further.
+    Return the traceback as `traceback.TracebackException(capture_locals=True)` prints it, with causes and groups; and
+    also what `raise ... from None` hides from printing, since a crash reporter or a debugger may walk further.
 
     Args:
         callers: Folders or files whose frames are left out: who calls with a secret has it in their own variables, and

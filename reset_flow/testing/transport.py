@@ -140,7 +140,7 @@ class ScriptedTransport:
             self._parts[name].clear()
 
     def calls_of(self, name: str) -> list[ScriptedCall]:
-        """The calls of one name, in the order of arrival."""
+        """Return the calls of one name, in the order of arrival."""
         return [call for call in self.calls if call.name == name]
 
     def canonical_user(self, user: str) -> str:

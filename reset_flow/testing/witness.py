@@ -54,7 +54,7 @@ class Witness(logging.Handler):
             os.write(self._file, data + b"\n")
 
     def emit(self, record: logging.LogRecord) -> None:
-        """The record as text, with what came as `extra`, and what a crash reporter makes of its error."""
+        """Write down a record as text, with its `extra`, and the traceback that a crash reporter makes of its error."""
         self.write(self.format(record))
         self.write(repr({**vars(record), "created": 0, "msecs": 0, "relativeCreated": 0}))
         if record.exc_info and record.exc_info[1]:
@@ -69,12 +69,12 @@ class Witness(logging.Handler):
         self.write(shown_by_error(error, callers=self._callers))
 
     async def listen(self, event: Event) -> None:
-        """A listener."""
+        """Write down an event: this is a listener."""
         self.see(event, event.flow, event.transition)
         self.write(json.dumps(event.flow.public()))
 
     def tracer(self) -> Tracer:
-        """One that writes down each span as it ends. It needs the SDK of OpenTelemetry."""
+        """Return a tracer that writes down each span as it ends. It needs the extra `testing`."""
         from opentelemetry.sdk.metrics import MeterProvider  # noqa: PLC0415 - not installed with the library
         from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
     from aiohttp.abc import AbstractStreamWriter
-    from aiohttp.client_middlewares import ClientHandlerType, ClientMiddlewareType
+    from aiohttp.client_middlewares import ClientHandlerType
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
 
@@ -44,6 +44,9 @@ READ_BUFFER = 64 * 1024
 READ_SIZE = 16 * 1024
 """Bytes that a connection reads at once; most replies are far shorter. By default, asyncio allocates 256 KiB for each
 read, which takes a tenth of the CPU of a call."""
+
+NEVER_RESENT = frozenset({"PATCH", "POST"})
+"""Methods that aiohttp never sends a second time."""
 
 CONNECTIONS = 256
 IDENTITY = "identity"
@@ -132,16 +135,17 @@ async def _prevent_resend(request: aiohttp.ClientRequest, handler: ClientHandler
     raise _ConnectionLost(name)
 
 
-class _Options(TypedDict):
-    """The options that are the same for every request."""
+class _Defaults(TypedDict, total=False):
+    """The defaults of a session of our own. Through another session, each request states them."""
 
-    allow_redirects: bool
     auto_decompress: bool
-    middlewares: tuple[ClientMiddlewareType, ...]
     raise_for_status: bool
     read_bufsize: int
-    ssl: SSLContext | bool
     timeout: aiohttp.ClientTimeout
+
+
+class _Options(_Defaults, total=False):
+    ssl: SSLContext | bool
 
 
 class Sender:
@@ -197,13 +201,11 @@ class Sender:
         self._own_session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
-        self._options: _Options = {
-            "allow_redirects": False,
+        self._ssl = _verified(ssl)
+        self._defaults: _Defaults = {
             "auto_decompress": False,  # keeps a compression bomb packed; `Accept-Encoding: identity` asks for no coding
-            "middlewares": (_prevent_resend,),
             "raise_for_status": False,
             "read_bufsize": READ_BUFFER,
-            "ssl": _verified(ssl),
             # aiohttp's own total leaves out the time that tracing hooks take. Without the threshold, aiohttp would
             # round longer timeouts up to whole seconds.
             "timeout": aiohttp.ClientTimeout(
@@ -212,6 +214,8 @@ class Sender:
                 ceil_threshold=float("inf"),
             ),
         }
+        # What a request states, aiohttp merges with the session's defaults anew each time.
+        self._options: _Options = {} if session is None else {**self._defaults, "ssl": self._ssl}
 
     async def send(
         self, method: str, url: URL, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -234,6 +238,8 @@ class Sender:
                     url,
                     headers=headers if session is self._own_session else self._all_headers(body, headers),
                     data=payload,
+                    allow_redirects=False,
+                    middlewares=() if method in NEVER_RESENT else (_prevent_resend,),
                     skip_auto_headers=None if body else (CONTENT_TYPE,),
                     **self._options,
                 )
@@ -242,7 +248,8 @@ class Sender:
                 try:
                     reply_body, flaw = await _read(response)
                 finally:
-                    response.release()  # closes the connection if the body was not read to its end
+                    if not response.closed:  # as it is once the body was read to its end
+                        response.release()  # closes the connection
         except Exception as error:  # noqa: BLE001 - callers must see no error of aiohttp's, of whatever class
             flaw, not_connected = _error_name(error), isinstance(error, CONNECT_ERRORS)
         if reply_status:
@@ -273,10 +280,11 @@ class Sender:
         if self._own_session is None:
             self._loop = loop
             self._own_session = aiohttp.ClientSession(
-                connector=_Connector(limit=CONNECTIONS, keepalive_timeout=KEEPALIVE),
+                connector=_Connector(limit=CONNECTIONS, keepalive_timeout=KEEPALIVE, ssl=self._ssl),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=self._all_headers(),
                 trust_env=self._trust_env,
+                **self._defaults,
             )
             self._own_session.trace_configs.clear()
         return self._own_session if self._loop is loop else None
@@ -317,12 +325,11 @@ async def _read(response: aiohttp.ClientResponse) -> tuple[bytes | None, str]:
     encoding = response.headers.get(CONTENT_ENCODING)
     if encoding is not None and encoding.strip().lower() != IDENTITY:
         return None, "an encoded body"
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > BODY_LIMIT:
-            return None, "a body that is too long"
-    return bytes(body), ""
+    content = response.content
+    body = await content.readany()
+    while not content.at_eof() and len(body) <= BODY_LIMIT:
+        body += await content.readany()
+    return (body, "") if len(body) <= BODY_LIMIT else (None, "a body that is too long")
 
 
 def _error_name(error: Exception) -> str:

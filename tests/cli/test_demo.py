@@ -225,7 +225,7 @@ def test_a_code_is_no_part_of_a_longer_number(tmp_path: Path) -> None:
 
 
 def test_the_worker_takes_no_other_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from reset_flow.cli import worker  # noqa: PLC0415 - a program, not a library
+    from reset_flow.cli import demo_worker  # noqa: PLC0415 - a program, not a library
 
     settings = {
         "BROKER_URL": "http://127.0.0.1:1/api",
@@ -234,6 +234,6 @@ def test_the_worker_takes_no_other_commands(tmp_path: Path, capsys: pytest.Captu
         "KEYS": f"{tmp_path}/x.keys",
     }
     orders = [{"command": "aclose", "arguments": []}, {"command": "get", "arguments": ["x"]}]
-    assert worker.main(json.dumps(each).encode() for each in (settings, *orders)) == 0
+    assert demo_worker.main(json.dumps(each).encode() for each in (settings, *orders)) == 0
     replies = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [reply["error"] for reply in replies] == ["no_such_command", "flow_not_found"]

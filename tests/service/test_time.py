@@ -44,7 +44,7 @@ async def test_who_waits_is_told_of_the_end(house: House, at: At, until: Until) 
         assert await other.service.wait(flow.id) == flow
 
 
-@pytest.mark.parametrize("timeout", [0, 0.02, timedelta(milliseconds=20), -1])
+@pytest.mark.parametrize("timeout", [0, 0.02, timedelta(milliseconds=20), -1, -1e15, float("-inf"), timedelta.min])
 async def test_who_waits_in_vain_is_given_the_flow_as_it_stands(
     house: House, at: At, timeout: timedelta | float
 ) -> None:

@@ -99,7 +99,8 @@ class Call:
     url: str
     headers: dict[str, str]
     body: bytes | None
-    timeout: aiohttp.ClientTimeout
+    timeout: aiohttp.ClientTimeout | None = None
+    """None: that of the session."""
 
     @property
     def json(self) -> Any:
@@ -152,7 +153,7 @@ class Broker:
         headers = dict(options["headers"])
         if data is not None and "Content-Type" not in (options["skip_auto_headers"] or ()):
             headers.setdefault("Content-Type", data.content_type)  # as aiohttp does below this point
-        self.calls.append(Call(method, str(url), headers, body, options["timeout"]))
+        self.calls.append(Call(method, str(url), headers, body, options.get("timeout")))
 
 
 class Server:

@@ -167,7 +167,7 @@ async def test_a_step_that_nobody_answers_whole_is_unknown(serve: Serve, etna: M
         ("200 OK", Unknown(detail="HTTP 200, a body that is too long")),
         ("404 Not Found", Unknown(detail="HTTP 404, a body that is too long")),  # the envelope may be in it
         ("302 Found", Unknown(detail="HTTP 302, a body that is too long")),
-        ("429 Too Many Requests", NotActed(detail="HTTP 429")),
+        ("429 Too Many Requests", NotActed(cause=Cause.THROTTLED, detail="HTTP 429")),
     ],
 )
 async def test_a_body_that_was_not_read_misses_no_envelope(

@@ -284,9 +284,11 @@ async def test_no_reply_in_time_is_unknown(serve: Serve, sender: MakeSender, met
 
 async def test_a_deadline_longer_than_five_seconds_is_not_rounded_up(broker: Broker, sender: MakeSender) -> None:
     broker.says(b"{}")
-    client = sender(deadline=timedelta(seconds=9.5), connect_deadline=timedelta(seconds=7.5))
-    assert await posted(client, "https://broker.test") == Reply(status=200, body=b"{}")
+    async with aiohttp.ClientSession() as session:  # to another session, each request states its timeout
+        client = sender(deadline=timedelta(seconds=9.5), connect_deadline=timedelta(seconds=7.5), session=session)
+        assert await posted(client, "https://broker.test") == Reply(status=200, body=b"{}")
     timeout = broker.call.timeout
+    assert timeout is not None
     assert (timeout.total, timeout.connect, timeout.ceil_threshold) == (None, 7.5, float("inf"))
 
 

@@ -56,7 +56,7 @@ async def _exist(fetch: Callable[[str], Awaitable[list[Any]]], sql: dict[str, st
     if not found:
         return False
     ((version,),) = await fetch(sql["read_schema"])
-    if version != SCHEMA:
+    if version is None or version > SCHEMA:
         raise ConfigurationError(
             f"the tables have schema {version}, and this release knows {SCHEMA}: a newer one wrote them, run that, "
             "or choose another prefix"

@@ -117,9 +117,7 @@ def _connect(path: str, busy_timeout: float) -> sqlite3.Connection:
 
 def _prepare(db: sqlite3.Connection, path: str, busy_timeout: float) -> None:
     # Checked before anything is written, the journal mode included.
-    db.execute("BEGIN")
     _schema(db, path)
-    db.execute("COMMIT")
     _use_wal(db, path, time.monotonic() + busy_timeout)
     db.execute("PRAGMA synchronous = FULL")
     if _schema(db, path) == 0:
@@ -134,10 +132,11 @@ def _prepare(db: sqlite3.Connection, path: str, busy_timeout: float) -> None:
 
 def _schema(db: sqlite3.Connection, path: str) -> int:
     """Return the schema of a database of this library; 0 if it is empty."""
-    version, application, tables = (
-        db.execute(statement).fetchall()[0][0]
-        for statement in ("PRAGMA user_version", "PRAGMA application_id", "SELECT count(*) FROM sqlite_schema")
-    )
+    # One statement sees one state, also while another process makes the tables.
+    ((version, application, tables),) = db.execute(
+        "SELECT (SELECT user_version FROM pragma_user_version), (SELECT application_id FROM pragma_application_id), "
+        "(SELECT count(*) FROM sqlite_schema)"
+    ).fetchall()
     if application != APPLICATION_ID and (version, application, tables) != (0, 0, 0):
         raise ConfigurationError(f"{path} holds something else: give the store a file of its own")
     if version > SCHEMA:

@@ -1,5 +1,5 @@
 """
-A process that carries flows for somebody who talks to it over pipes: ``python -m reset_flow.cli.worker``.
+A process that carries flows for somebody who talks to it over pipes: ``python -m reset_flow.cli.demo_worker``.
 
 The first line on standard input is a JSON object of settings, as `from_env` takes them. Each further line is
 `{"command": ..., "arguments": [...]}`; a line comes back for each. It ends with its input. Nothing secret is in its
