@@ -15,12 +15,12 @@ from reset_flow.domain.decide import ERASED_AT, Erased, Lifted, Moment, decide
 from reset_flow.domain.errors import FlowNotFound, InvalidInput, RecordUnreadable, StaleRecord
 from reset_flow.domain.policy import Policy
 from reset_flow.domain.secret import Secret
+from reset_flow.domain.text import canonical
 from reset_flow.engine.context import in_utc, system_clock, this_process
 from reset_flow.persistence import key_rotation
 from reset_flow.persistence.batches import ignore, purge, record_batches
 from reset_flow.persistence.key_file import DELAY, Key
 from reset_flow.persistence.key_rotation import ResealReport
-from reset_flow.persistence.keyring import canonical
 from reset_flow.persistence.repository import FlowRepository, new_write_id
 from reset_flow.persistence.side_records import side_realm
 from reset_flow.ports import UseName
@@ -228,13 +228,13 @@ class Admin:
         return report
 
     async def _change_flows_of(self, user: Secret, event: Lifted | Erased, progress: Progress) -> ChangeReport:
-        wanted = Secret(canonical(validation.name(user, "user")))
+        wanted = Secret(canonical(validation.name(user, "user")).strip())
         results, unreadable = Counter[_Result](), 0
         async for batch in record_batches(self._store, self._realm, progress):
             for record in batch:
                 try:
                     found = self._repository.open(record)
-                    if canonical(found.flow.user) == wanted.reveal():
+                    if canonical(found.flow.user).strip() == wanted.reveal():
                         results[await self._change(found, event)] += 1
                 except RecordUnreadable:
                     unreadable += 1

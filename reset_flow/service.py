@@ -67,6 +67,10 @@ def _check(policy: Policy, transport: Transport, store: Store, keyring: Keyring)
         raise ConfigurationError(
             f"a lease of {policy.lease} is not longer than the transport's deadline of {transport.deadline}"
         )
+    if policy.response_floor >= policy.lease:
+        raise ConfigurationError(
+            f"a response floor of {policy.response_floor} must be shorter than the lease of {policy.lease}"
+        )
     if store.durable and not keyring.saved:
         warnings.warn(
             "these keys are in no file: what the store keeps can't be read once this process is gone; "
@@ -230,7 +234,7 @@ class ResetService:
             AnswerRejected: It is wrong.
         """
         text, key = Secret(text), validation.hidden(key)
-        given = self._checked(validation.answer, text) if text else None
+        given = None if text.reveal() == "" else self._checked(validation.answer, text)
         return await self._commands.run(flow_id, "answer", given, self._hashed(key))
 
     async def resend(self, flow_id: str, *, key: str | Secret | None = None) -> Flow:

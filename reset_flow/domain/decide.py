@@ -467,9 +467,9 @@ def _guess_of(flow: FlowData, intent: Intent) -> tuple[HeldUse, ...]:
 
 def _rejected(change: _Change, intent: Intent, outcome: Rejected) -> None:
     flow, command, triggers = change.flow, intent.command, COMMANDS[intent.command].rejected
-    if command == "start" and flow.question == "":
+    if command in ("start", "answer") and flow.question == "":  # a start that was given back goes on with an answer
         if flow.limits.mask_unknown_users:
-            change.fire(*COMMANDS["start"].accepted, masked=True, sent_at=intent.at)
+            change.fire(*COMMANDS[command].accepted, masked=True, sent_at=intent.at)
         else:
             change.end(Failure.BROKER_REFUSED)  # no question, and yet a refusal: nothing is left to ask for
             change.error = UnknownUser(*outcome.reasons)

@@ -37,11 +37,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from reset_flow.domain.errors import ConfigurationError
+from reset_flow.domain.text import canonical
 
 if TYPE_CHECKING:
     from reset_flow.domain.secret import Secret
 
-__all__ = ["PasswordRules", "canonical", "common_passwords"]
+__all__ = ["PasswordRules", "common_passwords"]
 
 COMMON = "it must be one that few people would choose: several unrelated words, for example"
 LOGIN = "it must be more than your login with a few characters added"
@@ -75,13 +76,6 @@ ROWS = (
 WALKS = "\n".join((*ROWS, *(row[::-1] for row in ROWS)))
 RUNS = frozenset(WALKS[start : start + MIN_RUN] for start in range(len(WALKS) - MIN_RUN + 1))
 """The shortest runs. They spare most passwords the search in all rows, which takes longer than all other rules."""
-
-
-def canonical(text: str) -> str:
-    """Return the form in which passwords and names are compared: NFKC, case-folded."""
-    if text.isascii():
-        return text.lower()  # same result
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())  # folding can decompose
 
 
 @cache

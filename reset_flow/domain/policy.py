@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from reset_flow.domain.errors import ConfigurationError
+from reset_flow.domain import validation
+from reset_flow.domain.errors import ConfigurationError, InvalidInput
 from reset_flow.domain.flow_data import Limits
 from reset_flow.domain.password_rules import PasswordRules
 
@@ -19,21 +20,37 @@ if TYPE_CHECKING:
 __all__ = ["Budget", "GuessAlarm", "Policy"]
 
 NO_TIME = timedelta(0)
+LONGEST = timedelta(days=3660)
+"""More than anything here could mean; the sum of a time and a longer one may not exist."""
 
 
 def _positive(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-    if value is not None and (not isinstance(value, timedelta) or value <= NO_TIME):
-        raise ConfigurationError(f"{field.name} must be a timedelta longer than zero")
+    # Exactly these types, here and below: a flow that keeps another could not be read again.
+    if value is not None and (type(value) is not timedelta or not NO_TIME < value <= LONGEST):
+        raise ConfigurationError(f"{field.name} must be a timedelta longer than zero, of at most {LONGEST.days} days")
 
 
 def _not_negative(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-    if not isinstance(value, timedelta) or value < NO_TIME:
-        raise ConfigurationError(f"{field.name} must be a timedelta of zero or more")
+    if type(value) is not timedelta or not NO_TIME <= value <= LONGEST:
+        raise ConfigurationError(f"{field.name} must be a timedelta of zero or more, of at most {LONGEST.days} days")
 
 
 def _count(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if type(value) is not int or value < 1:
         raise ConfigurationError(f"{field.name} must be a whole number of at least 1")
+
+
+def _share(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if type(value) not in (int, float) or not 0 <= value < float("inf"):
+        raise ConfigurationError(f"{field.name} must be a number of zero or more")
+
+
+def _questions(_: Any, field: attrs.Attribute[Any], values: Any) -> None:
+    for value in values:
+        try:
+            validation.name(value, field.name)
+        except InvalidInput as error:
+            raise ConfigurationError(str(error)) from None
 
 
 def _texts(values: Iterable[str]) -> tuple[str, ...]:
@@ -70,9 +87,10 @@ class GuessAlarm:
 
     window: timedelta = attrs.field(default=timedelta(hours=1), validator=_positive)
     at_least: int = attrs.field(default=100, validator=_count)
-    share: float = 0.2
+    share: float = attrs.field(default=0.2, validator=_share)
 
 
+A_SWITCH = _is(bool, "True")
 A_BUDGET = _is(Budget, "Budget(10, timedelta(hours=24))")
 
 
@@ -142,18 +160,18 @@ class Policy:
     guess_alarm: GuessAlarm | None = attrs.field(
         factory=GuessAlarm, validator=attrs.validators.optional(_is(GuessAlarm, "GuessAlarm(at_least=100)"))
     )
-    stop_on_alarm: bool = False
-    mask_unknown_users: bool = True
-    decoy_questions: tuple[str, ...] = attrs.field(default=(), converter=_texts)
+    stop_on_alarm: bool = attrs.field(default=False, validator=A_SWITCH)
+    mask_unknown_users: bool = attrs.field(default=True, validator=A_SWITCH)
+    decoy_questions: tuple[str, ...] = attrs.field(default=(), converter=_texts, validator=_questions)
     response_floor: timedelta = attrs.field(default=NO_TIME, validator=_not_negative)
-    probe_by_login: bool = True
+    probe_by_login: bool = attrs.field(default=True, validator=A_SWITCH)
     password: PasswordRules = attrs.field(
         factory=PasswordRules, validator=_is(PasswordRules, "PasswordRules(min_length=8)")
     )
 
     @resends.validator
     def _check_resends(self, _: Any, value: Any) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        if type(value) is not int or value < 0:
             raise ConfigurationError("resends must be a whole number of zero or more")
 
     def __attrs_post_init__(self) -> None:

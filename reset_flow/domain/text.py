@@ -9,14 +9,34 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datetime import timedelta
 
-__all__ = ["REASON_LENGTH", "duration", "one_line", "plain", "printable"]
+__all__ = ["REASON_LENGTH", "canonical", "duration", "one_line", "plain", "printable", "repeats"]
 
 REASON_LENGTH = 200
+
+MIN_REPEATED = 4
+"""Characters. Anything shorter may stand in any sentence."""
 
 
 def plain(text: Any) -> Any:
     """Return the plain `str` of a text of any subclass, which encoders refuse; anything else as it is."""
     return str.__str__(text) if isinstance(text, str) else text
+
+
+def canonical(text: str) -> str:
+    """Return the form in which passwords, names and tags are compared: NFKC, case-folded."""
+    if text.isascii():
+        return text.lower()  # same result
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())  # folding can decompose
+
+
+def repeats(text: str, *hidden: str) -> bool:
+    """Return whether a text repeats one of these, in any spelling. Those of fewer than four characters do not count."""
+    spaced, joined = canonical(one_line(text)), canonical(text)
+    for each in hidden:
+        given = canonical(each)
+        if len(each) >= MIN_REPEATED and (given in joined or canonical(one_line(each)) in spaced):
+            return True
+    return False
 
 
 def one_line(text: str) -> str:

@@ -95,6 +95,12 @@ class BackgroundTasks:
             await asyncio.wait(self._tasks, timeout=LAST_PATIENCE)
 
 
+def retrieve_error(task: asyncio.Task[Any]) -> None:
+    """Retrieve the error of a task that is left behind: else the event loop logs it with its message."""
+    if not task.cancelled():
+        task.exception()
+
+
 class Backoff:
     """Pauses between the tries of one thing: each twice as long as the one before, with jitter."""
 

@@ -123,7 +123,8 @@ class BrokerClient:
         assert route is not None
         started = time.monotonic()
         if flow.masked:
-            outcome = await self._pretended(flow.intent.command, route)
+            unasked = flow.intent.command == "answer" and flow.question == ""
+            outcome = await self._pretended(flow.intent.command, route, unasked=unasked)
         else:
             outcome = await self._bounded(ROUTES[route], partial(self._start_call, flow, new), began)
             if isinstance(outcome, (Accepted, Rejected)):
@@ -132,11 +133,11 @@ class BrokerClient:
             await self._pad(started)
         return outcome
 
-    async def _pretended(self, command: str, route: Call) -> Outcome:
-        """Return what a broker would say that knew the user, as late as it lately did."""
+    async def _pretended(self, command: str, route: Call, *, unasked: bool) -> Outcome:
+        """Return what a broker would say that knew the user, as late as it lately did. It ignores unasked answers."""
         as_long = random.choice(self._took[route] or FIRST_GUESS)  # noqa: S311 - no secret
         await asyncio.sleep(max(0.0, as_long - TIMER))
-        return Accepted() if command in ("start", "resend") else Rejected()
+        return Accepted() if command in ("start", "resend") or unasked else Rejected()
 
     async def _pad(self, began: float) -> None:
         """Wait until a call that began then has taken as long as the response floor."""

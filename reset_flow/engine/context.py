@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -35,15 +35,16 @@ def system_clock() -> datetime:
 
 
 def in_utc(clock: Clock) -> Clock:
-    """Convert the times of a clock to UTC; reject naive ones."""
+    """Convert the times of a clock to plain ones in UTC; reject naive ones."""
     if clock is system_clock:
         return clock
 
     def now() -> datetime:
-        time = clock()
-        if time.tzinfo is None:
-            raise ConfigurationError("the clock gives times without a zone: let it give aware ones")
-        return time.astimezone(UTC)
+        time: Any = clock()
+        if not isinstance(time, datetime) or time.tzinfo is None:
+            raise ConfigurationError("the clock must give times with a zone, like datetime.now(UTC)")
+        utc = time.astimezone(UTC)  # of a subclass, still one of that
+        return datetime.combine(utc.date(), utc.time(), UTC)
 
     return now
 

@@ -196,8 +196,8 @@ class IntentExecutor:
         self, flow: FlowData, outcome: Outcome, key: bytes | None = None
     ) -> tuple[FlowData, ResetFlowError | None]:
         decision = self._decide(flow, Concluded(outcome, key))
-        alarm = decision.right_guess is not None and self._context.alarm.count(right=decision.right_guess)
         saved = await self._save(decision, must=True)
+        alarm = decision.right_guess is not None and self._context.alarm.count(right=decision.right_guess)
         self._context.notifications.publish(decision, saved, alarm=alarm)
         return saved, decision.error
 

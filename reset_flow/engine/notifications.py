@@ -12,6 +12,7 @@ from reset_flow.domain import rules
 from reset_flow.domain.decide import Delivered, Moment, decide
 from reset_flow.domain.errors import StaleRecord, StoreUnavailable
 from reset_flow.domain.flow import Event
+from reset_flow.engine.background_tasks import retrieve_error
 from reset_flow.persistence.repository import new_write_id
 
 if TYPE_CHECKING:
@@ -96,15 +97,28 @@ class Notifications:
         delivered = False
         for index, transition in enumerate(flow.history[since:], since):
             event = Event(id=f"{flow.id}.{index}", flow=flow, transition=transition, alarm=alarm and index == since)
-            delivered = False
-            try:
-                async with asyncio.timeout(self._patience):
-                    await self._listeners[name](event)
-                delivered = True
-            except asyncio.CancelledError:
-                if (task := asyncio.current_task()) and task.cancelling():
-                    raise
-                logger.warning("listener %s missed event %s: it was cancelled", name, event.id)
-            except Exception as error:  # noqa: BLE001 - a listener of the embedder's may raise anything
-                logger.warning("listener %s missed event %s: %s", name, event.id, type(error).__name__)
+            failure = await self._call(self._listeners[name], event)
+            delivered = not failure
+            if failure:
+                logger.warning("listener %s missed event %s: %s", name, event.id, failure)
         return delivered
+
+    async def _call(self, listener: Listener, event: Event) -> str:
+        """Call a listener, and return what went wrong; `""` if nothing did."""
+
+        async def call() -> None:
+            await listener(event)
+
+        task = asyncio.get_running_loop().create_task(call())
+        try:
+            # Not asyncio.timeout: that would wait for a listener that ignores its cancellation.
+            await asyncio.wait((task,), timeout=self._patience)
+        finally:
+            task.add_done_callback(retrieve_error)
+            task.cancel()
+        if not task.done():
+            return "TimeoutError"
+        if task.cancelled():
+            return "it was cancelled"
+        error = task.exception()
+        return type(error).__name__ if error else ""

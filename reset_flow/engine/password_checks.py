@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from reset_flow.domain.password_rules import canonical
-from reset_flow.domain.text import printable
+from reset_flow.domain.text import printable, repeats
+from reset_flow.engine.background_tasks import retrieve_error
 
 if TYPE_CHECKING:
     from reset_flow.domain.password_rules import PasswordRules
@@ -25,8 +25,6 @@ MAX_COMPLAINTS = 10
 """Per check."""
 
 GUESSABLE = "it must be harder to guess"
-MIN_LOGIN_LENGTH = 4
-"""A login of fewer characters may stand in any sentence."""
 
 
 async def complaints(rules: PasswordRules, password: Secret, user: str) -> tuple[str, ...]:
@@ -48,7 +46,7 @@ async def _run_checks(rules: PasswordRules, password: Secret, user: str) -> tupl
         await asyncio.wait(tasks, timeout=CHECKS_TIMEOUT)
     finally:
         for task in tasks:
-            task.add_done_callback(_retrieve_error)
+            task.add_done_callback(retrieve_error)
             task.cancel()
     complaints: list[str] = []
     for check, task in zip(rules.checks, tasks, strict=True):
@@ -76,18 +74,11 @@ async def _run_check(check: PasswordCheck, password: Secret, user: str) -> tuple
 
 def _safe(complaint: object, password: Secret, user: str) -> str:
     """Return the complaint on one line; replace one that repeats the password or the login."""
-    text = printable(complaint)
-    folded = canonical(text)
-    repeats = canonical(password.reveal()) in folded or (len(user) >= MIN_LOGIN_LENGTH and canonical(user) in folded)
-    return GUESSABLE if repeats or not isinstance(complaint, str) or not text else text
+    if not isinstance(complaint, str) or repeats(complaint, password.reveal(), user):
+        return GUESSABLE
+    return printable(complaint) or GUESSABLE
 
 
 def _log_failure(check: PasswordCheck, failure: str) -> None:
     name = getattr(check, "__name__", None) or type(check).__name__
     logger.warning("password check %s was passed over: %s", printable(name), failure)
-
-
-def _retrieve_error(task: asyncio.Task[Any]) -> None:
-    """Retrieve the error of an abandoned check: else the event loop logs it with its message."""
-    if not task.cancelled():
-        task.exception()

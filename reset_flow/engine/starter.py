@@ -15,6 +15,7 @@ from reset_flow.domain.flow import Credential
 from reset_flow.domain.flow_data import FlowData
 from reset_flow.domain.outcomes import NotActed
 from reset_flow.domain.secret import Secret
+from reset_flow.domain.text import printable
 from reset_flow.engine.broker_client import case_of
 from reset_flow.persistence.repository import new_id, spell
 
@@ -101,7 +102,7 @@ class Starter:
         """Return the data of a flow that is not stored yet."""
         credential, ref = request.credential, request.ref
         if not isinstance(credential, str) or credential not in self._context.broker.credentials:
-            raise InvalidInput(f"credential: {self._context.broker.name} can't reset a {credential}")
+            raise InvalidInput(f"credential: {self._context.broker.name} can't reset a {printable(credential)}")
         # Kept hidden: if one of the others is refused, this frame is logged.
         user = Secret(validation.name(request.user, "user"))
         origin = None if request.origin is None else Secret(validation.name(request.origin, "origin"))

@@ -125,11 +125,9 @@ class Sweeper:
     async def _tend(self, batch: list[Found]) -> list[RecoveryResult]:
         done = await asyncio.gather(*(self._recovery.tend(found) for found in batch), return_exceptions=True)
         for each in done:
-            if isinstance(each, StoreUnavailable) or (
-                isinstance(each, BaseException) and not isinstance(each, Exception)
-            ):
+            if isinstance(each, (StoreUnavailable, asyncio.CancelledError, KeyboardInterrupt, SystemExit)):
                 raise each
-            if isinstance(each, Exception) and not isinstance(each, ResetFlowError):
+            if isinstance(each, BaseException) and not isinstance(each, ResetFlowError):
                 logger.error("a flow can't be tended: %s", type(each).__name__)
         # Any other error of ours: another worker was faster, or a flow is not ours to settle.
         return [each for each in done if isinstance(each, RecoveryResult)]

@@ -242,7 +242,7 @@ def _read(path: Path, file: IO[bytes]) -> tuple[KeySet, FileVersion]:
             return KeySet(seal=ring.seal, lookup=ring.lookup), _version(status)
     except (msgspec.DecodeError, KeyringError) as error:
         reason = f": {error}"
-    except (UnicodeDecodeError, RecursionError):
+    except (ValueError, OverflowError, RecursionError):  # such as a time before all times
         reason = ""
     else:
         raise KeyringError(f"{path} has format {number}: read it with the release of reset_flow that wrote it")

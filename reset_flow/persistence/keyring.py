@@ -11,7 +11,6 @@ import hmac
 import logging
 import os
 import time
-import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -23,6 +22,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from reset_flow.domain.errors import KeyringError
 from reset_flow.domain.secret import Unpicklable
+from reset_flow.domain.text import canonical
 from reset_flow.persistence import key_file
 from reset_flow.persistence.key_file import DELAY, ID_BYTES, KEY_BYTES, Key, KeySet
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from reset_flow.persistence.key_file import FileVersion
 
-__all__ = ["LOOK_INTERVAL", "Key", "Keyring", "UnknownKeyError", "canonical", "flow_key"]
+__all__ = ["LOOK_INTERVAL", "Key", "Keyring", "UnknownKeyError", "flow_key"]
 
 NONCE_BYTES = 12
 TAG_BYTES = 16
@@ -47,11 +47,6 @@ logger = logging.getLogger("reset_flow")
 
 class UnknownKeyError(ValueError):
     """A body was sealed with a key that the ring does not have."""
-
-
-def canonical(text: str) -> str:
-    """Convert all spellings of a name to one form: NFKC, case-folded, stripped."""
-    return unicodedata.normalize("NFKC", text).casefold().strip()
 
 
 def flow_key(key: Key, realm: str, flow_id: str) -> bytes:
@@ -264,7 +259,7 @@ class Keyring(Unpicklable):
 
     def lookups(self, realm: str, purpose: str, name: str) -> tuple[bytes, ...]:
         """Hash a name with each lookup key, the one that writes first."""
-        text = canonical(name)
+        text = canonical(name).strip()
         return tuple(_hash(key, "lookup", realm, purpose, text) for key in self._keys.lookup)
 
     def digest(self, realm: str, purpose: str, text: str) -> bytes:

@@ -8,14 +8,14 @@ meets them. Purges, reseals, removals of keys and backups include them.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from reset_flow.domain import validation
-from reset_flow.domain.errors import FlowNotFound, InvalidInput, StoreError
+from reset_flow.domain.errors import FlowNotFound, InvalidInput, RecordUnreadable, StoreError
 from reset_flow.domain.flow import State
-from reset_flow.persistence.repository import new_write_id, opened, sealed, spell
+from reset_flow.persistence.repository import EPOCH, new_write_id, opened, sealed, spell
 from reset_flow.ports import Record
 from reset_flow.tracebacks import forget_frames
 
@@ -88,7 +88,7 @@ class SideRecords:
             return SideRecord(None, record.version)
         try:
             value = opened(record, self._keyring)
-        except ValueError:
+        except (ValueError, RecordUnreadable):
             return SideRecord(None, record.version)
         return SideRecord(value, record.version)
 
@@ -104,16 +104,16 @@ class SideRecords:
             StoreUnavailable: As the store says. The value may have been saved.
             InvalidInput: The value is longer than 64 KiB, or the lifetime than ten years.
         """
-        if len(value) > LONGEST_VALUE:
-            raise InvalidInput(f"a side record has at most {LONGEST_VALUE} bytes: keep less in it")
-        if not timedelta(0) <= lifetime <= LONGEST_LIFETIME:
-            raise InvalidInput(f"lifetime: it must be a timedelta of at most {LONGEST_LIFETIME.days} days")
+        _check(value, lifetime)
+        return await self._save(name, value, version, self._now() + lifetime)
+
+    async def _save(self, name: str, value: bytes, version: int, ends_at: datetime) -> SideRecord:
         record = Record(
             realm=side_realm(self._realm),
             id=self._id(name),
             version=version + 1,
             state=State.REQUESTED,
-            ended_at=self._now() + lifetime,
+            ended_at=ends_at,
             write_id=new_write_id(),
             body=b"",
         )
@@ -131,7 +131,15 @@ class SideRecords:
         Raises:
             StaleRecord, StoreUnavailable: As for `save`.
         """
-        await self.save(name, b"", version=version, lifetime=timedelta(0))
+        # Not now: the clock of another worker may be behind.
+        await self._save(name, b"", version, EPOCH)
 
     def _id(self, name: str) -> str:
         return spell(self._keyring.digest(self._realm, f"side {self._kind}", validation.name(name, "name")))
+
+
+def _check(value: Any, lifetime: Any) -> None:
+    if not isinstance(value, bytes) or len(value) > LONGEST_VALUE:
+        raise InvalidInput(f"value: it must be bytes, at most {LONGEST_VALUE} of them")
+    if not isinstance(lifetime, timedelta) or not timedelta(0) <= lifetime <= LONGEST_LIFETIME:
+        raise InvalidInput(f"lifetime: it must be a timedelta of at most {LONGEST_LIFETIME.days} days")

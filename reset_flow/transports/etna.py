@@ -12,9 +12,8 @@ from yarl import URL
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.flow import Credential
 from reset_flow.domain.outcomes import Cause, NotActed
-from reset_flow.domain.password_rules import canonical
 from reset_flow.domain.secret import Secret
-from reset_flow.domain.text import plain
+from reset_flow.domain.text import canonical, plain
 from reset_flow.transports.etna_protocol import (
     LOG_IN_KEYS,
     judge,

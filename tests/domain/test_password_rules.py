@@ -19,10 +19,10 @@ from reset_flow.domain.password_rules import (
     ROW,
     WORD,
     PasswordRules,
-    canonical,
     common_passwords,
 )
 from reset_flow.domain.secret import Secret
+from reset_flow.domain.text import canonical
 from reset_flow.testing import LeakScanner, shown_by_error
 
 USER = "robert.zak@mail.example"
