@@ -10,6 +10,8 @@ from functools import partial
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import attrs
+
 from reset_flow.deadlines import Deadlines
 from reset_flow.domain import rules
 from reset_flow.domain.decide import leaves_password_in_doubt
@@ -17,7 +19,7 @@ from reset_flow.domain.flow import Credential
 from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejected, Unknown
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.state_machine import COMMANDS, Call
-from reset_flow.domain.text import plain
+from reset_flow.domain.text import plain, repeats
 from reset_flow.ports import Case
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ FIRST_GUESS = (0.1,)
 """Seconds, until there was a real call."""
 TIMER = 0.001
 """Seconds by which an event loop sleeps too long: it waits in whole milliseconds, rounded up."""
+
+WITHHELD = "withheld, as it repeats what is secret"
 
 ROUTES = {route: route.name.lower() for route in Call}
 
@@ -110,6 +114,7 @@ class BrokerClient:
             outcome = await self._bounded("challenge", partial(self._transport.challenge, case), began)
             if self._floor:
                 await self._pad(began)
+            outcome = _withheld(outcome, case.user)
             known = NotActed(detail=outcome.detail) if isinstance(outcome, Unknown) else outcome
             if not isinstance(known, NotActed) or known.cause is not Cause.UNAVAILABLE:
                 break
@@ -127,6 +132,8 @@ class BrokerClient:
             outcome = await self._pretended(flow.intent.command, route, unasked=unasked)
         else:
             outcome = await self._bounded(ROUTES[route], partial(self._start_call, flow, new), began)
+            typed = new.secret if new else flow.intent.secret
+            outcome = _withheld(outcome, flow.user, flow.answer, flow.token, typed)
             if isinstance(outcome, (Accepted, Rejected)):
                 self._took[route].append(time.monotonic() - started)
         if self._floor:
@@ -187,6 +194,16 @@ class BrokerClient:
                 return self._transport.update(case, flow.token, new)
             case None:
                 raise ValueError(f"{intent.command} makes no call")
+
+
+def _withheld(outcome: Outcome, *hidden: str | Secret | None) -> Outcome:
+    """Return the outcome without the words of the broker or the transport that repeat the login or a secret."""
+    if isinstance(outcome, Accepted):
+        return outcome
+    texts = [each.reveal() if isinstance(each, Secret) else each for each in hidden if each is not None]
+    if isinstance(outcome, Rejected):
+        return Rejected(reasons=tuple(each for each in outcome.reasons if not repeats(each, *texts)))
+    return attrs.evolve(outcome, detail=WITHHELD) if repeats(outcome.detail, *texts) else outcome
 
 
 def _is_sound(outcome: object) -> bool:

@@ -168,6 +168,15 @@ def test_the_complaint_in_place_of_one_that_would_repeat_the_password_tells_what
     assert not GUESSABLE.endswith(".")
 
 
+@pytest.mark.parametrize("password", ["violet  tractor canary", "violet\u200dtractor canary", "violet tractor " * 14])
+async def test_a_password_is_found_in_a_complaint_before_it_is_made_fit_to_be_shown(password: str) -> None:
+    async def repeats(password: Secret, _user: str) -> tuple[str, ...]:
+        return (f"it must not be {password.reveal()}", f"it must not be {' '.join(password.reveal().split())}")
+
+    rules = PasswordRules(checks=(repeats,), max_length=1000)
+    assert await password_checks.complaints(rules, Secret(password.strip()), USER) == (GUESSABLE,)
+
+
 async def test_complaints_of_checks_are_made_fit_to_be_shown() -> None:
     async def chatty(password: Secret, user: str) -> Any:
         said = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -164,6 +165,43 @@ async def test_a_listener_that_hangs_is_left_behind(house: House, monkeypatch: p
     house.lease_runs_out()
     hanging.does = None
     assert (await worker.service.sweep()).delivered == 1
+
+
+async def test_a_listener_that_will_not_be_cancelled_does_not_hold_up_a_sweep(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reset_flow.engine.notifications.PATIENCE", timedelta(milliseconds=10))
+    over = asyncio.Event()
+
+    async def stays(_: Event) -> None:
+        while not over.is_set():
+            with suppress(asyncio.CancelledError):
+                await over.wait()
+
+    worker = house.worker(listeners={"bad": Listener(stays)})
+    async with asyncio.timeout(30):
+        await whole(worker)
+        house.lease_runs_out()
+        assert (await worker.service.sweep()).delivered == 0
+        over.set()
+        assert (await worker.service.sweep()).delivered == 1
+
+
+class Grave(BaseException):
+    pass
+
+
+async def test_a_listener_that_raises_what_no_exception_is_disturbs_nobody(house: House) -> None:
+    async def raises(_: Event) -> None:
+        raise Grave
+
+    bad, good = Listener(raises), Listener()
+    worker = house.worker(listeners={"bad": bad, "good": good})
+    async with asyncio.timeout(30):
+        await whole(worker)
+        house.lease_runs_out()
+        assert (await worker.service.sweep()).delivered == 0
+    assert len(good.events) == 4
 
 
 async def test_a_command_does_not_wait_for_its_listeners(house: House) -> None:

@@ -619,6 +619,23 @@ async def test_a_lease_must_be_longer_than_a_deadline(house: House) -> None:
     house.worker(transport, policy=Policy(lease=timedelta(seconds=30, microseconds=1)))
 
 
+async def test_words_that_repeat_a_secret_are_withheld_whoever_wrote_the_transport(house: House, at: At) -> None:
+    worker = house.worker()
+    flow = await at(worker, State.TOKEN_ISSUED)
+    said = ("it must not be Violet  Tractor 5 star", "it must not hold ROBERT.ZAK", "it must be longer")
+    worker.transport.script(update=[Rejected(reasons=said)])
+    error = await refused(worker.service.set_password(flow.id, "violet tractor 5 star"), PasswordRejected)
+    assert error.reasons == ("it must be longer",)
+    worker.transport.script(update=[NotActed(detail="PUT violet tractor 5 star: refused")])
+    down = await refused(worker.service.set_password(flow.id, "violet tractor 5 star"), BrokerUnavailable)
+    assert "violet" not in str(down)
+
+
+async def test_a_response_floor_must_be_shorter_than_a_lease(house: House) -> None:
+    with pytest.raises(ConfigurationError, match="shorter than the lease"):
+        house.worker(policy=Policy(response_floor=timedelta(seconds=30)))
+
+
 @pytest.mark.parametrize("kind", ["sqlite"])
 async def test_keys_that_are_in_no_file_are_warned_of(house: House) -> None:
     with pytest.warns(UserWarning, match="no file"):

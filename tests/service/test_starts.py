@@ -16,7 +16,9 @@ from reset_flow import (
     LimitReached,
     NotActed,
     Policy,
+    Rejected,
     ResetFlowError,
+    Secret,
     State,
 )
 from reset_flow.testing import refused
@@ -95,6 +97,19 @@ async def test_a_throttled_start_stays_counted(house: House) -> None:
     assert (await refused(worker.service.start("robert.zak"), LimitReached)).limit == "starts_per_user"
     assert error.flow is not None
     assert (await worker.service.answer(error.flow.id)).state is State.QUESTION_ANSWERED  # it is counted already
+
+
+@pytest.mark.parametrize("text", ["", "Peterson"])
+@pytest.mark.parametrize("outcome", [Accepted(), Rejected()])
+async def test_a_start_given_back_goes_on_alike_for_known_and_unknown_users(
+    house: House, text: str, outcome: Accepted | Rejected
+) -> None:
+    worker = house.worker()
+    worker.transport.script(challenge=[Accepted(value=Secret(""))], request=[DOWN, outcome])
+    error = await refused(worker.service.start("robert.zak"), BrokerUnavailable)
+    assert error.flow is not None
+    flow = await worker.service.answer(error.flow.id, text)
+    assert (flow.state, flow.in_doubt, flow.attempts_left) == (State.QUESTION_ANSWERED, None, 5)
 
 
 async def test_each_limit_has_its_name(house: House) -> None:

@@ -287,3 +287,13 @@ async def test_times_are_utc_whatever_the_clock_says(house: House, clock: Frozen
     assert flow == await worker.service.get(flow.id)
     with pytest.raises(ConfigurationError):
         house.worker(clock=lambda: datetime(2030, 1, 1))  # noqa: DTZ001 - what it is about
+
+
+async def test_a_clock_may_give_times_of_a_class_of_its_own(house: House, clock: FrozenClock) -> None:
+    class Stamp(datetime):
+        pass
+
+    worker = house.worker(clock=lambda: Stamp.combine(clock().date(), clock().time(), UTC))
+    flow = await worker.service.start("robert.zak")
+    assert type(flow.created_at) is datetime
+    assert flow == await worker.service.get(flow.id)
