@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -29,22 +31,39 @@ if TYPE_CHECKING:
 __all__ = ["Context", "in_utc", "system_clock", "this_process"]
 
 
+logger = logging.getLogger("reset_flow")
+
+
 def system_clock() -> datetime:
     """Return the time of this machine."""
     return datetime.now(UTC)
 
 
 def in_utc(clock: Clock) -> Clock:
-    """Convert the times of a clock to plain ones in UTC; reject naive ones."""
+    """
+    Convert the times of a clock to plain ones in UTC. The first must be aware; a clock that fails later goes on from
+    its last time, as it may fail when a call was made whose outcome must be saved.
+    """
     if clock is system_clock:
         return clock
 
+    last: tuple[datetime, float] | None = None
+
     def now() -> datetime:
-        time: Any = clock()
-        if not isinstance(time, datetime) or time.tzinfo is None:
-            raise ConfigurationError("the clock must give times with a zone, like datetime.now(UTC)")
-        utc = time.astimezone(UTC)  # of a subclass, still one of that
-        return datetime.combine(utc.date(), utc.time(), UTC)
+        nonlocal last
+        try:
+            given: Any = clock()
+            if isinstance(given, datetime) and given.tzinfo is not None:
+                utc = given.astimezone(UTC)  # of a subclass, still one of that
+                last = datetime.combine(utc.date(), utc.time(), UTC), time.monotonic()
+                return last[0]
+            failure = f"it gave {given!r:.40}"
+        except Exception as error:  # noqa: BLE001 - a clock of the embedder's may raise anything
+            failure = type(error).__name__
+        if last is None:
+            raise ConfigurationError(f"the clock must give times with a zone, like datetime.now(UTC); {failure}")
+        logger.error("the clock failed and is taken to have gone on: %s", failure)
+        return last[0] + timedelta(seconds=time.monotonic() - last[1])
 
     return now
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from datetime import UTC, datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from reset_flow.domain.flow import Event
     from reset_flow.ports import Record, Use, UseName
     from reset_flow.testing import FrozenClock
-    from tests.service.conftest import At, House, Until
+    from tests.service.conftest import At, House, ScriptedWorker, Until
 
 BOTH_STORES = pytest.mark.parametrize("kind", ["memory", "sqlite"])
 
@@ -287,6 +287,26 @@ async def test_times_are_utc_whatever_the_clock_says(house: House, clock: Frozen
     assert flow == await worker.service.get(flow.id)
     with pytest.raises(ConfigurationError):
         house.worker(clock=lambda: datetime(2030, 1, 1))  # noqa: DTZ001 - what it is about
+
+
+@pytest.mark.parametrize("failure", [None, datetime(2030, 1, 1), RuntimeError])  # noqa: DTZ001 - what it is about
+async def test_a_clock_that_fails_while_a_call_is_made_loses_no_outcome(
+    house: House, clock: FrozenClock, failure: Any, at: At, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fragile() -> datetime:
+        if not any(worker.transport.calls_of("exchange") for worker in workers):
+            return clock()
+        if failure is RuntimeError:
+            raise RuntimeError
+        return cast("datetime", failure)
+
+    workers: list[ScriptedWorker] = []
+    worker = house.worker(clock=fragile)
+    workers.append(worker)
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    flow = await worker.service.verify(flow.id, "004158")
+    assert flow.state is State.TOKEN_ISSUED
+    assert "the clock failed" in caplog.text
 
 
 async def test_a_clock_may_give_times_of_a_class_of_its_own(house: House, clock: FrozenClock) -> None:
