@@ -135,8 +135,7 @@ class GuessMonitor:
 
     async def _merge(self, *, save: bool) -> None:
         for _ in range(RACES):
-            # A record whose counts are all too old may have been purged and made anew.
-            if self._version is None or not self._all or not self._own or not save:
+            if self._version is None or not self._own or not save:
                 self._all, self._version = await load_counts(self._side, self._length)
             self._judge()
             own = self._own.copy()
