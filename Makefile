@@ -24,7 +24,7 @@ test: about-test check
 	$(PYTEST)
 
 about-test:
-	@echo "All checks and tests: about six minutes on two cores. The first run sets up $(VENV): a minute more."
+	@echo "All checks and tests: about eight minutes on two cores. The first run sets up $(VENV): a minute more."
 
 # Each version in a folder of its own, such as .venv-3.12.
 test-others:
