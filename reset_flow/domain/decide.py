@@ -467,7 +467,8 @@ def _guess_of(flow: FlowData, intent: Intent) -> tuple[HeldUse, ...]:
 
 def _rejected(change: _Change, intent: Intent, outcome: Rejected) -> None:
     flow, command, triggers = change.flow, intent.command, COMMANDS[intent.command].rejected
-    if command in ("start", "answer") and flow.question == "":  # a start that was given back goes on with an answer
+    if command in ("start", "answer") and flow.question == "" and not flow.moves:
+        # The first word of the broker on this user: a start that was given back goes on with an answer.
         if flow.limits.mask_unknown_users:
             change.fire(*COMMANDS[command].accepted, masked=True, sent_at=intent.at)
         else:

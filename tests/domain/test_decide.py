@@ -223,6 +223,16 @@ def test_the_first_call_of_a_flow_without_a_question() -> None:
     assert isinstance(told.error, UnknownUser)
 
 
+@pytest.mark.parametrize("masks", [True, False])
+def test_a_user_whom_the_broker_once_took_is_not_unknown_when_it_wants_an_answer_after_all(masks: bool) -> None:  # noqa: FBT001
+    scene = Scene(Policy(mask_unknown_users=masks), question="")
+    scene.sends("start", Accepted())
+    assert triggers(scene.sends("resend", NO)) == ["answer_refused"]
+    decision = scene.sends("answer", NO)
+    assert (triggers(decision), decision.flow.masked) == (["answer_refused"], False)
+    assert isinstance(decision.error, AnswerRejected)
+
+
 @pytest.mark.parametrize(("command", "state"), [("answer", State.REQUESTED), ("verify", State.QUESTION_ANSWERED)])
 def test_the_brokers_words_are_muted_only_while_unknown_users_are_masked(command: str, state: State) -> None:
     for mask, reasons in ((True, ()), (False, NO.reasons)):
