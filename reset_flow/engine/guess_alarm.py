@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from reset_flow.domain.errors import LimitReached, StaleRecord, StoreUnavailable
 from reset_flow.engine.background_tasks import BackgroundTasks
+from reset_flow.persistence.repository import EPOCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from reset_flow.domain.policy import Policy
     from reset_flow.observability.tracing import SafeTracer
@@ -37,7 +39,6 @@ INTERVAL = timedelta(seconds=5)
 """Between two looks of a worker at the record, at least."""
 
 RACES = 5
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 
 _ENCODER = msgspec.json.Encoder()

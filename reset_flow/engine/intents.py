@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from reset_flow.domain.flow import Flow, NewCredential
     from reset_flow.domain.flow_data import FlowData, HeldUse
     from reset_flow.engine.context import Context
-    from reset_flow.ports import Record
 
 __all__ = ["IntentExecutor"]
 
@@ -148,24 +147,23 @@ class IntentExecutor:
             return await self._save(intended)
         except StoreUnavailable:
             if not self._context.tasks.closed:
-                record = self._context.repository.record(intended.flow, intended.write_id)
-                self._given_up.add(record.write_id)
-                self._context.tasks.spawn(self._withdraw(record))
+                self._given_up.add(intended.write_id)
+                self._context.tasks.spawn(self._withdraw(intended.flow.id, intended.write_id))
             raise
 
-    async def _withdraw(self, record: Record) -> None:
+    async def _withdraw(self, flow_id: str, write_id: bytes) -> None:
         backoff = Backoff()
         try:
             with suppress(FlowNotFound, StaleRecord):
                 while True:
                     with suppress(StoreUnavailable):
-                        found = await self._context.repository.load(record.id)
-                        if found.write_id == record.write_id:
+                        found = await self._context.repository.load(flow_id)
+                        if found.write_id == write_id:
                             await self._conclude(found.flow, NotActed())
                         return
                     await backoff.pause()
         finally:
-            self._given_up.discard(record.write_id)
+            self._given_up.discard(write_id)
 
     async def _carry_out(
         self, flow: FlowData, new: NewCredential | None, began: float, key: bytes | None = None

@@ -140,10 +140,9 @@ class Sweeper:
         if held_back and not self._held_back:
             logger.error("the clock is %s ahead of the time that has passed: nothing is purged by it", now - passed)
         self._held_back = held_back
-        before = (passed if held_back else now) - self._context.policy.retention
-        purged = await purge(self._store, self._context.realm, before, limit=PURGED_AT_MOST)
-        side, now = side_realm(self._context.realm), passed if held_back else now
-        await purge(self._store, side, now, limit=PURGED_AT_MOST)
+        until, realm = passed if held_back else now, self._context.realm
+        purged = await purge(self._store, realm, until - self._context.policy.retention, limit=PURGED_AT_MOST)
+        await purge(self._store, side_realm(realm), until, limit=PURGED_AT_MOST)
         return purged, held_back
 
 
