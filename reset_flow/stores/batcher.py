@@ -12,8 +12,6 @@ from reset_flow.domain.errors import ResetFlowError, StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["Batcher", "copy_error"]
-
 Job = TypeVar("Job")
 
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from reset_flow.ports import Query, Record, Use, UseName
 
-__all__ = ["MemoryStore"]
-
 
 @attrs.frozen
 class _Kept:

@@ -16,21 +16,6 @@ if TYPE_CHECKING:
 
     from reset_flow.ports import Query
 
-__all__ = [
-    "COLUMNS",
-    "MICROSECOND",
-    "PAGE",
-    "Place",
-    "cut",
-    "is_match",
-    "matching",
-    "micros",
-    "scan_pages",
-    "span",
-    "to_record",
-    "to_row",
-]
-
 COLUMNS = "id, realm, version, state, due_at, ended_at, lease, lookups, write_id, body, leased_until"
 """The columns of a stored record, in the order in which `to_record` takes them."""
 

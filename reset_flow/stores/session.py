@@ -12,8 +12,6 @@ from reset_flow.domain.errors import ConfigurationError, StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["CLOSED", "FORKED", "SessionHolder"]
-
 CLOSED = "the store was closed: make another one"
 FORKED = "the store was opened before this process was forked: make one after the fork"
 

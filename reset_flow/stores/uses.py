@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from reset_flow.ports import Use, UseName
 
-__all__ = ["check_limits", "limit_reached"]
-
 
 def check_limits(
     stored: Callable[[bytes], Iterable[tuple[bytes, int]]], add: Sequence[Use], drop: Sequence[UseName], now: int

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from datetime import timedelta
 
-__all__ = ["Waiters"]
-
 Key = TypeVar("Key")
 
 

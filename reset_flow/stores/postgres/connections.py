@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
     from reset_flow.domain.secret import Secret
 
-__all__ = ["Pool", "Server", "driver", "driver_errors", "is_per_row_error"]
-
 GRACE = 1.0
 """How many seconds longer than `statement_timeout` to wait for a reply: the server's own error says more."""
+
+IDLE = 300.0
+"""Seconds without use after which a connection is dropped."""
 
 
 @attrs.frozen
@@ -38,66 +39,81 @@ class Server:
     setup: str
 
     async def connect(self) -> Any:
-        """Open a connection beside the pool."""
+        """Open a connection, and set up its session."""
+        timeout = self.statement_timeout + GRACE
         with _hidden_dsn():
-            connection = await driver().connect(self.dsn.reveal(), timeout=self.connect_timeout)
-        async with _dropped_in_doubt(connection, self.connect_timeout):
-            await self.prepare(connection)
+            connection = await driver().connect(
+                self.dsn.reveal(), timeout=self.connect_timeout, command_timeout=timeout
+            )
+        try:
+            await connection.fetch(self.setup, str(int(self.statement_timeout * 1000)), timeout=self.connect_timeout)
+        except BaseException:
+            connection.terminate()
+            raise
         return connection
-
-    async def prepare(self, connection: Any) -> None:
-        """Set up the session of a new connection."""
-        await connection.fetch(self.setup, str(int(self.statement_timeout * 1000)))
-
-
-async def _keep_session(_connection: Any) -> None:
-    """Save the round trip of a reset: no statement of ours leaves anything behind in its session."""
 
 
 class Pool:
-    """At most `size` connections, opened when they are used. It belongs to the running loop."""
+    """
+    Connections of the running loop, opened when there is none to be had.
 
-    def __init__(self, server: Server, size: int) -> None:
+    The driver's own pool makes a task for each return of a connection: it takes twice the CPU of the statement.
+    """
+
+    def __init__(self, server: Server) -> None:
         self._server = server
-        self._pool = driver().create_pool(
-            server.dsn.reveal(),
-            min_size=0,
-            max_size=size,
-            timeout=server.connect_timeout,
-            init=server.prepare,
-            reset=_keep_session,
-        )
+        self._connections: set[Any] = set()
+        self._idle: list[tuple[Any, asyncio.TimerHandle]] = []
 
     async def fetch(self, statement: str, *values: Any) -> list[Any]:
         """Run a statement in a transaction of its own, and return all rows."""
-        async with self.connection(self._server.statement_timeout + GRACE) as connection:
+        async with self.connection() as connection:
             rows: list[Any] = await connection.fetch(statement, *values)
             return rows
 
     @asynccontextmanager
-    async def connection(self, timeout: float) -> AsyncIterator[Any]:
-        """Lend a connection for so many seconds at most."""
+    async def connection(self) -> AsyncIterator[Any]:
+        """Lend a connection. Drop it if its state is unknown after an error, or if its server refuses to write."""
+        asyncpg = driver()
         try:
-            with _hidden_dsn():
-                await self._pool  # started by the first call
-                connection = await self._pool.acquire(timeout=self._server.connect_timeout)
+            connection = await self._acquire()
             try:
-                async with _dropped_in_doubt(connection, timeout):
-                    yield connection
+                yield connection
+            except BaseException as error:
+                if not isinstance(error, asyncpg.PostgresError) or isinstance(
+                    error, asyncpg.ReadOnlySQLTransactionError
+                ):
+                    connection.terminate()
+                raise
             finally:
-                await self._pool.release(connection)
+                timer = asyncio.get_running_loop().call_later(IDLE, connection.terminate)
+                self._idle.append((connection, timer))
         except driver_errors() as error:
             forget_frames(error)
             raise _unavailable(error) from error
 
+    async def _acquire(self) -> Any:
+        while self._idle:
+            connection, timer = self._idle.pop()
+            timer.cancel()
+            if not connection.is_closed():
+                return connection
+            self._connections.discard(connection)
+        connection = await self._server.connect()
+        self._connections.add(connection)
+        return connection
+
     async def close(self) -> None:
         """Close the connections in good order, once all have been returned."""
-        await self._pool
-        await self._pool.close()
+        while self._idle:
+            connection, timer = self._idle.pop()
+            timer.cancel()
+            await connection.close()
 
     def terminate(self) -> None:
         """Drop the connections."""
-        self._pool.terminate()
+        for connection in self._connections:
+            connection.terminate()
 
 
 def driver() -> Any:
@@ -123,19 +139,6 @@ def driver_errors() -> tuple[type[Exception], ...]:
 def is_per_row_error(error: Exception) -> bool:
     """Return True if one row of many may have caused the error, unlike lost connections, timeouts and shutdowns."""
     return (getattr(error.__cause__, "sqlstate", None) or "08")[:2] not in ("08", "25", "57", "58")
-
-
-@asynccontextmanager
-async def _dropped_in_doubt(connection: Any, timeout: float) -> AsyncIterator[None]:
-    """Drop the connection if its state is unknown after an error, or if its server refuses to write."""
-    asyncpg = driver()
-    try:
-        async with asyncio.timeout(timeout):
-            yield
-    except BaseException as error:
-        if not isinstance(error, asyncpg.PostgresError) or isinstance(error, asyncpg.ReadOnlySQLTransactionError):
-            connection.terminate()
-        raise
 
 
 @contextmanager

@@ -13,8 +13,6 @@ from reset_flow.stores.waiters import Waiters
 if TYPE_CHECKING:
     from reset_flow.stores.postgres.connections import Server
 
-__all__ = ["Notifications", "notification_name"]
-
 # How often, in seconds, a waiter looks for a change: with notifications, which may get lost, and without.
 POLL = 5.0
 POLL_UNNOTIFIED = 0.5

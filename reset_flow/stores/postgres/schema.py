@@ -13,13 +13,11 @@ if TYPE_CHECKING:
 
     from reset_flow.stores.postgres.connections import Pool
 
-__all__ = ["create_tables"]
-
 SCHEMA = 1
 """The version of the tables that this release makes and works with; `schema.sql` writes it into them."""
 
 OLDEST_SERVER = 12
-CREATION_TIMEOUT = 60.0
+CREATION_TIMEOUT = 60
 
 
 async def create_tables(pool: Pool, prefix: str) -> None:
@@ -34,12 +32,12 @@ async def create_tables(pool: Pool, prefix: str) -> None:
         return
     asyncpg = driver()
     try:
-        async with pool.connection(CREATION_TIMEOUT) as connection, connection.transaction():
+        async with pool.connection() as connection, connection.transaction():
             # Of many workers that open an empty database at once, one creates the tables.
             await connection.execute(sql["lock_schema"])
-            await connection.execute(f"SET LOCAL statement_timeout = '{CREATION_TIMEOUT:.0f}s'")
+            await connection.execute(f"SET LOCAL statement_timeout = '{CREATION_TIMEOUT}s'")
             if not await _exist(connection.fetch, sql):
-                await connection.execute(script("postgres", "schema.sql", prefix))
+                await connection.execute(script("postgres", "schema.sql", prefix), timeout=CREATION_TIMEOUT)
     except StoreUnavailable as error:
         if isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError | asyncpg.InvalidSchemaNameError):
             raise ConfigurationError(

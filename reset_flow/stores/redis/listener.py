@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from redis.asyncio.client import PubSub
 
-__all__ = ["Listener"]
-
 # Seconds.
 POLL = 1.0
 FIRST_PAUSE = 0.1

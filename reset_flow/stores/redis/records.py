@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from reset_flow.ports import Record, Use, UseName
 
-__all__ = ["decode_record", "encode_save", "to_bytes"]
-
 FORMAT = 1
 NOTHING = -(2**63)
 """In place of a time that there is none of."""

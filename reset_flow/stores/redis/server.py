@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from reset_flow.domain.secret import Secret
 
-__all__ = ["Clients", "Server"]
-
 logger = logging.getLogger("reset_flow")
 
 SCHEMA = 1

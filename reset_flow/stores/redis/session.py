@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from reset_flow.stores.redis.server import Clients, Server
 
-__all__ = ["Call", "Session"]
-
 BATCH = 256
 
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from reset_flow.ports import Query, Record, Use, UseName
     from reset_flow.stores.redis.durability import Durability
 
-__all__ = ["RedisStore"]
-
 PIECE = 100
 """How many records a purge deletes in one call."""
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from reset_flow.ports import Use, UseName
 
-__all__ = ["SQL", "purge_flows", "purge_uses", "save"]
-
 SQL = statements("sqlite")
 AFTER_ALL_KEYS = b"\xff" * 17
 

@@ -13,8 +13,6 @@ import attrs
 
 from reset_flow.domain.errors import ConfigurationError, StoreUnavailable
 
-__all__ = ["Database", "is_busy", "open_database"]
-
 SCHEMA = 1
 """`PRAGMA user_version` of the databases that this release writes; 0 is an empty database."""
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from reset_flow.ports import Query, Record, Use, UseName
 
-__all__ = ["SQLiteStore"]
-
 PIECE = 256
 """Rows that a purge deletes in one transaction."""
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from reset_flow.stores.sqlite.database import Database
 
-__all__ = ["Writer", "unavailable"]
-
 BATCH = 256
 TURNS = 4
 
