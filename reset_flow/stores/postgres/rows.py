@@ -52,7 +52,7 @@ def to_save(record: Record, add: Sequence[Use], drop: Sequence[UseName]) -> Save
     values["name"] = notification_name(record.id)
     if not add and not drop:
         return Save(msgspec.json.encode(values), body)
-    keys = dict.fromkeys([each.key for each in (*add, *drop)])
+    keys = dict.fromkeys([use.key for use in add] + [name.key for name in drop])
     values["changes"] = [_to_change(key, add, drop) for key in keys]
     locks = tuple([int.from_bytes(key[:8], "big", signed=True) for key in keys])
     return Save(msgspec.json.encode(values), body, locks)

@@ -8,8 +8,6 @@ from functools import cache
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import attrs
-
 from reset_flow.domain.errors import ResetFlowError, StoreUnavailable
 from reset_flow.domain.text import printable
 from reset_flow.stores.batcher import Batcher
@@ -27,32 +25,8 @@ if TYPE_CHECKING:
 BATCH = 256
 
 
-@cache
-def _script(name: str) -> tuple[str, str]:
-    """Return the text of a script and its hash, by which the server knows it."""
-    text = "\n".join(script("redis", f"{part}.lua") for part in ("record", name))
-    return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-
-
-@attrs.frozen(eq=False)
-class Call:
-    """
-    One call of a script.
-
-    Attributes:
-        script: Name of its file.
-    """
-
-    script: str
-    keys: Sequence[bytes]
-    arguments: Sequence[Any]
-
-    def command(self, *, in_full: bool) -> tuple[Any, ...]:
-        """Return the command: with the script, or with its hash for a server that knows it."""
-        text, text_hash = _script(self.script)
-        name, code = ("EVAL", text) if in_full else ("EVALSHA", text_hash)
-        return (name, code, len(self.keys), *self.keys, *self.arguments)
-
+Call: TypeAlias = "tuple[str, Sequence[bytes], Sequence[Any]]"
+"""The name of a script, its keys and its arguments."""
 
 MakeCall: TypeAlias = "Callable[[Sequence[bytes]], Call]"
 """Makes one call for many items. The reply is a list with one outcome for each item, in the same order."""
@@ -116,12 +90,22 @@ async def _send(clients: Clients, calls: Sequence[Call]) -> list[Any]:
     """Return the replies; a refusal is an exception in the list. Raise when the connection is lost."""
     from redis.exceptions import NoScriptError  # noqa: PLC0415 - loaded when the server was opened
 
-    replies = await clients.send([call.command(in_full=False) for call in calls])
-    forgotten = [place for place, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-    again = await clients.send([calls[place].command(in_full=True) for place in forgotten])
-    for place, reply in zip(forgotten, again, strict=True):
-        replies[place] = reply
+    replies = await clients.send([_command("EVALSHA", *call) for call in calls])
+    for place, reply in enumerate(replies):
+        if isinstance(reply, NoScriptError):
+            (replies[place],) = await clients.send([_command("EVAL", *calls[place])])
     return replies
+
+
+def _command(name: str, script: str, keys: Sequence[bytes], arguments: Sequence[Any]) -> tuple[Any, ...]:
+    return (name, _script(script)[name], len(keys), *keys, *arguments)
+
+
+@cache
+def _script(name: str) -> dict[str, str]:
+    """Return a script as each command takes it: its text, or the hash by which the server knows it."""
+    text = "\n".join(script("redis", f"{part}.lua") for part in ("record", name))
+    return {"EVAL": text, "EVALSHA": hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()}
 
 
 def _unavailable(error: Exception) -> StoreUnavailable:

@@ -17,7 +17,7 @@ from reset_flow.domain.errors import ConfigurationError, FlowNotFound, RecordUnr
 from reset_flow.domain.secret import Secret
 from reset_flow.stores.redis.records import decode_record, encode_save, to_bytes
 from reset_flow.stores.redis.server import Server
-from reset_flow.stores.redis.session import Call, Session
+from reset_flow.stores.redis.session import Session
 from reset_flow.stores.rows import PAGE, matching, micros
 from reset_flow.stores.session import SessionHolder
 from reset_flow.stores.uses import limit_reached
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from reset_flow.ports import Query, Record, Use, UseName
-    from reset_flow.stores.redis.durability import Durability
+    from reset_flow.stores.redis.server import Durability
+    from reset_flow.stores.redis.session import Call
 
 PIECE = 100
 """How many records a purge deletes in one call."""
@@ -158,13 +159,13 @@ class RedisStore:
 
     def _save_all(self, saves: Sequence[bytes]) -> Call:
         names = FLOWS, COUNT, ALL, DUE, ENDED, LOOKUPS, USES, CHANGED
-        return Call("save", [self._tag + name for name in names], [self._now(), *saves])
+        return "save", [self._tag + name for name in names], [self._now(), *saves]
 
     def _load_all(self, keys: Sequence[bytes]) -> Call:
-        return Call("load", keys, [self._now()])
+        return "load", keys, [self._now()]
 
     async def _run(self, script: str, names: Sequence[bytes], arguments: Sequence[Any]) -> Any:
-        call = Call(script, [self._tag + name for name in names], [self._now(), *arguments])
+        call = (script, [self._tag + name for name in names], [self._now(), *arguments])
         return await self._sessions.get().run(lambda _: call)
 
     def _now(self) -> int | bytes:
