@@ -46,9 +46,10 @@ class Batcher(Generic[Job]):
 
     async def run(self, job: Job) -> Any:
         """Return the outcome of a job, or raise it. Cancelling one caller disturbs no other."""
-        future = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
         self._waiting.append((job, future))
-        self._start()
+        self._start(loop)
         outcome = await future
         if isinstance(outcome, ResetFlowError):
             raise outcome
@@ -56,10 +57,9 @@ class Batcher(Generic[Job]):
 
     async def finish(self) -> None:
         """Return once no job waits."""
-        await asyncio.wait([self._start()])
+        await asyncio.wait([self._start(asyncio.get_running_loop())])
 
-    def _start(self) -> asyncio.Task[None]:
-        loop = asyncio.get_running_loop()
+    def _start(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
         # A loop that was stopped may never go on.
         if self._task is None or self._task.done() or self._task.get_loop() is not loop:
             self._task = loop.create_task(self._run_batches())
@@ -74,7 +74,6 @@ class Batcher(Generic[Job]):
                 batch = [(job, future) for job, future in taken if not future.done()]
                 if batch:
                     _resolve(batch, await self._outcomes([job for job, _ in batch]))
-                batch = []
         except asyncio.CancelledError:  # the event loop is ending
             batch += self._waiting
             self._waiting.clear()

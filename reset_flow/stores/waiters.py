@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
     from datetime import timedelta
 
 Key = TypeVar("Key")
@@ -30,21 +30,15 @@ class Waiters(Generic[Key]):
         """Return once `is_newer` returns True, or when the time is up."""
         now = asyncio.get_running_loop().time
         end = now() + timeout.total_seconds()
-        with self.waiting(key) as event:
+        event = asyncio.Event()
+        self._events.setdefault(key, set()).add(event)
+        try:
             while not await is_newer() and (left := end - now()) > 0:
                 poll = 0.0 if self.stopped else await self.listen(left)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(poll, end - now())):
                         await event.wait()
                 event.clear()
-
-    @contextmanager
-    def waiting(self, key: Key) -> Iterator[asyncio.Event]:
-        """Provide an event that is set whenever the flow may have changed."""
-        event = asyncio.Event()
-        self._events.setdefault(key, set()).add(event)
-        try:
-            yield event
         finally:
             self._events[key].discard(event)
             if not self._events[key]:

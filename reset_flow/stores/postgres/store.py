@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from reset_flow.domain.errors import ConfigurationError, FlowNotFound, InvalidInput, StaleRecord
 from reset_flow.domain.secret import Secret
+from reset_flow.ports import Store
 from reset_flow.stores.postgres.connections import Server
 from reset_flow.stores.postgres.notifications import notification_name
 from reset_flow.stores.postgres.rows import is_storable, to_save
@@ -35,7 +36,7 @@ PURGE_BATCH = 256
 """How many rows a purge deletes in one transaction."""
 
 
-class PostgresStore:
+class PostgresStore(Store):
     """
     Keeps records in tables of a PostgreSQL database (12 or newer, UTF-8), which it creates where they are missing.
 
@@ -83,7 +84,6 @@ class PostgresStore:
         self._clock = clock
 
     async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
-        """Save as the port says. A save that is cancelled may have been written, or not."""
         session = self._sessions.get()
         failure = await session.saves.run(to_save(record, add, drop))
         if failure is None:
@@ -94,11 +94,9 @@ class PostgresStore:
             raise limit_reached(dict(zip(failure["refused"], failure["waits"], strict=True)))
 
     async def load(self, flow_id: str) -> Record:
-        """Load as the port says."""
         return _to_record(await self._find(flow_id))
 
     async def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:
-        """Scan as the port says, a page at a time. Concurrent saves may be seen or not."""
         if not is_storable(query.after):
             raise InvalidInput("no id is like the one to go on from")
         if not is_storable(query.realm):
@@ -117,15 +115,12 @@ class PostgresStore:
             yield record
 
     async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
-        """Wait as the port says: wakes at once for saves of any store, and within seconds without notifications."""
-
         async def is_newer() -> bool:
             return bool((await self._find(flow_id))["version"] > version)
 
         await self._sessions.get().notifications.wait(notification_name(flow_id), timeout, is_newer)
 
     async def purge(self, realm: str, before: datetime, limit: int) -> int:
-        """Purge as the port says, in small transactions. Skip rows that others have locked."""
         purged = 0
         while purged < limit and is_storable(realm):
             size = min(limit - purged, PURGE_BATCH)
@@ -141,7 +136,6 @@ class PostgresStore:
         return purged
 
     async def aclose(self) -> None:
-        """Close as the port says, after the saves that wait."""
         await self._sessions.aclose()
 
     def _now(self) -> int | None:
