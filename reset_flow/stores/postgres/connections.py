@@ -103,15 +103,10 @@ class Pool:
         self._connections.add(connection)
         return connection
 
-    async def close(self) -> None:
-        """Close the connections in good order, once all have been returned."""
-        while self._idle:
-            connection, timer = self._idle.pop()
-            timer.cancel()
-            await connection.close()
-
     def terminate(self) -> None:
-        """Drop the connections."""
+        """Drop the connections. A server takes that in good part where no statement runs."""
+        for _, timer in self._idle:
+            timer.cancel()
         for connection in self._connections:
             connection.terminate()
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from reset_flow.domain.errors import StoreUnavailable
 from reset_flow.stores.batcher import Batcher
-from reset_flow.stores.postgres.connections import Pool, driver_errors, is_per_row_error
+from reset_flow.stores.postgres.connections import Pool, is_per_row_error
 from reset_flow.stores.postgres.notifications import Notifications
 from reset_flow.stores.postgres.schema import create_tables
 from reset_flow.stores.session import CLOSED
@@ -63,16 +64,13 @@ class Session:
         self.notifications.stop()
         await self.saves.finish()
         await self.loads.finish()
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(self._timeout):
                 for _ in range(self._connections):
                     await self._others.acquire()
-                await self.notifications.close()
-                await self._pool.close()
-        except driver_errors():
-            self.notifications.terminate()
-            self._pool.terminate()
-            await asyncio.sleep(0)  # the sockets are closed in the next turn of the loop
+        await self.notifications.close()
+        self._pool.terminate()
+        await asyncio.sleep(0)  # the sockets are closed in the next turn of the loop
 
     async def _fetch(self, statement: str, *values: Any) -> list[Any]:
         async with self._opening:

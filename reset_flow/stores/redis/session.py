@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from reset_flow.domain.errors import ResetFlowError, StoreUnavailable
 from reset_flow.domain.text import printable
 from reset_flow.stores.batcher import Batcher
-from reset_flow.stores.redis.listener import Listener
+from reset_flow.stores.redis.listener import RedisListener
 from reset_flow.stores.statements import script
 from reset_flow.tracebacks import forget_frames
 
@@ -43,7 +43,7 @@ class Session:
     """
 
     def __init__(self, server: Server, channel: bytes) -> None:
-        self.listener = Listener(self._subscription, channel)
+        self.listener = RedisListener(self._subscription, channel)
         self._server = server
         self._clients: Clients | None = None
         self._batcher: Batcher[tuple[MakeCall, bytes]] = Batcher(self._run_all, BATCH)
