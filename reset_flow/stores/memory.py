@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,10 @@ class MemoryStore(Store):
         self._waiters.wake(record.id)
 
     async def load(self, flow_id: str) -> Record:
-        return self._shown(self._find(flow_id))
+        self._check_open()
+        if flow_id not in self._kept:
+            raise FlowNotFound(flow_id)
+        return self._shown(self._kept[flow_id])
 
     async def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:
         self._check_open()
@@ -84,10 +88,7 @@ class MemoryStore(Store):
             yield self._shown(kept)
 
     async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
-        async def is_newer() -> bool:
-            return self._find(flow_id).record.version > version
-
-        await self._waiters.wait(flow_id, timeout, is_newer)
+        await self._waiters.wait(flow_id, version, timeout, partial(self.load, flow_id))
 
     async def purge(self, realm: str, before: datetime, limit: int) -> int:
         self._check_open()
@@ -113,12 +114,6 @@ class MemoryStore(Store):
             left = {use_id: end for use_id, end in self._uses.pop(key, {}).items() if end > now}
             if left:
                 self._uses[key] = left
-
-    def _find(self, flow_id: str) -> _Kept:
-        self._check_open()
-        if flow_id not in self._kept:
-            raise FlowNotFound(flow_id)
-        return self._kept[flow_id]
 
     def _shown(self, kept: _Kept) -> Record:
         if kept.leased_until is None:

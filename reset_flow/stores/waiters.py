@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import timedelta
 
+    from reset_flow.ports import Record
+
 Key = TypeVar("Key")
 
 FIRST_PAUSE = 0.1
@@ -30,14 +32,14 @@ class Waiters(Generic[Key]):
         self.stopped = False
         self._events: dict[Key, set[asyncio.Event]] = {}
 
-    async def wait(self, key: Key, timeout: timedelta, is_newer: Callable[[], Awaitable[bool]]) -> None:
-        """Return once `is_newer` returns True, or when the time is up."""
+    async def wait(self, key: Key, version: int, timeout: timedelta, load: Callable[[], Awaitable[Record]]) -> None:
+        """Return once a newer version than this one is loaded, or when the time is up."""
         now = asyncio.get_running_loop().time
         end = now() + timeout.total_seconds()
         event = asyncio.Event()
         self._events.setdefault(key, set()).add(event)
         try:
-            while not await is_newer() and (left := end - now()) > 0:
+            while (await load()).version <= version and (left := end - now()) > 0:
                 if not self.stopped:
                     self.listen()
                 with suppress(TimeoutError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -13,7 +13,7 @@ from reset_flow.domain.text import printable
 from reset_flow.tracebacks import forget_frames
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from reset_flow.domain.secret import Secret
 
@@ -41,10 +41,18 @@ class Server:
     async def connect(self) -> Any:
         """Open a connection, and set up its session."""
         timeout = self.statement_timeout + GRACE
-        with _hidden_dsn():
+        try:
             connection = await driver().connect(
                 self.dsn.reveal(), timeout=self.connect_timeout, command_timeout=timeout
             )
+        except ValueError as error:
+            # The driver's message may show the dsn, and its frames do.
+            forget_frames(error)
+            raise ConfigurationError("the dsn, or an environment variable of libpq's, can't be read") from None
+        except asyncio.CancelledError as error:
+            # A new error without the driver's frames, which hold the dsn.
+            forget_frames(error)
+            raise asyncio.CancelledError(*error.args) from None
         try:
             await connection.fetch(self.setup, str(int(self.statement_timeout * 1000)), timeout=self.connect_timeout)
         except BaseException:
@@ -134,21 +142,6 @@ def driver_errors() -> tuple[type[Exception], ...]:
 def is_per_row_error(error: Exception) -> bool:
     """Return True if one row of many may have caused the error, unlike lost connections, timeouts and shutdowns."""
     return (getattr(error.__cause__, "sqlstate", None) or "08")[:2] not in ("08", "25", "57", "58")
-
-
-@contextmanager
-def _hidden_dsn() -> Iterator[None]:
-    """Keep the dsn out of errors and their tracebacks."""
-    try:
-        yield
-    except ValueError as error:
-        # The driver's message may show the dsn, and its frames do.
-        forget_frames(error)
-        raise ConfigurationError("the dsn, or an environment variable of libpq's, can't be read") from None
-    except asyncio.CancelledError as error:
-        # A new error without the driver's frames, which hold the dsn.
-        forget_frames(error)
-        raise asyncio.CancelledError(*error.args) from None
 
 
 def _unavailable(error: Exception) -> StoreUnavailable:

@@ -1,4 +1,4 @@
-"""What a store holds in one event loop."""
+"""What a store holds in one event loop; it makes the tables, whose names begin with the prefix of the store."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from reset_flow.domain.errors import StoreUnavailable
+from reset_flow.domain.errors import ConfigurationError, StoreUnavailable
 from reset_flow.stores.batcher import Batcher
-from reset_flow.stores.postgres.connections import Pool, is_per_row_error
+from reset_flow.stores.postgres.connections import Pool, driver, is_per_row_error
 from reset_flow.stores.postgres.notifications import Notifications
-from reset_flow.stores.postgres.schema import create_tables
 from reset_flow.stores.session import CLOSED
-from reset_flow.stores.statements import statements
+from reset_flow.stores.statements import script, statements
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from reset_flow.stores.postgres.connections import Server
     from reset_flow.stores.postgres.rows import Save
+
+SCHEMA = 1
+"""The version of the tables that this release makes and works with; `schema.sql` writes it into them."""
+
+OLDEST_SERVER = 12
+CREATION_TIMEOUT = 60
 
 # Each key of a batch takes a lock: 64 saves stay far below a server's room for them (6400, unless configured).
 SAVES_AT_ONCE = 64
@@ -75,11 +80,44 @@ class Session:
     async def _fetch(self, statement: str, *values: Any) -> list[Any]:
         async with self._opening:
             if not self._is_open:
-                await create_tables(self._pool, self._prefix)
+                await self._create_tables()
                 if self.notifications.stopped:
                     raise StoreUnavailable(CLOSED)
                 self._is_open = True
         return await self._pool.fetch(self._sql[statement], *values)
+
+    async def _create_tables(self) -> None:
+        if await self._exist(self._pool.fetch):
+            return
+        asyncpg = driver()
+        try:
+            async with self._pool.connection() as connection, connection.transaction():
+                # Of many workers that open an empty database at once, one creates the tables.
+                await connection.execute(self._sql["lock_schema"])
+                await connection.execute(f"SET LOCAL statement_timeout = '{CREATION_TIMEOUT}s'")
+                if not await self._exist(connection.fetch):
+                    await connection.execute(script("postgres", "schema.sql", self._prefix), timeout=CREATION_TIMEOUT)
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError | asyncpg.InvalidSchemaNameError):
+                raise ConfigurationError(
+                    f"the tables {self._prefix}_* can't be created in this database: grant its user CREATE on a schema "
+                    "of its search path, or open the store once as a user who may"
+                ) from error.__cause__
+            raise
+
+    async def _exist(self, fetch: Callable[[str], Awaitable[list[Any]]]) -> bool:
+        ((found, encoding, server),) = await fetch(self._sql["find_schema"])
+        if encoding != "UTF8" or server < OLDEST_SERVER * 10000:
+            raise ConfigurationError(f"the database must be of PostgreSQL {OLDEST_SERVER} or newer, and UTF-8")
+        if not found:
+            return False
+        ((version,),) = await fetch(self._sql["read_schema"])
+        if version is None or version > SCHEMA:
+            raise ConfigurationError(
+                f"the tables have schema {version}, and this release knows {SCHEMA}: a newer one wrote them, run that, "
+                "or choose another prefix"
+            )
+        return True
 
     async def _load_all(self, flow_ids: list[str]) -> list[Any]:
         rows = {row["id"]: row for row in await self._fetch("load", self._now(), flow_ids)}

@@ -94,7 +94,11 @@ class PostgresStore(Store):
             raise limit_reached(dict(zip(failure["refused"], failure["waits"], strict=True)))
 
     async def load(self, flow_id: str) -> Record:
-        return _to_record(await self._find(flow_id))
+        session = self._sessions.get()
+        row = await session.loads.run(flow_id) if is_storable(flow_id) else None
+        if row is None:
+            raise FlowNotFound(flow_id)
+        return _to_record(row)
 
     async def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:
         if not is_storable(query.after):
@@ -115,10 +119,9 @@ class PostgresStore(Store):
             yield record
 
     async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
-        async def is_newer() -> bool:
-            return bool((await self._find(flow_id))["version"] > version)
-
-        await self._sessions.get().notifications.wait(notification_name(flow_id), timeout, is_newer)
+        await self._sessions.get().notifications.wait(
+            notification_name(flow_id), version, timeout, partial(self.load, flow_id)
+        )
 
     async def purge(self, realm: str, before: datetime, limit: int) -> int:
         purged = 0
@@ -140,13 +143,6 @@ class PostgresStore(Store):
 
     def _now(self) -> int | None:
         return None if self._clock is None else micros(self._clock())
-
-    async def _find(self, flow_id: str) -> Any:
-        session = self._sessions.get()
-        row = await session.loads.run(flow_id) if is_storable(flow_id) else None
-        if row is None:
-            raise FlowNotFound(flow_id)
-        return row
 
 
 def _to_record(row: Any) -> Record:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from reset_flow.domain.errors import ResetFlowError, StoreUnavailable
 from reset_flow.domain.text import printable
 from reset_flow.stores.batcher import Batcher
-from reset_flow.stores.redis.listener import RedisListener
 from reset_flow.stores.statements import script
+from reset_flow.stores.waiters import Listener
 from reset_flow.tracebacks import forget_frames
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from reset_flow.stores.redis.server import Clients, Server
 
 BATCH = 256
+
+# Seconds.
+POLL = 1.0
+PING_INTERVAL = 15.0
 
 
 Call: TypeAlias = "tuple[str, Sequence[bytes], Sequence[Any]]"
@@ -43,7 +47,7 @@ class Session:
     """
 
     def __init__(self, server: Server, channel: bytes) -> None:
-        self.listener = RedisListener(self._subscription, channel)
+        self.listener = _Messages(self._subscription, channel)
         self._server = server
         self._clients: Clients | None = None
         self._batcher: Batcher[tuple[MakeCall, bytes]] = Batcher(self._run_all, BATCH)
@@ -84,6 +88,42 @@ class Session:
             for place, outcome in zip(places, repeat(reply) if isinstance(reply, Exception) else reply, strict=False):
                 outcomes[place] = _unavailable(outcome) if isinstance(outcome, Exception) else outcome
         return outcomes
+
+
+class _Messages(Listener[bytes]):
+    """
+    Wakes tasks, by the ids of their flows, which the scripts tell on a channel.
+
+    Args:
+        subscription: Makes a subscriber that is not connected yet, or raises.
+    """
+
+    def __init__(self, subscription: Callable[[], PubSub], channel: bytes) -> None:
+        super().__init__(POLL)
+        self._subscription = subscription
+        self._channel = channel
+
+    async def receive(self) -> None:
+        """Wake tasks until the connection is lost, or a ping is not answered."""
+        subscription = self._subscription()
+        pinged = False
+        try:
+            await subscription.subscribe(self._channel)
+            while True:
+                message = await subscription.get_message(timeout=PING_INTERVAL)
+                if message is None:
+                    if pinged:
+                        return
+                    await subscription.ping()
+                elif message["type"] == "message":
+                    for flow_id in message["data"].split():
+                        self.wake(flow_id)
+                elif message["type"] == "subscribe":
+                    self.connected()
+                pinged = message is None
+        finally:
+            with suppress(Exception):
+                await subscription.aclose()  # type: ignore[no-untyped-call]
 
 
 async def _send(clients: Clients, calls: Sequence[Call]) -> list[Any]:

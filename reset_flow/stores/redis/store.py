@@ -126,10 +126,7 @@ class RedisStore(Store):
                 left -= 1
 
     async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
-        async def is_newer() -> bool:
-            return (await self.load(flow_id)).version > version
-
-        await self._sessions.get().listener.wait(to_bytes(flow_id), timeout, is_newer)
+        await self._sessions.get().listener.wait(to_bytes(flow_id), version, timeout, partial(self.load, flow_id))
 
     async def purge(self, realm: str, before: datetime, limit: int) -> int:
         of_realm = to_bytes(realm)

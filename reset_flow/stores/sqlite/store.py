@@ -72,7 +72,13 @@ class SQLiteStore(Store):
         self._waiters.wake(record.id)
 
     async def load(self, flow_id: str) -> Record:
-        return to_record(await self._find(flow_id), self._now())
+        try:
+            rows = await self._read("load", {"id": flow_id})
+        except UnicodeEncodeError:  # a name that can't be written names no flow
+            rows = []
+        if not rows:
+            raise FlowNotFound(flow_id)
+        return to_record(rows[0], self._now())
 
     def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:
         async def fetch(statement: str, place: Place) -> list[Any]:
@@ -83,10 +89,7 @@ class SQLiteStore(Store):
         return scan_pages(query, limit, fetch, lambda row: to_record(row, self._now()))
 
     async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
-        async def is_newer() -> bool:
-            return bool((await self._find(flow_id))[2] > version)
-
-        await self._waiters.wait(flow_id, timeout, is_newer)
+        await self._waiters.wait(flow_id, version, timeout, partial(self.load, flow_id))
 
     async def purge(self, realm: str, before: datetime, limit: int) -> int:
         purged = 0
@@ -107,15 +110,6 @@ class SQLiteStore(Store):
 
     def _now(self) -> int:
         return time.time_ns() // 1000 if self._clock is None else micros(self._clock())
-
-    async def _find(self, flow_id: str) -> tuple[Any, ...]:
-        try:
-            rows = await self._read("load", {"id": flow_id})
-        except UnicodeEncodeError:  # a name that can't be written names no flow
-            rows = []
-        if not rows:
-            raise FlowNotFound(flow_id)
-        return rows[0]
 
     async def _read(self, statement: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
         database = await self._writer.database()
