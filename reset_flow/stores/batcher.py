@@ -26,7 +26,7 @@ class Batcher(Generic[Job]):
 
         turns: How many more turns of the event loop to gather jobs for, while each turn brings more.
 
-        is_per_job_error: Returns True for an error that one job of many may have caused: each is then run alone.
+        is_per_job_error: Tells an error that one job of many may have caused: each is then run alone.
     """
 
     def __init__(

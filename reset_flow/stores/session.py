@@ -23,10 +23,7 @@ class SessionHolder(Generic[Session]):
     """
     Gives each event loop that uses a store, one after another, a session, and closes it when the loop ends.
 
-    Args:
-        make: Makes a session of the running loop, without any I/O.
-
-        close: Lets a session finish what waits, and closes its connections.
+    Making a session is no I/O. Closing it finishes what waits, and closes the connections.
     """
 
     def __init__(self, make: Callable[[], Session], close: Callable[[Session], Awaitable[None]]) -> None:
@@ -37,13 +34,7 @@ class SessionHolder(Generic[Session]):
         self._closed = False
 
     def get(self) -> Session:
-        """
-        Return the session of the running loop.
-
-        Raises:
-            StoreUnavailable: The store was closed, or is used across a fork.
-            ConfigurationError: Another event loop uses the store.
-        """
+        """Return the session of the running loop."""
         if self._closed:
             raise StoreUnavailable(CLOSED)
         loop = asyncio.get_running_loop()

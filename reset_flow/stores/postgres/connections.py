@@ -26,12 +26,7 @@ IDLE = 300.0
 
 @attrs.frozen
 class Server:
-    """
-    How to connect to a server. Timeouts are in seconds.
-
-    Attributes:
-        setup: The first statement of each connection.
-    """
+    """How to connect to a server, and the first statement of each connection. Timeouts are in seconds."""
 
     dsn: Secret
     connect_timeout: float
@@ -45,14 +40,12 @@ class Server:
             connection = await driver().connect(
                 self.dsn.reveal(), timeout=self.connect_timeout, command_timeout=timeout
             )
-        except ValueError as error:
-            # The driver's message may show the dsn, and its frames do.
+        except (ValueError, asyncio.CancelledError) as error:
+            # The driver's message may show the dsn, and its frames do: so this is a new error without them.
             forget_frames(error)
+            if isinstance(error, asyncio.CancelledError):
+                raise asyncio.CancelledError(*error.args) from None
             raise ConfigurationError("the dsn, or an environment variable of libpq's, can't be read") from None
-        except asyncio.CancelledError as error:
-            # A new error without the driver's frames, which hold the dsn.
-            forget_frames(error)
-            raise asyncio.CancelledError(*error.args) from None
         try:
             await connection.fetch(self.setup, str(int(self.statement_timeout * 1000)), timeout=self.connect_timeout)
         except BaseException:
@@ -120,12 +113,7 @@ class Pool:
 
 
 def driver() -> Any:
-    """
-    Import and return asyncpg, which ships no types.
-
-    Raises:
-        ConfigurationError: It is not installed.
-    """
+    """Import and return asyncpg, which ships no types."""
     try:
         import asyncpg  # noqa: PLC0415 - needed only when the store is used
     except ImportError:

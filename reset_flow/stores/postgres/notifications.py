@@ -26,12 +26,7 @@ def notification_name(flow_id: str) -> int:
 
 
 class Notifications(Listener[int]):
-    """
-    Wakes tasks, by the notification names of their flows.
-
-    Args:
-        channel: On which the server tells the names of saved flows.
-    """
+    """Wakes tasks, by the notification names of their flows."""
 
     def __init__(self, server: Server, channel: str) -> None:
         super().__init__(POLL_UNNOTIFIED)

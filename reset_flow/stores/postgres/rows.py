@@ -21,13 +21,9 @@ LARGEST_LIMIT = 2**31 - 1
 
 class Save(msgspec.Struct, frozen=True, gc=False):
     """
-    One save that waits for its batch.
+    One save, as the function `save` takes it in a batch; with the advisory locks of its uses' keys.
 
-    Attributes:
-        json: An element of the batch that the function `save` takes, without the body: in JSON, a long one costs a
-            tenth of the save.
-
-        locks: The advisory locks of its uses' keys. Saves of keys that share a lock wait for each other.
+    The body is no part of the JSON: there, a long one costs a tenth of the save.
     """
 
     json: bytes
@@ -36,12 +32,7 @@ class Save(msgspec.Struct, frozen=True, gc=False):
 
 
 def to_save(record: Record, add: Sequence[Use], drop: Sequence[UseName]) -> Save:
-    """
-    Convert what the port's `save` takes.
-
-    Raises:
-        InvalidInput: The record has what PostgreSQL can't store.
-    """
+    """Convert what the port's `save` takes."""
     if "\0" in record.id or "\0" in record.realm:
         raise InvalidInput("PostgreSQL can't store a text with a null character")
     values = to_row(record)

@@ -38,9 +38,6 @@ def encode_save(record: Record, add: Sequence[Use], drop: Sequence[UseName]) -> 
     """
     Encode a save for `save.lua`: version, id, the write id that it replaces, how many uses are dropped and added, the
     former with key and id, the latter with key, id, limit and window, and the record.
-
-    Raises:
-        InvalidInput: As `to_row` does.
     """
     row = to_row(record)
     size = LENGTH.pack
@@ -59,12 +56,7 @@ def encode_save(record: Record, add: Sequence[Use], drop: Sequence[UseName]) -> 
 
 
 def decode_record(flow: Sequence[Any], now: int) -> Record:
-    """
-    Decode the id of a flow and what is stored of it.
-
-    Raises:
-        RecordUnreadable: It is no record.
-    """
+    """Decode the id of a flow and what is stored of it."""
     flow_id, value = flow
     try:
         record_format, version, _, leased_until, *times = HEAD.unpack_from(value)

@@ -59,7 +59,7 @@ class Durability(StrEnum):
 
     @classmethod
     def reported(cls, config: Mapping[str, str], info: Mapping[str, Any]) -> Durability:
-        """Return what CONFIG GET and INFO report, as far as the server lets us ask."""
+        """Return what CONFIG GET and INFO report, as far as the server answered."""
         if config.get("appendonly", "yes" if info.get("aof_enabled", 1) else "no") == "no":
             return cls.NONE
         if config.get("no-appendfsync-on-rewrite") == "yes":
@@ -70,14 +70,7 @@ class Durability(StrEnum):
 
 @attrs.define
 class Clients:
-    """
-    The driver's clients of an open server.
-
-    Attributes:
-        node: Of the node that the url names; messages come through any node.
-
-        cluster: On a cluster, finds the node that has the slot.
-    """
+    """The driver's clients: of the node that the url names, and on a cluster one that finds the node of a slot."""
 
     node: Redis
     cluster: RedisCluster | None = None
@@ -105,12 +98,7 @@ class Clients:
 
 
 class Server:
-    """
-    A server that may be opened any number of times.
-
-    Attributes:
-        durability: As it was when the server was last opened; `None` before.
-    """
+    """A server that may be opened any number of times."""
 
     def __init__(self, url: Secret, tag: bytes, connect_timeout: timedelta, reply_timeout: timedelta) -> None:
         if not url.reveal().startswith(("redis://", "rediss://", "unix://")):
@@ -129,12 +117,7 @@ class Server:
         }
 
     async def connect(self) -> Clients:
-        """
-        Open the server.
-
-        Raises:
-            ConfigurationError: Records must not be kept there.
-        """
+        """Open the server, or raise `ConfigurationError` where records must not be kept."""
         try:
             from redis.asyncio import ConnectionPool, Redis, RedisCluster  # noqa: PLC0415 - needed only with this store
             from redis.asyncio.retry import Retry  # noqa: PLC0415

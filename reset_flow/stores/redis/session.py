@@ -41,9 +41,6 @@ class Session:
     A connection, which carries all calls, and another one for messages.
 
     It connects for the first call, and after a failure for the next one.
-
-    Attributes:
-        listener: Wakes tasks, by the ids of their flows.
     """
 
     def __init__(self, server: Server, channel: bytes) -> None:
@@ -91,12 +88,7 @@ class Session:
 
 
 class _Messages(Listener[bytes]):
-    """
-    Wakes tasks, by the ids of their flows, which the scripts tell on a channel.
-
-    Args:
-        subscription: Makes a subscriber that is not connected yet, or raises.
-    """
+    """Wakes tasks, by the ids of their flows, which the scripts tell on a channel."""
 
     def __init__(self, subscription: Callable[[], PubSub], channel: bytes) -> None:
         super().__init__(POLL)

@@ -59,12 +59,7 @@ class Writer:
         return self._database
 
     async def run(self, work: Callable[..., Any], *values: Any) -> Any:
-        """
-        Return the result of the work once it is committed.
-
-        Raises:
-            ResetFlowError: The work refused, or nothing could be committed.
-        """
+        """Return the result of the work once it is committed, or raise the `ResetFlowError` that it refused with."""
         self._check_usable()
         return await self._batcher.run(partial(_outcome, work, values))
 
