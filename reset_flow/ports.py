@@ -54,7 +54,8 @@ class Case(Shown, Unpicklable, Struct, frozen=True, kw_only=True, gc=False):
 
 class Record(Shown, Struct, frozen=True, kw_only=True, gc=False, eq=False):
     """
-    What a store keeps of a flow. Times have whole microseconds. Equality ignores what is left of the lease.
+    What a store keeps of a flow. Times have whole microseconds. Equality ignores the last two fields:
+    they are not stored.
 
     Attributes:
         realm: Any text of at most 400 characters without U+0000.
@@ -75,11 +76,14 @@ class Record(Shown, Struct, frozen=True, kw_only=True, gc=False, eq=False):
 
         body: Sealed; opaque to the store.
 
+        replaces: The write id of the version that this one replaces; empty for the first. Versions alone would not
+            tell a flow from another that was started under its id after a purge.
+
         lease_left: Set by the store when it loads: the rest of the lease by its clock, zero or less when it has run
             out; `None` where there is no lease.
     """
 
-    hidden = frozenset({"write_id", "body"})
+    hidden = frozenset({"write_id", "body", "replaces"})
 
     realm: str
     id: str
@@ -91,12 +95,13 @@ class Record(Shown, Struct, frozen=True, kw_only=True, gc=False, eq=False):
     lookups: tuple[bytes, ...] = ()
     write_id: bytes
     body: bytes
+    replaces: bytes = b""
     lease_left: timedelta | None = None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Record):
             return NotImplemented
-        return astuple(self)[:-1] == astuple(other)[:-1]
+        return astuple(self)[:-2] == astuple(other)[:-2]
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -179,7 +184,8 @@ class Store(Protocol):
         expired counts as absent.
 
         Raises:
-            StaleRecord: The stored version is not exactly one behind (0: nothing is stored).
+            StaleRecord: The stored version is not exactly one behind, or its write id is not the one that the record
+                replaces (0 and empty: nothing is stored).
             LimitReached: A key would hold more uses that have not expired than a use that is added allows. `keys` are
                 the keys that were refused; `retry_after` is the time until the same save would succeed if nothing else
                 happened, `None` if it never would.

@@ -57,9 +57,10 @@ class MemoryStore:
         """Save as the port says."""
         self._check_open()
         kept = self._kept.get(record.id)
-        if kept and kept.record.write_id == record.write_id:
+        version, write_id = (kept.record.version, kept.record.write_id) if kept else (0, b"")
+        if kept and write_id == record.write_id:
             return
-        if record.version != (kept.record.version if kept else 0) + 1:
+        if (record.version, record.replaces) != (version + 1, write_id):
             raise StaleRecord(record.id, record.version)
         now = micros(self._clock())
         check_limits(lambda key: self._uses.get(key, {}).items(), add, drop, now)
@@ -69,7 +70,7 @@ class MemoryStore:
         for use in add:
             self._uses.setdefault(use.key, {}).setdefault(use.id, now + span(use.window))
         leased_until = None if record.lease is None else now + span(record.lease)
-        self._kept[record.id] = _Kept(replace(record, lease_left=None), leased_until)
+        self._kept[record.id] = _Kept(replace(record, replaces=b"", lease_left=None), leased_until)
         self._waiters.wake(record.id)
 
     async def load(self, flow_id: str) -> Record:

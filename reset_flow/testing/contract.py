@@ -131,6 +131,30 @@ class StoreContract(UsesContract):
         assert await store.load(record.id) == record
         await store.save(next_version(record))
 
+    async def test_only_the_version_that_is_stored_can_be_replaced(self, store: Store) -> None:
+        record = make_record()
+        await refused(store.save(replace(record, replaces=b"another.")), StaleRecord)
+        await store.save(record)
+        assert (await store.load(record.id)).replaces == b""
+        for replaced in (b"", b"another.", record.write_id[:-1], record.write_id + b"\0"):
+            for add in ([], [self.use()]):
+                await refused(store.save(next_version(record, replaces=replaced), add=add), StaleRecord)
+        assert await store.load(record.id) == record
+        later = next_version(record)
+        await store.save(later)
+        await store.save(next_version(later))
+
+    async def test_a_flow_that_was_purged_is_not_gone_on_with_in_another_of_its_id(self, store: Store) -> None:
+        old = make_record(ended_at=self.clock())
+        await store.save(old)
+        assert await store.purge("default", self.clock() + self.unit, 10) == 1
+        new = make_record(id=old.id)
+        await store.save(new)
+        for add in ([], [self.use()]):
+            await refused(store.save(next_version(old), add=add), StaleRecord)
+        assert await store.load(old.id) == new
+        await store.save(next_version(new), add=[self.use()])
+
     async def test_a_save_that_is_repeated_is_a_success_and_counts_once(self, store: Store) -> None:
         record, use = make_record(), self.use(limit=2)
         for _ in range(3):

@@ -27,11 +27,12 @@ def make_record(**values: Any) -> Record:
 
 
 def next_version(record: Record, **changes: Any) -> Record:
-    """Return the next version of a record: with a random write id and body, unless they are given."""
+    """Return the version of a record that replaces it: with a random write id and body, unless they are given."""
     given: dict[str, Any] = {
         "version": record.version + 1,
         "write_id": os.urandom(8),
         "body": os.urandom(40),
+        "replaces": record.write_id,
         "lease_left": None,
     }
     return replace(record, **(given | changes))

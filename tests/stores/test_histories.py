@@ -85,7 +85,7 @@ class Histories(RuleBasedStateMachine):
         self.clock = FrozenClock(START)
         self.kept: dict[str, Kept] = {}
         self.uses: dict[tuple[bytes, bytes], datetime] = {}
-        self.saves = 0
+        self.write_ids: list[bytes] = []
 
     @initialize()
     def open(self) -> None:
@@ -106,7 +106,8 @@ class Histories(RuleBasedStateMachine):
     def go_on(self, data: st.DataObject, skipped: int) -> None:
         record = self.kept[data.draw(st.sampled_from(sorted(self.kept)))].record
         version = record.version + 1 + skipped
-        self.save(data, realm=record.realm, id=record.id, version=version, lookups=record.lookups)
+        replaces = data.draw(st.sampled_from([record.write_id] * 4 + [*self.write_ids, b""]))
+        self.save(data, realm=record.realm, id=record.id, version=version, lookups=record.lookups, replaces=replaces)
 
     @precondition(lambda self: self.kept)
     @rule(data=st.data(), changed=CHANGES)
@@ -115,20 +116,21 @@ class Histories(RuleBasedStateMachine):
         assert self.do(self.store.save(record, add=changed[0], drop=changed[1])) is None
 
     def save(self, data: st.DataObject, **values: Any) -> None:
-        self.saves += 1
         record = Record(
             **values,
             state=data.draw(st.sampled_from(State)),
             due_at=data.draw(TIMES),
             ended_at=data.draw(TIMES),
             lease=data.draw(LEASES),
-            write_id=self.saves.to_bytes(8),
+            write_id=len(self.write_ids).to_bytes(8),
             body=data.draw(st.binary(max_size=5)),
         )
         add, drop = data.draw(CHANGES)
         result = self.do(self.store.save(record, add=add, drop=drop))
         kept = self.kept.get(record.id)
-        if record.version != (kept.record.version + 1 if kept else 1):
+        self.write_ids.append(record.write_id)
+        version, write_id = (kept.record.version, kept.record.write_id) if kept else (0, b"")
+        if (record.version, record.replaces) != (version + 1, write_id):
             assert isinstance(result, StaleRecord)
             assert (result.flow_id, result.version) == (record.id, record.version)
             return

@@ -310,6 +310,18 @@ async def test_rivals_in_two_workers_are_told_apart(store: PostgresStore, other:
     assert [type(result) for result in results].count(StaleRecord) == 40
 
 
+async def test_several_versions_of_a_flow_may_wait_together(store: PostgresStore) -> None:
+    versions = [make_record()]
+    for _ in range(9):
+        versions.append(next_version(versions[-1]))
+    rival = next_version(versions[4])
+    saves = [store.save(record, add=[use(limit=10)] if n % 2 else []) for n, record in enumerate(versions)]
+    *results, refusal = await asyncio.gather(*saves, store.save(rival), return_exceptions=True)
+    assert results == [None] * 10
+    assert isinstance(refusal, StaleRecord)
+    assert await store.load(rival.id) == versions[-1]
+
+
 async def test_a_purge_leaves_alone_what_another_is_busy_with(
     store: PostgresStore, database: asyncpg.Connection
 ) -> None:

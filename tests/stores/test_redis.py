@@ -604,6 +604,18 @@ async def test_a_caller_who_goes_away_leaves_the_replies_to_their_owners(store: 
             assert isinstance(result, asyncio.CancelledError) if n % 3 == 0 else result == record
 
 
+async def test_several_versions_of_a_flow_may_wait_together(store: RedisStore) -> None:
+    versions = [make_record()]
+    for _ in range(9):
+        versions.append(next_version(versions[-1]))
+    rival = next_version(versions[4])
+    saves = [store.save(record, add=[use(limit=10)] if n % 2 else []) for n, record in enumerate(versions)]
+    *results, refusal = await asyncio.gather(*saves, store.save(rival), return_exceptions=True)
+    assert results == [None] * 10
+    assert isinstance(refusal, StaleRecord)
+    assert await store.load(rival.id) == versions[-1]
+
+
 async def test_what_one_is_refused_for_is_not_refused_to_others(store: RedisStore, admin: Redis) -> None:
     await admin.lpush(b"{reset_flow}:all:spoiled", "no set")
     records = [make_record(realm="spoiled" if n == 3 else "default") for n in range(8)]

@@ -130,6 +130,18 @@ async def test_a_refusal_does_not_disturb_its_neighbours(store: SQLiteStore) -> 
     assert await ids(store) == sorted([*written, taken.id])
 
 
+async def test_several_versions_of_a_flow_may_wait_together(store: SQLiteStore) -> None:
+    versions = [make_record()]
+    for _ in range(9):
+        versions.append(next_version(versions[-1]))
+    rival = next_version(versions[4])
+    saves = [store.save(record, add=[use(limit=10)] if n % 2 else []) for n, record in enumerate(versions)]
+    *results, refusal = await asyncio.gather(*saves, store.save(rival), return_exceptions=True)
+    assert results == [None] * 10
+    assert isinstance(refusal, StaleRecord)
+    assert await store.load(rival.id) == versions[-1]
+
+
 async def test_what_waits_when_the_store_is_closed_is_saved(store: SQLiteStore, path: Path) -> None:
     records = [make_record() for _ in range(50)]
     saving = [asyncio.create_task(store.save(record)) for record in records]
@@ -501,8 +513,9 @@ async def test_every_statement_goes_by_an_index_and_sorts_nothing(
     store: SQLiteStore, other: sqlite3.Connection, statement: str, index: str
 ) -> None:
     await store.save(make_record())
-    names = "id realm version state due_at ended_at lease lookups write_id body leased_until number due now size lookup"
-    values: Any = [None] * SQL[statement].count("?") or dict.fromkeys(f"{names} before after last".split())
+    names = "id realm version state due_at ended_at lease lookups write_id replaces body leased_until"
+    others = "number due now size lookup before after last"
+    values: Any = [None] * SQL[statement].count("?") or dict.fromkeys(f"{names} {others}".split())
     plan = [row[3] for row in other.execute(f"EXPLAIN QUERY PLAN {SQL[statement]}", values)]
     assert any(index in step for step in plan)
     assert not any("SCAN" in step or "B-TREE" in step for step in plan)

@@ -51,7 +51,7 @@ def to_save(record: Record, add: Sequence[Use], drop: Sequence[UseName]) -> Save
         raise InvalidInput("PostgreSQL can't store a text with a null character")
     values = to_row(record) | {"name": notification_name(record.id)}
     body = values.pop("body")
-    for column in ("lookups", "write_id"):
+    for column in ("lookups", "write_id", "replaces"):
         values[column] = _hex(values[column])
     keys = dict.fromkeys([*(use.key for use in add), *(name.key for name in drop)])
     if keys:

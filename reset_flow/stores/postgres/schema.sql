@@ -90,9 +90,9 @@ BEGIN
         SELECT *
         FROM ROWS FROM (json_to_recordset(batch) AS (
             id text, realm text, version bigint, state text, due_at bigint, ended_at bigint, lease bigint,
-            lookups bytea, write_id bytea, name bigint, changes {prefix}_change[]
+            lookups bytea, write_id bytea, replaces bytea, name bigint, changes {prefix}_change[]
         ), unnest(bodies)) WITH ORDINALITY AS each (
-            id, realm, version, state, due_at, ended_at, lease, lookups, write_id, name, changes, body, place
+            id, realm, version, state, due_at, ended_at, lease, lookups, write_id, replaces, name, changes, body, place
         )
         ORDER BY each.id COLLATE "C", each.place
     LOOP
@@ -105,7 +105,8 @@ BEGIN
             SELECT flow.version, flow.write_id INTO stored FROM {prefix}_flows AS flow
                 WHERE flow.id = incoming.id FOR UPDATE;
             CONTINUE WHEN stored.write_id = incoming.write_id;
-            IF coalesce(stored.version, 0) + 1 <> incoming.version THEN
+            IF coalesce(stored.version, 0) + 1 <> incoming.version
+                OR coalesce(stored.write_id, '') <> incoming.replaces THEN
                 RETURN NEXT;
                 CONTINUE;
             END IF;
@@ -133,8 +134,9 @@ BEGIN
         IF incoming.version = 1 THEN
             INSERT INTO {prefix}_flows AS flow
                 (id, realm, version, state, due_at, ended_at, lease, leased_until, lookups, write_id, body)
-                VALUES (incoming.id, incoming.realm, 1, incoming.state, incoming.due_at, incoming.ended_at,
-                    incoming.lease, present + incoming.lease, incoming.lookups, incoming.write_id, incoming.body)
+                SELECT incoming.id, incoming.realm, 1, incoming.state, incoming.due_at, incoming.ended_at,
+                    incoming.lease, present + incoming.lease, incoming.lookups, incoming.write_id, incoming.body
+                WHERE incoming.replaces = ''
                 ON CONFLICT (id) DO NOTHING
                 RETURNING flow.number INTO flow_number;
         ELSE
@@ -144,7 +146,7 @@ BEGIN
                     lease = incoming.lease, leased_until = present + incoming.lease,
                     lookups = incoming.lookups, write_id = incoming.write_id, body = incoming.body
                 WHERE flow.id = incoming.id AND flow.version = incoming.version - 1
-                    AND flow.write_id <> incoming.write_id;
+                    AND flow.write_id = incoming.replaces AND flow.write_id <> incoming.write_id;
         END IF;
         IF NOT FOUND THEN
             PERFORM FROM {prefix}_flows AS flow WHERE flow.id = incoming.id AND flow.write_id = incoming.write_id;

@@ -38,8 +38,8 @@ def to_bytes(text: str) -> bytes:
 
 def encode_save(record: Record, add: Sequence[Use], drop: Sequence[UseName]) -> bytes:
     """
-    Encode a save for `save.lua`: version, id, how many uses are dropped and added, the former with key and id, the
-    latter with key, id, limit and window, and the record.
+    Encode a save for `save.lua`: version, id, the write id that it replaces, how many uses are dropped and added, the
+    former with key and id, the latter with key, id, limit and window, and the record.
 
     Raises:
         InvalidInput: As `to_row` does.
@@ -50,7 +50,7 @@ def encode_save(record: Record, add: Sequence[Use], drop: Sequence[UseName]) -> 
     return b"".join(
         [
             struct.pack(">q", record.version),
-            _sized(row["id"].encode()),
+            _sized(row["id"].encode(), record.replaces),
             struct.pack(">qq", len(drop), len(add)),
             *[_sized(name.key, name.id) for name in drop],
             *[_sized(use.key, use.id) + struct.pack(">qq", min(use.limit, MAX_LIMIT), span(use.window)) for use in add],

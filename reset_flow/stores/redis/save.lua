@@ -89,11 +89,11 @@ end
 local changed = {}
 
 local function save(text)
-    local version, id, drops, adds, at = struct.unpack('>i8I4c0i8i8', text)
+    local version, id, replaces, drops, adds, at = struct.unpack('>i8I4c0I4c0i8i8', text)
     local budgets, start = unpack_budgets(text, at, drops, adds)
     local due, ended, lease, realm, write_id, lookups = struct.unpack(RECORD, text, start)
 
-    local known = {version = 0, realm = realm}
+    local known = {version = 0, realm = realm, write_id = ''}
     local stored = fetch(flows .. id)
     if stored then
         known = decode(stored)
@@ -104,7 +104,7 @@ local function save(text)
             return SAVED
         end
     end
-    if version ~= known.version + 1 or realm ~= known.realm then
+    if version ~= known.version + 1 or replaces ~= known.write_id or realm ~= known.realm then
         return STALE
     end
     local refused = {}

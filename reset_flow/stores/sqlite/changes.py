@@ -36,10 +36,10 @@ def save(
     if not (add or drop) and row["version"] > 1 and db.execute(SQL["update_next"], row).rowcount:
         return
     stored = db.execute(SQL["stored"], row).fetchall()
-    version, write_id = stored[0] if stored else (0, None)
-    if write_id == row["write_id"]:
+    version, write_id = stored[0] if stored else (0, b"")
+    if stored and write_id == row["write_id"]:
         return
-    if row["version"] != version + 1:
+    if (row["version"], row["replaces"]) != (version + 1, write_id):
         raise StaleRecord(row["id"], row["version"])
     if add or drop:
         check_limits(lambda key: db.execute(SQL["uses"], (key,)), add, drop, now)

@@ -4,7 +4,7 @@
 UPDATE flows SET
     realm = :realm, version = :version, state = :state, due_at = :due_at, ended_at = :ended_at, lease = :lease,
     lookups = :lookups, write_id = :write_id, body = :body, leased_until = :leased_until
-WHERE id = :id AND version = :version - 1 AND write_id <> :write_id
+WHERE id = :id AND version = :version - 1 AND write_id = :replaces AND write_id <> :write_id
 
 -- name: insert
 INSERT INTO flows ({columns}) VALUES (
