@@ -63,7 +63,7 @@ def span(length: timedelta) -> int:
 
 def to_row(record: Record) -> dict[str, Any]:
     """
-    Return the columns of a record by name, all but the end of its lease, and the write id that it replaces.
+    Return the columns of a record by name, all but the end of its lease.
 
     Raises:
         InvalidInput: A lookup is not 16 bytes long, or a text can't be written as UTF-8.
@@ -87,7 +87,6 @@ def to_row(record: Record) -> dict[str, Any]:
         "lookups": b"".join(record.lookups),
         "write_id": record.write_id,
         "body": record.body,
-        "replaces": record.replaces,
     }
 
 

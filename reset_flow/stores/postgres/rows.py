@@ -49,7 +49,7 @@ def to_save(record: Record, add: Sequence[Use], drop: Sequence[UseName]) -> Save
     """
     if "\0" in record.id or "\0" in record.realm:
         raise InvalidInput("PostgreSQL can't store a text with a null character")
-    values = to_row(record) | {"name": notification_name(record.id)}
+    values = to_row(record) | {"name": notification_name(record.id), "replaces": record.replaces}
     body = values.pop("body")
     for column in ("lookups", "write_id", "replaces"):
         values[column] = _hex(values[column])

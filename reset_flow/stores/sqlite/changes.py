@@ -25,7 +25,7 @@ def save(
     db: Cursor, row: dict[str, Any], add: Sequence[Use], drop: Sequence[UseName], clock: Callable[[], int]
 ) -> None:
     """
-    Write a record, given as the row of `to_row`, and change its uses.
+    Write a record, given as the row of `to_row` with the write id that it replaces, and change its uses.
 
     Raises:
         StaleRecord: As the port says.

@@ -69,7 +69,8 @@ class SQLiteStore:
 
     async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
         """Save as the port says. A save that is cancelled may have been written, or not."""
-        await self._writer.run(changes.save, to_row(record), tuple(add), tuple(drop), self._now)
+        row = to_row(record) | {"replaces": record.replaces}
+        await self._writer.run(changes.save, row, tuple(add), tuple(drop), self._now)
         self._waiters.wake(record.id)
 
     async def load(self, flow_id: str) -> Record:
