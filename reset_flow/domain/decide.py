@@ -64,6 +64,9 @@ RESULTS = 8
 GUESSES = {"verify": BudgetName.CODES_PER_USER}
 """The budget that a wrong guess at a command's input counts in."""
 
+STARTS = frozenset({BudgetName.STARTS_PER_USER, BudgetName.STARTS_PER_ORIGIN})
+"""The budgets that count what makes the broker send its first e-mail of a flow."""
+
 RESERVES = {State.QUESTION_ANSWERED: BudgetName.CODES_PER_USER}
 """The budget in which a flow in this state holds its next guess in reserve."""
 
@@ -318,8 +321,10 @@ class _Change:
         self.set(uses=tuple(use for use in self.flow.uses if use not in uses))
 
     def add_starts(self) -> None:
-        """Count the start of this flow, unless it is counted."""
-        if not any(use.budget is BudgetName.STARTS_PER_USER for use in self.flow.uses):
+        """Count the start of this flow; where it is counted, once more under the same names, as it may have expired."""
+        counted = [use for use in self.flow.uses if use.budget in STARTS]
+        self._add.extend(counted)
+        if not counted:
             self.add(BudgetName.STARTS_PER_USER)
             if self.flow.origin_key is not None:
                 self.add(BudgetName.STARTS_PER_ORIGIN)
@@ -344,6 +349,7 @@ def _erased(flow: FlowData) -> FlowData:
     return FlowData(
         id=flow.id,
         version=flow.version,
+        write_id=flow.write_id,
         state=State.FAILED,
         failure=Failure.CANCELLED,
         ended_at=ERASED_AT,

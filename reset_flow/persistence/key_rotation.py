@@ -145,7 +145,13 @@ async def _reseal(record: Record, store: Store, keyring: Keyring) -> _Result:
             # Another version would take the outcome of the call from the worker that makes it.
             return "waiting"
         try:
-            newer = replace(record, version=record.version + 1, write_id=new_write_id(), lease_left=None)
+            newer = replace(
+                record,
+                version=record.version + 1,
+                write_id=new_write_id(),
+                replaces=record.write_id,
+                lease_left=None,
+            )
             await store.save(sealed(newer, opened(record, keyring), keyring))
         except StaleRecord:
             try:
