@@ -35,26 +35,6 @@ from reset_flow.domain.state_machine import COMMANDS, EDGE_BY_TRIGGER, Call, mov
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = [
-    "ERASED_AT",
-    "Adopted",
-    "Asked",
-    "Cancelled",
-    "Concluded",
-    "Decision",
-    "Delivered",
-    "Erased",
-    "Event",
-    "Expired",
-    "Intended",
-    "Lifted",
-    "Moment",
-    "Repeated",
-    "decide",
-    "not_acted",
-    "recorded",
-]
-
 ERASED_AT = datetime(1970, 1, 1, tzinfo=UTC)
 """When erased flows have ended: before all others, so that a purge can delete them alone."""
 

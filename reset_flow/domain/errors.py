@@ -45,35 +45,6 @@ if TYPE_CHECKING:
 
     from reset_flow.domain.flow import Flow, State
 
-__all__ = [
-    "AnswerRejected",
-    "AppKeyRejected",
-    "BrokerError",
-    "BrokerProtocolError",
-    "BrokerUnavailable",
-    "CodeRejected",
-    "CommandVetoed",
-    "ConfigurationError",
-    "FlowBusy",
-    "FlowEnded",
-    "FlowNotFound",
-    "IllegalCommand",
-    "InputRejected",
-    "InvalidInput",
-    "KeyReused",
-    "KeyringError",
-    "LimitReached",
-    "OutcomeInDoubt",
-    "PasswordRejected",
-    "RecordUnreadable",
-    "ResetFlowError",
-    "StaleRecord",
-    "StoreError",
-    "StoreUnavailable",
-    "UnknownUser",
-    "WrongBroker",
-]
-
 
 LIMITS = {
     "codes_per_user": "wrong codes for this user",

@@ -42,8 +42,6 @@ from reset_flow.domain.text import canonical
 if TYPE_CHECKING:
     from reset_flow.domain.secret import Secret
 
-__all__ = ["PasswordRules", "common_passwords"]
-
 COMMON = "it must be one that few people would choose: several unrelated words, for example"
 LOGIN = "it must be more than your login with a few characters added"
 WORD = "it must be more than a name that belongs to this service, with a few characters added"

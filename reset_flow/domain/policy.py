@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from reset_flow.domain.flow_data import BudgetName
 
-__all__ = ["Budget", "GuessAlarm", "Policy"]
-
 NO_TIME = timedelta(0)
 LONGEST = timedelta(days=3660)
 """More than anything here could mean; the sum of a time and a longer one may not exist."""

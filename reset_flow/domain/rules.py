@@ -20,18 +20,6 @@ if TYPE_CHECKING:
 
     from reset_flow.domain.flow_data import FlowData, Intent, Result
 
-__all__ = [
-    "COUNTERS",
-    "admit",
-    "adopted",
-    "attempts_left",
-    "check_input",
-    "expired",
-    "recall",
-    "repeatable",
-    "view",
-]
-
 COUNTERS = {
     "answer": "answers",
     "resend": "resends",

@@ -7,8 +7,6 @@ from typing import Any, ClassVar, NoReturn, Self
 
 from reset_flow.domain.text import plain
 
-__all__ = ["Secret", "Shown", "Unpicklable"]
-
 
 class Unpicklable:
     """

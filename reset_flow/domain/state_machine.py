@@ -14,20 +14,6 @@ from transitions import Machine, MachineError
 
 from reset_flow.domain.flow import Credential, State, Step
 
-__all__ = [
-    "COMMANDS",
-    "EDGES",
-    "EDGE_BY_LETTER",
-    "EDGE_BY_TRIGGER",
-    "Call",
-    "Command",
-    "Edge",
-    "allowed",
-    "expected",
-    "mermaid",
-    "move",
-]
-
 RUNNING = tuple(state for state in State if not state.ended)
 
 

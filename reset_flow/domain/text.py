@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datetime import timedelta
 
-__all__ = ["REASON_LENGTH", "canonical", "duration", "one_line", "plain", "printable", "repeats"]
-
 REASON_LENGTH = 200
 
 MIN_REPEATED = 4

@@ -10,8 +10,6 @@ from typing import Any
 from reset_flow.domain.errors import AnswerRejected, CodeRejected, InvalidInput, PasswordRejected
 from reset_flow.domain.secret import Secret
 
-__all__ = ["answer", "code", "extras", "hidden", "name", "password", "pin", "tags", "token"]
-
 CODE_DIGITS = 6
 CODE_LENGTH = 64
 """Characters of a code as typed, with all its spaces and dashes."""

@@ -51,8 +51,6 @@ from reset_flow.domain.secret import Secret
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["HIDDEN", "RedactingFilter", "install"]
-
 HIDDEN = "***"
 
 HEADERS = r"Et-App-Key|(?:Proxy-)?Authorization|(?:Set-)?Cookie|Password|Username"

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
     from reset_flow.observability.tracing import Attribute
 
-__all__ = ["OpenTelemetryTracer"]
-
 PREFIX = "reset_flow"
 
 WORDS = frozenset(

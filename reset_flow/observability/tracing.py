@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from reset_flow.ports import Tracer
 
-__all__ = ["Attribute", "CarefulTracer", "ErrorGuard", "NullTracer", "SafeTracer"]
-
 Attribute: TypeAlias = str | int | bool
 """Value of an attribute of a span or a count."""
 

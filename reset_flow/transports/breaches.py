@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from reset_flow.transports.http import Result
 
-__all__ = ["BreachCheck"]
-
 logger = logging.getLogger("reset_flow")
 
 BREACHED = "it must not be known from a data breach, as this one is: choose one that you use nowhere else"

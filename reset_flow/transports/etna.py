@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from reset_flow.ports import Case
     from reset_flow.transports.etna_protocol import Document, Refusal
 
-__all__ = ["EtnaTransport"]
-
 Revision: TypeAlias = Literal["identifiers", "password"]
 """The revision of the broker's documents that step 3 follows."""
 

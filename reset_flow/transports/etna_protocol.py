@@ -56,8 +56,6 @@ if TYPE_CHECKING:
 
     from reset_flow.transports.http import Result
 
-__all__ = ["LOG_IN_KEYS", "judge", "judge_question", "read_log_in", "read_request", "read_token", "read_update"]
-
 Document: TypeAlias = dict[str, Any]
 Refusal: TypeAlias = list[str]
 """The words of a refusal, as the broker sent them."""

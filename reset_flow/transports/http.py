@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
 
-__all__ = ["BODY_LIMIT", "Reply", "Result", "Sender", "endpoint", "fits_header"]
-
 BODY_LIMIT = 256 * 1024
 """Bytes. A longer reply body is not read to its end."""
 
