@@ -64,7 +64,7 @@ def view(flow: FlowData) -> Flow:
         allowed=allowed(flow.state, flow.credential),
         question=flow.question or None,
         attempts_left=attempts_left(flow),
-        in_doubt=_intended_step(flow, flow.intent) if flow.intent else flow.in_doubt,
+        in_doubt=step_in_doubt(flow, flow.intent) if flow.intent else flow.in_doubt,
         failure=flow.failure,
         created_at=flow.created_at,
         expires_at=flow.expires_at,
@@ -74,7 +74,7 @@ def view(flow: FlowData) -> Flow:
     )
 
 
-def _intended_step(flow: FlowData, intent: Intent) -> Step:
+def step_in_doubt(flow: FlowData, intent: Intent) -> Step:
     """Return the step that an unknown outcome would leave in doubt."""
     match COMMANDS[intent.command].call:
         case Call.EXCHANGE:
