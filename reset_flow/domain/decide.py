@@ -424,7 +424,7 @@ def _rejected(change: _Change, intent: Intent, outcome: Rejected) -> None:
         given_back = {} if flow.compensated else _counted(flow, "verify", -1)
         change.fire("code_spent", in_doubt=Step.CODE, compensated=True, **given_back)
         change.error = OutcomeInDoubt(CODE_SPENT)
-    elif COMMANDS[command].call is Call.UPDATE and (intent.sendings > 1 or _password_in_doubt(flow)):
+    elif leaves_password_in_doubt(flow, outcome):
         # The broker may have refused the token that an earlier sending spent, or the password: nobody can know.
         _unknown(change, intent)
     else:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import Enum
 from functools import cache
-from typing import Any
+from types import SimpleNamespace
 
 import attrs
 from transitions import Machine, MachineError
@@ -147,46 +147,30 @@ COMMANDS = {
     )
 }
 
-_LAST_STEPS = {credential: credential.step for credential in Credential}
-
 
 def expected(state: State, credential: Credential) -> Step | None:
     """Return the step that is expected in this state; `None` once the flow has ended."""
     if state is State.REQUESTED:
         return Step.ANSWER
     if state is State.TOKEN_ISSUED:
-        return _LAST_STEPS[credential]
+        return credential.step
     return None if state.ended else Step.CODE
 
 
-def _allowed(state: State, credential: Credential) -> tuple[str, ...]:
-    other = {step for step in _LAST_STEPS.values() if step is not credential.step}
+@cache
+def allowed(state: State, credential: Credential) -> tuple[str, ...]:
+    """Return the names of the commands that may come in this state, sorted."""
+    other = {each.step for each in Credential} - {credential.step}
     return tuple(sorted(name for name, each in COMMANDS.items() if state in each.legal_in and each.asks not in other))
 
 
-_ALLOWED = {(state, credential): _allowed(state, credential) for state in State for credential in Credential}
-
-
-def allowed(state: State, credential: Credential) -> tuple[str, ...]:
-    """Return the names of the commands that may come in this state, sorted."""
-    return _ALLOWED[state, credential]
-
-
-class _Position:
-    """The model that the machine moves. Not slotted: the machine sets attributes on it."""
-
-    def __init__(self, state: State) -> None:
-        self.state = state
-
-
-def _machine() -> dict[str, Any]:
-    machine = Machine(model=None, states=State, initial=None, auto_transitions=False)
-    for edge in EDGES:
-        machine.add_transition(edge.trigger, list(edge.sources), edge.target)
-    return dict(machine.events)
-
-
-_EVENTS = _machine()
+_EVENTS = Machine(
+    model=None,
+    states=State,
+    transitions=[[edge.trigger, list(edge.sources), edge.target] for edge in EDGES],
+    initial=None,
+    auto_transitions=False,
+).events
 
 
 @cache
@@ -197,12 +181,12 @@ def move(state: State, trigger: str) -> State:
     Raises:
         ValueError: The tables have no such edge; a defect of the caller's, never of a person's or a broker's.
     """
-    position = _Position(state)
+    position = SimpleNamespace(state=state)
     try:
         _EVENTS[trigger].trigger(position)
     except (KeyError, MachineError):
         raise ValueError(f"no edge {trigger!r} leaves {state}") from None
-    return position.state
+    return State(position.state)
 
 
 def mermaid() -> str:
