@@ -179,16 +179,7 @@ class Policy:
     @property
     def limits(self) -> Limits:
         """The limits that are sealed into each flow at its start."""
-        return Limits(
-            answer_attempts=self.answer_attempts,
-            code_attempts=self.code_attempts,
-            password_attempts=self.password_attempts,
-            resends=self.resends,
-            resend_cooldown=self.resend_cooldown,
-            code_lifetime=self.code_lifetime,
-            token_lifetime=self.token_lifetime,
-            mask_unknown_users=self.mask_unknown_users,
-        )
+        return Limits(**{name: getattr(self, name) for name in Limits.__struct_fields__})
 
     def budget(self, name: BudgetName) -> Budget:
         """Return a budget by its name."""
