@@ -38,6 +38,7 @@ import attrs
 
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.text import canonical
+from reset_flow.domain.validation import count
 
 if TYPE_CHECKING:
     from reset_flow.domain.secret import Secret
@@ -84,11 +85,6 @@ def common_passwords() -> frozenset[str]:
     return frozenset(
         files("reset_flow.domain").joinpath("common_passwords.txt").read_text(encoding="utf-8").splitlines()
     )
-
-
-def _positive(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(f"{field.name} must be a whole number of at least 1")
 
 
 def _entries(name: str, values: Any, is_valid: Callable[[Any], bool], kind: str) -> tuple[Any, ...]:
@@ -138,8 +134,8 @@ class PasswordRules:
         ConfigurationError: A setting is invalid.
     """
 
-    min_length: int = attrs.field(default=8, validator=_positive)
-    max_length: int = attrs.field(default=128, validator=_positive)
+    min_length: int = attrs.field(default=8, validator=count)
+    max_length: int = attrs.field(default=128, validator=count)
     blocklist: Collection[str] | None = attrs.field(default=None, converter=_blocklist, repr=False)
     words: tuple[str, ...] = attrs.field(default=(), converter=_words)
     checks: tuple[Callable[..., Any], ...] = attrs.field(default=(), converter=_checks)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
-from reset_flow.domain.errors import AnswerRejected, CodeRejected, InvalidInput, PasswordRejected
+from reset_flow.domain.errors import (
+    AnswerRejected,
+    CodeRejected,
+    ConfigurationError,
+    InputRejected,
+    InvalidInput,
+    PasswordRejected,
+)
 from reset_flow.domain.secret import Secret
 
 CODE_DIGITS = 6
@@ -32,6 +39,19 @@ def _flaw(given: Any, longest: int, *, empty: bool = False) -> str | None:
     if not text.isprintable() and any(unicodedata.category(char) in ("Cc", "Cs") for char in text):
         return "it must be free of control characters and broken ones"
     return None if empty or text.strip() else "it must not be empty"
+
+
+def must_be(what: str, fits: Callable[[Any], bool]) -> Callable[[Any, Any, Any], None]:
+    """Return an attrs validator that raises ConfigurationError, with what the setting must be, if it does not fit."""
+
+    def check(_: Any, field: Any, value: Any) -> None:
+        if not fits(value):
+            raise ConfigurationError(f"{field.name} must be {what}")
+
+    return check
+
+
+count = must_be("a whole number of at least 1", lambda value: type(value) is int and value >= 1)
 
 
 def hidden(text: Any) -> Secret | None:
@@ -94,25 +114,25 @@ def extras(*given: Any) -> None:
             raise InvalidInput(f"image_name, personal_phrase or authorization: {flaw}")
 
 
+def _typed(given: Any, longest: int, refusal: type[InputRejected], *, empty: bool = False) -> Secret:
+    if flaw := _flaw(given, longest, empty=empty):
+        raise refusal(flaw, sent=False)
+    return Secret(given)
+
+
 def answer(given: Any) -> Secret:
     """Return an answer exactly as given. Raises AnswerRejected if it is empty, too long, or binary."""
-    if flaw := _flaw(given, ANSWER_LENGTH):
-        raise AnswerRejected(flaw, sent=False)
-    return Secret(given)
+    return _typed(given, ANSWER_LENGTH, AnswerRejected)
 
 
 def password(given: Any) -> Secret:
     """Return a new password exactly as given. Raises PasswordRejected if it is binary or beyond every rule's length."""
-    if flaw := _flaw(given, PASSWORD_LENGTH, empty=True):
-        raise PasswordRejected(flaw, sent=False)
-    return Secret(given)
+    return _typed(given, PASSWORD_LENGTH, PasswordRejected, empty=True)
 
 
 def pin(given: Any) -> Secret:
     """Return a new PIN exactly as given. Raises PasswordRejected if it is empty, too long, or binary."""
-    if flaw := _flaw(given, PIN_LENGTH):
-        raise PasswordRejected(flaw, sent=False)
-    return Secret(given)
+    return _typed(given, PIN_LENGTH, PasswordRejected)
 
 
 def code(given: Any) -> Secret:
@@ -124,9 +144,7 @@ def code(given: Any) -> Secret:
     Raises:
         CodeRejected: It can't be read as six digits.
     """
-    if flaw := _flaw(given, CODE_LENGTH, empty=True):
-        raise CodeRejected(flaw, sent=False)
-    digits = Secret(given)
+    digits = _typed(given, CODE_LENGTH, CodeRejected, empty=True)
     if not (digits.reveal().isascii() and digits.reveal().isdecimal()):
         digits = Secret("".join([_digit(char) for char in digits.reveal()]))
     if len(digits.reveal()) != CODE_DIGITS or "?" in digits.reveal():
