@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -21,16 +21,6 @@ T = TypeVar("T")
 logger = logging.getLogger("reset_flow")
 
 NO_SPAN = nullcontext()
-
-
-class SafeTracer(Protocol):
-    """The tracer that the library itself uses. It never raises."""
-
-    def during(self, work: Coroutine[Any, Any, T], name: str, **attributes: Attribute) -> Coroutine[Any, Any, T]:
-        """Return a coroutine that does the work inside a span."""
-
-    def count(self, name: str, amount: int = 1, **attributes: Attribute) -> None:
-        """Count as `Tracer.count` does."""
 
 
 class NullTracer:
@@ -64,14 +54,7 @@ class ErrorGuard:
 
 
 class CarefulTracer:
-    """
-    Wrap a tracer of the embedder's, so that its errors are logged and not raised.
-
-    Its spans cannot suppress an error that passes through them.
-
-    Args:
-        tracer: The embedder's tracer.
-    """
+    """Wrap a tracer of the embedder's: its errors are logged and not raised, and its spans suppress no error."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
@@ -89,7 +72,7 @@ class CarefulTracer:
         return NO_SPAN
 
     def count(self, name: str, amount: int = 1, **attributes: Attribute) -> None:
-        """Count with the tracer, and ignore its errors."""
+        """Count with the tracer."""
         with self._guard:
             self._tracer.count(name, amount, **attributes)
 
@@ -118,3 +101,7 @@ class _CarefulSpan:
             except BaseException as raised:
                 if raised is not error:  # `contextlib.contextmanager` raises the same error again
                     raise
+
+
+SafeTracer: TypeAlias = NullTracer | CarefulTracer
+"""The tracers that the library itself uses. They never raise."""
