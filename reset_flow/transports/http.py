@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from ssl import CERT_NONE, SSLContext
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -80,7 +80,7 @@ Result: TypeAlias = Reply | NotActed | Unknown
 
 
 class _ConnectionLost(aiohttp.ClientError):
-    """A lost connection, as an error that does not make aiohttp send the request again."""
+    """A lost connection, as an error that does not make aiohttp send the request again. Its text is a class's name."""
 
 
 class _Body(aiohttp.BytesPayload):
@@ -133,19 +133,6 @@ async def _prevent_resend(request: aiohttp.ClientRequest, handler: ClientHandler
     raise _ConnectionLost(name)
 
 
-class _Defaults(TypedDict, total=False):
-    """The defaults of a session of our own. Through another session, each request states them."""
-
-    auto_decompress: bool
-    raise_for_status: bool
-    read_bufsize: int
-    timeout: aiohttp.ClientTimeout
-
-
-class _Options(_Defaults, total=False):
-    ssl: SSLContext | bool
-
-
 class Sender:
     """
     Send requests through a session of its own, or through one that is passed in. May be made outside an event loop.
@@ -163,15 +150,7 @@ class Sender:
 
         connect_deadline: For the wait for a connection, as a part of that.
 
-        session: The session to use. Default: one of its own.
-
-        trust_env: Whether a session of its own reads proxies and .netrc from the environment.
-
-        ssl: A context that verifies certificates. Default: as the system does.
-
-        headers: Headers of every request.
-
-        content_type: `Content-Type` of every body that is not empty.
+        content_type: Of every body that is not empty.
 
     Raises:
         ConfigurationError: The arguments contradict each other, or one of them is invalid.
@@ -200,7 +179,8 @@ class Sender:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._ssl = _verified(ssl)
-        self._defaults: _Defaults = {
+        # Of a session of our own. Through another session, each request states them, and aiohttp merges them each time.
+        self._defaults: dict[str, Any] = {
             "auto_decompress": False,  # keeps a compression bomb packed; `Accept-Encoding: identity` asks for no coding
             "raise_for_status": False,
             "read_bufsize": READ_BUFFER,
@@ -212,8 +192,7 @@ class Sender:
                 ceil_threshold=float("inf"),
             ),
         }
-        # What a request states, aiohttp merges with the session's defaults anew each time.
-        self._options: _Options = {} if session is None else {**self._defaults, "ssl": self._ssl}
+        self._options = {} if session is None else {**self._defaults, "ssl": self._ssl}
 
     async def send(
         self, method: str, url: URL, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -249,7 +228,9 @@ class Sender:
                     if not response.closed:  # as it is once the body was read to its end
                         response.release()  # closes the connection
         except Exception as error:  # noqa: BLE001 - callers must see no error of aiohttp's, of whatever class
-            flaw, not_connected = _error_name(error), isinstance(error, CONNECT_ERRORS)
+            # The name of its class; its message may hold a URL.
+            flaw = str(error) if isinstance(error, _ConnectionLost) else type(error).__name__
+            not_connected = isinstance(error, CONNECT_ERRORS)
         if reply_status:
             return Reply(status=reply_status, retry_after=_retry_after(retry_after), body=reply_body, flaw=flaw)
         never_sent = not_connected if payload is None else not payload.begun
@@ -288,28 +269,28 @@ class Sender:
         return self._own_session if self._loop is loop else None
 
 
-def endpoint(base_url: str | Secret) -> URL:
+def endpoint(given: str | Secret, name: str = "base_url") -> URL:
     """
     Return the URL in its normal form, without a trailing slash. It must be https, except on the loopback interface.
 
     Raises:
         ConfigurationError: The URL is invalid. No message repeats it, because it may hold a password.
     """
-    base_url = Secret(base_url)  # keeps the text out of this frame
-    if not all(char.isprintable() and not char.isspace() for char in base_url.reveal()):
-        raise ConfigurationError("base_url has characters that no URL has")
+    given = Secret(given)  # keeps the text out of this frame
+    if not all(char.isprintable() and not char.isspace() for char in given.reveal()):
+        raise ConfigurationError(f"{name} has characters that no URL has")
     try:
-        has_more = "@" in urlsplit(base_url.reveal()).netloc or any(char in base_url.reveal() for char in "?#")
-        url = URL() if has_more else URL(base_url.reveal())
+        has_more = "@" in urlsplit(given.reveal()).netloc or any(char in given.reveal() for char in "?#")
+        url = URL() if has_more else URL(given.reveal())
         host = url.host or ""
     except ValueError:
         has_more, url, host = False, URL(), ""
     if has_more:
-        raise ConfigurationError("base_url must have no credentials, no query and no fragment")
+        raise ConfigurationError(f"{name} must have no credentials, no query and no fragment")
     if url.scheme not in ("http", "https") or not host:
-        raise ConfigurationError("base_url must be like https://host/api")
+        raise ConfigurationError(f"{name} must be like https://host/api")
     if url.scheme == "http" and not _is_loopback(host):
-        raise ConfigurationError("base_url must be https: what it carries are passwords")
+        raise ConfigurationError(f"{name} must be https: what it carries are passwords")
     return URL(str(url).rstrip("/"), encoded=True)
 
 
@@ -328,11 +309,6 @@ async def _read(response: aiohttp.ClientResponse) -> tuple[bytes | None, str]:
     while not content.at_eof() and len(body) <= BODY_LIMIT:
         body += await content.readany()
     return (body, "") if len(body) <= BODY_LIMIT else (None, "a body that is too long")
-
-
-def _error_name(error: Exception) -> str:
-    """Return the name of the error's class. Its message may hold a URL."""
-    return str(error) if isinstance(error, _ConnectionLost) else type(error).__name__
 
 
 def _seconds(name: str, value: Any) -> float:
