@@ -116,14 +116,7 @@ Event: TypeAlias = Asked | Adopted | Intended | Repeated | Concluded | Cancelled
 
 
 class Moment(Struct, frozen=True, gc=False):
-    """
-    When, by whom and under which write id a decision is made.
-
-    Attributes:
-        at: UTC.
-
-        write_id: Of the save of this decision: the id of every use that it adds.
-    """
+    """When (UTC) and by whom a decision is made. `write_id`: of its save, and the id of every use that it adds."""
 
     at: datetime
     worker: str

@@ -89,19 +89,6 @@ class Command:
     repeatable: bool = False
 
 
-def _update(step: Step) -> Command:
-    return Command(
-        name=f"set_{step}",
-        legal_in=(State.TOKEN_ISSUED,),
-        asks=step,
-        call=Call.UPDATE,
-        accepted=("password_accepted",),
-        rejected=("password_refused",),
-        unknown=("password_in_doubt",),
-        repeatable=True,
-    )
-
-
 COMMANDS = {
     command.name: command
     for command in (
@@ -140,14 +127,26 @@ COMMANDS = {
             unknown=("code_in_doubt",),
             repeatable=True,
         ),
-        _update(Step.PASSWORD),
-        _update(Step.PIN),
+        *(
+            Command(
+                name=f"set_{step}",
+                legal_in=(State.TOKEN_ISSUED,),
+                asks=step,
+                call=Call.UPDATE,
+                accepted=("password_accepted",),
+                rejected=("password_refused",),
+                unknown=("password_in_doubt",),
+                repeatable=True,
+            )
+            for step in (Step.PASSWORD, Step.PIN)
+        ),
         Command(name="adopt", accepted=("token_adopted",)),
         Command(name="cancel", legal_in=RUNNING, accepted=("abandon",)),
     )
 }
 
 
+@cache
 def expected(state: State, credential: Credential) -> Step | None:
     """Return the step that is expected in this state; `None` once the flow has ended."""
     if state is State.REQUESTED:
@@ -177,9 +176,7 @@ _EVENTS = Machine(
 def move(state: State, trigger: str) -> State:
     """
     Return the state that a trigger leads to. The machine is asked once for each pair: its answers never change.
-
-    Raises:
-        ValueError: The tables have no such edge; a defect of the caller's, never of a person's or a broker's.
+    Raises ValueError if the tables have no such edge: a defect of the caller's, never of a person's or a broker's.
     """
     position = SimpleNamespace(state=state)
     try:

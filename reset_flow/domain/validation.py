@@ -60,12 +60,7 @@ def hidden(text: Any) -> Secret | None:
 
 
 def tags(given: Any) -> tuple[Secret, ...]:
-    """
-    Return tags, hidden; each is checked when it is used. One text is one tag.
-
-    Raises:
-        InvalidInput: They are too many, or can't be gone through.
-    """
+    """Return tags, hidden; each is checked when it is used. Raises InvalidInput if they are too many, or no tags."""
     if isinstance(given, str | Secret):
         return (Secret(given),)
     if isinstance(given, bytes) or not isinstance(given, Iterable):
@@ -77,12 +72,7 @@ def tags(given: Any) -> tuple[Secret, ...]:
 
 
 def name(text: Any, what: str) -> str:
-    """
-    Return a user, ref or tag exactly as given.
-
-    Raises:
-        InvalidInput: It is empty, too long, or binary.
-    """
+    """Return a user, ref or tag exactly as given. Raises InvalidInput if it is empty, too long, or binary."""
     text = Secret(text)  # it may be a login, and frames are logged
     if flaw := _flaw(text, NAME_LENGTH):
         raise InvalidInput(f"{what}: {flaw}")
@@ -91,24 +81,14 @@ def name(text: Any, what: str) -> str:
 
 
 def token(given: Any) -> Secret:
-    """
-    Return a token from elsewhere exactly as given.
-
-    Raises:
-        InvalidInput: It is empty, too long, or binary.
-    """
+    """Return a token from elsewhere exactly as given. Raises InvalidInput if it is empty, too long, or binary."""
     if flaw := _flaw(given, TOKEN_LENGTH):
         raise InvalidInput(f"token: {flaw}")
     return Secret(given)
 
 
 def extras(*given: Any) -> None:
-    """
-    Return if what comes with a PIN can be sent: nothing must be in doubt because it can't.
-
-    Raises:
-        InvalidInput: It can't.
-    """
+    """Raise InvalidInput if what comes with a PIN can't be sent: nothing must be in doubt because of that."""
     for each in given:
         if each is not None and (flaw := _flaw(each, TOKEN_LENGTH, empty=True)):
             raise InvalidInput(f"image_name, personal_phrase or authorization: {flaw}")
@@ -137,12 +117,8 @@ def pin(given: Any) -> Secret:
 
 def code(given: Any) -> Secret:
     """
-    Return the digits of a code, however they were typed: with spaces, dashes, in full width or another script.
-
-    A code stays text: it may start with 0.
-
-    Raises:
-        CodeRejected: It can't be read as six digits.
+    Return the digits of a code, however they were typed: with spaces, dashes, in full width or another script. They
+    stay text, as the first may be 0. Raises CodeRejected if they can't be read as six digits.
     """
     digits = _typed(given, CODE_LENGTH, CodeRejected, empty=True)
     if not (digits.reveal().isascii() and digits.reveal().isdecimal()):
