@@ -192,10 +192,10 @@ def _names(text: str) -> frozenset[str]:
 
 def _is_little_more(text: str, names: Iterable[str]) -> bool:
     """Return True if the text is a part of a name, or contains names and hardly anything else."""
+    if len(text) >= MIN_PART and any(text in name for name in names):
+        return True
     longest, rest = 0, text
     for name in sorted(names, key=len, reverse=True):
-        if len(text) >= MIN_PART and text in name:
-            return True
         if name in rest:
             longest = max(longest, len(name))
             rest = rest.replace(name, " ")  # a space, so that the text around it does not form another name
@@ -207,10 +207,8 @@ def _is_little_more(text: str, names: Iterable[str]) -> bool:
 
 
 def _is_row(folded: str, bare: str) -> bool:
-    if _has_neighbours_only(folded):
-        return True
-    separators = set(folded).difference(bare)
-    return len(separators) == 1 and _has_neighbours_only(bare)
+    has_one_separator = len(set(folded).difference(bare)) == 1
+    return _has_neighbours_only(folded) or (has_one_separator and _has_neighbours_only(bare))
 
 
 def _has_neighbours_only(text: str) -> bool:

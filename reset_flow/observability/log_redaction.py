@@ -11,14 +11,11 @@ import json
 import logging
 import re
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.secret import HIDDEN, Secret, redact
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 HEADERS = r"Et-App-Key|(?:Proxy-)?Authorization|(?:Set-)?Cookie|Password|Username"
 # Every repetition in the patterns is bounded or consumes what it has matched, so that their time is linear in the text.
@@ -100,8 +97,11 @@ class RedactingFilter(logging.Filter):
         try:
             self._redact_record(record)
         except Exception as error:  # noqa: BLE001 - a log must not break what is logged
-            kind = type(error).__name__
-            _replace(record, f"a record that could not be redacted was left out ({kind})")
+            record.msg = f"a record that could not be redacted was left out ({type(error).__name__})"
+            record.args = ()
+            record.exc_info = record.exc_text = record.stack_info = None
+            for name, _ in _extras(record):
+                setattr(record, name, HIDDEN)
         return True
 
     def _redact_record(self, record: logging.LogRecord) -> None:
@@ -143,7 +143,9 @@ def install(*handlers: logging.Handler) -> RedactingFilter:
     Raises:
         ConfigurationError: There is no handler yet, so nothing would be redacted.
     """
-    chosen = handlers or tuple(_all_handlers())
+    root = logging.getLogger()
+    loggers = [each for each in (root, *root.manager.loggerDict.values()) if isinstance(each, logging.Logger)]
+    chosen = handlers or tuple([handler for logger in loggers for handler in logger.handlers])
     if not chosen:
         raise ConfigurationError("no logger has a handler yet: call install() after logging is set up")
     present = [each for handler in chosen for each in handler.filters if isinstance(each, RedactingFilter)]
@@ -153,22 +155,8 @@ def install(*handlers: logging.Handler) -> RedactingFilter:
     return redaction
 
 
-def _all_handlers() -> Iterator[logging.Handler]:
-    root = logging.getLogger()
-    for logger in (root, *root.manager.loggerDict.values()):
-        if isinstance(logger, logging.Logger):
-            yield from logger.handlers
-
-
 def _extras(record: logging.LogRecord) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in vars(record).items() if name not in STANDARD_ATTRIBUTES]
-
-
-def _replace(record: logging.LogRecord, message: str) -> None:
-    record.msg, record.args = message, ()
-    record.exc_info = record.exc_text = record.stack_info = None
-    for name, _ in _extras(record):
-        setattr(record, name, HIDDEN)
 
 
 def _spellings(secret: Secret) -> tuple[Secret, ...]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from reset_flow.domain.errors import ConfigurationError, ResetFlowError
@@ -104,15 +105,12 @@ class OpenTelemetryTracer:
         return span, self._context.attach(inside)
 
     def _end(self, span: Span, token: Any, error: BaseException | None) -> None:
-        try:
+        with ExitStack() as whatever_fails:
+            whatever_fails.callback(span.end)
+            whatever_fails.callback(self._context.detach, token)
             if error is not None:
                 span.set_attributes(_error_attributes(error))
                 span.set_status(self._trace.StatusCode.ERROR)
-        finally:
-            try:
-                self._context.detach(token)
-            finally:
-                span.end()
 
     def _record_duration(
         self, name: str, seconds: float, attributes: Mapping[str, Attribute], error: BaseException | None

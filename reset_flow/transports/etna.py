@@ -159,26 +159,23 @@ class EtnaTransport:
 
     async def update(self, case: Case, token: Secret, new: NewCredential) -> Outcome:
         """Set the new password (step 4) or the new PIN."""
-        secrets = (case.user, token, new.secret, new.personal_phrase, new.authorization)
+        body, headers = {"Token": token.reveal()}, None
         if case.credential is Credential.PASSWORD:
-            body = {
-                "Token": token.reveal(),
-                "Password": new.secret.reveal(),
-                "PasswordConfirmation": new.secret.reveal(),
-            }
-            return await self._send_json("PUT", self._password_url, body, read_update, *secrets)
-
-        body = {"Token": token.reveal(), "Pin": new.secret.reveal()}
-        if new.image_name is not None:
-            body["ImageName"] = plain(new.image_name)
-        if new.personal_phrase is not None:
-            body["PersonalPhrase"] = new.personal_phrase.reveal()
-        headers = None
-        if new.authorization is not None:
-            if not fits_header(new.authorization.reveal()):
-                return UNSENDABLE
-            headers = {"Authorization": f"Bearer {new.authorization.reveal()}"}
-        return await self._send_json(self._pin_method, self._pin_url, body, read_update, *secrets, headers=headers)
+            method, url = "PUT", self._password_url
+            body |= {"Password": new.secret.reveal(), "PasswordConfirmation": new.secret.reveal()}
+        else:
+            method, url = self._pin_method, self._pin_url
+            body["Pin"] = new.secret.reveal()
+            if new.image_name is not None:
+                body["ImageName"] = plain(new.image_name)
+            if new.personal_phrase is not None:
+                body["PersonalPhrase"] = new.personal_phrase.reveal()
+            if new.authorization is not None:
+                if not fits_header(new.authorization.reveal()):
+                    return UNSENDABLE
+                headers = {"Authorization": f"Bearer {new.authorization.reveal()}"}
+        secrets = (case.user, token, new.secret, new.personal_phrase, new.authorization)
+        return await self._send_json(method, url, body, read_update, *secrets, headers=headers)
 
     async def log_in(self, case: Case, password: Secret) -> Outcome:
         """
