@@ -164,12 +164,10 @@ class Decision(Struct, frozen=True, kw_only=True, gc=False):
 
 def decide(flow: FlowData, event: Event, moment: Moment) -> Decision:
     """
-    Return the decision that follows from an event.
-
-    Raises:
-        ValueError: The machine's table has no such transition; a defect of the caller's, never of a broker's.
+    Return the decision that follows from an event. Raises ValueError if the machine's table has no such transition: a
+    defect of the caller's, never of a broker's.
     """
-    change = _Change(flow, moment)
+    change = _Change(flow, moment, len(flow.moves))
     match event:
         case Asked():
             _asked(change, event)
@@ -178,8 +176,8 @@ def decide(flow: FlowData, event: Event, moment: Moment) -> Decision:
         case Intended():
             _intended(change, event)
         case Repeated():
-            intent = change.intent
-            change.set(intent=replace(intent, sendings=intent.sendings + 1))
+            assert flow.intent is not None
+            change.set(intent=replace(flow.intent, sendings=flow.intent.sendings + 1))
         case Concluded(outcome=outcome, key=key):
             _concluded(change, outcome, key)
         case Cancelled(key=key):
@@ -195,23 +193,17 @@ def decide(flow: FlowData, event: Event, moment: Moment) -> Decision:
     return change.decision()
 
 
-class _Change:
-    """A decision in the making."""
+class _Change(Struct):
+    """A decision in the making. `since`: the number of moves before it."""
 
-    def __init__(self, flow: FlowData, moment: Moment) -> None:
-        self.flow = flow
-        self.moment = moment
-        self.error: ResetFlowError | None = None
-        self.right_guess: bool | None = None
-        self._since = len(flow.moves)
-        self._add: tuple[HeldUse, ...] = ()
-        self._drop: tuple[HeldUse, ...] = ()
-        self._optional: HeldUse | None = None
-
-    @property
-    def intent(self) -> Intent:
-        assert self.flow.intent is not None
-        return self.flow.intent
+    flow: FlowData
+    moment: Moment
+    since: int
+    error: ResetFlowError | None = None
+    right_guess: bool | None = None
+    added: tuple[HeldUse, ...] = ()
+    dropped: tuple[HeldUse, ...] = ()
+    optional: HeldUse | None = None
 
     def decision(self) -> Decision:
         if self.flow.intent is None:
@@ -220,10 +212,10 @@ class _Change:
             flow=self.flow,
             write_id=self.moment.write_id,
             error=self.error,
-            add=self._add,
-            drop=self._drop,
-            optional=self._optional,
-            moves=self.flow.moves[self._since :],
+            add=self.added,
+            drop=self.dropped,
+            optional=self.optional,
+            moves=self.flow.moves[self.since :],
             right_guess=self.right_guess,
         )
 
@@ -260,7 +252,7 @@ class _Change:
 
     def add(self, *budgets: BudgetName) -> None:
         uses = tuple([HeldUse(budget, self.moment.write_id) for budget in budgets])
-        self._add += uses
+        self.added += uses
         self.set(uses=self.flow.uses + uses)
 
     def add_starts(self) -> None:
@@ -274,11 +266,11 @@ class _Change:
 
     def drop(self, write_id: bytes | None, **known: Any) -> None:
         """Drop the uses that this save has added."""
-        self._drop += tuple([use for use in self.flow.uses if use.id == write_id])
+        self.dropped += tuple([use for use in self.flow.uses if use.id == write_id])
         self.set(uses=tuple([use for use in self.flow.uses if use.id != write_id]), **known)
 
     def drop_all(self) -> None:
-        self._drop = self.flow.uses
+        self.dropped = self.flow.uses
         self.set(uses=(), reserve=None)
 
     def _keep_reserve(self) -> None:
@@ -287,8 +279,8 @@ class _Change:
             if self.flow.reserve is not None:
                 self.drop(self.flow.reserve, reserve=None)
         elif self.flow.reserve is None:
-            self._optional = HeldUse(BudgetName.CODES_PER_USER, self.moment.write_id)
-            self.set(uses=(*self.flow.uses, self._optional), reserve=self.moment.write_id)
+            self.optional = HeldUse(BudgetName.CODES_PER_USER, self.moment.write_id)
+            self.set(uses=(*self.flow.uses, self.optional), reserve=self.moment.write_id)
 
 
 def _erased(flow: FlowData) -> FlowData:
@@ -345,7 +337,8 @@ def _counted(flow: FlowData, command: str, amount: int) -> dict[str, Any]:
 
 
 def _concluded(change: _Change, outcome: Outcome, key: bytes | None) -> None:
-    intent = change.intent
+    intent = change.flow.intent
+    assert intent is not None
     if isinstance(outcome, NotActed) and intent.sendings == 1:
         _give_back(change, intent, outcome)
         return  # nothing happened, and the command may be tried again with its key

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from contextlib import AbstractContextManager
     from types import TracebackType
 
@@ -19,8 +18,6 @@ Attribute: TypeAlias = str | int | bool
 T = TypeVar("T")
 
 logger = logging.getLogger("reset_flow")
-
-NO_SPAN = nullcontext()
 
 
 class NullTracer:
@@ -66,10 +63,8 @@ class CarefulTracer:
             return await work
 
     def span(self, name: str, **attributes: Attribute) -> AbstractContextManager[None]:
-        """Return a span of the tracer, or a null context if the tracer fails."""
-        with self._guard:
-            return _CarefulSpan(self._tracer.span(name, **attributes), self._guard)
-        return NO_SPAN
+        """Return a span of the tracer, which does nothing if the tracer fails."""
+        return _CarefulSpan(self._guard, lambda: self._tracer.span(name, **attributes))
 
     def count(self, name: str, amount: int = 1, **attributes: Attribute) -> None:
         """Count with the tracer."""
@@ -78,26 +73,24 @@ class CarefulTracer:
 
 
 class _CarefulSpan:
-    def __init__(self, span: AbstractContextManager[None], guard: ErrorGuard) -> None:
-        self._span: AbstractContextManager[None] | None = span
+    def __init__(self, guard: ErrorGuard, make: Callable[[], AbstractContextManager[None]]) -> None:
         self._guard = guard
+        self._make = make
+        self._span: AbstractContextManager[None] | None = None
 
     def __enter__(self) -> None:
-        span, self._span = self._span, None
         with self._guard:
-            if span is not None:
-                span.__enter__()
-                self._span = span  # a span that failed to start is not ended
+            span = self._make()
+            span.__enter__()
+            self._span = span  # a span that failed to start is not ended
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        span, self._span = self._span, None
-        if span is None:
-            return
         with self._guard:
             try:
-                span.__exit__(kind, error, traceback)
+                if self._span is not None:
+                    self._span.__exit__(kind, error, traceback)
             except BaseException as raised:
                 if raised is not error:  # `contextlib.contextmanager` raises the same error again
                     raise
