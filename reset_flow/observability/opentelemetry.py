@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import time
 from contextlib import ExitStack
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from reset_flow.domain.errors import ConfigurationError, ResetFlowError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from opentelemetry.metrics import Counter, Histogram, MeterProvider
+    from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
     from reset_flow.observability.tracing import Attribute
@@ -76,9 +77,12 @@ class OpenTelemetryTracer:
         self._trace = trace
         self._current_span = context.create_key(PREFIX)
         self._tracer = trace.get_tracer(PREFIX, tracer_provider=tracer_provider)
-        self._meter = metrics.get_meter(PREFIX, meter_provider=meter_provider)
-        self._counters: dict[str, Counter] = {}
-        self._histograms: dict[str, Histogram] = {}
+        meter = metrics.get_meter(PREFIX, meter_provider=meter_provider)
+        self._counter = cache(
+            lambda name: meter.create_counter(f"{PREFIX}.{name if name in SWEPT else f'{name}s'}", "1")
+        )
+        durations = partial(meter.create_histogram, unit="s", explicit_bucket_boundaries_advisory=BOUNDARIES)
+        self._histogram = cache(lambda name: durations(f"{PREFIX}.{name}.duration"))
         self._guard = ErrorGuard()
 
     def span(self, name: str, **attributes: Attribute) -> AbstractContextManager[None]:
@@ -88,11 +92,7 @@ class OpenTelemetryTracer:
     def count(self, name: str, amount: int = 1, **attributes: Attribute) -> None:
         """Add to a counter, and add an event to the library's current span, if there is one."""
         with self._guard:
-            counter = self._counters.get(name)
-            if counter is None:
-                counted = name if name in SWEPT else f"{name}s"
-                counter = self._counters[name] = self._meter.create_counter(f"{PREFIX}.{counted}", "1")
-            counter.add(amount, _export(attributes, WORDS))
+            self._counter(name).add(amount, _export(attributes, WORDS))
             span: Any = self._context.get_value(self._current_span)
             if span is not None and span.is_recording():
                 exported = _export(attributes)
@@ -111,16 +111,6 @@ class OpenTelemetryTracer:
             if error is not None:
                 span.set_attributes(_error_attributes(error))
                 span.set_status(self._trace.StatusCode.ERROR)
-
-    def _record_duration(
-        self, name: str, seconds: float, attributes: Mapping[str, Attribute], error: BaseException | None
-    ) -> None:
-        histogram = self._histograms.get(name)
-        if histogram is None:
-            histogram = self._histograms[name] = self._meter.create_histogram(
-                f"{PREFIX}.{name}.duration", "s", explicit_bucket_boundaries_advisory=BOUNDARIES
-            )
-        histogram.record(seconds, _export(attributes, WORDS) | _error_attributes(error))
 
 
 class _Span:
@@ -146,7 +136,8 @@ class _Span:
             if self._open is not None:
                 tracer._end(*self._open, error)  # noqa: SLF001
         with tracer._guard:  # noqa: SLF001
-            tracer._record_duration(self._name, seconds, self._attributes, error)  # noqa: SLF001
+            attributes = _export(self._attributes, WORDS) | _error_attributes(error)
+            tracer._histogram(self._name).record(seconds, attributes)  # noqa: SLF001
 
 
 def _export(attributes: Mapping[str, Attribute], names: Collection[str] = EXPORTED) -> dict[str, Attribute]:
