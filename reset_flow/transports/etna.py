@@ -111,10 +111,9 @@ class EtnaTransport:
         self.credentials = frozenset(IDENTIFIERS if revision == "identifiers" else {Credential.PASSWORD})
 
         users = f"{base}/v1.0/users"
-        exchange = "identifiers" if revision == "identifiers" else "password"
         self._challenge_url = f"{users}/password/secret-question?username="
         self._request_url = URL(f"{users}/password/reset", encoded=True)
-        self._exchange_url = URL(f"{users}/{exchange}/reset/code", encoded=True)
+        self._exchange_url = URL(f"{users}/{revision}/reset/code", encoded=True)
         self._password_url = URL(f"{users}/passwords/reset/", encoded=True)
         self._pin_url = URL(f"{users}/pincode/change", encoded=True)
         self._log_in_url = URL(f"{base}/token", encoded=True)

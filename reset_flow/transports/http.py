@@ -301,8 +301,7 @@ def fits_header(text: str) -> bool:
 
 async def _read(response: aiohttp.ClientResponse) -> tuple[bytes | None, str]:
     """Return the whole body and `""`, or `None` and the reason."""
-    encoding = response.headers.get(CONTENT_ENCODING)
-    if encoding is not None and encoding.strip().lower() != IDENTITY:
+    if response.headers.get(CONTENT_ENCODING, IDENTITY).strip().lower() != IDENTITY:
         return None, "an encoded body"
     content = response.content
     body = await content.readany()
@@ -339,8 +338,8 @@ def _retry_after(text: str | None) -> timedelta | None:
         return None
     text = text.strip()
     if text.isascii() and text.isdigit():
-        seconds = text.lstrip("0") or "0"
-        return min(timedelta(seconds=int(seconds[:7])), MAX_RETRY_AFTER)  # seven digits are more than an hour
+        seconds = int(text.lstrip("0")[:7] or 0)  # seven digits are more than an hour
+        return min(timedelta(seconds=seconds), MAX_RETRY_AFTER)
     try:
         at = parsedate_to_datetime(text)
         wait = (at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)
