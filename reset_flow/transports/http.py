@@ -174,8 +174,8 @@ class Sender:
         self._trust_env = trust_env
         self._headers = {name: Secret(value) for name, value in (headers or {}).items()}
         self._content_type = content_type
-        self._given_session = session
-        self._own_session: aiohttp.ClientSession | None = None
+        self._session = session
+        self._is_own = session is None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._ssl = _verified(ssl)
@@ -206,14 +206,14 @@ class Sender:
         payload = None if body is None else _Body(body, content_type=self._content_type)
         reply_status, retry_after, reply_body, flaw, not_connected = 0, None, None, "", False
         try:
-            session = self._session()
+            session = self._open_session()
             if session is None:
                 return NotActed(detail="the transport is closed, or belongs to another event loop")
             with self._deadlines.within(self._deadline):
                 response = await session.request(
                     method,
                     url,
-                    headers=headers if session is self._own_session else self._all_headers(body, headers),
+                    headers=headers if self._is_own else self._all_headers(body, headers),
                     data=payload,
                     allow_redirects=False,
                     middlewares=() if method in NEVER_RESENT else (_prevent_resend,),
@@ -239,9 +239,8 @@ class Sender:
     async def aclose(self) -> None:
         """Close the session, unless it was passed in. Requests in flight end without a reply. Idempotent."""
         self._closed = True
-        session, self._own_session = self._own_session, None
-        if session is not None:
-            await session.close()
+        if self._is_own and self._session is not None:
+            await self._session.close()
 
     def _all_headers(self, body: bytes | None = None, more: Mapping[str, str] | None = None) -> dict[str, str]:
         headers = {name: value.reveal() for name, value in self._headers.items()}
@@ -249,24 +248,20 @@ class Sender:
             headers[CONTENT_TYPE] = self._content_type  # else a default of the given session would take its place
         return headers | dict(more or {})
 
-    def _session(self) -> aiohttp.ClientSession | None:
+    def _open_session(self) -> aiohttp.ClientSession | None:
         """Return the session to use in this event loop, or `None` if there is none."""
-        if self._closed:
-            return None
-        if self._given_session is not None:
-            return self._given_session
         loop = asyncio.get_running_loop()
-        if self._own_session is None:
+        if self._session is None and not self._closed:
             self._loop = loop
-            self._own_session = aiohttp.ClientSession(
+            self._session = aiohttp.ClientSession(
                 connector=_Connector(limit=CONNECTIONS, keepalive_timeout=KEEPALIVE, ssl=self._ssl),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=self._all_headers(),
                 trust_env=self._trust_env,
                 **self._defaults,
             )
-            self._own_session.trace_configs.clear()
-        return self._own_session if self._loop is loop else None
+            self._session.trace_configs.clear()
+        return None if self._closed or (self._is_own and self._loop is not loop) else self._session
 
 
 def endpoint(given: str | Secret, name: str = "base_url") -> URL:
