@@ -92,8 +92,8 @@ def adopted(flow: FlowData) -> bool:
 
 
 def repeatable(intent: Intent) -> bool:
-    """Return whether the same may be sent once more when nobody knows the outcome of the last sending."""
-    return COMMANDS[intent.command].repeatable and intent.sendings < SENDINGS
+    """Return whether the same may be sent once more when its outcome is unknown: never what has an e-mail sent."""
+    return COMMANDS[intent.command].call is not Call.REQUEST and intent.sendings < SENDINGS
 
 
 def recall(flow: FlowData, key: bytes | None) -> Result | None:

@@ -8,6 +8,9 @@ from typing import Any, ClassVar, NoReturn, Self
 
 from reset_flow.domain.text import MIN_REPEATED, plain
 
+HIDDEN = "***"
+WORD_BOUNDARY = re.compile(r"(\W+)")
+
 
 class Unpicklable:
     """
@@ -95,14 +98,10 @@ class Secret(Unpicklable):
     __hash__ = None  # type: ignore[assignment] # a hash would be a fingerprint
 
 
-HIDDEN = "***"
-_WORD_BOUNDARY = re.compile(r"(\W+)")
-
-
 def redact(secret: Secret, text: str) -> str:
     """Return the text with `***` for the secret; one of fewer than four characters is hidden as a whole word only."""
     # Not with a pattern made of the secret: `re` caches patterns.
     if len(secret.reveal()) >= MIN_REPEATED:
         return text.replace(secret.reveal(), HIDDEN)
-    parts = _WORD_BOUNDARY.split(text)
+    parts = WORD_BOUNDARY.split(text)
     return "".join([HIDDEN if part.lower() == secret.reveal().lower() else part for part in parts])

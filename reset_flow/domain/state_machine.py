@@ -75,8 +75,6 @@ class Command:
 
         accepted: The triggers that are fired, in their order, when the broker accepts; `rejected` and `unknown`
             likewise.
-
-        repeatable: Whether a sending whose outcome is unknown is followed by one more of the same.
     """
 
     name: str
@@ -86,7 +84,6 @@ class Command:
     accepted: tuple[str, ...] = ()
     rejected: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
-    repeatable: bool = False
 
 
 COMMANDS = {
@@ -125,7 +122,6 @@ COMMANDS = {
             accepted=("code_accepted", "token_granted"),
             rejected=("code_refused",),
             unknown=("code_in_doubt",),
-            repeatable=True,
         ),
         *(
             Command(
@@ -136,7 +132,6 @@ COMMANDS = {
                 accepted=("password_accepted",),
                 rejected=("password_refused",),
                 unknown=("password_in_doubt",),
-                repeatable=True,
             )
             for step in (Step.PASSWORD, Step.PIN)
         ),
