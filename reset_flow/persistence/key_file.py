@@ -14,31 +14,20 @@ import secrets
 import tempfile
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import wraps
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import IO, TYPE_CHECKING, ClassVar, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import attrs
 import msgspec
+from msgspec.structs import force_setattr, replace
 
 from reset_flow.domain.errors import KeyringError
 from reset_flow.domain.secret import Unpicklable
 from reset_flow.domain.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-__all__ = [
-    "DELAY",
-    "ID_BYTES",
-    "KEY_BYTES",
-    "FileVersion",
-    "Key",
-    "KeySet",
-    "change",
-    "read",
-    "version_of",
-    "write_new",
-]
+    from collections.abc import Callable, Iterator
 
 KEY_BYTES = 32
 ID_BYTES = 4
@@ -53,6 +42,9 @@ How long a new key waits before it writes, and an old one before it can be remov
 A worker looks at the file at most a few seconds before it seals (`keyring.LOOK_INTERVAL`). The rest is for clocks that
 differ, and for a save that is on its way to the store.
 """
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 FileVersion: TypeAlias = tuple[int, ...]
 """Times, inode and size of a file: they differ when its content does."""
@@ -93,16 +85,10 @@ class Key(Unpicklable):
         return self.writes_from is None or self.writes_from <= now
 
 
-def _oldest_first(keys: Iterable[Key]) -> tuple[Key, ...]:
-    return tuple(sorted(keys, key=lambda key: key.created_at.timestamp()))  # stable for keys of the same second
-
-
-def _validate_keys(_: Any, attribute: attrs.Attribute[Any], keys: tuple[Key, ...]) -> None:
-    purpose = {"seal": "sealing"}.get(attribute.name, attribute.name)
+def _validate(purpose: str, keys: tuple[Key, ...]) -> None:
     if not keys:
         raise KeyringError(f"the ring has no {purpose} key: make one with `reset-flow keys new`")
-    seen: dict[str, Key] = {}
-    for key in keys:
+    for place, key in enumerate(keys):
         if not ID.fullmatch(key.id):
             # Do not show the id: it may be the key's bytes, put into the wrong field.
             raise KeyringError(f"the id of a {purpose} key must be {2 * ID_BYTES} hexadecimal digits")
@@ -110,18 +96,20 @@ def _validate_keys(_: Any, attribute: attrs.Attribute[Any], keys: tuple[Key, ...
             raise KeyringError(f"key {key.id} has {len(key.secret)} bytes, and must have {KEY_BYTES}")
         if any(time is not None and time.tzinfo is None for time in (key.created_at, key.writes_from)):
             raise KeyringError(f"key {key.id} has a time without a time zone: add one, as in 2026-01-31T12:00:00Z")
-        if key.id in seen:
-            raise KeyringError(f"the ring has two {purpose} keys {key.id}: take one out")
-        for other in seen.values():
+        for other in keys[:place]:
+            if other.id == key.id:
+                raise KeyringError(f"the ring has two {purpose} keys {key.id}: take one out")
             if other.secret == key.secret:
                 raise KeyringError(f"the {purpose} keys {other.id} and {key.id} are the same: take one out")
-        seen[key.id] = key
 
 
-@attrs.frozen(kw_only=True)
-class KeySet:
+class _Header(msgspec.Struct, frozen=True, kw_only=True):
+    reset_flow_keys: int
+
+
+class KeySet(_Header, frozen=True, kw_only=True):
     """
-    The valid keys of one ring.
+    The valid keys of one ring, as a file has them.
 
     Attributes:
         seal: Oldest first.
@@ -132,84 +120,87 @@ class KeySet:
         KeyringError: A key is missing, malformed or there twice.
     """
 
-    seal: tuple[Key, ...] = attrs.field(converter=_oldest_first, validator=_validate_keys)
-    lookup: tuple[Key, ...] = attrs.field(validator=_validate_keys)
+    reset_flow_keys: int = FORMAT
+    seal: tuple[Key, ...]
+    lookup: tuple[Key, ...]
+
+    def __post_init__(self) -> None:
+        _validate("sealing", self.seal)
+        _validate("lookup", self.lookup)
+        oldest_first = sorted(self.seal, key=lambda key: key.created_at.timestamp())  # stable within a second
+        force_setattr(self, "seal", tuple(oldest_first))
 
     def find(self, key_id: str) -> Key | None:
         """Return the sealing key of this id."""
         return next((key for key in self.seal if key.id == key_id), None)
 
-    def writer(self, now: datetime) -> Key:
-        """Return the newest key that may write; the oldest if none may, as after a clock was set back."""
+    @property
+    def writer(self) -> Key:
+        """The newest key that may write; the oldest if none may, as after a clock was set back."""
+        now = datetime.now(UTC)
         return next((key for key in reversed(self.seal) if key.may_write(now)), self.seal[0])
 
-    def rotated(self, now: datetime, delay: timedelta) -> KeySet:
+    def rotated(self, delay: timedelta) -> KeySet:
         """Add a new key, which writes after the delay. It is the newest even if the clock was set back."""
         key = Key.generate()
-        while self.find(key.id):
-            key = Key.generate()
         key = attrs.evolve(
             key,
             created_at=max(key.created_at, self.seal[-1].created_at),
-            writes_from=now + delay if delay > timedelta(0) else None,
+            writes_from=datetime.now(UTC) + delay if delay > timedelta(0) else None,
         )
-        return attrs.evolve(self, seal=(*self.seal, key))
+        return replace(self, seal=(*self.seal, key))
 
-    def without(self, key_id: str, now: datetime) -> KeySet:
-        """
-        Take out one key.
+    def without(self, key_id: str) -> KeySet:
+        """Take out one key. Raises KeyringError as `superseded_at` does."""
+        self.superseded_at(key_id)
+        return replace(self, seal=tuple(key for key in self.seal if key.id != key_id))
 
-        Raises:
-            KeyringError: The key is not in the ring, it writes, or it will write.
-        """
-        self.superseded_at(key_id, now)
-        return attrs.evolve(self, seal=tuple(key for key in self.seal if key.id != key_id))
-
-    def superseded_at(self, key_id: str, now: datetime) -> datetime:
+    def superseded_at(self, key_id: str) -> datetime:
         """
         Return when a newer key began to write instead of this one.
 
         Raises:
-            KeyringError: No newer key writes, or the key is not in the ring.
+            KeyringError: The key is not in the ring, it writes, or it will write.
         """
-        ids = [key.id for key in self.seal]
+        ids, writer = [key.id for key in self.seal], self.writer
         if key_id not in ids:
             raise KeyringError(f"key {printable(key_id)} is not in the ring, which has {', '.join(ids)}")
-        place, writer = ids.index(key_id), self.writer(now)
+        place = ids.index(key_id)
         if place > ids.index(writer.id):
             raise KeyringError(f"key {key_id} is to write from {self.seal[place].since:%Y-%m-%d %H:%M:%S} UTC")
         if key_id == writer.id:
             raise KeyringError(f"key {key_id} writes: rotate, and wait until the new key does")
+        now = datetime.now(UTC)
         return min(key.since for key in self.seal[place + 1 :] if key.may_write(now))
+
+
+def _without_frames(work: Callable[Concatenate[Path, P], T]) -> Callable[Concatenate[Path, P], T]:
+    """Let the message of an error out, and not its frames, which hold the content of the file."""
+
+    @wraps(work)
+    def clean(path: Path, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return work(path, *args, **kwargs)
+        except FileNotFoundError:
+            problem = f"{path} does not exist: make it with `reset-flow keys new`"
+        except OSError as error:
+            problem = f"{path} can't be used: {error.strerror}"
+        except KeyringError as error:
+            problem = str(error)
+        raise KeyringError(problem)
+
+    return clean
 
 
 # --- reading
 
 
-class _Header(msgspec.Struct):
-    reset_flow_keys: int
-
-
-class _Document(_Header):
-    seal: tuple[Key, ...]
-    lookup: tuple[Key, ...]
-
-
+@_without_frames
 def read(path: Path) -> tuple[KeySet, FileVersion]:
-    """
-    Read a key file.
-
-    Raises:
-        KeyringError: The file is missing, broken, or open to others than its owner.
-    """
-    try:
-        with path.open("rb") as file:
-            return _read(path, file)
-    except OSError as error:
-        problem = _problem(path, "read", error)
-    except KeyringError as error:
-        problem = str(error)
-    raise KeyringError(problem)  # a new error, outside the handlers: the frames of the first one hold the keys
+    """Read a key file. Raises KeyringError if it is missing, broken, or open to others than its owner."""
+    with path.open("rb") as file:
+        version = _version(os.fstat(file.fileno()))
+        return _read(path, file), version
 
 
 def version_of(path: Path) -> FileVersion | None:
@@ -224,22 +215,14 @@ def _version(status: os.stat_result) -> FileVersion:
     return status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size
 
 
-def _problem(path: Path, done: str, error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return f"{path} does not exist: make it with `reset-flow keys new`"
-    return f"{path} can't be {done}: {error.strerror}"
-
-
-def _read(path: Path, file: IO[bytes]) -> tuple[KeySet, FileVersion]:
-    status = os.fstat(file.fileno())
-    if status.st_mode & 0o077:
+def _read(path: Path, file: IO[bytes]) -> KeySet:
+    if os.fstat(file.fileno()).st_mode & 0o077:
         raise KeyringError(f"{path} is open to others: `chmod 600` it, and rotate its keys if it was read")
     document = file.read(MAX_FILE_BYTES)
     try:
         number = msgspec.json.decode(document, type=_Header).reset_flow_keys
         if number == FORMAT:
-            ring = msgspec.json.decode(document, type=_Document)
-            return KeySet(seal=ring.seal, lookup=ring.lookup), _version(status)
+            return msgspec.json.decode(document, type=KeySet)
     except (msgspec.DecodeError, KeyringError) as error:
         reason = f": {error}"
     except (ValueError, OverflowError, RecursionError):  # such as a time before all times
@@ -253,12 +236,7 @@ def _read(path: Path, file: IO[bytes]) -> tuple[KeySet, FileVersion]:
 
 
 def write_new(path: Path, keys: KeySet) -> None:
-    """
-    Write a new file with mode 0600.
-
-    Raises:
-        KeyringError: The file exists, or can't be written.
-    """
+    """Write a new file with mode 0600. Raises KeyringError if the file exists, or can't be written."""
     try:
         with _temporary_file(path, keys) as temporary:
             os.link(temporary, path)
@@ -268,6 +246,7 @@ def write_new(path: Path, keys: KeySet) -> None:
         raise KeyringError(f"{path} can't be written: {error.strerror}") from None
 
 
+@_without_frames
 def change(path: Path, changed: Callable[[KeySet], KeySet]) -> KeySet:
     """
     Replace the file by one with the changed keys, and return them. Concurrent changes run one after another.
@@ -276,17 +255,11 @@ def change(path: Path, changed: Callable[[KeySet], KeySet]) -> KeySet:
         KeyringError: The file can't be read or written, or `changed` raised this; the file stays as it was.
     """
     path = path.resolve()  # a symbolic link keeps pointing to the file
-    try:
-        with _locked(path) as file:
-            keys = changed(_read(path, file)[0])
-            with _temporary_file(path, keys, os.fstat(file.fileno())) as temporary:
-                temporary.replace(path)
-            return keys
-    except OSError as error:
-        problem = _problem(path, "written", error)
-    except KeyringError as error:
-        problem = str(error)
-    raise KeyringError(problem)  # as in `read`
+    with _locked(path) as file:
+        keys = changed(_read(path, file))
+        with _temporary_file(path, keys, os.fstat(file.fileno())) as temporary:
+            temporary.replace(path)
+        return keys
 
 
 @contextmanager
@@ -310,8 +283,7 @@ def _temporary_file(path: Path, keys: KeySet, replaced: os.stat_result | None = 
         with os.fdopen(handle, "wb") as file:
             if replaced and replaced.st_uid != os.fstat(handle).st_uid:
                 os.fchown(handle, replaced.st_uid, replaced.st_gid)  # root may rotate the keys of another user
-            document = _Document(reset_flow_keys=FORMAT, seal=keys.seal, lookup=keys.lookup)
-            file.write(msgspec.json.format(msgspec.json.encode(document), indent=1))
+            file.write(msgspec.json.format(msgspec.json.encode(keys), indent=1))
             file.flush()
             os.fsync(handle)
         yield temporary

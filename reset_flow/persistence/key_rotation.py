@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from reset_flow.persistence.batches import Progress
-    from reset_flow.persistence.key_file import Key, KeySet
+    from reset_flow.persistence.key_file import Key
     from reset_flow.ports import Record, Store
 
 __all__ = ["ResealReport", "remove", "reseal", "rotate", "sealed_with"]
@@ -67,7 +67,7 @@ def rotate(path: Path, *, delay: timedelta = DELAY) -> Key:
     Raises:
         KeyringError: The file can't be read or written.
     """
-    return key_file.change(path, lambda keys: keys.rotated(datetime.now(UTC), delay)).seal[-1]
+    return key_file.change(path, lambda keys: keys.rotated(delay)).seal[-1]
 
 
 async def remove(path: Path, key_id: str, store: Store, realms: Iterable[str], *, settled: timedelta = DELAY) -> None:
@@ -84,9 +84,8 @@ async def remove(path: Path, key_id: str, store: Store, realms: Iterable[str], *
         KeyringError: The key is needed: it writes, or may, or records are sealed with it; or the file can't be used.
         StoreUnavailable: The store can't say whether it is needed.
     """
-    now = datetime.now(UTC)
-    safe_at = key_file.read(path)[0].superseded_at(key_id, now) + settled
-    if now < safe_at:
+    safe_at = key_file.read(path)[0].superseded_at(key_id) + settled
+    if datetime.now(UTC) < safe_at:
         raise KeyringError(f"a worker may still write with key {key_id} until {safe_at:%H:%M:%S} UTC: remove it then")
     for realm in realms:
         if records := (await sealed_with(store, realm))[key_id]:
@@ -94,11 +93,7 @@ async def remove(path: Path, key_id: str, store: Store, realms: Iterable[str], *
                 f"key {key_id} seals {records} records of realm {realm}: "
                 "run `reset-flow keys reseal` until it seals none"
             )
-
-    def smaller(keys: KeySet) -> KeySet:
-        return keys.without(key_id, datetime.now(UTC))
-
-    key_file.change(path, smaller)
+    key_file.change(path, lambda keys: keys.without(key_id))
 
 
 async def sealed_with(store: Store, realm: str) -> Counter[str]:

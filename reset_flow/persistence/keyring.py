@@ -11,7 +11,6 @@ import hmac
 import logging
 import os
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 
     from reset_flow.persistence.key_file import FileVersion
 
-__all__ = ["LOOK_INTERVAL", "Key", "Keyring", "UnknownKeyError", "flow_key"]
-
 NONCE_BYTES = 12
 TAG_BYTES = 16
 LOOKUP_BYTES = 16
@@ -40,9 +37,14 @@ MAX_CIPHERS = 1024
 """Flows whose derived key is cached: a command opens once and seals twice."""
 LOOK_INTERVAL = 2.0
 """Seconds after which a ring looks at its file again before it seals."""
-CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # counts the time that the machine slept, if it can
+CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 logger = logging.getLogger("reset_flow")
+
+
+def uptime() -> float:
+    """Seconds that no clock setting changes; also those that the machine slept, where the system tells."""
+    return time.clock_gettime(CLOCK)
 
 
 class UnknownKeyError(ValueError):
@@ -103,7 +105,7 @@ class Keyring(Unpicklable):
     @property
     def writes(self) -> Key:
         """The key that seals now."""
-        return self._keys.writer(datetime.now(UTC))
+        return self._keys.writer
 
     def __repr__(self) -> str:
         keys = self.keys if hasattr(self, "_keys") else ()  # a traceback may show a ring whose keys were refused
@@ -113,7 +115,7 @@ class Keyring(Unpicklable):
 
     def rotated(self, delay: timedelta = DELAY) -> Keyring:
         """Return another ring, in memory only, with one key more, which writes after the delay."""
-        keys = self._keys.rotated(datetime.now(UTC), delay)
+        keys = self._keys.rotated(delay)
         return Keyring(keys.seal, keys.lookup)
 
     def without(self, key_id: str) -> Keyring:
@@ -123,7 +125,7 @@ class Keyring(Unpicklable):
         Raises:
             KeyringError: The key is not in the ring, it writes, or it will write.
         """
-        keys = self._keys.without(key_id, datetime.now(UTC))
+        keys = self._keys.without(key_id)
         return Keyring(keys.seal, keys.lookup)
 
     # --- files
@@ -142,7 +144,7 @@ class Keyring(Unpicklable):
                 written.
         """
         key_file.write_new(Path(path), self._keys)
-        self._follow(Path(path), None)
+        self._path, self.saved = Path(path).absolute(), True
 
     @classmethod
     def from_file(cls, path: str | Path) -> Keyring:
@@ -153,8 +155,8 @@ class Keyring(Unpicklable):
             KeyringError: The file is missing, broken, or open to others than its owner.
         """
         keys, version = key_file.read(Path(path))
-        ring = cls(keys.seal, keys.lookup)
-        ring._follow(Path(path), version)
+        ring = cls(keys.seal, keys.lookup, saved=True)
+        ring._path, ring._version = Path(path).absolute(), version
         return ring
 
     @classmethod
@@ -167,9 +169,6 @@ class Keyring(Unpicklable):
                 if not Path(path).exists():
                     raise
         return cls.from_file(path)
-
-    def _follow(self, path: Path, version: FileVersion | None) -> None:
-        self._path, self._version, self.saved = path.absolute(), version, True
 
     def refresh(self) -> bool:
         """
@@ -197,12 +196,6 @@ class Keyring(Unpicklable):
         logger.info("the keys are now %s", " ".join(key.id for key in self.keys))
         return True
 
-    def _refresh_if_stale(self) -> None:
-        now = time.clock_gettime(CLOCK)
-        if now >= self._look_at:
-            self._look_at = now + LOOK_INTERVAL
-            self.refresh()
-
     # --- bodies
 
     def seal(self, realm: str, flow_id: str, body: bytes, associated: bytes) -> bytes:
@@ -211,8 +204,10 @@ class Keyring(Unpicklable):
 
         It can be opened with the same realm, flow and associated data only.
         """
-        self._refresh_if_stale()
-        key, nonce = self.writes, os.urandom(NONCE_BYTES)
+        if (now := uptime()) >= self._look_at:
+            self._look_at = now + LOOK_INTERVAL
+            self.refresh()
+        key, nonce = self._keys.writer, os.urandom(NONCE_BYTES)
         return bytes.fromhex(key.id) + nonce + self._cipher(key, realm, flow_id).encrypt(nonce, body, associated)
 
     def open(self, realm: str, flow_id: str, sealed: bytes, associated: bytes) -> bytes:
