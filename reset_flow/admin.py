@@ -3,47 +3,42 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Self
 
 import attrs
 
 from reset_flow.domain import rules, validation
 from reset_flow.domain.decide import ERASED_AT, Erased, Lifted, Moment, decide
-from reset_flow.domain.errors import FlowNotFound, InvalidInput, RecordUnreadable, StaleRecord
+from reset_flow.domain.errors import InvalidInput, RecordUnreadable
 from reset_flow.domain.policy import Policy
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.text import canonical
 from reset_flow.engine.context import in_utc, system_clock, this_process
 from reset_flow.persistence import key_rotation
-from reset_flow.persistence.batches import ignore, purge, record_batches
+from reset_flow.persistence.batches import change_all, ignore, purge
 from reset_flow.persistence.key_file import DELAY, Key
-from reset_flow.persistence.key_rotation import ResealReport
 from reset_flow.persistence.repository import FlowRepository, new_write_id
 from reset_flow.persistence.side_records import side_realm
 from reset_flow.ports import UseName
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import AsyncGenerator, Iterable
 
     from reset_flow.domain.flow import Flow
     from reset_flow.persistence.batches import Progress
+    from reset_flow.persistence.key_rotation import ResealReport
     from reset_flow.persistence.keyring import Keyring
-    from reset_flow.persistence.repository import Found
-    from reset_flow.ports import Clock, Store
+    from reset_flow.ports import Clock, Record, Store
 
-__all__ = ["Admin", "ChangeReport", "Key", "ResealReport", "rotate_keys"]
+__all__ = ["Admin", "ChangeReport", "Key", "rotate_keys"]
 
 audit = logging.getLogger("reset_flow.audit")
 
 NO_TIME, MICROSECOND = timedelta(0), timedelta(microseconds=1)
 EVERYTHING = 2**31 - 1
-RACES = 5
-"""How often a flow that others save meanwhile is loaded again before it is left to the next pass."""
-
-_Result: TypeAlias = Literal["changed", "waiting", "nothing to do"]
 
 
 @attrs.frozen(kw_only=True)
@@ -148,10 +143,7 @@ class Admin:
         """Seal every record of the realm with the newest key, so that older ones can be removed."""
         report = await key_rotation.reseal(self._store, self._keyring, self._realm, progress)
         if report.resealed:
-            key = self._keyring.writes.id
-            audit.info(
-                "realm %s: %d records resealed with key %s (%s)", self._realm, report.resealed, key, self._worker
-            )
+            self._log(f"realm {self._realm}: {report.resealed} records resealed with key {self._keyring.writes.id}")
         return report
 
     async def remove_key(
@@ -171,7 +163,7 @@ class Admin:
         """
         every = dict.fromkeys((self._realm, *realms))
         await key_rotation.remove(Path(path), key_id, self._store, every, settled=NO_TIME if at_once else DELAY)
-        audit.info("key %s removed (%s)", key_id, self._worker)
+        self._log(f"key {key_id} removed")
 
     # --- deleting and lifting
 
@@ -194,9 +186,7 @@ class Admin:
         purged = await purge(self._store, self._realm, before, progress=progress)
         await purge(self._store, side_realm(self._realm), self._now())
         if purged:
-            audit.info(
-                "realm %s: %d flows that had ended before %s purged (%s)", self._realm, purged, before, self._worker
-            )
+            self._log(f"realm {self._realm}: {purged} flows that had ended before {before} purged")
         return purged
 
     async def lift(self, user: str | Secret, *, progress: Progress = ignore) -> ChangeReport:
@@ -229,41 +219,32 @@ class Admin:
 
     async def _change_flows_of(self, user: Secret, event: Lifted | Erased, progress: Progress) -> ChangeReport:
         wanted = Secret(canonical(validation.name(user, "user")).strip())
-        results, unreadable = Counter[_Result](), 0
-        async for batch in record_batches(self._store, self._realm, progress):
-            for record in batch:
-                try:
-                    found = self._repository.open(record)
-                    if canonical(found.flow.user).strip() == wanted.reveal():
-                        results[await self._change(found, event)] += 1
-                except RecordUnreadable:
-                    unreadable += 1
-        return ChangeReport(changed=results["changed"], waiting=results["waiting"], unreadable=unreadable)
+        lifting = isinstance(event, Lifted)
 
-    async def _change(self, found: Found, event: Lifted | Erased) -> _Result:
-        for _ in range(RACES):
+        async def change(record: Record) -> str:
+            try:
+                found = self._repository.open(record)
+            except RecordUnreadable:
+                return "unreadable"
             flow = found.flow
-            if flow.intent and (found.busy or isinstance(event, Lifted)):
+            if canonical(flow.user).strip() != wanted.reveal() or (lifting and not flow.uses and not flow.intent):
+                return "nothing to do"
+            if flow.intent and (found.busy or lifting):
                 # Another version would take the outcome of the call from the worker that makes it.
                 return "waiting"
-            if not flow.uses and isinstance(event, Lifted):
-                return "nothing to do"
-            moment = Moment(self._now(), self._worker, new_write_id())
             # Without the reserve for the next guess: how many uses a budget holds is the service's policy to say.
+            moment = Moment(self._now(), self._worker, new_write_id())
             decision = decide(flow, event, moment).without_optional()
             drop = [UseName(flow.budget_key(use.budget), use.id) for use in decision.drop]
-            try:
-                await self._repository.save(self._repository.record(decision.flow, decision.write_id), drop=drop)
-            except StaleRecord:
-                try:
-                    found = await self._repository.load(flow.id)
-                except FlowNotFound:  # purged
-                    return "nothing to do"
-                continue
-            done = "budgets lifted" if isinstance(event, Lifted) else "erased"
-            audit.info("flow %s: %s (%s)", flow.id, done, self._worker)
+            await self._repository.save(self._repository.record(decision.flow, decision.write_id), drop=drop)
+            self._log(f"flow {flow.id}: {'budgets lifted' if lifting else 'erased'}")
             return "changed"
-        return "waiting"
+
+        results = await change_all(self._store, self._realm, change=change, progress=progress)
+        return ChangeReport(**{each.name: results[each.name] for each in attrs.fields(ChangeReport)})
+
+    def _log(self, what: str) -> None:
+        audit.info("%s (%s)", what, self._worker)
 
 
 def rotate_keys(path: str | Path, *, at_once: bool = False) -> Key:
