@@ -6,20 +6,15 @@ import asyncio
 import logging
 import random
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from reset_flow.domain.errors import OutcomeInDoubt, ResetFlowError, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
     from datetime import timedelta
 
-__all__ = ["BackgroundTasks", "Backoff"]
-
 T = TypeVar("T")
-
-CLOSED = "the service was closed before this was done: look at the flow again"
 
 logger = logging.getLogger("reset_flow")
 
@@ -53,27 +48,27 @@ class BackgroundTasks:
         if self._closing:
             work.close()
             raise StoreUnavailable("the service was closed: make another one")
-        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.spawn(work, outcome)
-        return await outcome
+        task = self._begin(work)
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError:
+            task.add_done_callback(_log_error)
+            raise
+        if task.cancelled():
+            raise OutcomeInDoubt("the service was closed before this was done: look at the flow again")
+        return task.result()
 
-    def spawn(self, work: Coroutine[Any, Any, T], outcome: asyncio.Future[T] | None = None) -> asyncio.Task[T]:
-        """Begin work. The outcome is set to its result; without one, nobody waits for it."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(partial(self._finish, outcome))
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begin work that nobody waits for."""
+        task = self._begin(work)
+        task.add_done_callback(_log_error)
         return task
 
-    def _finish(self, outcome: asyncio.Future[T] | None, task: asyncio.Task[T]) -> None:
-        self._tasks.discard(task)
-        error = OutcomeInDoubt(CLOSED) if task.cancelled() else task.exception()
-        if outcome is None or outcome.done():  # nobody waits, or the caller has gone
-            if error is not None and not isinstance(error, ResetFlowError):
-                logger.error("a command broke off: %s", type(error).__name__)  # not its frames, which hold secrets
-        elif error is not None:
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(task.result())
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def wait_idle(self) -> None:
         """Return once nothing is under way."""
@@ -95,10 +90,34 @@ class BackgroundTasks:
             await asyncio.wait(self._tasks, timeout=LAST_PATIENCE)
 
 
-def retrieve_error(task: asyncio.Task[Any]) -> None:
-    """Retrieve the error of a task that is left behind: else the event loop logs it with its message."""
-    if not task.cancelled():
-        task.exception()
+def _log_error(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()) and not isinstance(error, ResetFlowError):
+        logger.error("a command broke off: %s", type(error).__name__)  # not its frames, which hold secrets
+
+
+async def attempt(call: Callable[[], Awaitable[T]], patience: float) -> tuple[T | None, str]:
+    """
+    Call what is the embedder's. Return its result, and the class of its error; `""` if there is none.
+
+    It is cancelled when the seconds are over, or with the caller; if it ignores that, it is left behind.
+    """
+
+    async def called() -> T:
+        return await call()
+
+    task = asyncio.get_running_loop().create_task(called())
+    try:
+        await asyncio.wait((task,), timeout=patience)  # `asyncio.timeout` would wait on if it ignores that
+    finally:
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # else the loop logs its message
+        task.cancel()
+    if not task.done():
+        return None, "TimeoutError"
+    if task.cancelled():
+        return None, "CancelledError"
+    if error := task.exception():
+        return None, type(error).__name__
+    return task.result(), ""
 
 
 class Backoff:

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from reset_flow.persistence.repository import FlowRepository
     from reset_flow.ports import Clock, Guard
 
-__all__ = ["Context", "in_utc", "system_clock", "this_process"]
-
-
 logger = logging.getLogger("reset_flow")
 
 
