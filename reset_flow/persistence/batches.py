@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -73,13 +74,12 @@ async def _change(store: Store, record: Record, change: Callable[[Record], Await
 
 
 async def purge(
-    store: Store, realm: str, before: datetime, *, limit: int | None = None, progress: Progress = ignore
+    store: Store, realm: str, before: datetime, *, limit: float = math.inf, progress: Progress = ignore
 ) -> int:
     """Delete the records of a realm that ended before then, at most about `limit` of them. Return how many."""
     purged = 0
-    while limit is None or purged < limit:
-        batch = await store.purge(realm, before, PURGE_BATCH)
-        purged += batch
+    while purged < limit:
+        purged += (batch := await store.purge(realm, before, PURGE_BATCH))
         progress(batch)
         if batch < PURGE_BATCH:
             break

@@ -1,8 +1,8 @@
 """
 The keys of a ring, and the file that stores them.
 
-A key file is replaced as a whole by an atomic rename, so a reader never sees half of it. The traceback of an error that
-leaves this module holds no frame with the content of the file.
+A key file is replaced as a whole by an atomic rename, so a reader never sees half of it. No frame of a traceback holds
+its content.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import secrets
 import tempfile
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import wraps
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, ClassVar, Concatenate, ParamSpec, TypeAlias, TypeVar
+from typing import IO, TYPE_CHECKING, ClassVar, TypeAlias
 
 import attrs
 import msgspec
@@ -37,14 +36,9 @@ FORMAT = 1
 
 DELAY = timedelta(seconds=30)
 """
-How long a new key waits before it writes, and an old one before it can be removed.
-
-A worker looks at the file at most a few seconds before it seals (`keyring.LOOK_INTERVAL`). The rest is for clocks that
-differ, and for a save that is on its way to the store.
+How long a new key waits before it writes, and an old one before it can be removed: until workers have looked at the
+file (`keyring.LOOK_INTERVAL`), though clocks may differ and a save may be on its way to the store.
 """
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 FileVersion: TypeAlias = tuple[int, ...]
 """Times, inode and size of a file: they differ when its content does."""
@@ -53,10 +47,9 @@ FileVersion: TypeAlias = tuple[int, ...]
 @attrs.frozen(kw_only=True)
 class Key(Unpicklable):
     """
-    One key of a ring. It never shows its bytes, and can't be pickled.
+    One key of a ring. It never shows its bytes.
 
-    A `KeySet` validates its keys. A key does not validate itself: the frame of its `__init__`, which has the bytes,
-    would be part of the error's traceback.
+    A `KeySet` validates it: the frame of its own `__init__`, which has the bytes, would be in the error's traceback.
 
     Attributes:
         writes_from: When the key may begin to write, so that every worker has read it by then; `None`: at once.
@@ -108,21 +101,11 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeySet(_Header, frozen=True, kw_only=True):
-    """
-    The valid keys of one ring, as a file has them.
-
-    Attributes:
-        seal: Oldest first.
-
-        lookup: The key that writes first.
-
-    Raises:
-        KeyringError: A key is missing, malformed or there twice.
-    """
+    """The keys of one ring, as a file has them. Raises KeyringError if one is missing, malformed or there twice."""
 
     reset_flow_keys: int = FORMAT
-    seal: tuple[Key, ...]
-    lookup: tuple[Key, ...]
+    seal: tuple[Key, ...]  # oldest first
+    lookup: tuple[Key, ...]  # the one that writes first
 
     def __post_init__(self) -> None:
         _validate("sealing", self.seal)
@@ -156,12 +139,7 @@ class KeySet(_Header, frozen=True, kw_only=True):
         return replace(self, seal=tuple(key for key in self.seal if key.id != key_id))
 
     def superseded_at(self, key_id: str) -> datetime:
-        """
-        Return when a newer key began to write instead of this one.
-
-        Raises:
-            KeyringError: The key is not in the ring, it writes, or it will write.
-        """
+        """Return when a newer key began to write instead of this one. Raises KeyringError if none did."""
         ids, writer = [key.id for key in self.seal], self.writer
         if key_id not in ids:
             raise KeyringError(f"key {printable(key_id)} is not in the ring, which has {', '.join(ids)}")
@@ -174,31 +152,12 @@ class KeySet(_Header, frozen=True, kw_only=True):
         return min(key.since for key in self.seal[place + 1 :] if key.may_write(now))
 
 
-def _without_frames(work: Callable[Concatenate[Path, P], T]) -> Callable[Concatenate[Path, P], T]:
-    """Let the message of an error out, and not its frames, which hold the content of the file."""
-
-    @wraps(work)
-    def clean(path: Path, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return work(path, *args, **kwargs)
-        except FileNotFoundError:
-            problem = f"{path} does not exist: make it with `reset-flow keys new`"
-        except OSError as error:
-            problem = f"{path} can't be used: {error.strerror}"
-        except KeyringError as error:
-            problem = str(error)
-        raise KeyringError(problem)
-
-    return clean
-
-
 # --- reading
 
 
-@_without_frames
 def read(path: Path) -> tuple[KeySet, FileVersion]:
     """Read a key file. Raises KeyringError if it is missing, broken, or open to others than its owner."""
-    with path.open("rb") as file:
+    with _opened(path, "rb") as file:
         version = _version(os.fstat(file.fileno()))
         return _read(path, file), version
 
@@ -215,21 +174,37 @@ def _version(status: os.stat_result) -> FileVersion:
     return status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size
 
 
+@contextmanager
+def _opened(path: Path, mode: str) -> Iterator[IO[bytes]]:
+    try:
+        with path.open(mode) as file:
+            yield file
+    except FileNotFoundError:
+        raise KeyringError(f"{path} does not exist: make it with `reset-flow keys new`") from None
+    except OSError as error:
+        raise KeyringError(f"{path} can't be used: {error.strerror}") from None
+
+
 def _read(path: Path, file: IO[bytes]) -> KeySet:
     if os.fstat(file.fileno()).st_mode & 0o077:
         raise KeyringError(f"{path} is open to others: `chmod 600` it, and rotate its keys if it was read")
-    document = file.read(MAX_FILE_BYTES)
+    keys = _decode(file.read(MAX_FILE_BYTES))
+    if isinstance(keys, str):
+        raise KeyringError(f"{path} {keys}")
+    return keys
+
+
+def _decode(document: bytes) -> KeySet | str:
+    """Return the keys, or what is wrong: the frames of an error would hold the content of the file."""
     try:
         number = msgspec.json.decode(document, type=_Header).reset_flow_keys
-        if number == FORMAT:
-            return msgspec.json.decode(document, type=KeySet)
+        if number != FORMAT:
+            return f"has format {number}: read it with the release of reset_flow that wrote it"
+        return msgspec.json.decode(document, type=KeySet)
     except (msgspec.DecodeError, KeyringError) as error:
-        reason = f": {error}"
+        return f"is no key file, or a broken one: {error}"
     except (ValueError, OverflowError, RecursionError):  # such as a time before all times
-        reason = ""
-    else:
-        raise KeyringError(f"{path} has format {number}: read it with the release of reset_flow that wrote it")
-    raise KeyringError(f"{path} is no key file, or a broken one{reason}")
+        return "is no key file, or a broken one"
 
 
 # --- writing
@@ -246,14 +221,8 @@ def write_new(path: Path, keys: KeySet) -> None:
         raise KeyringError(f"{path} can't be written: {error.strerror}") from None
 
 
-@_without_frames
 def change(path: Path, changed: Callable[[KeySet], KeySet]) -> KeySet:
-    """
-    Replace the file by one with the changed keys, and return them. Concurrent changes run one after another.
-
-    Raises:
-        KeyringError: The file can't be read or written, or `changed` raised this; the file stays as it was.
-    """
+    """Replace the file by one with the changed keys, and return them. On an error, the file stays as it was."""
     path = path.resolve()  # a symbolic link keeps pointing to the file
     with _locked(path) as file:
         keys = changed(_read(path, file))
@@ -264,9 +233,9 @@ def change(path: Path, changed: Callable[[KeySet], KeySet]) -> KeySet:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[IO[bytes]]:
-    """Open the file and lock it against other changes."""
+    """Open the file and lock it: concurrent changes run one after another."""
     while True:
-        with path.open("r+b") as file:  # NFS does not lock a file that is open for reading only
+        with _opened(path, "r+b") as file:  # NFS does not lock a file that is open for reading only
             fcntl.flock(file, fcntl.LOCK_EX)
             # The last holder of the lock may have put another file in its place.
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):

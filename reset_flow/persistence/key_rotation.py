@@ -55,17 +55,10 @@ def rotate(path: Path, *, delay: timedelta = DELAY) -> Key:
 
 async def remove(path: Path, key_id: str, store: Store, realms: Iterable[str], *, settled: timedelta = DELAY) -> None:
     """
-    Remove a key from a file.
-
-    Args:
-        realms: All realms that use the file: records of others are not looked at.
-
-        settled: How long a newer key must have been writing: until then, a worker that has not read it may write with
-            the old one.
+    Remove a key from a file, once a newer one has been writing for as long as `settled`.
 
     Raises:
         KeyringError: The key is needed: it writes, or may, or records are sealed with it; or the file can't be used.
-        StoreUnavailable: The store can't say whether it is needed.
     """
     safe_at = key_file.read(path)[0].superseded_at(key_id) + settled
     if datetime.now(UTC) < safe_at:
@@ -91,11 +84,7 @@ async def reseal(store: Store, keyring: Keyring, realm: str, progress: Progress 
     """
     Seal every record of a realm again that is not sealed with the key that writes now, side records included.
 
-    Safe at any time and in any number of processes: a worker that has loaded a flow meanwhile loads it again, as after
-    any other save. A pass that was interrupted is continued by the next.
-
-    Raises:
-        StoreUnavailable: The store went away; the records that were resealed stay so.
+    Safe at any time and in any number of processes: to workers it is a save as any other.
     """
     keyring.refresh()
 
