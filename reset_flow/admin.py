@@ -64,9 +64,8 @@ class Admin:
     Looks after the flows of one realm.
 
     Use it as an async context manager: it closes the store with itself. Workers may run meanwhile. Each change is
-    written to the audit log, `reset_flow.audit`, without any login.
-
-    Long work takes `progress`, which is called after each batch with its number of records.
+    written to the audit log, `reset_flow.audit`, without any login. Long work takes `progress`, which is called after
+    each batch with its number of records.
 
     Args:
         worker: The name in the audit log; host and process id unless given.
@@ -112,11 +111,9 @@ class Admin:
 
             running: Only flows that have not ended.
         """
-        lookups: tuple[bytes | None, ...] = (None,)
-        if tag is not None:
-            tag = Secret(tag)
-            lookups = self._keyring.lookups(self._realm, "tag", validation.name(tag, "tag"))
-        for lookup in lookups:
+        tag = validation.hidden(tag)
+        of_tag = None if tag is None else self._keyring.lookups(self._realm, "tag", validation.name(tag, "tag"))
+        for lookup in of_tag or (None,):
             async for found in self._repository.scan(limit=EVERYTHING, lookup=lookup):
                 if isinstance(found, RecordUnreadable):
                     yield found
@@ -170,21 +167,17 @@ class Admin:
     async def purge(self, older_than: timedelta, *, progress: Progress = ignore) -> int:
         """
         Delete the flows that ended longer ago than this, and the side records whose lifetime is over. Return how many
-        flows.
-
-        A listener that was not told of the end of such a flow never is.
-
-        Raises:
-            InvalidInput: The length is below zero, or reaches back before all time.
+        flows. A listener that was not told of the end of such a flow never is.
         """
+        now = self._now()
         try:
-            before = self._now() - older_than
+            before = now - older_than if older_than >= NO_TIME else None
         except (OverflowError, TypeError):
             before = None
-        if before is None or older_than < NO_TIME:
+        if before is None:
             raise InvalidInput("older_than: it must be a timedelta of zero or more that does not reach back to year 1")
         purged = await purge(self._store, self._realm, before, progress=progress)
-        await purge(self._store, side_realm(self._realm), self._now())
+        await purge(self._store, side_realm(self._realm), now)
         if purged:
             self._log(f"realm {self._realm}: {purged} flows that had ended before {before} purged")
         return purged

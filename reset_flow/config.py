@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from reset_flow.ports import Store
 
-__all__ = ["from_env", "open_store", "setting"]
-
 PREFIX = "RESET_FLOW_"
 SETTINGS = frozenset({"APP_KEY", "BROKER_URL", "KEYS", "REALM", "REVISION", "STORE"})
 
@@ -65,28 +63,23 @@ def open_store(url: str | Secret) -> Store:
 
 def setting(name: str, default: str | None = None, overrides: Mapping[str, str | Secret] | None = None) -> str:
     """
-    `RESET_FLOW_` and the name, from the environment, or the content of the file that `…_FILE` names, stripped.
-
-    Args:
-        overrides: By the same names, what goes before the environment.
+    Return an override or, from the environment, `RESET_FLOW_` and the name or the content of the file in `…_FILE`.
 
     Raises:
-        ConfigurationError: Both are set, neither is and there is no default, or the file can't be read or is open to
-            others.
+        ConfigurationError: Both are set, neither is and there is no default, or the file can't be used.
     """
     overrides = _hidden(overrides)
     if name in overrides:
         return overrides[name].reveal()
     variable = PREFIX + name
-    file = os.environ.get(f"{variable}_FILE")
-    given = bool(os.environ.get(variable))  # and not what it is: whoever logs this frame must not find it
+    given, file = Secret(os.environ.get(variable, "")), os.environ.get(f"{variable}_FILE")
     if given and file:
         raise ConfigurationError(f"{variable} and {variable}_FILE are both set: leave one of them")
     if file:
         return _content(file, f"{variable}_FILE")
-    if given or default is not None:
-        return os.environ.get(variable) or default or ""
-    raise ConfigurationError(f"{variable} is not set, nor is {variable}_FILE")
+    if not given and default is None:
+        raise ConfigurationError(f"{variable} is not set, nor is {variable}_FILE")
+    return given.reveal() or default or ""
 
 
 def _hidden(overrides: Mapping[str, str | Secret] | None) -> Mapping[str, Secret]:

@@ -25,26 +25,15 @@ LAST_PATIENCE = 1.0
 
 
 class BackgroundTasks:
-    """
-    The tasks that are under way, until they are closed.
-
-    Attributes:
-        closed: Whether nothing may be begun any more, not even by a task that is under way.
-    """
+    """The tasks that are under way, until they are closed."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
-        self.closed = False
+        self.closed = False  # nothing may be begun any more, not even by a task that is under way
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """
-        Return the result of the work, which goes on if the caller is cancelled.
-
-        Raises:
-            StoreUnavailable: The service is closed; nothing was begun.
-            OutcomeInDoubt: The service was closed before the work was done.
-        """
+        """Return the result of the work, which goes on if the caller is cancelled."""
         if self._closing:
             work.close()
             raise StoreUnavailable("the service was closed: make another one")

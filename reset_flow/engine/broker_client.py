@@ -54,12 +54,7 @@ def case_of(flow: FlowData) -> Case:
 
 
 class BrokerClient:
-    """
-    Makes the calls that intents announce.
-
-    Attributes:
-        name, credentials, canonical_user: As the transport has them.
-    """
+    """Makes the calls that intents announce."""
 
     def __init__(self, transport: Transport, policy: Policy, tracer: SafeTracer) -> None:
         self._transport = transport
@@ -78,8 +73,7 @@ class BrokerClient:
         """
         Make the call of an intent once. One log-in may then prove a password that the call leaves in doubt.
 
-        Args:
-            began: `time.monotonic()` before the intent was saved.
+        `began` is `time.monotonic()` before the intent was saved.
         """
         outcome = await self._call_once(flow, new, began)
         assert flow.intent is not None

@@ -73,19 +73,12 @@ def this_process() -> str:
 
 @attrs.frozen(kw_only=True)
 class Context:
-    """
-    What the parts of one service share.
-
-    Attributes:
-        worker: The name of this process in histories.
-
-        now: The clock that lifetimes and cooldowns are judged by, UTC. Leases and budgets go by the store's.
-    """
+    """What the parts of one service share."""
 
     policy: Policy
     realm: str
     worker: str
-    now: Callable[[], datetime]
+    now: Callable[[], datetime]  # for lifetimes and cooldowns, UTC; leases and budgets go by the store's clock
     guards: tuple[Guard, ...]
     keyring: Keyring
     repository: FlowRepository

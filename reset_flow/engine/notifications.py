@@ -36,12 +36,7 @@ PATIENCE = timedelta(seconds=10)
 
 
 class Notifications:
-    """
-    Tells the world about the flows of one service.
-
-    Attributes:
-        names: Of the listeners, sorted.
-    """
+    """Tells the world about the flows of one service."""
 
     def __init__(
         self,

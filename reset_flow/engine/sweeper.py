@@ -72,12 +72,7 @@ class Sweeper:
         self._held_back = False
 
     async def sweep(self) -> SweepReport:
-        """
-        Go once through all that is due.
-
-        Raises:
-            StoreUnavailable: The store went away; what was done is done.
-        """
+        """Go once through all that is due. If the store goes away, what was done is done."""
         return await self._context.tracer.during(self._sweep(), "sweep")
 
     async def _sweep(self) -> SweepReport:

@@ -143,16 +143,13 @@ class KeySet(_Header, frozen=True, kw_only=True):
         ids, writer = [key.id for key in self.seal], self.writer
         if key_id not in ids:
             raise KeyringError(f"key {printable(key_id)} is not in the ring, which has {', '.join(ids)}")
-        place = ids.index(key_id)
-        if place > ids.index(writer.id):
-            raise KeyringError(f"key {key_id} is to write from {self.seal[place].since:%Y-%m-%d %H:%M:%S} UTC")
         if key_id == writer.id:
             raise KeyringError(f"key {key_id} writes: rotate, and wait until the new key does")
-        now = datetime.now(UTC)
-        return min(key.since for key in self.seal[place + 1 :] if key.may_write(now))
-
-
-# --- reading
+        place, now = ids.index(key_id), datetime.now(UTC)
+        since = [key.since for key in self.seal[place + 1 :] if key.may_write(now)]
+        if not since:
+            raise KeyringError(f"key {key_id} is to write from {self.seal[place].since:%Y-%m-%d %H:%M:%S} UTC")
+        return min(since)
 
 
 def read(path: Path) -> tuple[KeySet, FileVersion]:
@@ -182,7 +179,7 @@ def _opened(path: Path, mode: str) -> Iterator[IO[bytes]]:
     except FileNotFoundError:
         raise KeyringError(f"{path} does not exist: make it with `reset-flow keys new`") from None
     except OSError as error:
-        raise KeyringError(f"{path} can't be used: {error.strerror}") from None
+        raise KeyringError(f"{path} can't be {'read' if mode == 'rb' else 'written'}: {error.strerror}") from None
 
 
 def _read(path: Path, file: IO[bytes]) -> KeySet:
@@ -205,9 +202,6 @@ def _decode(document: bytes) -> KeySet | str:
         return f"is no key file, or a broken one: {error}"
     except (ValueError, OverflowError, RecursionError):  # such as a time before all times
         return "is no key file, or a broken one"
-
-
-# --- writing
 
 
 def write_new(path: Path, keys: KeySet) -> None:

@@ -74,8 +74,8 @@ class Keyring(Unpicklable):
     every few seconds before it seals, so it never goes on sealing with a key that was removed.
 
     Attributes:
-        saved: Whether the ring is known to be in a file. A ring that is not in a file is lost with the process, and
-            with it every flow that it sealed.
+        saved: Whether the ring is known to be in a file. One that is not is lost with the process, and with it every
+            flow that it sealed.
 
     Raises:
         KeyringError: A key is short, missing or there twice; the message names it by its id.
@@ -119,12 +119,7 @@ class Keyring(Unpicklable):
         return Keyring(keys.seal, keys.lookup)
 
     def without(self, key_id: str) -> Keyring:
-        """
-        Return another ring, in memory only, without this sealing key. It can't open what the key has sealed.
-
-        Raises:
-            KeyringError: The key is not in the ring, it writes, or it will write.
-        """
+        """Return another ring, in memory only, without this sealing key: KeyringError if it writes or will write."""
         keys = self._keys.without(key_id)
         return Keyring(keys.seal, keys.lookup)
 
@@ -140,20 +135,14 @@ class Keyring(Unpicklable):
         Write the ring to a new file with mode 0600, whole or not at all.
 
         Raises:
-            KeyringError: The file exists (flows may be sealed with its keys, so it is not overwritten), or can't be
-                written.
+            KeyringError: The file exists (flows may be sealed with its keys), or can't be written.
         """
         key_file.write_new(Path(path), self._keys)
         self._path, self.saved = Path(path).absolute(), True
 
     @classmethod
     def from_file(cls, path: str | Path) -> Keyring:
-        """
-        Read a ring from a file.
-
-        Raises:
-            KeyringError: The file is missing, broken, or open to others than its owner.
-        """
+        """Read a ring from a file: KeyringError if it is missing, broken, or open to others than its owner."""
         keys, version = key_file.read(Path(path))
         ring = cls(keys.seal, keys.lookup, saved=True)
         ring._path, ring._version = Path(path).absolute(), version
@@ -199,11 +188,7 @@ class Keyring(Unpicklable):
     # --- bodies
 
     def seal(self, realm: str, flow_id: str, body: bytes, associated: bytes) -> bytes:
-        """
-        Encrypt a body with the key that writes now, after a look at the key file every few seconds.
-
-        It can be opened with the same realm, flow and associated data only.
-        """
+        """Encrypt a body with the key that writes now, to be opened with the same realm, flow and associated data."""
         if (now := uptime()) >= self._look_at:
             self._look_at = now + LOOK_INTERVAL
             self.refresh()
@@ -212,11 +197,11 @@ class Keyring(Unpicklable):
 
     def open(self, realm: str, flow_id: str, sealed: bytes, associated: bytes) -> bytes:
         """
-        Decrypt a body. If its key is not in the ring, look at the key file first.
+        Decrypt a body.
 
         Raises:
             ValueError: The body was changed, or belongs to another record; the message names the key.
-            UnknownKeyError: The key is not in the ring.
+            UnknownKeyError: The key is not in the ring, nor in its file.
         """
         if len(sealed) < ID_BYTES + NONCE_BYTES + TAG_BYTES:
             raise ValueError("it is cut off")
