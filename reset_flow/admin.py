@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from reset_flow.domain.flow import Flow
     from reset_flow.persistence.batches import Progress
-    from reset_flow.persistence.key_rotation import ResealReport
     from reset_flow.persistence.keyring import Keyring
     from reset_flow.ports import Clock, Record, Store
 
@@ -136,7 +135,7 @@ class Admin:
         """Count the records of the realm by the id of the key that seals them, side records included."""
         return await key_rotation.sealed_with(self._store, self._realm)
 
-    async def reseal(self, *, progress: Progress = ignore) -> ResealReport:
+    async def reseal(self, *, progress: Progress = ignore) -> key_rotation.ResealReport:
         """Seal every record of the realm with the newest key, so that older ones can be removed."""
         report = await key_rotation.reseal(self._store, self._keyring, self._realm, progress)
         if report.resealed:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+import reset_flow  # which imports a store, and with it a driver, when it is first asked for
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.secret import Secret
 from reset_flow.persistence.keyring import Keyring
@@ -39,23 +40,15 @@ def open_store(url: str | Secret) -> Store:
     found = SCHEME.match(url.reveal())
     scheme = found.group(0).lower() if found else ""
     if url.reveal() == "memory:":
-        from reset_flow.stores.memory import MemoryStore
-
-        return MemoryStore()
+        return reset_flow.MemoryStore()
     if scheme == "sqlite":
-        from reset_flow.stores.sqlite.store import SQLiteStore
-
         if not url.reveal().startswith("sqlite:///") or url.reveal() == "sqlite:///":
             raise ConfigurationError("a SQLite address is sqlite:/// and a path, such as sqlite:///flows.db")
-        return SQLiteStore(unquote(url.reveal().removeprefix("sqlite:///")))
+        return reset_flow.SQLiteStore(unquote(url.reveal().removeprefix("sqlite:///")))
     if scheme in ("postgres", "postgresql"):
-        from reset_flow.stores.postgres.store import PostgresStore
-
-        return PostgresStore(url)
+        return reset_flow.PostgresStore(url)
     if scheme in ("redis", "rediss"):
-        from reset_flow.stores.redis.store import RedisStore
-
-        return RedisStore(url)
+        return reset_flow.RedisStore(url)
     raise ConfigurationError(
         f"no store is addressed by {scheme or 'no scheme'}: use memory:, sqlite:///, postgresql:// or redis://"
     )

@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 import warnings
-from contextlib import AsyncExitStack
+from contextlib import aclosing
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from reset_flow.engine.commands import Given
     from reset_flow.engine.sweeper import SweepReport
     from reset_flow.observability.tracing import SafeTracer
-    from reset_flow.persistence.key_rotation import ResealReport
     from reset_flow.persistence.keyring import Keyring
     from reset_flow.ports import Clock, Guard, Listener, Store, Tracer, Transport
 
@@ -58,14 +57,9 @@ def _seconds(timeout: Any) -> float:
 
 
 def _check(policy: Policy, transport: Transport, store: Store, keyring: Keyring) -> None:
-    if policy.lease <= transport.deadline:
-        raise ConfigurationError(
-            f"a lease of {policy.lease} is not longer than the transport's deadline of {transport.deadline}"
-        )
-    if policy.response_floor >= policy.lease:
-        raise ConfigurationError(
-            f"a response floor of {policy.response_floor} must be shorter than the lease of {policy.lease}"
-        )
+    for what, length in (("transport's deadline", transport.deadline), ("response floor", policy.response_floor)):
+        if length >= policy.lease:
+            raise ConfigurationError(f"the {what} of {length} must be shorter than the lease of {policy.lease}")
     if store.durable and not keyring.saved:
         warnings.warn(
             "these keys are in no file: what the store keeps can't be read once this process is gone; "
@@ -150,9 +144,7 @@ class ResetService:
             await asyncio.gather(self._sweeping, return_exceptions=True)
             self._sweeping = None
         give_up_at = time.monotonic() + patience.total_seconds()
-        async with AsyncExitStack() as closing:
-            closing.push_async_callback(self._store.aclose)
-            closing.push_async_callback(self._transport.aclose)
+        async with aclosing(self._store), aclosing(self._transport):
             try:
                 await self._tasks.aclose(patience)
             finally:
@@ -283,16 +275,13 @@ class ResetService:
         key: str | Secret | None = None,
     ) -> Flow:
         """
-        Set the new PIN, which ends the flow. Provisional, as the broker's documents are unsure of it.
+        Set the new PIN, which ends the flow. Raises what `set_password` does. Provisional, as the broker's documents
+        are unsure of it.
 
         Args:
             image_name: One of the broker's security images.
 
             authorization: The bearer token of a log-in.
-
-        Raises:
-            PasswordRejected: It is not good enough.
-            OutcomeInDoubt: Nobody knows; the person may try it, or set it again.
         """
         pin, key = Secret(pin), validation.hidden(key)
         personal_phrase, authorization = validation.hidden(personal_phrase), validation.hidden(authorization)
@@ -358,7 +347,7 @@ class ResetService:
         """
         return SideRecords(self._store, self._keyring, self._realm, validation.name(kind, "kind"), self._now)
 
-    async def reseal(self) -> ResealReport:
+    async def reseal(self) -> key_rotation.ResealReport:
         """Seal every flow of the realm with the newest key, so that older ones can be removed from the ring."""
         return await key_rotation.reseal(self._store, self._keyring, self._realm)
 

@@ -71,23 +71,22 @@ class BrokerClient:
 
     async def send(self, flow: FlowData, new: NewCredential | None, began: float) -> Outcome:
         """
-        Make the call of an intent once. One log-in may then prove a password that the call leaves in doubt.
+        Make the call of an intent, which was being saved from `began` on (`time.monotonic()`), once.
 
-        `began` is `time.monotonic()` before the intent was saved.
+        One log-in may then prove a password that the call leaves in doubt.
         """
         outcome = await self._call_once(flow, new, began)
         assert flow.intent is not None
-        again = isinstance(outcome, Unknown) and new is not None and rules.repeatable(flow.intent)
-        if new is None or again or not leaves_password_in_doubt(flow, outcome):
+        if new is None or not self._may_log_in or flow.credential is not Credential.PASSWORD:
             return outcome
-        if not self._may_log_in or flow.credential is not Credential.PASSWORD or not self._in_time(began):
+        again = isinstance(outcome, Unknown) and rules.repeatable(flow.intent)
+        if again or not leaves_password_in_doubt(flow, outcome) or not self._in_time(began):
             return outcome
         proof = await self._bounded("log_in", partial(self._transport.log_in, case_of(flow), new.secret), began)
         return Accepted() if isinstance(proof, Accepted) else outcome
 
     async def challenge(self, case: Case) -> Accepted | Rejected | NotActed:
         """Ask for the question, a few times if the broker can't be reached: asking changes nothing there."""
-        known: Accepted | Rejected | NotActed = NotActed()
         for attempt in range(CHALLENGES):
             if attempt:
                 await asyncio.sleep(CHALLENGE_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
@@ -95,6 +94,7 @@ class BrokerClient:
             outcome = await self._bounded("challenge", partial(self._transport.challenge, case), began)
             await self._pad(began)
             outcome = _withheld(outcome, case.user)
+            known: Accepted | Rejected | NotActed
             known = NotActed(detail=outcome.detail) if isinstance(outcome, Unknown) else outcome
             if not isinstance(known, NotActed) or known.cause is not Cause.UNAVAILABLE:
                 break
@@ -107,9 +107,13 @@ class BrokerClient:
         route = COMMANDS[flow.intent.command].call
         assert route is not None
         started = time.monotonic()
+        outcome: Outcome
         if flow.masked:
-            unasked = flow.intent.command == "answer" and flow.question == ""
-            outcome = await self._pretended(flow.intent.command, route, unasked=unasked)
+            # What a broker would say that knew the user, as late as it lately did.
+            as_long = random.choice(self._took[route] or FIRST_GUESS)  # noqa: S311 - no secret
+            await asyncio.sleep(max(0.0, as_long - TIMER))
+            ignored = flow.intent.command == "answer" and flow.question == ""  # nobody asked for it
+            outcome = Accepted() if ignored or flow.intent.command in ("start", "resend") else Rejected()
         else:
             call = partial(self._start_call, route, flow, new)
             outcome = await self._bounded(route.name.lower(), call, began)
@@ -119,12 +123,6 @@ class BrokerClient:
                 self._took[route].append(time.monotonic() - started)
         await self._pad(started)
         return outcome
-
-    async def _pretended(self, command: str, route: Call, *, unasked: bool) -> Outcome:
-        """Return what a broker would say that knew the user, as late as it lately did. It ignores unasked answers."""
-        as_long = random.choice(self._took[route] or FIRST_GUESS)  # noqa: S311 - no secret
-        await asyncio.sleep(max(0.0, as_long - TIMER))
-        return Accepted() if command in ("start", "resend") or unasked else Rejected()
 
     async def _pad(self, began: float) -> None:
         """Wait until a call that began then has taken as long as the response floor, if there is one."""

@@ -67,8 +67,7 @@ def in_utc(clock: Clock) -> Clock:
 
 def this_process() -> str:
     """Name this process in histories and in the audit log."""
-    host = socket.gethostname().encode("utf-8", "replace").decode()
-    return f"{host}:{os.getpid()}"
+    return f"{socket.gethostname().encode('utf-8', 'replace').decode()}:{os.getpid()}"
 
 
 @attrs.frozen(kw_only=True)

@@ -125,12 +125,9 @@ class KeySet(_Header, frozen=True, kw_only=True):
 
     def rotated(self, delay: timedelta) -> KeySet:
         """Add a new key, which writes after the delay. It is the newest even if the clock was set back."""
-        key = Key.generate()
-        key = attrs.evolve(
-            key,
-            created_at=max(key.created_at, self.seal[-1].created_at),
-            writes_from=datetime.now(UTC) + delay if delay > timedelta(0) else None,
-        )
+        key, newest = Key.generate(), self.seal[-1]
+        writes_from = datetime.now(UTC) + delay if delay > timedelta(0) else None
+        key = attrs.evolve(key, created_at=max(key.created_at, newest.created_at), writes_from=writes_from)
         return replace(self, seal=(*self.seal, key))
 
     def without(self, key_id: str) -> KeySet:

@@ -151,12 +151,12 @@ class Keyring(Unpicklable):
     @classmethod
     def load_or_create(cls, path: str | Path) -> Keyring:
         """Read the ring of this file; make the file if there is none. Of several processes, one makes it."""
-        if not Path(path).exists():
-            try:
+        try:
+            if not Path(path).exists():
                 cls.generate().to_file(path)
-            except KeyringError:
-                if not Path(path).exists():
-                    raise
+        except KeyringError:
+            if not Path(path).exists():
+                raise
         return cls.from_file(path)
 
     def refresh(self) -> bool:
