@@ -120,13 +120,7 @@ class Admin:
                     yield rules.view(found.flow)
 
     async def get(self, flow_id: str) -> Flow:
-        """
-        Return a flow as it is stored, with its history. Unlike `ResetService.get`, it does not end what has expired.
-
-        Raises:
-            FlowNotFound: There is none in this realm.
-            RecordUnreadable: It can't be opened.
-        """
+        """Return a flow as it is stored, with its history. Raises as `ResetService.get`, but ends nothing expired."""
         return rules.view((await self._repository.load(flow_id)).flow)
 
     # --- keys
@@ -167,6 +161,9 @@ class Admin:
         """
         Delete the flows that ended longer ago than this, and the side records whose lifetime is over. Return how many
         flows. A listener that was not told of the end of such a flow never is.
+
+        Raises:
+            InvalidInput: The length is below zero, or reaches back before all time.
         """
         now = self._now()
         try:
@@ -194,14 +191,11 @@ class Admin:
 
     async def erase(self, user: str | Secret, *, progress: Progress = ignore) -> ChangeReport:
         """
-        Delete all that the store keeps of one login in this realm: its flows, running ones included, and their uses of
-        budgets.
+        Delete all that the store keeps of one login in this realm, given as for `lift`: its flows, running ones
+        included, and their uses of budgets.
 
         A flow that is started meanwhile may be missed, and one with a call under way is left: repeat until nothing is
         `waiting`. Copies of the store are not reached, nor are side records of surfaces, which expire.
-
-        Args:
-            user: As for `lift`.
         """
         user = Secret(user)
         report = await self._change_flows_of(user, Erased(), progress)
@@ -241,10 +235,7 @@ class Admin:
 
 def rotate_keys(path: str | Path, *, at_once: bool = False) -> Key:
     """
-    Add a sealing key to a key file, and return it.
-
-    Args:
-        at_once: Write with it now, and not only when every worker has read it.
+    Add a sealing key to a key file, and return it. It writes once every worker has read it, or `at_once`.
 
     Raises:
         KeyringError: The file can't be read or written.

@@ -29,9 +29,7 @@ SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 def open_store(url: str | Secret) -> Store:
     """
     Return a store by its address: `memory:`, `sqlite:///flows.db` (relative), `sqlite:////var/lib/flows.db` (absolute),
-    `postgresql://…` or `redis://…`.
-
-    It opens itself at its first use.
+    `postgresql://…` or `redis://…`. It opens itself at its first use.
 
     Raises:
         ConfigurationError: No store has such an address.

@@ -323,10 +323,8 @@ class ResetService:
 
     async def wait(self, flow_id: str, timeout: timedelta | float | None = None) -> Flow:
         """
-        Wait until the flow has ended, and return it; or as it stands when the time is up.
-
-        Args:
-            timeout: A `timedelta`, or seconds; `None` waits for the end, which `Policy.flow_lifetime` brings.
+        Wait until the flow has ended, and return it; or as it stands when the time is up. A timeout is a `timedelta` or
+        seconds; `None` waits for the end, which `Policy.flow_lifetime` brings.
         """
         give_up_at = time.monotonic() + _seconds(timeout)
         while True:

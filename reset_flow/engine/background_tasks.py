@@ -91,22 +91,20 @@ async def attempt(call: Callable[[], Awaitable[T]], patience: float) -> tuple[T 
     It is cancelled when the seconds are over, or with the caller; if it ignores that, it is left behind.
     """
 
-    async def called() -> T:
-        return await call()
+    async def called() -> tuple[T | None, str]:
+        try:
+            return await call(), ""
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - it may raise anything; a message in the loop's log may be secret
+            return None, type(error).__name__
 
     task = asyncio.get_running_loop().create_task(called())
     try:
         await asyncio.wait((task,), timeout=patience)  # `asyncio.timeout` would wait on if it ignores that
     finally:
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # else the loop logs its message
         task.cancel()
-    if not task.done():
-        return None, "TimeoutError"
-    if task.cancelled():
-        return None, "CancelledError"
-    if error := task.exception():
-        return None, type(error).__name__
-    return task.result(), ""
+    return task.result() if task.done() else (None, "TimeoutError")
 
 
 class Backoff:

@@ -69,7 +69,7 @@ class Notifications:
             self._tasks.spawn(self._deliver(saved, since, saved.listeners, alarm=alarm))
 
     async def deliver_end(self, flow: FlowData) -> int:
-        """Tell the listeners of the end that were not told yet. Return how many were told."""
+        """Tell the end to the listeners that were not told yet. Return how many were told."""
         return await self._deliver(flow, len(flow.moves) - 1, flow.undelivered)
 
     async def _deliver(self, flow: FlowData, since: int, names: tuple[str, ...], *, alarm: bool = False) -> int:

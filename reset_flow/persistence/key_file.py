@@ -68,11 +68,6 @@ class Key(Unpicklable):
         now = datetime.now(UTC).replace(microsecond=0)
         return cls(id=secrets.token_hex(ID_BYTES), created_at=now, secret=secrets.token_bytes(KEY_BYTES))
 
-    @property
-    def since(self) -> datetime:
-        """When the key began, or will begin, to write."""
-        return self.writes_from or self.created_at
-
     def may_write(self, now: datetime) -> bool:
         """Return True from `writes_from` on."""
         return self.writes_from is None or self.writes_from <= now
@@ -143,28 +138,24 @@ class KeySet(_Header, frozen=True, kw_only=True):
         if key_id == writer.id:
             raise KeyringError(f"key {key_id} writes: rotate, and wait until the new key does")
         place, now = ids.index(key_id), datetime.now(UTC)
-        since = [key.since for key in self.seal[place + 1 :] if key.may_write(now)]
-        if not since:
-            raise KeyringError(f"key {key_id} is to write from {self.seal[place].since:%Y-%m-%d %H:%M:%S} UTC")
-        return min(since)
+        newer = [key.writes_from or key.created_at for key in self.seal[place + 1 :] if key.may_write(now)]
+        if not newer:
+            raise KeyringError(f"key {key_id} is to write from {self.seal[place].writes_from:%Y-%m-%d %H:%M:%S} UTC")
+        return min(newer)
 
 
-def read(path: Path) -> tuple[KeySet, FileVersion]:
+def read(path: Path) -> KeySet:
     """Read a key file. Raises KeyringError if it is missing, broken, or open to others than its owner."""
     with _opened(path, "rb") as file:
-        version = _version(os.fstat(file.fileno()))
-        return _read(path, file), version
+        return _read(path, file)
 
 
 def version_of(path: Path) -> FileVersion | None:
     """Return the version of the file by one system call; `None` if there is no file."""
     try:
-        return _version(path.stat())
+        status = path.stat()
     except OSError:
         return None
-
-
-def _version(status: os.stat_result) -> FileVersion:
     return status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size
 
 

@@ -55,7 +55,7 @@ def rotate(path: Path, *, delay: timedelta = DELAY) -> Key:
 
 async def remove(path: Path, key_id: str, store: Store, realms: Iterable[str], *, settled: timedelta = DELAY) -> None:
     """Remove a key from a file, once a newer one has been writing for as long as `settled`."""
-    safe_at = key_file.read(path)[0].superseded_at(key_id) + settled
+    safe_at = key_file.read(path).superseded_at(key_id) + settled
     if datetime.now(UTC) < safe_at:
         raise KeyringError(f"a worker may still write with key {key_id} until {safe_at:%H:%M:%S} UTC: remove it then")
     for realm in realms:

@@ -37,14 +37,10 @@ MAX_CIPHERS = 1024
 """Flows whose derived key is cached: a command opens once and seals twice."""
 LOOK_INTERVAL = 2.0
 """Seconds after which a ring looks at its file again before it seals."""
-CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+UPTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""The clock that nobody sets; it counts the time that the machine slept, where the system can."""
 
 logger = logging.getLogger("reset_flow")
-
-
-def uptime() -> float:
-    """Seconds that no clock setting changes; also those that the machine slept, where the system tells."""
-    return time.clock_gettime(CLOCK)
 
 
 class UnknownKeyError(ValueError):
@@ -119,7 +115,7 @@ class Keyring(Unpicklable):
         return Keyring(keys.seal, keys.lookup)
 
     def without(self, key_id: str) -> Keyring:
-        """Return another ring, in memory only, without this sealing key: KeyringError if it writes or will write."""
+        """Return another ring, in memory, without this sealing key. Raises KeyringError if it writes or will write."""
         keys = self._keys.without(key_id)
         return Keyring(keys.seal, keys.lookup)
 
@@ -142,8 +138,9 @@ class Keyring(Unpicklable):
 
     @classmethod
     def from_file(cls, path: str | Path) -> Keyring:
-        """Read a ring from a file: KeyringError if it is missing, broken, or open to others than its owner."""
-        keys, version = key_file.read(Path(path))
+        """Read a ring from a file. Raises KeyringError if it is missing, broken, or open to others than its owner."""
+        version = key_file.version_of(Path(path))  # before it is read: what changes meanwhile is then read again
+        keys = key_file.read(Path(path))
         ring = cls(keys.seal, keys.lookup, saved=True)
         ring._path, ring._version = Path(path).absolute(), version
         return ring
@@ -171,7 +168,7 @@ class Keyring(Unpicklable):
         if version is not None and version == self._version:
             return False
         try:
-            keys, self._version = key_file.read(self._path)
+            keys, self._version = key_file.read(self._path), version
         except KeyringError as error:
             if str(error) != self._reported:
                 ids = " ".join(key.id for key in self.keys)
@@ -189,7 +186,7 @@ class Keyring(Unpicklable):
 
     def seal(self, realm: str, flow_id: str, body: bytes, associated: bytes) -> bytes:
         """Encrypt a body with the key that writes now, to be opened with the same realm, flow and associated data."""
-        if (now := uptime()) >= self._look_at:
+        if (now := time.clock_gettime(UPTIME)) >= self._look_at:
             self._look_at = now + LOOK_INTERVAL
             self.refresh()
         key, nonce = self._keys.writer, os.urandom(NONCE_BYTES)
