@@ -97,18 +97,13 @@ class Admin:
         """Close the store."""
         await self._store.aclose()
 
-    # --- looking: nothing is changed by it
-
     async def flows(
         self, *, tag: str | Secret | None = None, running: bool = False
     ) -> AsyncGenerator[Flow | RecordUnreadable, None]:
         """
-        Go through the flows of the realm as they are stored; a record that can't be read comes as the error.
-
-        Args:
-            tag: Only flows that were started with it, the newest first; else they come in no order.
-
-            running: Only flows that have not ended.
+        Go through the flows of the realm as they are stored; a record that can't be read comes as the error. With a
+        tag, only those that were started with it, the newest first (else in no order); `running`: only those that have
+        not ended.
         """
         tag = validation.hidden(tag)
         of_tag = None if tag is None else self._keyring.lookups(self._realm, "tag", validation.name(tag, "tag"))
@@ -123,14 +118,12 @@ class Admin:
         """Return a flow as it is stored, with its history. Raises as `ResetService.get`, but ends nothing expired."""
         return rules.view((await self._repository.load(flow_id)).flow)
 
-    # --- keys
-
     async def sealed_with(self) -> Counter[str]:
         """Count the records of the realm by the id of the key that seals them, side records included."""
         return await key_rotation.sealed_with(self._store, self._realm)
 
     async def reseal(self, *, progress: Progress = ignore) -> key_rotation.ResealReport:
-        """Seal every record of the realm with the newest key, so that older ones can be removed."""
+        """Seal every record of the realm, side records included, with the newest key: older ones can then go."""
         report = await key_rotation.reseal(self._store, self._keyring, self._realm, progress)
         if report.resealed:
             self._log(f"realm {self._realm}: {report.resealed} records resealed with key {self._keyring.writes.id}")
@@ -154,8 +147,6 @@ class Admin:
         every = dict.fromkeys((self._realm, *realms))
         await key_rotation.remove(Path(path), key_id, self._store, every, settled=NO_TIME if at_once else DELAY)
         self._log(f"key {key_id} removed")
-
-    # --- deleting and lifting
 
     async def purge(self, older_than: timedelta, *, progress: Progress = ignore) -> int:
         """
@@ -181,10 +172,8 @@ class Admin:
     async def lift(self, user: str | Secret, *, progress: Progress = ignore) -> ChangeReport:
         """
         Lift the budgets of one person at once: wrong guesses and starts that the flows of the realm have counted no
-        longer count. A flow that was purged since can't be found; its uses expire by themselves.
-
-        Args:
-            user: As it was given to `start`, in any spelling that differs in case, width and outer space.
+        longer count. The user is found by any spelling that differs from what was given to `start` in case, width and
+        outer space. A flow that was purged since can't be found; its uses expire by themselves.
         """
         user = Secret(user)  # frames are logged
         return await self._change_flows_of(user, Lifted(), progress)

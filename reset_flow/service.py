@@ -232,7 +232,7 @@ class ResetService:
             AnswerRejected: The answer that was once taken no longer is; the flow expects one again.
         """
         key = validation.hidden(key)
-        return await self._run(flow_id, "resend", key)
+        return await self._run(flow_id, "resend", key, lambda: None)
 
     async def verify(self, flow_id: str, code: str | Secret, *, key: str | Secret | None = None) -> Flow:
         """
@@ -294,11 +294,9 @@ class ResetService:
     async def cancel(self, flow_id: str, *, key: str | Secret | None = None) -> Flow:
         """Give the flow up."""
         key = validation.hidden(key)
-        return await self._run(flow_id, "cancel", key)
+        return await self._run(flow_id, "cancel", key, lambda: None)
 
-    async def _run(
-        self, flow_id: str, command: str, key: Secret | None, make: Callable[[], Given] = lambda: None
-    ) -> Flow:
+    async def _run(self, flow_id: str, command: str, key: Secret | None, make: Callable[[], Given]) -> Flow:
         hashed = None if key is None else self._keyring.digest(self._realm, "key", validation.name(key, "key"))
         try:
             given = make()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from reset_flow.domain.errors import OutcomeInDoubt, ResetFlowError, StoreUnavailable
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
 T = TypeVar("T")
+
+CLOSED = "the service was closed before this was done: look at the flow again"
 
 logger = logging.getLogger("reset_flow")
 
@@ -37,27 +40,27 @@ class BackgroundTasks:
         if self._closing:
             work.close()
             raise StoreUnavailable("the service was closed: make another one")
-        task = self._begin(work)
-        try:
-            await asyncio.wait((task,))
-        except asyncio.CancelledError:
-            task.add_done_callback(_log_error)
-            raise
-        if task.cancelled():
-            raise OutcomeInDoubt("the service was closed before this was done: look at the flow again")
-        return task.result()
+        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.spawn(work, outcome)
+        return await outcome
 
-    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Begin work that nobody waits for."""
-        task = self._begin(work)
-        task.add_done_callback(_log_error)
-        return task
-
-    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def spawn(self, work: Coroutine[Any, Any, T], outcome: asyncio.Future[T] | None = None) -> asyncio.Task[T]:
+        """Begin work. The outcome is set to its result; without one, nobody waits for it."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(partial(self._finish, outcome))
         return task
+
+    def _finish(self, outcome: asyncio.Future[T] | None, task: asyncio.Task[T]) -> None:
+        self._tasks.discard(task)
+        error = OutcomeInDoubt(CLOSED) if task.cancelled() else task.exception()
+        if outcome is None or outcome.done():  # nobody waits, or the caller has gone
+            if error is not None and not isinstance(error, ResetFlowError):
+                logger.error("a command broke off: %s", type(error).__name__)  # not its frames, which hold secrets
+        elif error is not None:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(task.result())
 
     async def wait_idle(self) -> None:
         """Return once nothing is under way."""
@@ -79,16 +82,10 @@ class BackgroundTasks:
             await asyncio.wait(self._tasks, timeout=LAST_PATIENCE)
 
 
-def _log_error(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled() and (error := task.exception()) and not isinstance(error, ResetFlowError):
-        logger.error("a command broke off: %s", type(error).__name__)  # not its frames, which hold secrets
-
-
 async def attempt(call: Callable[[], Awaitable[T]], patience: float) -> tuple[T | None, str]:
     """
-    Call what is the embedder's. Return its result, and the class of its error; `""` if there is none.
-
-    It is cancelled when the seconds are over, or with the caller; if it ignores that, it is left behind.
+    Call what is the embedder's. Return its result, and the class of its error; `""` if there is none. It is cancelled
+    when the seconds are over, or with the caller; if it ignores that, it is left behind.
     """
 
     async def called() -> tuple[T | None, str]:

@@ -70,11 +70,7 @@ class BrokerClient:
         self.canonical_user = transport.canonical_user
 
     async def send(self, flow: FlowData, new: NewCredential | None, began: float) -> Outcome:
-        """
-        Make the call of an intent, which was being saved from `began` on (`time.monotonic()`), once.
-
-        One log-in may then prove a password that the call leaves in doubt.
-        """
+        """Make the call of an intent once, then perhaps a log-in. Its lease began at `began`, by `time.monotonic()`."""
         outcome = await self._call_once(flow, new, began)
         assert flow.intent is not None
         if new is None or not self._may_log_in or flow.credential is not Credential.PASSWORD:

@@ -29,9 +29,8 @@ GUESSABLE = "it must be harder to guess"
 
 async def complaints(rules: PasswordRules, password: Secret, user: str) -> tuple[str, ...]:
     """
-    Return the complaints of the rules or, if they have none, of the checks.
-
-    None repeats the password or the login. Errors of checks are logged by their class, and count as no complaint.
+    Return the complaints of the rules or, if they have none, of the checks. None repeats the password or the login.
+    Errors of checks are logged by their class, and count as no complaint.
     """
     if refusals := rules.refusals(password, user):
         return refusals
@@ -52,6 +51,5 @@ async def _ask(check: PasswordCheck, password: Secret, user: str) -> list[str]:
 
 def _safe(complaint: object, password: Secret, user: str) -> str:
     """Return the complaint on one line; replace one that repeats the password or the login."""
-    if not isinstance(complaint, str) or repeats(complaint, password.reveal(), user):
-        return GUESSABLE
-    return printable(complaint) or GUESSABLE
+    fit = isinstance(complaint, str) and not repeats(complaint, password.reveal(), user)
+    return (fit and printable(complaint)) or GUESSABLE

@@ -76,11 +76,7 @@ async def sealed_with(store: Store, realm: str) -> Counter[str]:
 
 
 async def reseal(store: Store, keyring: Keyring, realm: str, progress: Progress = ignore) -> ResealReport:
-    """
-    Seal every record of a realm again that is not sealed with the key that writes now, side records included.
-
-    Safe at any time and in any number of processes: to workers it is a save as any other.
-    """
+    """Seal every record again that is not sealed with the key that writes now: to workers, a save as any other."""
     keyring.refresh()
 
     async def again(record: Record) -> str:

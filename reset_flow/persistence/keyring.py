@@ -107,8 +107,6 @@ class Keyring(Unpicklable):
         keys = self.keys if hasattr(self, "_keys") else ()  # a traceback may show a ring whose keys were refused
         return f"<Keyring {' '.join(key.id for key in keys)}>"
 
-    # --- rotation
-
     def rotated(self, delay: timedelta = DELAY) -> Keyring:
         """Return another ring, in memory only, with one key more, which writes after the delay."""
         keys = self._keys.rotated(delay)
@@ -118,8 +116,6 @@ class Keyring(Unpicklable):
         """Return another ring, in memory, without this sealing key. Raises KeyringError if it writes or will write."""
         keys = self._keys.without(key_id)
         return Keyring(keys.seal, keys.lookup)
-
-    # --- files
 
     @classmethod
     def generate(cls) -> Keyring:
@@ -182,8 +178,6 @@ class Keyring(Unpicklable):
         logger.info("the keys are now %s", " ".join(key.id for key in self.keys))
         return True
 
-    # --- bodies
-
     def seal(self, realm: str, flow_id: str, body: bytes, associated: bytes) -> bytes:
         """Encrypt a body with the key that writes now, to be opened with the same realm, flow and associated data."""
         if (now := time.clock_gettime(UPTIME)) >= self._look_at:
@@ -227,8 +221,6 @@ class Keyring(Unpicklable):
     def key_of(sealed: bytes) -> str:
         """Return the id of the key in front of a sealed body; `""` if the body is too short."""
         return sealed[:ID_BYTES].hex() if len(sealed) >= ID_BYTES else ""
-
-    # --- names
 
     def lookup(self, realm: str, purpose: str, name: str) -> bytes:
         """Hash a name to 16 bytes, equal for all its spellings, with the lookup key that writes."""
