@@ -70,8 +70,7 @@ class Keyring(Unpicklable):
     every few seconds before it seals, so it never goes on sealing with a key that was removed.
 
     Attributes:
-        saved: Whether the ring is known to be in a file. One that is not is lost with the process, and with it every
-            flow that it sealed.
+        saved: Whether the ring is in a file. One that is not is lost with the process, and all that it sealed with it.
 
     Raises:
         KeyringError: A key is short, missing or there twice; the message names it by its id.
