@@ -3,47 +3,41 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Self
 
 import attrs
 
 from reset_flow.domain import rules, validation
 from reset_flow.domain.decide import ERASED_AT, Erased, Lifted, Moment, decide
-from reset_flow.domain.errors import FlowNotFound, InvalidInput, RecordUnreadable, StaleRecord
+from reset_flow.domain.errors import InvalidInput, RecordUnreadable
 from reset_flow.domain.policy import Policy
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.text import canonical
 from reset_flow.engine.context import in_utc, system_clock, this_process
 from reset_flow.persistence import key_rotation
-from reset_flow.persistence.batches import ignore, purge, record_batches
+from reset_flow.persistence.batches import change_all, ignore, purge
 from reset_flow.persistence.key_file import DELAY, Key
-from reset_flow.persistence.key_rotation import ResealReport
 from reset_flow.persistence.repository import FlowRepository, new_write_id
 from reset_flow.persistence.side_records import side_realm
 from reset_flow.ports import UseName
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import AsyncGenerator, Iterable
 
     from reset_flow.domain.flow import Flow
     from reset_flow.persistence.batches import Progress
     from reset_flow.persistence.keyring import Keyring
-    from reset_flow.persistence.repository import Found
-    from reset_flow.ports import Clock, Store
+    from reset_flow.ports import Clock, Record, Store
 
-__all__ = ["Admin", "ChangeReport", "Key", "ResealReport", "rotate_keys"]
+__all__ = ["Admin", "ChangeReport", "Key", "rotate_keys"]
 
 audit = logging.getLogger("reset_flow.audit")
 
 NO_TIME, MICROSECOND = timedelta(0), timedelta(microseconds=1)
 EVERYTHING = 2**31 - 1
-RACES = 5
-"""How often a flow that others save meanwhile is loaded again before it is left to the next pass."""
-
-_Result: TypeAlias = Literal["changed", "waiting", "nothing to do"]
 
 
 @attrs.frozen(kw_only=True)
@@ -69,9 +63,8 @@ class Admin:
     Looks after the flows of one realm.
 
     Use it as an async context manager: it closes the store with itself. Workers may run meanwhile. Each change is
-    written to the audit log, `reset_flow.audit`, without any login.
-
-    Long work takes `progress`, which is called after each batch with its number of records.
+    written to the audit log, `reset_flow.audit`, without any login. Long work takes `progress`, which is called after
+    each batch with its number of records.
 
     Args:
         worker: The name in the audit log; host and process id unless given.
@@ -104,24 +97,17 @@ class Admin:
         """Close the store."""
         await self._store.aclose()
 
-    # --- looking: nothing is changed by it
-
     async def flows(
         self, *, tag: str | Secret | None = None, running: bool = False
     ) -> AsyncGenerator[Flow | RecordUnreadable, None]:
         """
-        Go through the flows of the realm as they are stored; a record that can't be read comes as the error.
-
-        Args:
-            tag: Only flows that were started with it, the newest first; else they come in no order.
-
-            running: Only flows that have not ended.
+        Go through the flows of the realm as they are stored; a record that can't be read comes as the error. With a
+        tag, only those that were started with it, the newest first (else in no order); `running`: only those that have
+        not ended.
         """
-        lookups: tuple[bytes | None, ...] = (None,)
-        if tag is not None:
-            tag = Secret(tag)
-            lookups = self._keyring.lookups(self._realm, "tag", validation.name(tag, "tag"))
-        for lookup in lookups:
+        tag = validation.hidden(tag)
+        of_tag = None if tag is None else self._keyring.lookups(self._realm, "tag", validation.name(tag, "tag"))
+        for lookup in of_tag or (None,):
             async for found in self._repository.scan(limit=EVERYTHING, lookup=lookup):
                 if isinstance(found, RecordUnreadable):
                     yield found
@@ -129,29 +115,18 @@ class Admin:
                     yield rules.view(found.flow)
 
     async def get(self, flow_id: str) -> Flow:
-        """
-        Return a flow as it is stored, with its history. Unlike `ResetService.get`, it does not end what has expired.
-
-        Raises:
-            FlowNotFound: There is none in this realm.
-            RecordUnreadable: It can't be opened.
-        """
+        """Return a flow as it is stored, with its history. Raises as `ResetService.get`, but ends nothing expired."""
         return rules.view((await self._repository.load(flow_id)).flow)
-
-    # --- keys
 
     async def sealed_with(self) -> Counter[str]:
         """Count the records of the realm by the id of the key that seals them, side records included."""
         return await key_rotation.sealed_with(self._store, self._realm)
 
-    async def reseal(self, *, progress: Progress = ignore) -> ResealReport:
-        """Seal every record of the realm with the newest key, so that older ones can be removed."""
+    async def reseal(self, *, progress: Progress = ignore) -> key_rotation.ResealReport:
+        """Seal every record of the realm, side records included, with the newest key: older ones can then go."""
         report = await key_rotation.reseal(self._store, self._keyring, self._realm, progress)
         if report.resealed:
-            key = self._keyring.writes.id
-            audit.info(
-                "realm %s: %d records resealed with key %s (%s)", self._realm, report.resealed, key, self._worker
-            )
+            self._log(f"realm {self._realm}: {report.resealed} records resealed with key {self._keyring.writes.id}")
         return report
 
     async def remove_key(
@@ -171,55 +146,45 @@ class Admin:
         """
         every = dict.fromkeys((self._realm, *realms))
         await key_rotation.remove(Path(path), key_id, self._store, every, settled=NO_TIME if at_once else DELAY)
-        audit.info("key %s removed (%s)", key_id, self._worker)
-
-    # --- deleting and lifting
+        self._log(f"key {key_id} removed")
 
     async def purge(self, older_than: timedelta, *, progress: Progress = ignore) -> int:
         """
         Delete the flows that ended longer ago than this, and the side records whose lifetime is over. Return how many
-        flows.
-
-        A listener that was not told of the end of such a flow never is.
+        flows. A listener that was not told of the end of such a flow never is.
 
         Raises:
             InvalidInput: The length is below zero, or reaches back before all time.
         """
+        now = self._now()
         try:
-            before = self._now() - older_than
+            before = now - older_than if older_than >= NO_TIME else None
         except (OverflowError, TypeError):
             before = None
-        if before is None or older_than < NO_TIME:
+        if before is None:
             raise InvalidInput("older_than: it must be a timedelta of zero or more that does not reach back to year 1")
         purged = await purge(self._store, self._realm, before, progress=progress)
-        await purge(self._store, side_realm(self._realm), self._now())
+        await purge(self._store, side_realm(self._realm), now)
         if purged:
-            audit.info(
-                "realm %s: %d flows that had ended before %s purged (%s)", self._realm, purged, before, self._worker
-            )
+            self._log(f"realm {self._realm}: {purged} flows that had ended before {before} purged")
         return purged
 
     async def lift(self, user: str | Secret, *, progress: Progress = ignore) -> ChangeReport:
         """
         Lift the budgets of one person at once: wrong guesses and starts that the flows of the realm have counted no
-        longer count. A flow that was purged since can't be found; its uses expire by themselves.
-
-        Args:
-            user: As it was given to `start`, in any spelling that differs in case, width and outer space.
+        longer count. The user is found by any spelling that differs from what was given to `start` in case, width and
+        outer space. A flow that was purged since can't be found; its uses expire by themselves.
         """
         user = Secret(user)  # frames are logged
         return await self._change_flows_of(user, Lifted(), progress)
 
     async def erase(self, user: str | Secret, *, progress: Progress = ignore) -> ChangeReport:
         """
-        Delete all that the store keeps of one login in this realm: its flows, running ones included, and their uses of
-        budgets.
+        Delete all that the store keeps of one login in this realm, given as for `lift`: its flows, running ones
+        included, and their uses of budgets.
 
         A flow that is started meanwhile may be missed, and one with a call under way is left: repeat until nothing is
         `waiting`. Copies of the store are not reached, nor are side records of surfaces, which expire.
-
-        Args:
-            user: As for `lift`.
         """
         user = Secret(user)
         report = await self._change_flows_of(user, Erased(), progress)
@@ -229,49 +194,37 @@ class Admin:
 
     async def _change_flows_of(self, user: Secret, event: Lifted | Erased, progress: Progress) -> ChangeReport:
         wanted = Secret(canonical(validation.name(user, "user")).strip())
-        results, unreadable = Counter[_Result](), 0
-        async for batch in record_batches(self._store, self._realm, progress):
-            for record in batch:
-                try:
-                    found = self._repository.open(record)
-                    if canonical(found.flow.user).strip() == wanted.reveal():
-                        results[await self._change(found, event)] += 1
-                except RecordUnreadable:
-                    unreadable += 1
-        return ChangeReport(changed=results["changed"], waiting=results["waiting"], unreadable=unreadable)
+        lifting = isinstance(event, Lifted)
 
-    async def _change(self, found: Found, event: Lifted | Erased) -> _Result:
-        for _ in range(RACES):
+        async def change(record: Record) -> str:
+            try:
+                found = self._repository.open(record)
+            except RecordUnreadable:
+                return "unreadable"
             flow = found.flow
-            if flow.intent and (found.busy or isinstance(event, Lifted)):
+            if canonical(flow.user).strip() != wanted.reveal() or (lifting and not flow.uses and not flow.intent):
+                return "nothing to do"
+            if flow.intent and (found.busy or lifting):
                 # Another version would take the outcome of the call from the worker that makes it.
                 return "waiting"
-            if not flow.uses and isinstance(event, Lifted):
-                return "nothing to do"
-            moment = Moment(self._now(), self._worker, new_write_id())
             # Without the reserve for the next guess: how many uses a budget holds is the service's policy to say.
+            moment = Moment(self._now(), self._worker, new_write_id())
             decision = decide(flow, event, moment).without_optional()
             drop = [UseName(flow.budget_key(use.budget), use.id) for use in decision.drop]
-            try:
-                await self._repository.save(self._repository.record(decision.flow, decision.write_id), drop=drop)
-            except StaleRecord:
-                try:
-                    found = await self._repository.load(flow.id)
-                except FlowNotFound:  # purged
-                    return "nothing to do"
-                continue
-            done = "budgets lifted" if isinstance(event, Lifted) else "erased"
-            audit.info("flow %s: %s (%s)", flow.id, done, self._worker)
+            await self._repository.save(self._repository.record(decision.flow, decision.write_id), drop=drop)
+            self._log(f"flow {flow.id}: {'budgets lifted' if lifting else 'erased'}")
             return "changed"
-        return "waiting"
+
+        results = await change_all(self._store, self._realm, change=change, progress=progress)
+        return ChangeReport(**{each.name: results[each.name] for each in attrs.fields(ChangeReport)})
+
+    def _log(self, what: str) -> None:
+        audit.info("%s (%s)", what, self._worker)
 
 
 def rotate_keys(path: str | Path, *, at_once: bool = False) -> Key:
     """
-    Add a sealing key to a key file, and return it.
-
-    Args:
-        at_once: Write with it now, and not only when every worker has read it.
+    Add a sealing key to a key file, and return it. It writes once every worker has read it, or `at_once`.
 
     Raises:
         KeyringError: The file can't be read or written.

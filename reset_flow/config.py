@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+import reset_flow  # which imports a store, and with it a driver, when it is first asked for
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.secret import Secret
 from reset_flow.persistence.keyring import Keyring
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from reset_flow.ports import Store
 
-__all__ = ["from_env", "open_store", "setting"]
-
 PREFIX = "RESET_FLOW_"
 SETTINGS = frozenset({"APP_KEY", "BROKER_URL", "KEYS", "REALM", "REVISION", "STORE"})
 
@@ -30,9 +29,7 @@ SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 def open_store(url: str | Secret) -> Store:
     """
     Return a store by its address: `memory:`, `sqlite:///flows.db` (relative), `sqlite:////var/lib/flows.db` (absolute),
-    `postgresql://…` or `redis://…`.
-
-    It opens itself at its first use.
+    `postgresql://…` or `redis://…`. It opens itself at its first use.
 
     Raises:
         ConfigurationError: No store has such an address.
@@ -41,23 +38,15 @@ def open_store(url: str | Secret) -> Store:
     found = SCHEME.match(url.reveal())
     scheme = found.group(0).lower() if found else ""
     if url.reveal() == "memory:":
-        from reset_flow.stores.memory import MemoryStore
-
-        return MemoryStore()
+        return reset_flow.MemoryStore()
     if scheme == "sqlite":
-        from reset_flow.stores.sqlite.store import SQLiteStore
-
         if not url.reveal().startswith("sqlite:///") or url.reveal() == "sqlite:///":
             raise ConfigurationError("a SQLite address is sqlite:/// and a path, such as sqlite:///flows.db")
-        return SQLiteStore(unquote(url.reveal().removeprefix("sqlite:///")))
+        return reset_flow.SQLiteStore(unquote(url.reveal().removeprefix("sqlite:///")))
     if scheme in ("postgres", "postgresql"):
-        from reset_flow.stores.postgres.store import PostgresStore
-
-        return PostgresStore(url)
+        return reset_flow.PostgresStore(url)
     if scheme in ("redis", "rediss"):
-        from reset_flow.stores.redis.store import RedisStore
-
-        return RedisStore(url)
+        return reset_flow.RedisStore(url)
     raise ConfigurationError(
         f"no store is addressed by {scheme or 'no scheme'}: use memory:, sqlite:///, postgresql:// or redis://"
     )
@@ -65,28 +54,23 @@ def open_store(url: str | Secret) -> Store:
 
 def setting(name: str, default: str | None = None, overrides: Mapping[str, str | Secret] | None = None) -> str:
     """
-    `RESET_FLOW_` and the name, from the environment, or the content of the file that `…_FILE` names, stripped.
-
-    Args:
-        overrides: By the same names, what goes before the environment.
+    Return an override or, from the environment, `RESET_FLOW_` and the name or the content of the file in `…_FILE`.
 
     Raises:
-        ConfigurationError: Both are set, neither is and there is no default, or the file can't be read or is open to
-            others.
+        ConfigurationError: Both are set, neither is and there is no default, or the file can't be used.
     """
     overrides = _hidden(overrides)
     if name in overrides:
         return overrides[name].reveal()
     variable = PREFIX + name
-    file = os.environ.get(f"{variable}_FILE")
-    given = bool(os.environ.get(variable))  # and not what it is: whoever logs this frame must not find it
+    given, file = Secret(os.environ.get(variable, "")), os.environ.get(f"{variable}_FILE")
     if given and file:
         raise ConfigurationError(f"{variable} and {variable}_FILE are both set: leave one of them")
     if file:
         return _content(file, f"{variable}_FILE")
-    if given or default is not None:
-        return os.environ.get(variable) or default or ""
-    raise ConfigurationError(f"{variable} is not set, nor is {variable}_FILE")
+    if not given and default is None:
+        raise ConfigurationError(f"{variable} is not set, nor is {variable}_FILE")
+    return given.reveal() or default or ""
 
 
 def _hidden(overrides: Mapping[str, str | Secret] | None) -> Mapping[str, Secret]:

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Deadlines"]
-
 
 class Deadlines:
     """The deadlines of the calls that are under way, in whichever event loop."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import warnings
-from contextlib import AsyncExitStack
+from contextlib import aclosing
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from reset_flow.domain import rules, validation
@@ -33,44 +35,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from reset_flow.domain.flow import Flow
+    from reset_flow.engine.commands import Given
     from reset_flow.engine.sweeper import SweepReport
     from reset_flow.observability.tracing import SafeTracer
-    from reset_flow.persistence.key_rotation import ResealReport
     from reset_flow.persistence.keyring import Keyring
     from reset_flow.ports import Clock, Guard, Listener, Store, Tracer, Transport
-
-__all__ = ["ResetService"]
 
 FOUND_AT_MOST = 100
 CLOSING_PATIENCE = timedelta(seconds=30)
 LONGEST_TIMEOUT = 366 * 86_400
-SHORTEST_WAIT, LONGEST_WAIT = timedelta(milliseconds=50), timedelta(minutes=1)
+SHORTEST_WAIT, LONGEST_WAIT = 0.05, 60.0
 
 
-def _seconds(timeout: Any) -> float | None:
-    """
-    Return a timeout in seconds, not below zero.
-
-    Raises:
-        InvalidInput: It is no length of time, or longer than a year.
-    """
+def _seconds(timeout: Any) -> float:
+    if timeout is None:
+        return math.inf
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-    if seconds is None:
-        return None
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds < LONGEST_TIMEOUT:
         raise InvalidInput("timeout: it must be a timedelta, or seconds up to a year; None waits for the end")
-    return max(0.0, seconds)
+    return seconds
 
 
 def _check(policy: Policy, transport: Transport, store: Store, keyring: Keyring) -> None:
-    if policy.lease <= transport.deadline:
-        raise ConfigurationError(
-            f"a lease of {policy.lease} is not longer than the transport's deadline of {transport.deadline}"
-        )
-    if policy.response_floor >= policy.lease:
-        raise ConfigurationError(
-            f"a response floor of {policy.response_floor} must be shorter than the lease of {policy.lease}"
-        )
+    for what, length in (("transport's deadline", transport.deadline), ("response floor", policy.response_floor)):
+        if length >= policy.lease:
+            raise ConfigurationError(f"the {what} of {length} must be shorter than the lease of {policy.lease}")
     if store.durable and not keyring.saved:
         warnings.warn(
             "these keys are in no file: what the store keeps can't be read once this process is gone; "
@@ -155,9 +144,7 @@ class ResetService:
             await asyncio.gather(self._sweeping, return_exceptions=True)
             self._sweeping = None
         give_up_at = time.monotonic() + patience.total_seconds()
-        async with AsyncExitStack() as closing:
-            closing.push_async_callback(self._store.aclose)
-            closing.push_async_callback(self._transport.aclose)
+        async with aclosing(self._store), aclosing(self._transport):
             try:
                 await self._tasks.aclose(patience)
             finally:
@@ -194,10 +181,10 @@ class ResetService:
             FlowBusy: The `ref` names a flow with a call under way, or that a process left which died in it.
         """
         user, ref, origin = Secret(user), validation.hidden(ref), validation.hidden(origin)
-        request = StartRequest(
-            user=user, credential=credential, ref=ref, tags=(tags := validation.tags(tags)), origin=origin
+        tags = validation.tags(tags)
+        return await self._starter.start(
+            StartRequest(user=user, credential=credential, ref=ref, tags=tags, origin=origin)
         )
-        return await self._starter.start(request)
 
     async def adopt(
         self,
@@ -213,10 +200,10 @@ class ResetService:
         password at once. Takes and raises what `start` does.
         """
         user, token, ref = Secret(user), Secret(token), validation.hidden(ref)
-        request = StartRequest(
-            user=user, credential=credential, ref=ref, tags=(tags := validation.tags(tags)), token=token
+        tags = validation.tags(tags)
+        return await self._starter.adopt(
+            StartRequest(user=user, credential=credential, ref=ref, tags=tags, token=token)
         )
-        return await self._starter.adopt(request)
 
     # --- moving it on
     #
@@ -234,8 +221,7 @@ class ResetService:
             AnswerRejected: It is wrong.
         """
         text, key = Secret(text), validation.hidden(key)
-        given = None if text.reveal() == "" else self._checked(validation.answer, text)
-        return await self._commands.run(flow_id, "answer", given, self._hashed(key))
+        return await self._run(flow_id, "answer", key, lambda: None if text.reveal() == "" else validation.answer(text))
 
     async def resend(self, flow_id: str, *, key: str | Secret | None = None) -> Flow:
         """
@@ -246,7 +232,7 @@ class ResetService:
             AnswerRejected: The answer that was once taken no longer is; the flow expects one again.
         """
         key = validation.hidden(key)
-        return await self._commands.run(flow_id, "resend", None, self._hashed(key))
+        return await self._run(flow_id, "resend", key, lambda: None)
 
     async def verify(self, flow_id: str, code: str | Secret, *, key: str | Secret | None = None) -> Flow:
         """
@@ -260,7 +246,7 @@ class ResetService:
             OutcomeInDoubt: Nobody knows whether the code is spent: the person types it again or asks for another one.
         """
         code, key = Secret(code), validation.hidden(key)
-        return await self._commands.run(flow_id, "verify", self._checked(validation.code, code), self._hashed(key))
+        return await self._run(flow_id, "verify", key, lambda: validation.code(code))
 
     async def set_password(self, flow_id: str, password: str | Secret, *, key: str | Secret | None = None) -> Flow:
         """
@@ -274,9 +260,9 @@ class ResetService:
             OutcomeInDoubt: Nobody knows; the person may try to log in, or set it again.
         """
         password, key = Secret(password), validation.hidden(key)
-        checked = self._checked(validation.password, password)
-        given = NewCredential(secret=checked) if isinstance(checked, Secret) else checked
-        return await self._commands.run(flow_id, "set_password", given, self._hashed(key))
+        return await self._run(
+            flow_id, "set_password", key, lambda: NewCredential(secret=validation.password(password))
+        )
 
     async def set_pin(
         self,
@@ -289,47 +275,34 @@ class ResetService:
         key: str | Secret | None = None,
     ) -> Flow:
         """
-        Set the new PIN, which ends the flow. Provisional, as the broker's documents are unsure of it.
+        Set the new PIN, which ends the flow. Raises what `set_password` does. Provisional, as the broker's documents
+        are unsure of it.
 
         Args:
             image_name: One of the broker's security images.
 
             authorization: The bearer token of a log-in.
-
-        Raises:
-            PasswordRejected: It is not good enough.
-            OutcomeInDoubt: Nobody knows; the person may try it, or set it again.
         """
         pin, key = Secret(pin), validation.hidden(key)
-        personal_phrase = None if personal_phrase is None else Secret(personal_phrase)
-        authorization = None if authorization is None else Secret(authorization)
+        personal_phrase, authorization = validation.hidden(personal_phrase), validation.hidden(authorization)
         validation.extras(image_name, personal_phrase, authorization)
-        checked = self._checked(validation.pin, pin)
-        given = checked
-        if isinstance(checked, Secret):
-            given = NewCredential(
-                secret=checked,
-                image_name=image_name,
-                personal_phrase=personal_phrase,
-                authorization=authorization,
-            )
-        return await self._commands.run(flow_id, "set_pin", given, self._hashed(key))
+        new = partial(
+            NewCredential, image_name=image_name, personal_phrase=personal_phrase, authorization=authorization
+        )
+        return await self._run(flow_id, "set_pin", key, lambda: new(secret=validation.pin(pin)))
 
     async def cancel(self, flow_id: str, *, key: str | Secret | None = None) -> Flow:
         """Give the flow up."""
         key = validation.hidden(key)
-        return await self._commands.run(flow_id, "cancel", None, self._hashed(key))
+        return await self._run(flow_id, "cancel", key, lambda: None)
 
-    def _hashed(self, key: Secret | None) -> bytes | None:
-        return None if key is None else self._keyring.digest(self._realm, "key", validation.name(key, "key"))
-
-    @staticmethod
-    def _checked(check: Callable[[Secret], Secret], given: Secret) -> Any:
-        """Return the input as it may be sent, or the error to raise once the flow is loaded."""
+    async def _run(self, flow_id: str, command: str, key: Secret | None, make: Callable[[], Given]) -> Flow:
+        hashed = None if key is None else self._keyring.digest(self._realm, "key", validation.name(key, "key"))
         try:
-            return check(given)
+            given = make()
         except InputRejected as error:
-            return error
+            given = error  # to be raised once the flow is loaded
+        return await self._commands.run(flow_id, command, given, hashed)
 
     # --- looking
 
@@ -340,29 +313,26 @@ class ResetService:
     async def find(self, tag: str | Secret) -> list[Flow]:
         """Return the flows with this tag, the newest first, at most 100. Unreadable ones are left out."""
         tag = Secret(tag)
-        flows: dict[str, Flow] = {}
+        flows: list[Flow] = []
         for lookup in self._keyring.lookups(self._realm, "tag", validation.name(tag, "tag")):
-            async for found in self._repository.scan(lookup=lookup, limit=FOUND_AT_MOST - len(flows)):
-                if not isinstance(found, RecordUnreadable):
-                    flows[found.flow.id] = rules.view(found.flow)
-        return sorted(flows.values(), key=lambda flow: flow.created_at, reverse=True)
+            scan = self._repository.scan(lookup=lookup, limit=FOUND_AT_MOST - len(flows))
+            flows += [rules.view(found.flow) async for found in scan if not isinstance(found, RecordUnreadable)]
+        return sorted(flows, key=lambda flow: flow.created_at, reverse=True)
 
     async def wait(self, flow_id: str, timeout: timedelta | float | None = None) -> Flow:
         """
-        Wait until the flow has ended, and return it; or as it stands when the time is up.
-
-        Args:
-            timeout: A `timedelta`, or seconds; `None` waits for the end, which `Policy.flow_lifetime` brings.
+        Wait until the flow has ended, and return it; or as it stands when the time is up. A timeout is a `timedelta` or
+        seconds; `None` waits for the end, which `Policy.flow_lifetime` brings.
         """
-        seconds = _seconds(timeout)
-        give_up_at = None if seconds is None else time.monotonic() + seconds
+        give_up_at = time.monotonic() + _seconds(timeout)
         while True:
             flow = await self.get(flow_id)
-            left = timedelta.max if give_up_at is None else timedelta(seconds=give_up_at - time.monotonic())
-            if flow.ended or left <= timedelta(0):
+            left = give_up_at - time.monotonic()
+            if flow.ended or left <= 0:
                 return flow
-            until_expiry = max(flow.expires_at - self._now(), SHORTEST_WAIT)
-            await self._repository.changed(flow_id, flow.version, min(left, until_expiry, LONGEST_WAIT))
+            until_expiry = max((flow.expires_at - self._now()).total_seconds(), SHORTEST_WAIT)
+            pause = timedelta(seconds=min(left, until_expiry, LONGEST_WAIT))
+            await self._repository.changed(flow_id, flow.version, pause)
 
     def side(self, kind: str) -> SideRecords:
         """
@@ -373,7 +343,7 @@ class ResetService:
         """
         return SideRecords(self._store, self._keyring, self._realm, validation.name(kind, "kind"), self._now)
 
-    async def reseal(self) -> ResealReport:
+    async def reseal(self) -> key_rotation.ResealReport:
         """Seal every flow of the realm with the newest key, so that older ones can be removed from the ring."""
         return await key_rotation.reseal(self._store, self._keyring, self._realm)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["forget_frames"]
-
 
 def forget_frames(error: BaseException | None) -> None:
     """Drop the traceback of an error, of its causes and contexts, and of the members of groups. Keep the messages."""

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import attrs
 import typer
 
-from reset_flow import Keyring
-from reset_flow.admin import Key, ResealReport, rotate_keys
+from reset_flow import Keyring, ResealReport
+from reset_flow.admin import Key, rotate_keys
 from reset_flow.cli.admin import tell_unreadable
 from reset_flow.cli.options import PANEL, Json, with_settings
 from reset_flow.cli.screen import clock_time, counting, say, say_json, span

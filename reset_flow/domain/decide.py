@@ -8,7 +8,7 @@ decision; nothing later works out again what happened.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -28,32 +28,9 @@ from reset_flow.domain.errors import (
 from reset_flow.domain.flow import Failure, State, Step
 from reset_flow.domain.flow_data import BudgetName, FlowData, HeldUse, Intent, Move, Result
 from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejected
-from reset_flow.domain.rules import COUNTERS, attempts_left
+from reset_flow.domain.rules import COUNTERS, attempts_left, step_in_doubt
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.state_machine import COMMANDS, EDGE_BY_TRIGGER, Call, move
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-__all__ = [
-    "ERASED_AT",
-    "Adopted",
-    "Asked",
-    "Cancelled",
-    "Concluded",
-    "Decision",
-    "Delivered",
-    "Erased",
-    "Event",
-    "Expired",
-    "Intended",
-    "Lifted",
-    "Moment",
-    "Repeated",
-    "decide",
-    "not_acted",
-    "recorded",
-]
 
 ERASED_AT = datetime(1970, 1, 1, tzinfo=UTC)
 """When erased flows have ended: before all others, so that a purge can delete them alone."""
@@ -61,11 +38,8 @@ ERASED_AT = datetime(1970, 1, 1, tzinfo=UTC)
 RESULTS = 8
 """How many results of commands with an idempotency key a flow remembers."""
 
-GUESSES = {"verify": BudgetName.CODES_PER_USER}
-"""The budget that a wrong guess at a command's input counts in."""
-
-RESERVES = {State.QUESTION_ANSWERED: BudgetName.CODES_PER_USER}
-"""The budget in which a flow in this state holds its next guess in reserve."""
+STARTS = frozenset({BudgetName.STARTS_PER_USER, BudgetName.STARTS_PER_ORIGIN})
+"""The budgets that count what makes the broker send its first e-mail of a flow."""
 
 REFUSALS: dict[str, type[InputRejected]] = {
     "answer": AnswerRejected,
@@ -86,12 +60,7 @@ PASSWORD_IN_DOUBT = "nobody knows whether the new password is set: try to log in
 
 
 class Asked(Struct, frozen=True, gc=False):
-    """
-    The broker was asked for the secret question of a new flow.
-
-    Attributes:
-        decoy: The question for a user that the broker refuses, where that is masked; `""`: none.
-    """
+    """The broker was asked for the question of a new flow. `decoy`: for a user that it refuses, if that is masked."""
 
     outcome: Accepted | Rejected
     decoy: str = ""
@@ -150,14 +119,7 @@ Event: TypeAlias = Asked | Adopted | Intended | Repeated | Concluded | Cancelled
 
 
 class Moment(Struct, frozen=True, gc=False):
-    """
-    When, by whom and under which write id a decision is made.
-
-    Attributes:
-        at: UTC.
-
-        write_id: Of the save of this decision: the id of every use that it adds.
-    """
+    """When (UTC) and by whom a decision is made. `write_id`: of its save, and the id of every use that it adds."""
 
     at: datetime
     worker: str
@@ -199,18 +161,16 @@ class Decision(Struct, frozen=True, kw_only=True, gc=False):
     @property
     def doubts(self) -> tuple[str, ...]:
         """The triggers by which something became doubtful."""
-        triggers = (move.edge.trigger for move in self.moves)
-        return tuple(trigger for trigger in triggers if trigger.endswith("in_doubt") or trigger == "code_spent")
+        triggers = [move.edge.trigger for move in self.moves]
+        return tuple([trigger for trigger in triggers if trigger.endswith("in_doubt") or trigger == "code_spent"])
 
 
 def decide(flow: FlowData, event: Event, moment: Moment) -> Decision:
     """
-    Return the decision that follows from an event.
-
-    Raises:
-        ValueError: The machine's table has no such transition; a defect of the caller's, never of a broker's.
+    Return the decision that follows from an event. Raises ValueError if the machine's table has no such transition: a
+    defect of the caller's, never of a broker's.
     """
-    change = _Change(flow, moment)
+    change = _Change(flow, moment, len(flow.moves))
     match event:
         case Asked():
             _asked(change, event)
@@ -219,8 +179,8 @@ def decide(flow: FlowData, event: Event, moment: Moment) -> Decision:
         case Intended():
             _intended(change, event)
         case Repeated():
-            intent = change.intent
-            change.set(intent=replace(intent, sendings=intent.sendings + 1))
+            assert flow.intent is not None
+            change.set(intent=replace(flow.intent, sendings=flow.intent.sendings + 1))
         case Concluded(outcome=outcome, key=key):
             _concluded(change, outcome, key)
         case Cancelled(key=key):
@@ -231,33 +191,22 @@ def decide(flow: FlowData, event: Event, moment: Moment) -> Decision:
         case Delivered(names=names):
             change.set(undelivered=tuple(name for name in flow.undelivered if name not in names))
         case Lifted() | Erased():
-            change.drop(*flow.uses)
-            change.set(reserve=None)
+            change.drop_all()
             change.flow = _erased(flow) if isinstance(event, Erased) else change.flow
     return change.decision()
 
 
-class _Change:
-    """A decision in the making."""
+class _Change(Struct):
+    """A decision in the making. `since`: the number of moves before it."""
 
-    def __init__(self, flow: FlowData, moment: Moment) -> None:
-        self.flow = flow
-        self.moment = moment
-        self.error: ResetFlowError | None = None
-        self.right_guess: bool | None = None
-        self._since = len(flow.moves)
-        self._add: list[HeldUse] = []
-        self._drop: list[HeldUse] = []
-        self._optional: HeldUse | None = None
-
-    @property
-    def intent(self) -> Intent:
-        assert self.flow.intent is not None
-        return self.flow.intent
-
-    @property
-    def moved(self) -> bool:
-        return len(self.flow.moves) > self._since
+    flow: FlowData
+    moment: Moment
+    since: int
+    error: ResetFlowError | None = None
+    right_guess: bool | None = None
+    added: tuple[HeldUse, ...] = ()
+    dropped: tuple[HeldUse, ...] = ()
+    optional: HeldUse | None = None
 
     def decision(self) -> Decision:
         if self.flow.intent is None:
@@ -266,10 +215,10 @@ class _Change:
             flow=self.flow,
             write_id=self.moment.write_id,
             error=self.error,
-            add=tuple(self._add),
-            drop=tuple(self._drop),
-            optional=self._optional,
-            moves=self.flow.moves[self._since :],
+            add=self.added,
+            drop=self.dropped,
+            optional=self.optional,
+            moves=self.flow.moves[self.since :],
             right_guess=self.right_guess,
         )
 
@@ -285,19 +234,15 @@ class _Change:
         for trigger in triggers:
             state = move(state, trigger)
             taken.append(Move(EDGE_BY_TRIGGER[trigger].letter, self.moment.at, worker, reason))
+        if state.ended:
+            known |= {"answer": None, "token": None, "continuation": None}
+            known |= {"ended_at": self.moment.at, "undelivered": self.flow.listeners}
         self.set(state=state, moves=(*self.flow.moves, *taken), workers=workers, intent=None, **known)
 
     def end(self, reason: Failure) -> None:
         """Give the flow up; but who may have set a password is not told that it was not set."""
         failure = Failure.OUTCOME_UNKNOWN if _password_in_doubt(self.flow) else reason
-        self.fire("abandon", reason=reason, failure=failure, **self.closed())
-
-    def closed(self) -> dict[str, Any]:
-        """Return what changes with every end."""
-        at = self.moment.at
-        return {
-            "answer": None, "token": None, "continuation": None, "ended_at": at, "undelivered": self.flow.listeners,
-        }  # fmt: skip
+        self.fire("abandon", reason=reason, failure=failure)
 
     def remember(self, command: str, *keys: bytes | None) -> None:
         """Record the result of a command under its idempotency keys."""
@@ -308,35 +253,37 @@ class _Change:
 
     # --- uses of budgets
 
-    def add(self, budget: BudgetName) -> None:
-        use = HeldUse(budget, self.moment.write_id)
-        self._add.append(use)
-        self.set(uses=(*self.flow.uses, use))
-
-    def drop(self, *uses: HeldUse) -> None:
-        self._drop.extend(uses)
-        self.set(uses=tuple(use for use in self.flow.uses if use not in uses))
+    def add(self, *budgets: BudgetName) -> None:
+        uses = tuple([HeldUse(budget, self.moment.write_id) for budget in budgets])
+        self.added += uses
+        self.set(uses=self.flow.uses + uses)
 
     def add_starts(self) -> None:
-        """Count the start of this flow, unless it is counted."""
-        if not any(use.budget is BudgetName.STARTS_PER_USER for use in self.flow.uses):
+        """Count the start of this flow; where it is counted, once more under the same names, as it may have expired."""
+        if counted := tuple([use for use in self.flow.uses if use.budget in STARTS]):
+            self.added += counted
+        elif self.flow.origin_key is None:
             self.add(BudgetName.STARTS_PER_USER)
-            if self.flow.origin_key is not None:
-                self.add(BudgetName.STARTS_PER_ORIGIN)
+        else:
+            self.add(BudgetName.STARTS_PER_USER, BudgetName.STARTS_PER_ORIGIN)
 
-    def take_reserve(self) -> None:
-        """Drop the use that is held in reserve."""
-        self.drop(*(use for use in self.flow.uses if use.id == self.flow.reserve and use.budget in GUESSES.values()))
-        self.set(reserve=None)
+    def drop(self, write_id: bytes | None, **known: Any) -> None:
+        """Drop the uses that this save has added."""
+        self.dropped += tuple([use for use in self.flow.uses if use.id == write_id])
+        self.set(uses=tuple([use for use in self.flow.uses if use.id != write_id]), **known)
+
+    def drop_all(self) -> None:
+        self.dropped = self.flow.uses
+        self.set(uses=(), reserve=None)
 
     def _keep_reserve(self) -> None:
         """Hold a use for the next guess where one may come, and only there."""
-        budget = RESERVES.get(self.flow.state)
-        if budget is None and self.flow.reserve is not None:
-            self.take_reserve()
-        elif budget is not None and self.flow.reserve is None:
-            self._optional = HeldUse(budget, self.moment.write_id)
-            self.set(uses=(*self.flow.uses, self._optional), reserve=self.moment.write_id)
+        if self.flow.state is not State.QUESTION_ANSWERED:
+            if self.flow.reserve is not None:
+                self.drop(self.flow.reserve, reserve=None)
+        elif self.flow.reserve is None:
+            self.optional = HeldUse(BudgetName.CODES_PER_USER, self.moment.write_id)
+            self.set(uses=(*self.flow.uses, self.optional), reserve=self.moment.write_id)
 
 
 def _erased(flow: FlowData) -> FlowData:
@@ -344,6 +291,7 @@ def _erased(flow: FlowData) -> FlowData:
     return FlowData(
         id=flow.id,
         version=flow.version,
+        write_id=flow.write_id,
         state=State.FAILED,
         failure=Failure.CANCELLED,
         ended_at=ERASED_AT,
@@ -373,18 +321,14 @@ def _asked(change: _Change, event: Asked) -> None:
 
 
 def _intended(change: _Change, event: Intended) -> None:
-    flow, moment = change.flow, change.moment
-    if COMMANDS[event.command].call is Call.REQUEST and flow.state is State.REQUESTED:
+    command, moment = event.command, change.moment
+    if COMMANDS[command].call is Call.REQUEST and change.flow.state is State.REQUESTED:
         change.add_starts()
-    if event.command in GUESSES:
-        change.take_reserve()
-        change.add(GUESSES[event.command])
-    change.set(
-        intent=Intent(
-            command=event.command, at=moment.at, write_id=moment.write_id, secret=event.secret, key=event.key
-        ),
-        **_counted(flow, event.command, 1),
-    )
+    if command == "verify":
+        change.drop(change.flow.reserve, reserve=None)
+        change.add(BudgetName.CODES_PER_USER)
+    intent = Intent(command=command, at=moment.at, write_id=moment.write_id, secret=event.secret, key=event.key)
+    change.set(intent=intent, **_counted(change.flow, command, 1))
 
 
 def _counted(flow: FlowData, command: str, amount: int) -> dict[str, Any]:
@@ -397,47 +341,43 @@ def _counted(flow: FlowData, command: str, amount: int) -> dict[str, Any]:
 
 
 def _concluded(change: _Change, outcome: Outcome, key: bytes | None) -> None:
-    intent = change.intent
-    if intent.command == "verify" and isinstance(outcome, Accepted | Rejected):
-        change.right_guess = isinstance(outcome, Accepted)
+    intent = change.flow.intent
+    assert intent is not None
+    if isinstance(outcome, NotActed) and intent.sendings == 1:
+        _give_back(change, intent, outcome)
+        return  # nothing happened, and the command may be tried again with its key
     match outcome:
         case Accepted():
             _accepted(change, intent, outcome)
-        case NotActed() if intent.sendings == 1:
-            _give_back(change, intent, outcome)
         case Rejected():
             _rejected(change, intent, outcome)
         case _:
             _unknown(change, intent)
+    if intent.command == "verify" and isinstance(outcome, Accepted | Rejected):
+        change.right_guess = isinstance(outcome, Accepted)
     if attempts_left(change.flow) == 0:
         change.end(Failure.TOO_MANY_ATTEMPTS)
-    if change.moved:  # else nothing happened, and the command may be tried again with its key
-        change.remember(intent.command, intent.key, key)
+    change.remember(intent.command, intent.key, key)
 
 
 def _accepted(change: _Change, intent: Intent, outcome: Accepted) -> None:
     """Move the flow on. The attempt of an accepted guess is given back; that of another code is not."""
-    triggers, known = COMMANDS[intent.command].accepted, _counted(change.flow, intent.command, -1)
+    command, known = COMMANDS[intent.command], {"in_doubt": None, **_counted(change.flow, intent.command, -1)}
     if outcome.continuation is not None:
-        known |= {"continuation": outcome.continuation}
-    match intent.command:
-        case "start" | "answer":
-            change.fire(*triggers, answer=intent.secret, sent_at=intent.at, in_doubt=None, **known)
-        case "resend":
-            del known["resends"]
-            change.fire(*triggers, sent_at=intent.at, in_doubt=None, **known)
-        case "verify":
-            change.drop(*_guess_of(change.flow, intent))
+        known["continuation"] = outcome.continuation
+    match command.call:
+        case Call.REQUEST:
+            known.pop("resends", None)
+            change.fire(*command.accepted, answer=intent.secret or change.flow.answer, sent_at=intent.at, **known)
+        case Call.EXCHANGE:
+            change.drop(intent.write_id)
             if outcome.value:
-                granted = _granted(change, outcome.value)
-                change.fire(*triggers, answer=None, in_doubt=None, **known, **granted)
+                change.fire(*command.accepted, answer=None, **known, **_granted(change, outcome.value))
             else:
-                change.fire(*triggers[:1], in_doubt=Step.CODE, **known)
+                change.fire(*command.accepted[:1], **known | {"in_doubt": Step.CODE})
                 change.error = OutcomeInDoubt(NO_TOKEN)
-        case "set_password" | "set_pin":
-            change.fire(*triggers, in_doubt=None, **change.closed())
-        case _:
-            raise ValueError(f"nobody has decided what an accepted {intent.command} means")
+        case Call.UPDATE:
+            change.fire(*command.accepted, in_doubt=None)
 
 
 def _granted(change: _Change, token: Secret) -> dict[str, Any]:
@@ -450,19 +390,13 @@ def _granted(change: _Change, token: Secret) -> dict[str, Any]:
 
 def _give_back(change: _Change, intent: Intent, outcome: NotActed) -> None:
     """Leave the flow as it was before the intent; a start that was throttled stays counted."""
-    guess = _guess_of(change.flow, intent)
-    counted = tuple(use for use in change.flow.uses if use.id == intent.write_id and use not in guess)
-    if outcome.cause is not Cause.THROTTLED:
-        change.drop(*counted)
-    if guess:  # it becomes the reserve that it was before
-        change.set(reserve=intent.write_id)
-    change.set(intent=None, **_counted(change.flow, intent.command, -1))
+    known = _counted(change.flow, intent.command, -1)
+    if intent.command == "verify":
+        known["reserve"] = intent.write_id  # the use of the guess becomes the reserve that it was before
+    elif outcome.cause is not Cause.THROTTLED:
+        change.drop(intent.write_id)
+    change.set(intent=None, **known)
     change.error = not_acted(outcome)
-
-
-def _guess_of(flow: FlowData, intent: Intent) -> tuple[HeldUse, ...]:
-    """Return the use that was counted for the guess of an intent."""
-    return tuple(use for use in flow.uses if use.id == intent.write_id and use.budget is GUESSES.get(intent.command))
 
 
 def _rejected(change: _Change, intent: Intent, outcome: Rejected) -> None:
@@ -480,7 +414,7 @@ def _rejected(change: _Change, intent: Intent, outcome: Rejected) -> None:
         given_back = {} if flow.compensated else _counted(flow, "verify", -1)
         change.fire("code_spent", in_doubt=Step.CODE, compensated=True, **given_back)
         change.error = OutcomeInDoubt(CODE_SPENT)
-    elif COMMANDS[command].call is Call.UPDATE and (intent.sendings > 1 or _password_in_doubt(flow)):
+    elif leaves_password_in_doubt(flow, outcome):
         # The broker may have refused the token that an earlier sending spent, or the password: nobody can know.
         _unknown(change, intent)
     else:
@@ -497,19 +431,12 @@ def _rejected(change: _Change, intent: Intent, outcome: Rejected) -> None:
 
 
 def _unknown(change: _Change, intent: Intent) -> None:
-    triggers = COMMANDS[intent.command].unknown
-    match COMMANDS[intent.command].call:
-        case Call.EXCHANGE:
-            change.fire(*triggers, in_doubt=Step.CODE)
-            change.error = OutcomeInDoubt(CODE_IN_DOUBT)
-        case Call.UPDATE:
-            change.fire(*triggers, in_doubt=change.flow.credential.step)
-            change.error = OutcomeInDoubt(PASSWORD_IN_DOUBT)
-        case Call.REQUEST:
-            answer = change.flow.answer if intent.command == "resend" else intent.secret
-            change.fire(*triggers, in_doubt=Step.ANSWER, answer=answer, sent_at=intent.at)
-        case None:
-            raise ValueError(f"{intent.command} makes no call")
+    command, known = COMMANDS[intent.command], dict[str, Any](in_doubt=step_in_doubt(change.flow, intent))
+    if command.call is Call.REQUEST:
+        known |= {"answer": intent.secret or change.flow.answer, "sent_at": intent.at}
+    else:
+        change.error = OutcomeInDoubt(CODE_IN_DOUBT if command.call is Call.EXCHANGE else PASSWORD_IN_DOUBT)
+    change.fire(*command.unknown, **known)
 
 
 def _password_in_doubt(flow: FlowData) -> bool:
@@ -541,8 +468,7 @@ def not_acted(outcome: NotActed) -> ResetFlowError:
 
 def recorded(code: str) -> ResetFlowError:
     """Return the error that a command raised when it was carried out; the broker's words are not kept."""
-    refusals: Iterable[type[InputRejected]] = (*REFUSALS.values(), UnknownUser)
-    for error in refusals:
-        if error.code == code:
-            return error("it did so when this command was carried out before")
+    refusals: tuple[type[InputRejected], ...] = (*REFUSALS.values(), UnknownUser)
+    if refusal := next((error for error in refusals if error.code == code), None):
+        return refusal("it did so when this command was carried out before")
     return OutcomeInDoubt("this command was carried out before, and left a doubt, as the flow shows")

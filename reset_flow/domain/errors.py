@@ -36,6 +36,7 @@ did not move its flow carries it, as it now stands, as `flow`. No message holds 
 
 from __future__ import annotations
 
+import copyreg
 from typing import TYPE_CHECKING, Any
 
 from reset_flow.domain.text import duration, printable
@@ -44,36 +45,6 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from reset_flow.domain.flow import Flow, State
-
-__all__ = [
-    "AnswerRejected",
-    "AppKeyRejected",
-    "BrokerError",
-    "BrokerProtocolError",
-    "BrokerUnavailable",
-    "CodeRejected",
-    "CommandVetoed",
-    "ConfigurationError",
-    "FlowBusy",
-    "FlowEnded",
-    "FlowNotFound",
-    "IllegalCommand",
-    "InputRejected",
-    "InvalidInput",
-    "KeyReused",
-    "KeyringError",
-    "LimitReached",
-    "OutcomeInDoubt",
-    "PasswordRejected",
-    "RecordUnreadable",
-    "ResetFlowError",
-    "StaleRecord",
-    "StoreError",
-    "StoreUnavailable",
-    "UnknownUser",
-    "WrongBroker",
-]
-
 
 LIMITS = {
     "codes_per_user": "wrong codes for this user",
@@ -85,12 +56,6 @@ LIMITS = {
     "uses": "uses of a budget",
 }
 """What each limit is called in messages."""
-
-
-def _rebuilt(kind: type[ResetFlowError], args: tuple[Any, ...]) -> ResetFlowError:
-    error = kind.__new__(kind, *args)
-    error.args = args
-    return error
 
 
 class ResetFlowError(Exception):
@@ -111,7 +76,8 @@ class ResetFlowError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Not by calling the class, which makes its message of other arguments; and without the flow, which has a login.
-        return _rebuilt, (type(self), self.args), {name: value for name, value in vars(self).items() if name != "flow"}
+        kept = {name: value for name, value in vars(self).items() if name != "flow"}
+        return copyreg.__newobj__, (type(self), *self.args), kept  # type: ignore[attr-defined] # typeshed lacks it
 
     def with_flow(self, flow: Flow | None) -> ResetFlowError:
         """Attach the flow as it now stands, and return this error."""

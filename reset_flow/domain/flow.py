@@ -12,17 +12,6 @@ from reset_flow.domain.secret import Secret, Unpicklable
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = [
-    "Credential",
-    "Event",
-    "Failure",
-    "Flow",
-    "NewCredential",
-    "State",
-    "Step",
-    "Transition",
-]
-
 
 class State(StrEnum):
     """Where a flow durably stands."""

@@ -136,6 +136,8 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
     Attributes:
         version: Of the stored record; 0 while there is none.
 
+        write_id: Of the save of that version; the next save must replace it and no other.
+
         question: `""`: the broker asks none; `None`: it does not say whether it does.
 
         answer: Kept until the code is verified, for asking for another one.
@@ -172,7 +174,19 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
 
     refusal = "flow data can't be pickled, as it has a login: a keyring seals it"
     hidden = frozenset(
-        {"user", "lookups", "question", "continuation", "workers", "moves", "user_key", "origin_key", "uses", "reserve"}
+        {
+            "user",
+            "lookups",
+            "question",
+            "continuation",
+            "workers",
+            "moves",
+            "user_key",
+            "origin_key",
+            "uses",
+            "reserve",
+            "write_id",
+        }
     )
 
     user: str
@@ -207,6 +221,7 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
     # What a record has in the clear; its body holds the defaults in their place.
     id: str = ""
     version: int = 0
+    write_id: bytes = b""
     state: State = State.REQUESTED
     ended_at: Time | None = None
     lookups: tuple[bytes, ...] = ()

@@ -13,8 +13,6 @@ from reset_flow.domain.text import printable
 if TYPE_CHECKING:
     from datetime import timedelta
 
-__all__ = ["Accepted", "Cause", "NotActed", "Outcome", "Rejected", "Unknown"]
-
 REASONS = 10
 
 

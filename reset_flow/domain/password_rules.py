@@ -38,11 +38,10 @@ import attrs
 
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.text import canonical
+from reset_flow.domain.validation import count
 
 if TYPE_CHECKING:
     from reset_flow.domain.secret import Secret
-
-__all__ = ["PasswordRules", "common_passwords"]
 
 COMMON = "it must be one that few people would choose: several unrelated words, for example"
 LOGIN = "it must be more than your login with a few characters added"
@@ -86,11 +85,6 @@ def common_passwords() -> frozenset[str]:
     return frozenset(
         files("reset_flow.domain").joinpath("common_passwords.txt").read_text(encoding="utf-8").splitlines()
     )
-
-
-def _positive(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(f"{field.name} must be a whole number of at least 1")
 
 
 def _entries(name: str, values: Any, is_valid: Callable[[Any], bool], kind: str) -> tuple[Any, ...]:
@@ -140,8 +134,8 @@ class PasswordRules:
         ConfigurationError: A setting is invalid.
     """
 
-    min_length: int = attrs.field(default=8, validator=_positive)
-    max_length: int = attrs.field(default=128, validator=_positive)
+    min_length: int = attrs.field(default=8, validator=count)
+    max_length: int = attrs.field(default=128, validator=count)
     blocklist: Collection[str] | None = attrs.field(default=None, converter=_blocklist, repr=False)
     words: tuple[str, ...] = attrs.field(default=(), converter=_words)
     checks: tuple[Callable[..., Any], ...] = attrs.field(default=(), converter=_checks)
@@ -198,10 +192,10 @@ def _names(text: str) -> frozenset[str]:
 
 def _is_little_more(text: str, names: Iterable[str]) -> bool:
     """Return True if the text is a part of a name, or contains names and hardly anything else."""
+    if len(text) >= MIN_PART and any(text in name for name in names):
+        return True
     longest, rest = 0, text
     for name in sorted(names, key=len, reverse=True):
-        if len(text) >= MIN_PART and text in name:
-            return True
         if name in rest:
             longest = max(longest, len(name))
             rest = rest.replace(name, " ")  # a space, so that the text around it does not form another name
@@ -213,10 +207,8 @@ def _is_little_more(text: str, names: Iterable[str]) -> bool:
 
 
 def _is_row(folded: str, bare: str) -> bool:
-    if _has_neighbours_only(folded):
-        return True
-    separators = set(folded).difference(bare)
-    return len(separators) == 1 and _has_neighbours_only(bare)
+    has_one_separator = len(set(folded).difference(bare)) == 1
+    return _has_neighbours_only(folded) or (has_one_separator and _has_neighbours_only(bare))
 
 
 def _has_neighbours_only(text: str) -> bool:

@@ -13,36 +13,34 @@ from reset_flow.domain.flow_data import Limits
 from reset_flow.domain.password_rules import PasswordRules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from reset_flow.domain.flow_data import BudgetName
-
-__all__ = ["Budget", "GuessAlarm", "Policy"]
 
 NO_TIME = timedelta(0)
 LONGEST = timedelta(days=3660)
 """More than anything here could mean; the sum of a time and a longer one may not exist."""
 
 
-def _positive(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-    # Exactly these types, here and below: a flow that keeps another could not be read again.
-    if value is not None and (type(value) is not timedelta or not NO_TIME < value <= LONGEST):
-        raise ConfigurationError(f"{field.name} must be a timedelta longer than zero, of at most {LONGEST.days} days")
-
-
-def _not_negative(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-    if type(value) is not timedelta or not NO_TIME <= value <= LONGEST:
-        raise ConfigurationError(f"{field.name} must be a timedelta of zero or more, of at most {LONGEST.days} days")
-
-
-def _count(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-    if type(value) is not int or value < 1:
-        raise ConfigurationError(f"{field.name} must be a whole number of at least 1")
-
-
-def _share(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-    if type(value) not in (int, float) or not 0 <= value < float("inf"):
-        raise ConfigurationError(f"{field.name} must be a number of zero or more")
+# Exactly these types: a flow that keeps another could not be read again.
+_time = validation.must_be(
+    f"a timedelta longer than zero, of at most {LONGEST.days} days",
+    lambda value: type(value) is timedelta and NO_TIME < value <= LONGEST,
+)
+_wait = validation.must_be(
+    f"a timedelta of zero or more, of at most {LONGEST.days} days",
+    lambda value: type(value) is timedelta and NO_TIME <= value <= LONGEST,
+)
+_number = validation.must_be("a whole number of zero or more", lambda value: type(value) is int and value >= 0)
+_share = validation.must_be(
+    "a number of zero or more", lambda value: type(value) in (int, float) and 0 <= value < float("inf")
+)
+_switch = validation.must_be("like True", lambda value: isinstance(value, bool))
+_budget = validation.must_be("like Budget(10, timedelta(hours=24))", lambda value: isinstance(value, Budget))
+_alarm = validation.must_be(
+    "like GuessAlarm(at_least=100)", lambda value: value is None or isinstance(value, GuessAlarm)
+)
+_rules = validation.must_be("like PasswordRules(min_length=8)", lambda value: isinstance(value, PasswordRules))
 
 
 def _questions(_: Any, field: attrs.Attribute[Any], values: Any) -> None:
@@ -57,20 +55,12 @@ def _texts(values: Iterable[str]) -> tuple[str, ...]:
     return (values,) if isinstance(values, str) else tuple(values)
 
 
-def _is(kind: type, example: str) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
-    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-        if not isinstance(value, kind):
-            raise ConfigurationError(f"{field.name} must be like {example}")
-
-    return check
-
-
 @attrs.frozen
 class Budget:
     """Not more than `limit` uses in any `window`, by the store's clock."""
 
-    limit: int = attrs.field(validator=_count)
-    window: timedelta = attrs.field(validator=_positive)
+    limit: int = attrs.field(validator=validation.count)
+    window: timedelta = attrs.field(validator=_time)
 
 
 @attrs.frozen(kw_only=True)
@@ -85,13 +75,9 @@ class GuessAlarm:
         share: Of the codes that were accepted in the same window, how many wrong ones are honest.
     """
 
-    window: timedelta = attrs.field(default=timedelta(hours=1), validator=_positive)
-    at_least: int = attrs.field(default=100, validator=_count)
+    window: timedelta = attrs.field(default=timedelta(hours=1), validator=_time)
+    at_least: int = attrs.field(default=100, validator=validation.count)
     share: float = attrs.field(default=0.2, validator=_share)
-
-
-A_SWITCH = _is(bool, "True")
-A_BUDGET = _is(Budget, "Budget(10, timedelta(hours=24))")
 
 
 @attrs.frozen(kw_only=True)
@@ -144,35 +130,26 @@ class Policy:
         probe_by_login: Whether one log-in may tell if a password whose setting is in doubt is the new one.
     """
 
-    flow_lifetime: timedelta = attrs.field(default=timedelta(minutes=60), validator=_positive)
-    code_lifetime: timedelta | None = attrs.field(default=None, validator=_positive)
-    token_lifetime: timedelta | None = attrs.field(default=None, validator=_positive)
-    answer_attempts: int = attrs.field(default=3, validator=_count)
-    code_attempts: int = attrs.field(default=5, validator=_count)
-    password_attempts: int = attrs.field(default=10, validator=_count)
-    resend_cooldown: timedelta = attrs.field(default=timedelta(seconds=60), validator=_not_negative)
-    resends: int = attrs.field(default=3)
-    lease: timedelta = attrs.field(default=timedelta(seconds=30), validator=_positive)
-    retention: timedelta = attrs.field(default=timedelta(days=30), validator=_not_negative)
-    codes_per_user: Budget = attrs.field(default=Budget(10, timedelta(hours=24)), validator=A_BUDGET)
-    starts_per_origin: Budget = attrs.field(default=Budget(5, timedelta(hours=1)), validator=A_BUDGET)
-    starts_per_user: Budget = attrs.field(default=Budget(20, timedelta(hours=1)), validator=A_BUDGET)
-    guess_alarm: GuessAlarm | None = attrs.field(
-        factory=GuessAlarm, validator=attrs.validators.optional(_is(GuessAlarm, "GuessAlarm(at_least=100)"))
-    )
-    stop_on_alarm: bool = attrs.field(default=False, validator=A_SWITCH)
-    mask_unknown_users: bool = attrs.field(default=True, validator=A_SWITCH)
+    flow_lifetime: timedelta = attrs.field(default=timedelta(minutes=60), validator=_time)
+    code_lifetime: timedelta | None = attrs.field(default=None, validator=attrs.validators.optional(_time))
+    token_lifetime: timedelta | None = attrs.field(default=None, validator=attrs.validators.optional(_time))
+    answer_attempts: int = attrs.field(default=3, validator=validation.count)
+    code_attempts: int = attrs.field(default=5, validator=validation.count)
+    password_attempts: int = attrs.field(default=10, validator=validation.count)
+    resend_cooldown: timedelta = attrs.field(default=timedelta(seconds=60), validator=_wait)
+    resends: int = attrs.field(default=3, validator=_number)
+    lease: timedelta = attrs.field(default=timedelta(seconds=30), validator=_time)
+    retention: timedelta = attrs.field(default=timedelta(days=30), validator=_wait)
+    codes_per_user: Budget = attrs.field(default=Budget(10, timedelta(hours=24)), validator=_budget)
+    starts_per_origin: Budget = attrs.field(default=Budget(5, timedelta(hours=1)), validator=_budget)
+    starts_per_user: Budget = attrs.field(default=Budget(20, timedelta(hours=1)), validator=_budget)
+    guess_alarm: GuessAlarm | None = attrs.field(factory=GuessAlarm, validator=_alarm)
+    stop_on_alarm: bool = attrs.field(default=False, validator=_switch)
+    mask_unknown_users: bool = attrs.field(default=True, validator=_switch)
     decoy_questions: tuple[str, ...] = attrs.field(default=(), converter=_texts, validator=_questions)
-    response_floor: timedelta = attrs.field(default=NO_TIME, validator=_not_negative)
-    probe_by_login: bool = attrs.field(default=True, validator=A_SWITCH)
-    password: PasswordRules = attrs.field(
-        factory=PasswordRules, validator=_is(PasswordRules, "PasswordRules(min_length=8)")
-    )
-
-    @resends.validator
-    def _check_resends(self, _: Any, value: Any) -> None:
-        if type(value) is not int or value < 0:
-            raise ConfigurationError("resends must be a whole number of zero or more")
+    response_floor: timedelta = attrs.field(default=NO_TIME, validator=_wait)
+    probe_by_login: bool = attrs.field(default=True, validator=_switch)
+    password: PasswordRules = attrs.field(factory=PasswordRules, validator=_rules)
 
     def __attrs_post_init__(self) -> None:
         if self.retention <= self.lease:
@@ -181,16 +158,7 @@ class Policy:
     @property
     def limits(self) -> Limits:
         """The limits that are sealed into each flow at its start."""
-        return Limits(
-            answer_attempts=self.answer_attempts,
-            code_attempts=self.code_attempts,
-            password_attempts=self.password_attempts,
-            resends=self.resends,
-            resend_cooldown=self.resend_cooldown,
-            code_lifetime=self.code_lifetime,
-            token_lifetime=self.token_lifetime,
-            mask_unknown_users=self.mask_unknown_users,
-        )
+        return Limits(**{name: getattr(self, name) for name in Limits.__struct_fields__})
 
     def budget(self, name: BudgetName) -> Budget:
         """Return a budget by its name."""

@@ -12,25 +12,13 @@ from reset_flow.domain.errors import (
     InputRejected,
     LimitReached,
 )
-from reset_flow.domain.flow import Flow, State, Step
+from reset_flow.domain.flow import Flow, Step
 from reset_flow.domain.state_machine import COMMANDS, Call, allowed, expected
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from reset_flow.domain.flow_data import FlowData, Intent, Result
-
-__all__ = [
-    "COUNTERS",
-    "admit",
-    "adopted",
-    "attempts_left",
-    "check_input",
-    "expired",
-    "recall",
-    "repeatable",
-    "view",
-]
 
 COUNTERS = {
     "answer": "answers",
@@ -47,16 +35,15 @@ SENDINGS = 2
 
 def attempts_left(flow: FlowData) -> int | None:
     """Return how often the step that is expected may still be tried; `None` where nothing is expected."""
-    match flow.state:
-        case State.REQUESTED:
-            left = flow.limits.answer_attempts - flow.answers
-        case State.QUESTION_ANSWERED | State.CODE_VERIFIED:
-            left = flow.limits.code_attempts - flow.codes
-        case State.TOKEN_ISSUED:
-            left = flow.limits.password_attempts - flow.passwords
-        case _:
+    match expected(flow.state, flow.credential):
+        case Step.ANSWER:
+            return max(0, flow.limits.answer_attempts - flow.answers)
+        case Step.CODE:
+            return max(0, flow.limits.code_attempts - flow.codes)
+        case Step.PASSWORD | Step.PIN:
+            return max(0, flow.limits.password_attempts - flow.passwords)
+        case None:
             return None
-    return max(0, left)
 
 
 def _resend_at(flow: FlowData) -> datetime | None:
@@ -76,7 +63,7 @@ def view(flow: FlowData) -> Flow:
         allowed=allowed(flow.state, flow.credential),
         question=flow.question or None,
         attempts_left=attempts_left(flow),
-        in_doubt=_intended_step(flow, flow.intent) if flow.intent else flow.in_doubt,
+        in_doubt=step_in_doubt(flow, flow.intent) if flow.intent else flow.in_doubt,
         failure=flow.failure,
         created_at=flow.created_at,
         expires_at=flow.expires_at,
@@ -86,15 +73,12 @@ def view(flow: FlowData) -> Flow:
     )
 
 
-def _intended_step(flow: FlowData, intent: Intent) -> Step:
+def step_in_doubt(flow: FlowData, intent: Intent) -> Step:
     """Return the step that an unknown outcome would leave in doubt."""
-    match COMMANDS[intent.command].call:
-        case Call.EXCHANGE:
-            return Step.CODE
-        case Call.UPDATE:
-            return flow.credential.step
-        case Call.REQUEST | None:
-            return Step.ANSWER
+    call = COMMANDS[intent.command].call
+    if call is Call.UPDATE:
+        return flow.credential.step
+    return Step.CODE if call is Call.EXCHANGE else Step.ANSWER
 
 
 def expired(flow: FlowData, now: datetime) -> bool:
@@ -108,8 +92,8 @@ def adopted(flow: FlowData) -> bool:
 
 
 def repeatable(intent: Intent) -> bool:
-    """Return whether the same may be sent once more when nobody knows the outcome of the last sending."""
-    return COMMANDS[intent.command].repeatable and intent.sendings < SENDINGS
+    """Return whether the same may be sent once more when its outcome is unknown: never what has an e-mail sent."""
+    return COMMANDS[intent.command].call is not Call.REQUEST and intent.sendings < SENDINGS
 
 
 def recall(flow: FlowData, key: bytes | None) -> Result | None:
@@ -118,15 +102,7 @@ def recall(flow: FlowData, key: bytes | None) -> Result | None:
 
 
 def admit(flow: FlowData, command: str, now: datetime) -> None:
-    """
-    Return if the command may come now; nothing is counted.
-
-    Raises:
-        FlowEnded: The flow is over.
-        IllegalCommand: Its state does not allow the command.
-        LimitReached: Too soon for another code, or too often.
-        CodeRejected: The code is too old.
-    """
+    """Raise FlowEnded, IllegalCommand, LimitReached or CodeRejected if the command may not come now. Count nothing."""
     if flow.state.ended:
         raise FlowEnded(flow.id, flow.failure or flow.state)
     legal = allowed(flow.state, flow.credential)
@@ -144,12 +120,7 @@ def admit(flow: FlowData, command: str, now: datetime) -> None:
 
 
 def check_input(flow: FlowData, command: str, given: object) -> None:
-    """
-    Return if the input of a command may be sent.
-
-    Raises:
-        InputRejected: It may not; no attempt is counted.
-    """
+    """Raise InputRejected if the input of a command may not be sent. No attempt is counted."""
     if isinstance(given, InputRejected):
         raise given
     if command == "answer" and given is None and flow.question:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hmac
+import re
 from typing import Any, ClassVar, NoReturn, Self
 
-from reset_flow.domain.text import plain
+from reset_flow.domain.text import MIN_REPEATED, plain
 
-__all__ = ["Secret", "Shown", "Unpicklable"]
+HIDDEN = "***"
+WORD_BOUNDARY = re.compile(r"(\W+)")
 
 
 class Unpicklable:
@@ -94,3 +96,12 @@ class Secret(Unpicklable):
         return hmac.compare_digest(mine, other_text)
 
     __hash__ = None  # type: ignore[assignment] # a hash would be a fingerprint
+
+
+def redact(secret: Secret, text: str) -> str:
+    """Return the text with `***` for the secret; one of fewer than four characters is hidden as a whole word only."""
+    # Not with a pattern made of the secret: `re` caches patterns.
+    if len(secret.reveal()) >= MIN_REPEATED:
+        return text.replace(secret.reveal(), HIDDEN)
+    parts = WORD_BOUNDARY.split(text)
+    return "".join([HIDDEN if part.lower() == secret.reveal().lower() else part for part in parts])

@@ -7,26 +7,12 @@ from __future__ import annotations
 
 from enum import Enum
 from functools import cache
-from typing import Any
+from types import SimpleNamespace
 
 import attrs
 from transitions import Machine, MachineError
 
 from reset_flow.domain.flow import Credential, State, Step
-
-__all__ = [
-    "COMMANDS",
-    "EDGES",
-    "EDGE_BY_LETTER",
-    "EDGE_BY_TRIGGER",
-    "Call",
-    "Command",
-    "Edge",
-    "allowed",
-    "expected",
-    "mermaid",
-    "move",
-]
 
 RUNNING = tuple(state for state in State if not state.ended)
 
@@ -89,8 +75,6 @@ class Command:
 
         accepted: The triggers that are fired, in their order, when the broker accepts; `rejected` and `unknown`
             likewise.
-
-        repeatable: Whether a sending whose outcome is unknown is followed by one more of the same.
     """
 
     name: str
@@ -100,20 +84,6 @@ class Command:
     accepted: tuple[str, ...] = ()
     rejected: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
-    repeatable: bool = False
-
-
-def _update(step: Step) -> Command:
-    return Command(
-        name=f"set_{step}",
-        legal_in=(State.TOKEN_ISSUED,),
-        asks=step,
-        call=Call.UPDATE,
-        accepted=("password_accepted",),
-        rejected=("password_refused",),
-        unknown=("password_in_doubt",),
-        repeatable=True,
-    )
 
 
 COMMANDS = {
@@ -152,71 +122,63 @@ COMMANDS = {
             accepted=("code_accepted", "token_granted"),
             rejected=("code_refused",),
             unknown=("code_in_doubt",),
-            repeatable=True,
         ),
-        _update(Step.PASSWORD),
-        _update(Step.PIN),
+        *(
+            Command(
+                name=f"set_{step}",
+                legal_in=(State.TOKEN_ISSUED,),
+                asks=step,
+                call=Call.UPDATE,
+                accepted=("password_accepted",),
+                rejected=("password_refused",),
+                unknown=("password_in_doubt",),
+            )
+            for step in (Step.PASSWORD, Step.PIN)
+        ),
         Command(name="adopt", accepted=("token_adopted",)),
         Command(name="cancel", legal_in=RUNNING, accepted=("abandon",)),
     )
 }
 
-_LAST_STEPS = {credential: credential.step for credential in Credential}
 
-
+@cache
 def expected(state: State, credential: Credential) -> Step | None:
     """Return the step that is expected in this state; `None` once the flow has ended."""
     if state is State.REQUESTED:
         return Step.ANSWER
     if state is State.TOKEN_ISSUED:
-        return _LAST_STEPS[credential]
+        return credential.step
     return None if state.ended else Step.CODE
 
 
-def _allowed(state: State, credential: Credential) -> tuple[str, ...]:
-    other = {step for step in _LAST_STEPS.values() if step is not credential.step}
+@cache
+def allowed(state: State, credential: Credential) -> tuple[str, ...]:
+    """Return the names of the commands that may come in this state, sorted."""
+    other = {each.step for each in Credential} - {credential.step}
     return tuple(sorted(name for name, each in COMMANDS.items() if state in each.legal_in and each.asks not in other))
 
 
-_ALLOWED = {(state, credential): _allowed(state, credential) for state in State for credential in Credential}
-
-
-def allowed(state: State, credential: Credential) -> tuple[str, ...]:
-    """Return the names of the commands that may come in this state, sorted."""
-    return _ALLOWED[state, credential]
-
-
-class _Position:
-    """The model that the machine moves. Not slotted: the machine sets attributes on it."""
-
-    def __init__(self, state: State) -> None:
-        self.state = state
-
-
-def _machine() -> dict[str, Any]:
-    machine = Machine(model=None, states=State, initial=None, auto_transitions=False)
-    for edge in EDGES:
-        machine.add_transition(edge.trigger, list(edge.sources), edge.target)
-    return dict(machine.events)
-
-
-_EVENTS = _machine()
+_EVENTS = Machine(
+    model=None,
+    states=State,
+    transitions=[[edge.trigger, list(edge.sources), edge.target] for edge in EDGES],
+    initial=None,
+    auto_transitions=False,
+).events
 
 
 @cache
 def move(state: State, trigger: str) -> State:
     """
     Return the state that a trigger leads to. The machine is asked once for each pair: its answers never change.
-
-    Raises:
-        ValueError: The tables have no such edge; a defect of the caller's, never of a person's or a broker's.
+    Raises ValueError if the tables have no such edge: a defect of the caller's, never of a person's or a broker's.
     """
-    position = _Position(state)
+    position = SimpleNamespace(state=state)
     try:
         _EVENTS[trigger].trigger(position)
     except (KeyError, MachineError):
         raise ValueError(f"no edge {trigger!r} leaves {state}") from None
-    return position.state
+    return State(position.state)
 
 
 def mermaid() -> str:

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datetime import timedelta
 
-__all__ = ["REASON_LENGTH", "canonical", "duration", "one_line", "plain", "printable", "repeats"]
-
 REASON_LENGTH = 200
 
 MIN_REPEATED = 4
@@ -32,11 +30,8 @@ def canonical(text: str) -> str:
 def repeats(text: str, *hidden: str) -> bool:
     """Return whether a text repeats one of these, in any spelling. Those of fewer than four characters do not count."""
     spaced, joined = canonical(one_line(text)), canonical(text)
-    for each in hidden:
-        given = canonical(each)
-        if len(each) >= MIN_REPEATED and (given in joined or canonical(one_line(each)) in spaced):
-            return True
-    return False
+    long = [each for each in hidden if len(each) >= MIN_REPEATED]
+    return any(canonical(each) in joined or canonical(one_line(each)) in spaced for each in long)
 
 
 def one_line(text: str) -> str:

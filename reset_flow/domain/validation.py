@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
-from reset_flow.domain.errors import AnswerRejected, CodeRejected, InvalidInput, PasswordRejected
+from reset_flow.domain.errors import (
+    AnswerRejected,
+    CodeRejected,
+    ConfigurationError,
+    InputRejected,
+    InvalidInput,
+    PasswordRejected,
+)
 from reset_flow.domain.secret import Secret
-
-__all__ = ["answer", "code", "extras", "hidden", "name", "password", "pin", "tags", "token"]
 
 CODE_DIGITS = 6
 CODE_LENGTH = 64
@@ -36,18 +41,26 @@ def _flaw(given: Any, longest: int, *, empty: bool = False) -> str | None:
     return None if empty or text.strip() else "it must not be empty"
 
 
+def must_be(what: str, fits: Callable[[Any], bool]) -> Callable[[Any, Any, Any], None]:
+    """Return an attrs validator that raises ConfigurationError, with what the setting must be, if it does not fit."""
+
+    def check(_: Any, field: Any, value: Any) -> None:
+        if not fits(value):
+            raise ConfigurationError(f"{field.name} must be {what}")
+
+    return check
+
+
+count = must_be("a whole number of at least 1", lambda value: type(value) is int and value >= 1)
+
+
 def hidden(text: Any) -> Secret | None:
     """Hide an embedder's name, which may be a login, from logged tracebacks. It is not checked."""
     return None if text is None else Secret(text)
 
 
 def tags(given: Any) -> tuple[Secret, ...]:
-    """
-    Return tags, hidden; each is checked when it is used. One text is one tag.
-
-    Raises:
-        InvalidInput: They are too many, or can't be gone through.
-    """
+    """Return tags, hidden; each is checked when it is used. Raises InvalidInput if they are too many, or no tags."""
     if isinstance(given, str | Secret):
         return (Secret(given),)
     if isinstance(given, bytes) or not isinstance(given, Iterable):
@@ -59,12 +72,7 @@ def tags(given: Any) -> tuple[Secret, ...]:
 
 
 def name(text: Any, what: str) -> str:
-    """
-    Return a user, ref or tag exactly as given.
-
-    Raises:
-        InvalidInput: It is empty, too long, or binary.
-    """
+    """Return a user, ref or tag exactly as given. Raises InvalidInput if it is empty, too long, or binary."""
     text = Secret(text)  # it may be a login, and frames are logged
     if flaw := _flaw(text, NAME_LENGTH):
         raise InvalidInput(f"{what}: {flaw}")
@@ -73,62 +81,46 @@ def name(text: Any, what: str) -> str:
 
 
 def token(given: Any) -> Secret:
-    """
-    Return a token from elsewhere exactly as given.
-
-    Raises:
-        InvalidInput: It is empty, too long, or binary.
-    """
+    """Return a token from elsewhere exactly as given. Raises InvalidInput if it is empty, too long, or binary."""
     if flaw := _flaw(given, TOKEN_LENGTH):
         raise InvalidInput(f"token: {flaw}")
     return Secret(given)
 
 
 def extras(*given: Any) -> None:
-    """
-    Return if what comes with a PIN can be sent: nothing must be in doubt because it can't.
-
-    Raises:
-        InvalidInput: It can't.
-    """
+    """Raise InvalidInput if what comes with a PIN can't be sent: nothing must be in doubt because of that."""
     for each in given:
         if each is not None and (flaw := _flaw(each, TOKEN_LENGTH, empty=True)):
             raise InvalidInput(f"image_name, personal_phrase or authorization: {flaw}")
 
 
+def _typed(given: Any, longest: int, refusal: type[InputRejected], *, empty: bool = False) -> Secret:
+    if flaw := _flaw(given, longest, empty=empty):
+        raise refusal(flaw, sent=False)
+    return Secret(given)
+
+
 def answer(given: Any) -> Secret:
     """Return an answer exactly as given. Raises AnswerRejected if it is empty, too long, or binary."""
-    if flaw := _flaw(given, ANSWER_LENGTH):
-        raise AnswerRejected(flaw, sent=False)
-    return Secret(given)
+    return _typed(given, ANSWER_LENGTH, AnswerRejected)
 
 
 def password(given: Any) -> Secret:
     """Return a new password exactly as given. Raises PasswordRejected if it is binary or beyond every rule's length."""
-    if flaw := _flaw(given, PASSWORD_LENGTH, empty=True):
-        raise PasswordRejected(flaw, sent=False)
-    return Secret(given)
+    return _typed(given, PASSWORD_LENGTH, PasswordRejected, empty=True)
 
 
 def pin(given: Any) -> Secret:
     """Return a new PIN exactly as given. Raises PasswordRejected if it is empty, too long, or binary."""
-    if flaw := _flaw(given, PIN_LENGTH):
-        raise PasswordRejected(flaw, sent=False)
-    return Secret(given)
+    return _typed(given, PIN_LENGTH, PasswordRejected)
 
 
 def code(given: Any) -> Secret:
     """
-    Return the digits of a code, however they were typed: with spaces, dashes, in full width or another script.
-
-    A code stays text: it may start with 0.
-
-    Raises:
-        CodeRejected: It can't be read as six digits.
+    Return the digits of a code, however they were typed: with spaces, dashes, in full width or another script. They
+    stay text, as the first may be 0. Raises CodeRejected if they can't be read as six digits.
     """
-    if flaw := _flaw(given, CODE_LENGTH, empty=True):
-        raise CodeRejected(flaw, sent=False)
-    digits = Secret(given)
+    digits = _typed(given, CODE_LENGTH, CodeRejected, empty=True)
     if not (digits.reveal().isascii() and digits.reveal().isdecimal()):
         digits = Secret("".join([_digit(char) for char in digits.reveal()]))
     if len(digits.reveal()) != CODE_DIGITS or "?" in digits.reveal():

@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from reset_flow.domain.errors import OutcomeInDoubt, ResetFlowError, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
     from datetime import timedelta
-
-__all__ = ["BackgroundTasks", "Backoff"]
 
 T = TypeVar("T")
 
@@ -30,26 +28,15 @@ LAST_PATIENCE = 1.0
 
 
 class BackgroundTasks:
-    """
-    The tasks that are under way, until they are closed.
-
-    Attributes:
-        closed: Whether nothing may be begun any more, not even by a task that is under way.
-    """
+    """The tasks that are under way, until they are closed."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
-        self.closed = False
+        self.closed = False  # nothing may be begun any more, not even by a task that is under way
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """
-        Return the result of the work, which goes on if the caller is cancelled.
-
-        Raises:
-            StoreUnavailable: The service is closed; nothing was begun.
-            OutcomeInDoubt: The service was closed before the work was done.
-        """
+        """Return the result of the work, which goes on if the caller is cancelled."""
         if self._closing:
             work.close()
             raise StoreUnavailable("the service was closed: make another one")
@@ -95,10 +82,26 @@ class BackgroundTasks:
             await asyncio.wait(self._tasks, timeout=LAST_PATIENCE)
 
 
-def retrieve_error(task: asyncio.Task[Any]) -> None:
-    """Retrieve the error of a task that is left behind: else the event loop logs it with its message."""
-    if not task.cancelled():
-        task.exception()
+async def attempt(call: Callable[[], Awaitable[T]], patience: float) -> tuple[T | None, str]:
+    """
+    Call what is the embedder's. Return its result, and the class of its error; `""` if there is none. It is cancelled
+    when the seconds are over, or with the caller; if it ignores that, it is left behind.
+    """
+
+    async def called() -> tuple[T | None, str]:
+        try:
+            return await call(), ""
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - it may raise anything; a message in the loop's log may be secret
+            return None, type(error).__name__
+
+    task = asyncio.get_running_loop().create_task(called())
+    try:
+        await asyncio.wait((task,), timeout=patience)  # `asyncio.timeout` would wait on if it ignores that
+    finally:
+        task.cancel()
+    return task.result() if task.done() else (None, "TimeoutError")
 
 
 class Backoff:

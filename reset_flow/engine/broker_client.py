@@ -8,7 +8,7 @@ import time
 from collections import deque
 from functools import partial
 from types import NoneType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -23,17 +23,13 @@ from reset_flow.domain.text import plain, repeats
 from reset_flow.ports import Case
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable
 
     from reset_flow.domain.flow import NewCredential
     from reset_flow.domain.flow_data import FlowData
     from reset_flow.domain.policy import Policy
     from reset_flow.observability.tracing import SafeTracer
     from reset_flow.ports import Transport
-
-    _Call: TypeAlias = Callable[[], Awaitable[Outcome]]
-
-__all__ = ["BrokerClient", "case_of"]
 
 GRACE = 1.25
 """How many deadlines a transport may take before it is cut off; one of ours never takes more than one."""
@@ -51,8 +47,6 @@ TIMER = 0.001
 
 WITHHELD = "withheld, as it repeats what is secret"
 
-ROUTES = {route: route.name.lower() for route in Call}
-
 
 def case_of(flow: FlowData) -> Case:
     """Return what the transport may know of the flow."""
@@ -60,12 +54,7 @@ def case_of(flow: FlowData) -> Case:
 
 
 class BrokerClient:
-    """
-    Makes the calls that intents announce.
-
-    Attributes:
-        name: Of the transport, as flows are bound to it.
-    """
+    """Makes the calls that intents announce."""
 
     def __init__(self, transport: Transport, policy: Policy, tracer: SafeTracer) -> None:
         self._transport = transport
@@ -77,44 +66,31 @@ class BrokerClient:
         self._floor = policy.response_floor.total_seconds()
         self._took: dict[Call, deque[float]] = {route: deque(maxlen=RECENT) for route in Call}
         self.name: str = plain(transport.name)
-
-    @property
-    def credentials(self) -> frozenset[Credential]:
-        """What the transport can reset."""
-        return self._transport.credentials
-
-    def canonical_user(self, user: str) -> str:
-        """Return the one spelling of all that the broker takes for the same user."""
-        return self._transport.canonical_user(user)
+        self.credentials = transport.credentials
+        self.canonical_user = transport.canonical_user
 
     async def send(self, flow: FlowData, new: NewCredential | None, began: float) -> Outcome:
-        """
-        Make the call of an intent once. One log-in may then prove a password that the call leaves in doubt.
-
-        Args:
-            began: `time.monotonic()` before the intent was saved.
-        """
+        """Make the call of an intent once, then perhaps a log-in. Its lease began at `began`, by `time.monotonic()`."""
         outcome = await self._call_once(flow, new, began)
         assert flow.intent is not None
-        again = isinstance(outcome, Unknown) and new is not None and rules.repeatable(flow.intent)
-        if new is None or again or not leaves_password_in_doubt(flow, outcome):
+        if new is None or not self._may_log_in or flow.credential is not Credential.PASSWORD:
             return outcome
-        if not (self._may_log_in and flow.credential is Credential.PASSWORD and self._in_time(began)):
+        again = isinstance(outcome, Unknown) and rules.repeatable(flow.intent)
+        if again or not leaves_password_in_doubt(flow, outcome) or not self._in_time(began):
             return outcome
         proof = await self._bounded("log_in", partial(self._transport.log_in, case_of(flow), new.secret), began)
         return Accepted() if isinstance(proof, Accepted) else outcome
 
     async def challenge(self, case: Case) -> Accepted | Rejected | NotActed:
         """Ask for the question, a few times if the broker can't be reached: asking changes nothing there."""
-        known: Accepted | Rejected | NotActed = NotActed()
         for attempt in range(CHALLENGES):
             if attempt:
                 await asyncio.sleep(CHALLENGE_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
             began = time.monotonic()
             outcome = await self._bounded("challenge", partial(self._transport.challenge, case), began)
-            if self._floor:
-                await self._pad(began)
+            await self._pad(began)
             outcome = _withheld(outcome, case.user)
+            known: Accepted | Rejected | NotActed
             known = NotActed(detail=outcome.detail) if isinstance(outcome, Unknown) else outcome
             if not isinstance(known, NotActed) or known.cause is not Cause.UNAVAILABLE:
                 break
@@ -127,37 +103,33 @@ class BrokerClient:
         route = COMMANDS[flow.intent.command].call
         assert route is not None
         started = time.monotonic()
+        outcome: Outcome
         if flow.masked:
-            unasked = flow.intent.command == "answer" and flow.question == ""
-            outcome = await self._pretended(flow.intent.command, route, unasked=unasked)
+            # What a broker would say that knew the user, as late as it lately did.
+            as_long = random.choice(self._took[route] or FIRST_GUESS)  # noqa: S311 - no secret
+            await asyncio.sleep(max(0.0, as_long - TIMER))
+            ignored = flow.intent.command == "answer" and flow.question == ""  # nobody asked for it
+            outcome = Accepted() if ignored or flow.intent.command in ("start", "resend") else Rejected()
         else:
-            outcome = await self._bounded(ROUTES[route], partial(self._start_call, flow, new), began)
+            call = partial(self._start_call, route, flow, new)
+            outcome = await self._bounded(route.name.lower(), call, began)
             typed = new.secret if new else flow.intent.secret
             outcome = _withheld(outcome, flow.user, flow.answer, flow.token, typed)
             if isinstance(outcome, (Accepted, Rejected)):
                 self._took[route].append(time.monotonic() - started)
-        if self._floor:
-            await self._pad(started)
+        await self._pad(started)
         return outcome
 
-    async def _pretended(self, command: str, route: Call, *, unasked: bool) -> Outcome:
-        """Return what a broker would say that knew the user, as late as it lately did. It ignores unasked answers."""
-        as_long = random.choice(self._took[route] or FIRST_GUESS)  # noqa: S311 - no secret
-        await asyncio.sleep(max(0.0, as_long - TIMER))
-        return Accepted() if command in ("start", "resend") or unasked else Rejected()
-
     async def _pad(self, began: float) -> None:
-        """Wait until a call that began then has taken as long as the response floor."""
+        """Wait until a call that began then has taken as long as the response floor, if there is one."""
         if (left := self._floor - (time.monotonic() - began)) > 0:
             await asyncio.sleep(left)
 
-    def _bounded(
-        self, route: str, call: Callable[[], Awaitable[Outcome]], began: float
-    ) -> Coroutine[Any, Any, Outcome]:
+    async def _bounded(self, route: str, call: Callable[[], Awaitable[Outcome]], began: float) -> Outcome:
         """Make a call in the time that is left. A transport that breaks its contract leaves the outcome unknown."""
-        return self._tracer.during(self._in_time_left(route, call, began), "call", route=route)
+        return await self._tracer.during(self._in_time_left(route, call, began), "call", route=route)
 
-    async def _in_time_left(self, route: str, call: _Call, began: float) -> Outcome:
+    async def _in_time_left(self, route: str, call: Callable[[], Awaitable[Outcome]], began: float) -> Outcome:
         left = self._lease - (time.monotonic() - began)
         try:
             # A bit more than its deadline, and less than what is left of the lease.
@@ -178,10 +150,10 @@ class BrokerClient:
         """Return whether a whole deadline fits into the rest of the lease."""
         return self._lease - (time.monotonic() - began) > self._deadline
 
-    def _start_call(self, flow: FlowData, new: NewCredential | None) -> Awaitable[Outcome]:
+    def _start_call(self, route: Call, flow: FlowData, new: NewCredential | None) -> Awaitable[Outcome]:
         intent, case = flow.intent, case_of(flow)
         assert intent is not None
-        match COMMANDS[intent.command].call:
+        match route:
             case Call.REQUEST:
                 answer = flow.answer if intent.command == "resend" else intent.secret
                 return self._transport.request(case, answer)
@@ -192,8 +164,6 @@ class BrokerClient:
                 assert flow.token is not None
                 assert new is not None
                 return self._transport.update(case, flow.token, new)
-            case None:
-                raise ValueError(f"{intent.command} makes no call")
 
 
 def _withheld(outcome: Outcome, *hidden: str | Secret | None) -> Outcome:

@@ -103,7 +103,7 @@ class CommandHandler:
         try:
             if intent is not None:
                 same = intent.command == command and intent.secret == given and command in SETTLED_BY_ASKING
-                same = same and not self._intents.was_given_up(found.write_id)
+                same = same and not self._intents.was_given_up(flow.write_id)
                 flow, error = await self._recovery.settle(found, key if same else None)
                 if key and (recalled := self._recalled(flow, command, key)):
                     return flow, recalled

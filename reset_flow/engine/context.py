@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from reset_flow.persistence.repository import FlowRepository
     from reset_flow.ports import Clock, Guard
 
-__all__ = ["Context", "in_utc", "system_clock", "this_process"]
-
-
 logger = logging.getLogger("reset_flow")
 
 
@@ -70,25 +67,17 @@ def in_utc(clock: Clock) -> Clock:
 
 def this_process() -> str:
     """Name this process in histories and in the audit log."""
-    host = socket.gethostname().encode("utf-8", "replace").decode()
-    return f"{host}:{os.getpid()}"
+    return f"{socket.gethostname().encode('utf-8', 'replace').decode()}:{os.getpid()}"
 
 
 @attrs.frozen(kw_only=True)
 class Context:
-    """
-    What the parts of one service share.
-
-    Attributes:
-        worker: The name of this process in histories.
-
-        now: The clock that lifetimes and cooldowns are judged by, UTC. Leases and budgets go by the store's.
-    """
+    """What the parts of one service share."""
 
     policy: Policy
     realm: str
     worker: str
-    now: Callable[[], datetime]
+    now: Callable[[], datetime]  # for lifetimes and cooldowns, UTC; leases and budgets go by the store's clock
     guards: tuple[Guard, ...]
     keyring: Keyring
     repository: FlowRepository

@@ -45,7 +45,7 @@ _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(list[tuple[int, int, int]])  # a slice by its beginning, its wrong codes, its right ones
 
 
-async def load_counts(side: SideRecords, length: timedelta) -> tuple[Counts, int]:
+async def load_counts(side: SideRecords, length: timedelta) -> tuple[Counts, bytes]:
     """
     Load the counts of a realm, sorted into slices of this length, and their version. Unreadable counts are none.
 
@@ -61,7 +61,7 @@ async def load_counts(side: SideRecords, length: timedelta) -> tuple[Counts, int
     for start, wrong, right in rows:
         counts[start // (length // MICROSECOND), False] += wrong
         counts[start // (length // MICROSECOND), True] += right
-    return counts, record.version
+    return counts, record.revision
 
 
 class GuessMonitor:
@@ -80,7 +80,7 @@ class GuessMonitor:
         self._length = max(window / SLICES, MICROSECOND)
         self._own: Counts = Counter()  # not in the record yet
         self._all: Counts = Counter()  # the record, as it was last seen
-        self._version: int | None = None  # of the record; unknown before the first look
+        self._revision: bytes | None = None  # of the record; unknown before the first look
         self._on = self._told = False
         self._tasks = BackgroundTasks()
         self._lock = asyncio.Lock()
@@ -96,9 +96,9 @@ class GuessMonitor:
         """
         if self._rule is None:
             return
-        if self._version is None and self._stops:
+        if self._revision is None and self._stops:
             await self.sync(first=True)
-        elif self._version is None and not self._lock.locked():
+        elif self._revision is None and not self._lock.locked():
             self._look_in(timedelta(0), first=True)
         if self._stops:
             self._look_in(INTERVAL)
@@ -125,7 +125,7 @@ class GuessMonitor:
             first: Only load, and only if nothing is known yet.
         """
         async with self._lock:
-            if first and self._version is not None:
+            if first and self._revision is not None:
                 return
             try:
                 await self._merge(save=not first)
@@ -136,16 +136,16 @@ class GuessMonitor:
 
     async def _merge(self, *, save: bool) -> None:
         for _ in range(RACES):
-            if self._version is None or not self._own or not save:
-                self._all, self._version = await load_counts(self._side, self._length)
+            if self._revision is None or not self._own or not save:
+                self._all, self._revision = await load_counts(self._side, self._length)
             self._judge()
             own = self._own.copy()
             if not own or not save:
                 break
             try:
-                self._version = await self._save(self._all + own, self._version)
+                self._revision = await self._save(self._all + own, self._revision)
             except StaleRecord:
-                self._version = None
+                self._revision = None
             else:
                 self._own -= own
                 self._all += own
@@ -153,12 +153,12 @@ class GuessMonitor:
         if self._own:
             self._look_in(INTERVAL)
 
-    async def _save(self, counts: Counts, version: int) -> int:
+    async def _save(self, counts: Counts, revision: bytes) -> bytes:
         length = self._length // MICROSECOND
         slices = sorted({number for number, _ in counts})
         rows = [(number * length, counts[number, False], counts[number, True]) for number in slices]
         lifetime = self._length * SLICES
-        return (await self._side.save(NAME, _ENCODER.encode(rows), version=version, lifetime=lifetime)).version
+        return (await self._side.save(NAME, _ENCODER.encode(rows), revision=revision, lifetime=lifetime)).revision
 
     async def aclose(self, patience: timedelta) -> None:
         """Save what is not saved yet, if that takes no longer than this."""

@@ -33,6 +33,9 @@ __all__ = ["IntentExecutor"]
 
 logger = logging.getLogger("reset_flow")
 
+MOST_GIVEN_UP = 10_000
+"""How many intents that were not sent are remembered: an outage makes one of each command."""
+
 
 class IntentExecutor:
     """
@@ -43,7 +46,8 @@ class IntentExecutor:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._given_up: set[bytes] = set()  # write ids of intents that were not sent, though the store may have them
+        # Write ids of intents that were not sent, though the store may have them, or may yet take them; oldest first.
+        self._given_up: dict[bytes, None] = {}
 
     async def send(self, intended: Decision, new: NewCredential | None = None) -> Flow:
         """
@@ -103,8 +107,23 @@ class IntentExecutor:
                 logger.warning("flow %s: the store does not take an outcome, trying again", record.id)
                 backoff = backoff or Backoff()
                 await backoff.pause()
+            except StaleRecord:
+                # An earlier try may have got through without a word, and others may have gone on from there.
+                if backoff is None or not await self._is_history(decision):
+                    raise
+                break
             else:
-                return replace(decision.flow, version=record.version)
+                break
+        return replace(decision.flow, version=record.version, write_id=record.write_id)
+
+    async def _is_history(self, decision: Decision) -> bool:
+        """Return whether the stored flow has taken the transitions of a decision."""
+        moves = decision.flow.moves
+        try:
+            stored = (await self._context.repository.load(decision.flow.id)).flow
+        except (FlowNotFound, StoreUnavailable):
+            return False
+        return bool(decision.moves) and stored.moves[: len(moves)] == moves
 
     def _uses(self, decision: Decision) -> tuple[list[Use], list[UseName]]:
         flow = decision.flow
@@ -112,6 +131,8 @@ class IntentExecutor:
         add = []
         for use in added:
             budget = self._context.policy.budget(use.budget)
+            if use.id != decision.write_id and self._context.now() - flow.created_at < budget.window:
+                continue  # it was added by an earlier save and has not expired
             key = flow.budget_key(use.budget)
             add.append(Use(key=key, id=use.id, limit=budget.limit, window=budget.window))
         return add, [UseName(flow.budget_key(use.budget), use.id) for use in decision.drop]
@@ -147,23 +168,26 @@ class IntentExecutor:
             return await self._save(intended)
         except StoreUnavailable:
             if not self._context.tasks.closed:
-                self._given_up.add(intended.write_id)
+                self._give_up(intended.write_id)
                 self._context.tasks.spawn(self._withdraw(intended.flow.id, intended.write_id))
             raise
 
+    def _give_up(self, write_id: bytes) -> None:
+        self._given_up[write_id] = None
+        if len(self._given_up) > MOST_GIVEN_UP:
+            del self._given_up[next(iter(self._given_up))]
+
     async def _withdraw(self, flow_id: str, write_id: bytes) -> None:
+        """Take an intent back at once, for the person to go on. One that the store takes later is left to a sweep."""
         backoff = Backoff()
-        try:
-            with suppress(FlowNotFound, StaleRecord):
-                while True:
-                    with suppress(StoreUnavailable):
-                        found = await self._context.repository.load(flow_id)
-                        if found.write_id == write_id:
-                            await self._conclude(found.flow, NotActed())
-                        return
-                    await backoff.pause()
-        finally:
-            self._given_up.discard(write_id)
+        with suppress(FlowNotFound, StaleRecord):
+            while True:
+                with suppress(StoreUnavailable):
+                    found = await self._context.repository.load(flow_id)
+                    if found.flow.write_id == write_id:
+                        await self._conclude(found.flow, NotActed())
+                    return
+                await backoff.pause()
 
     async def _carry_out(
         self, flow: FlowData, new: NewCredential | None, began: float, key: bytes | None = None

@@ -6,13 +6,14 @@ import asyncio
 import logging
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from reset_flow.domain import rules
 from reset_flow.domain.decide import Delivered, Moment, decide
 from reset_flow.domain.errors import StaleRecord, StoreUnavailable
 from reset_flow.domain.flow import Event
-from reset_flow.engine.background_tasks import retrieve_error
+from reset_flow.engine.background_tasks import attempt
 from reset_flow.persistence.repository import new_write_id
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from reset_flow.persistence.repository import FlowRepository
     from reset_flow.ports import Listener
 
-__all__ = ["Notifications"]
-
 logger = logging.getLogger("reset_flow")
 audit = logging.getLogger("reset_flow.audit")
 
@@ -37,12 +36,7 @@ PATIENCE = timedelta(seconds=10)
 
 
 class Notifications:
-    """
-    Tells the world about the flows of one service.
-
-    Attributes:
-        names: Of the listeners, sorted.
-    """
+    """Tells the world about the flows of one service."""
 
     def __init__(
         self,
@@ -61,7 +55,6 @@ class Notifications:
         self._tracer = tracer
         self._worker = worker
         self._now = now
-        self._patience = PATIENCE.total_seconds()
 
     def publish(self, decision: Decision, saved: FlowData, *, alarm: bool = False) -> None:
         """Publish the transitions of a decision that is saved. Listeners are told in the background."""
@@ -76,7 +69,7 @@ class Notifications:
             self._tasks.spawn(self._deliver(saved, since, saved.listeners, alarm=alarm))
 
     async def deliver_end(self, flow: FlowData) -> int:
-        """Tell the listeners of the end that were not told yet. Return how many were told."""
+        """Tell the end to the listeners that were not told yet. Return how many were told."""
         return await self._deliver(flow, len(flow.moves) - 1, flow.undelivered)
 
     async def _deliver(self, flow: FlowData, since: int, names: tuple[str, ...], *, alarm: bool = False) -> int:
@@ -97,28 +90,8 @@ class Notifications:
         delivered = False
         for index, transition in enumerate(flow.history[since:], since):
             event = Event(id=f"{flow.id}.{index}", flow=flow, transition=transition, alarm=alarm and index == since)
-            failure = await self._call(self._listeners[name], event)
+            _, failure = await attempt(partial(self._listeners[name], event), PATIENCE.total_seconds())
             delivered = not failure
             if failure:
                 logger.warning("listener %s missed event %s: %s", name, event.id, failure)
         return delivered
-
-    async def _call(self, listener: Listener, event: Event) -> str:
-        """Call a listener, and return what went wrong; `""` if nothing did."""
-
-        async def call() -> None:
-            await listener(event)
-
-        task = asyncio.get_running_loop().create_task(call())
-        try:
-            # Not asyncio.timeout: that would wait for a listener that ignores its cancellation.
-            await asyncio.wait((task,), timeout=self._patience)
-        finally:
-            task.add_done_callback(retrieve_error)
-            task.cancel()
-        if not task.done():
-            return "TimeoutError"
-        if task.cancelled():
-            return "it was cancelled"
-        error = task.exception()
-        return type(error).__name__ if error else ""

@@ -64,7 +64,7 @@ class Recovery:
         if flow.intent is None:
             return flow, None
         self.check_broker(flow)
-        if self._intents.was_given_up(found.write_id):
+        if self._intents.was_given_up(flow.write_id):
             return await self._intents.withdraw(flow), None
         if found.busy:
             raise FlowBusy(flow.id, flow.intent.command, found.busy).with_flow(rules.view(flow))

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -14,17 +15,14 @@ import attrs
 from reset_flow.domain.errors import RecordUnreadable, ResetFlowError, StoreUnavailable
 from reset_flow.engine.recovery import RecoveryResult
 from reset_flow.persistence.batches import purge
+from reset_flow.persistence.keyring import UPTIME
 from reset_flow.persistence.side_records import side_realm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from reset_flow.engine.context import Context
     from reset_flow.engine.recovery import Recovery
     from reset_flow.persistence.repository import Found
     from reset_flow.ports import Store
-
-__all__ = ["SweepReport", "Sweeper"]
 
 logger = logging.getLogger("reset_flow")
 
@@ -35,12 +33,6 @@ DUE_AT_MOST = 100_000
 PURGED_AT_MOST = 100_000
 JUMP = timedelta(minutes=5)
 """By how much a clock may run ahead of the time that has really passed before a purge goes by the latter."""
-
-
-def _uptime() -> float:
-    """Seconds that no clock setting changes; also those that the machine slept, where the system tells."""
-    clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 @attrs.frozen(kw_only=True)
@@ -77,41 +69,32 @@ class Sweeper:
         self._context = context
         self._recovery = recovery
         self._store = store
-        self._began = (context.now(), _uptime())
+        self._began = (context.now(), time.clock_gettime(UPTIME))
         self._held_back = False
 
     async def sweep(self) -> SweepReport:
-        """
-        Go once through all that is due.
-
-        Raises:
-            StoreUnavailable: The store went away; what was done is done.
-        """
-        return await self._context.tracer.during(self._counted(), "sweep")
-
-    async def _counted(self) -> SweepReport:
-        report = await self._sweep()
-        for name in ("settled", "expired", "delivered", "purged", "unreadable"):
-            if amount := getattr(report, name):
-                self._context.tracer.count(name, amount)
-        return report
+        """Go once through all that is due. If the store goes away, what was done is done."""
+        return await self._context.tracer.during(self._sweep(), "sweep")
 
     async def _sweep(self) -> SweepReport:
-        report, unreadable = SweepReport(), 0
+        counts = Counter[str]()
         batch: list[Found] = []
         async for found in self._context.repository.scan(due=True, limit=DUE_AT_MOST):
             if isinstance(found, RecordUnreadable):
-                unreadable += 1
+                counts["unreadable"] += 1
                 continue
             batch.append(found)
             if len(batch) == AT_ONCE:
-                report = _with(report, await self._tend(batch))
-                batch = []
-        report = _with(report, await self._tend(batch))
-        if unreadable:
-            logger.error("%d records can't be read and are left as they are", unreadable)
-        purged, held_back = await self._purge()
-        return attrs.evolve(report, purged=purged, unreadable=unreadable, held_back=held_back)
+                await self._tend(batch, counts)
+                batch.clear()
+        await self._tend(batch, counts)
+        if counts["unreadable"]:
+            logger.error("%d records can't be read and are left as they are", counts["unreadable"])
+        counts["purged"], held_back = await self._purge()
+        for name, amount in counts.items():
+            if amount:
+                self._context.tracer.count(name, amount)
+        return SweepReport(**counts, held_back=held_back)
 
     async def run(self) -> None:
         """Sweep again and again, at times that differ from worker to worker."""
@@ -122,20 +105,21 @@ class Sweeper:
             except Exception as error:  # noqa: BLE001 - the next sweep may be luckier
                 logger.warning("a sweep broke off: %s", type(error).__name__)
 
-    async def _tend(self, batch: list[Found]) -> list[RecoveryResult]:
-        done = await asyncio.gather(*(self._recovery.tend(found) for found in batch), return_exceptions=True)
-        for each in done:
-            if isinstance(each, (StoreUnavailable, asyncio.CancelledError, KeyboardInterrupt, SystemExit)):
-                raise each
-            if isinstance(each, BaseException) and not isinstance(each, ResetFlowError):
-                logger.error("a flow can't be tended: %s", type(each).__name__)
-        # Any other error of ours: another worker was faster, or a flow is not ours to settle.
-        return [each for each in done if isinstance(each, RecoveryResult)]
+    async def _tend(self, batch: list[Found], counts: Counter[str]) -> None:
+        for done in await asyncio.gather(*(self._recovery.tend(found) for found in batch), return_exceptions=True):
+            if isinstance(done, RecoveryResult):
+                counts["settled"] += done.settled
+                counts["expired"] += done.expired
+                counts["delivered"] += done.delivered
+            elif isinstance(done, (StoreUnavailable, asyncio.CancelledError, KeyboardInterrupt, SystemExit)):
+                raise done
+            elif not isinstance(done, ResetFlowError):  # else another worker was faster, or it is not ours to settle
+                logger.error("a flow can't be tended: %s", type(done).__name__)
 
     async def _purge(self) -> tuple[int, bool]:
         """Delete what ended long ago by the clock and by the time that has really passed since this worker began."""
         now = self._context.now()
-        passed = self._began[0] + timedelta(seconds=_uptime() - self._began[1])
+        passed = self._began[0] + timedelta(seconds=time.clock_gettime(UPTIME) - self._began[1])
         held_back = now > passed + JUMP
         if held_back and not self._held_back:
             logger.error("the clock is %s ahead of the time that has passed: nothing is purged by it", now - passed)
@@ -144,15 +128,3 @@ class Sweeper:
         purged = await purge(self._store, realm, until - self._context.policy.retention, limit=PURGED_AT_MOST)
         await purge(self._store, side_realm(realm), until, limit=PURGED_AT_MOST)
         return purged, held_back
-
-
-def _with(report: SweepReport, results: Iterable[RecoveryResult]) -> SweepReport:
-    """Add results to a report: of a hundred thousand flows nothing else is kept."""
-    for each in results:
-        report = attrs.evolve(
-            report,
-            settled=report.settled + each.settled,
-            expired=report.expired + each.expired,
-            delivered=report.delivered + each.delivered,
-        )
-    return report

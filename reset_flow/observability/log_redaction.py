@@ -1,39 +1,8 @@
 """
 Redact logins and secrets in the records of any logger, for embedders who log at DEBUG.
 
-The library itself logs ids of flows, names of listeners and classes of errors, to `reset_flow` and below. The table
-lists the output of other loggers, from experiments (`tests/tracing/test_loggers_at_debug.py` repeats them) or, where
-those found nothing, from their sources (`asyncpg`, `aiohttp.internal`, `push_response`):
-
-======================  ==============================================================================================
-logger                  output
-======================  ==============================================================================================
-`aiohttp.access`        INFO, of a server: path *and query* of each request, referrer and user agent, also as
-                        attributes of the record (`first_request_line`, `request_header`). No bodies
-`aiohttp.server`        ERROR: tracebacks with the messages of a handler's errors; DEBUG: those of malformed requests,
-                        with the bytes that could not be parsed
-`aiohttp.client`        nothing of a request, at any level. Its *errors* have the URL with the query, and some have all
-                        headers: the transport keeps only their class, but an embedder who uses aiohttp may log them
-`aiohttp.internal`      DEBUG: names of rejected cookies
-`asyncio`               in debug mode (`PYTHONASYNCIODEBUG`): the `repr` of each slow callback. It has no arguments of
-                        coroutines, but the *results* of finished tasks and futures, the *arguments* of callbacks
-                        (`call_soon`, `partial`), and the messages of errors that were never retrieved. Where a write
-                        fails at once, at DEBUG: the error, and in its frame the bytes of the request, headers and
-                        all, for handlers that print local variables. The library's own tasks return values whose
-                        `repr` shows nothing
-`asyncpg`               nothing at DEBUG; it shows parameters only through `Connection.add_query_logger`. A complaint of
-                        the server reaches the embedder as an error, and its `detail` may have the values of a row
-`redis`                 DEBUG: host and port of a connection on which a command failed, the server's answer to the
-                        greeting (`redis.connection`), and whole push messages (`push_response`, of cluster and cache
-                        notices). Neither commands nor values
-`transitions.core`      DEBUG and INFO: states and callbacks, by name. No arguments
-======================  ==============================================================================================
-
-::
-
-    logging.basicConfig(level=logging.DEBUG)
-    redaction = install()
-    redaction.hide(app_key)
+docs/observability.md says what the library and other loggers write, from experiments that
+`tests/tracing/test_loggers_at_debug.py` repeats or, where those found nothing, from their sources.
 """
 
 from __future__ import annotations
@@ -42,18 +11,11 @@ import json
 import logging
 import re
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 from reset_flow.domain.errors import ConfigurationError
-from reset_flow.domain.secret import Secret
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-__all__ = ["HIDDEN", "RedactingFilter", "install"]
-
-HIDDEN = "***"
+from reset_flow.domain.secret import HIDDEN, Secret, redact
 
 HEADERS = r"Et-App-Key|(?:Proxy-)?Authorization|(?:Set-)?Cookie|Password|Username"
 # Every repetition in the patterns is bounded or consumes what it has matched, so that their time is linear in the text.
@@ -82,15 +44,7 @@ USERINFO = re.compile(r"""(?P<key>\w://)[^\s/"'<>@]*(?=@)""")
 SCHEME = re.compile(r"(?P<key>\b(?:Bearer|Basic)\s+)[\w.~+/=-]{6,}", re.IGNORECASE)
 PATTERNS = (IN_QUOTES, QUERY, USERINFO, HEADER, ASSIGNED, SCHEME)
 
-SHORT = 4
-"""Characters. A shorter secret is redacted only as a whole word: else nothing of the message would be left."""
-WORD_BOUNDARY = re.compile(r"(\W+)")
-
-STANDARD_ATTRIBUTES = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {
-    "message",
-    "asctime",
-    "taskName",
-}
+STANDARD_ATTRIBUTES = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName"}
 """Attributes of every record. All others came with `extra`."""
 
 
@@ -133,7 +87,7 @@ class RedactingFilter(logging.Filter):
         """Return the text with `***` in place of logins and secrets."""
         for _, spellings in self._registered:
             for spelling in spellings:
-                text = _redact_spelling(spelling, text)
+                text = redact(spelling, text)
         for pattern in PATTERNS:
             text = pattern.sub(rf"\g<key>{HIDDEN}", text)
         return text
@@ -143,8 +97,11 @@ class RedactingFilter(logging.Filter):
         try:
             self._redact_record(record)
         except Exception as error:  # noqa: BLE001 - a log must not break what is logged
-            kind = type(error).__name__
-            _replace(record, f"a record that could not be redacted was left out ({kind})")
+            record.msg = f"a record that could not be redacted was left out ({type(error).__name__})"
+            record.args = ()
+            record.exc_info = record.exc_text = record.stack_info = None
+            for name, _ in _extras(record):
+                setattr(record, name, HIDDEN)
         return True
 
     def _redact_record(self, record: logging.LogRecord) -> None:
@@ -186,7 +143,9 @@ def install(*handlers: logging.Handler) -> RedactingFilter:
     Raises:
         ConfigurationError: There is no handler yet, so nothing would be redacted.
     """
-    chosen = handlers or tuple(_all_handlers())
+    root = logging.getLogger()
+    loggers = [each for each in (root, *root.manager.loggerDict.values()) if isinstance(each, logging.Logger)]
+    chosen = handlers or tuple([handler for logger in loggers for handler in logger.handlers])
     if not chosen:
         raise ConfigurationError("no logger has a handler yet: call install() after logging is set up")
     present = [each for handler in chosen for each in handler.filters if isinstance(each, RedactingFilter)]
@@ -196,22 +155,8 @@ def install(*handlers: logging.Handler) -> RedactingFilter:
     return redaction
 
 
-def _all_handlers() -> Iterator[logging.Handler]:
-    root = logging.getLogger()
-    for logger in (root, *root.manager.loggerDict.values()):
-        if isinstance(logger, logging.Logger):
-            yield from logger.handlers
-
-
 def _extras(record: logging.LogRecord) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in vars(record).items() if name not in STANDARD_ATTRIBUTES]
-
-
-def _replace(record: logging.LogRecord, message: str) -> None:
-    record.msg, record.args = message, ()
-    record.exc_info = record.exc_text = record.stack_info = None
-    for name, _ in _extras(record):
-        setattr(record, name, HIDDEN)
 
 
 def _spellings(secret: Secret) -> tuple[Secret, ...]:
@@ -221,10 +166,3 @@ def _spellings(secret: Secret) -> tuple[Secret, ...]:
     in_quotes = (json.dumps(text), json.dumps(text, ensure_ascii=False), repr(text), repr(raw)[1:])
     spellings = {text, quote(raw, safe=""), quote_plus(raw), *(quoted[1:-1] for quoted in in_quotes)}
     return tuple(Secret(spelling) for spelling in sorted(spellings, key=len, reverse=True))
-
-
-def _redact_spelling(secret: Secret, text: str) -> str:
-    # Not with a pattern made of the secret: `re` caches patterns.
-    if len(secret.reveal()) < SHORT:
-        return "".join(HIDDEN if part == secret.reveal() else part for part in WORD_BOUNDARY.split(text))
-    return text.replace(secret.reveal(), HIDDEN)

@@ -1,20 +1,9 @@
 """
 Report to OpenTelemetry what the library does: spans, durations, counters. Without a tracer it costs nothing.
 
-====================  ==============================  ============================================================
-`span`                span, histogram                 around
-====================  ==============================  ============================================================
-`command`             `reset_flow.command`, with      one command of a caller
-                      `reset_flow.command.duration`
-`call`                `reset_flow.call`               one call of the broker
-`save`                `reset_flow.save`               one save of a record
-`sweep`               `reset_flow.sweep`              one sweep
-====================  ==============================  ============================================================
-
-A counter is named after its events: `count("transition")` adds to `reset_flow.transitions`, `doubt` to
-`reset_flow.doubts`, `outcome` to `reset_flow.outcomes`, `alarm` to `reset_flow.alarms`. The results of a sweep are in
-`reset_flow.settled`, `.expired`, `.delivered`, `.purged` and `.unreadable`. A count inside a span is also an event of
-that span, and those of its attributes that are known only at the end (`SPAN_ATTRIBUTES`) are set on the span.
+The names of spans, histograms, counters and attributes are in docs/observability.md. A counter is named after its
+events: `count("transition")` adds to `reset_flow.transitions`. A count inside a span is also an event of that span, and
+an outcome is set on the span, too.
 
 Only the attributes in `WORDS`, `NUMBERS` and `IDS` are exported, under `reset_flow.*`. A word is an identifier: no
 sentence, no address, no URL. A login may be exported as `user_hash`, in hexadecimal digits. Of an error, its class and
@@ -25,6 +14,8 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import ExitStack
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from reset_flow.domain.errors import ConfigurationError, ResetFlowError
@@ -35,44 +26,28 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from opentelemetry.metrics import Counter, Histogram, MeterProvider
+    from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
     from reset_flow.observability.tracing import Attribute
 
-__all__ = ["OpenTelemetryTracer"]
-
 PREFIX = "reset_flow"
 
-WORDS = frozenset(
-    {
-        "cause",
-        "code",
-        "command",
-        "credential",
-        "error",
-        "expects",
-        "failure",
-        "in_doubt",
-        "outcome",
-        "route",
-        "source",
-        "state",
-        "store",
-        "target",
-        "trigger",
-    }
-)
+WORDS = frozenset({"command", "error", "outcome", "route", "state", "trigger"})
 """Attributes with few values: of spans and of metrics."""
 
-NUMBERS = frozenset(
-    {"attempt", "attempts", "delivered", "expired", "masked", "purged", "sending", "settled", "unreadable", "uses"}
-)
+NUMBERS = frozenset({"uses"})
 IDS = {"flow": re.compile(r"[0-9a-v]{26}"), "user_hash": re.compile(r"[0-9a-f]{16,128}")}
 """Attributes with many values: of spans only, because a metric would get a series for each value."""
 
+EXPORTED = WORDS | NUMBERS | IDS.keys()
+OUTCOME = frozenset({"outcome"})
+"""The attribute of a count that is set on the span, too."""
+
 WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
-SPAN_ATTRIBUTES = frozenset({"attempts", "delivered", "expired", "failure", "outcome", "purged", "settled", "state"})
+
+SWEPT = frozenset({"delivered", "expired", "purged", "settled", "unreadable"})
+"""Counters whose names are participles, and no plurals."""
 
 BOUNDARIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Seconds: from a save in memory to two calls that time out. OpenTelemetry's default boundaries are milliseconds."""
@@ -102,9 +77,12 @@ class OpenTelemetryTracer:
         self._trace = trace
         self._current_span = context.create_key(PREFIX)
         self._tracer = trace.get_tracer(PREFIX, tracer_provider=tracer_provider)
-        self._meter = metrics.get_meter(PREFIX, meter_provider=meter_provider)
-        self._counters: dict[str, Counter] = {}
-        self._histograms: dict[str, Histogram] = {}
+        meter = metrics.get_meter(PREFIX, meter_provider=meter_provider)
+        self._counter = cache(
+            lambda name: meter.create_counter(f"{PREFIX}.{name if name in SWEPT else f'{name}s'}", "1")
+        )
+        durations = partial(meter.create_histogram, unit="s", explicit_bucket_boundaries_advisory=BOUNDARIES)
+        self._histogram = cache(lambda name: durations(f"{PREFIX}.{name}.duration"))
         self._guard = ErrorGuard()
 
     def span(self, name: str, **attributes: Attribute) -> AbstractContextManager[None]:
@@ -114,15 +92,12 @@ class OpenTelemetryTracer:
     def count(self, name: str, amount: int = 1, **attributes: Attribute) -> None:
         """Add to a counter, and add an event to the library's current span, if there is one."""
         with self._guard:
-            exported = _export(attributes)
-            counter = self._counters.get(name)
-            if counter is None:
-                counter = self._counters[name] = self._meter.create_counter(f"{PREFIX}.{_counter_name(name)}", "1")
-            counter.add(amount, _metric_attributes(exported))
+            self._counter(name).add(amount, _export(attributes, WORDS))
             span: Any = self._context.get_value(self._current_span)
             if span is not None and span.is_recording():
+                exported = _export(attributes)
                 span.add_event(f"{PREFIX}.{name}", exported if amount == 1 else exported | {f"{PREFIX}.amount": amount})
-                span.set_attributes(_only(SPAN_ATTRIBUTES, exported))
+                span.set_attributes(_export(attributes, OUTCOME))
 
     def _start(self, name: str, attributes: Mapping[str, Attribute]) -> tuple[Span, object]:
         span = self._tracer.start_span(f"{PREFIX}.{name}", attributes=_export(attributes))
@@ -130,25 +105,12 @@ class OpenTelemetryTracer:
         return span, self._context.attach(inside)
 
     def _end(self, span: Span, token: Any, error: BaseException | None) -> None:
-        try:
+        with ExitStack() as whatever_fails:
+            whatever_fails.callback(span.end)
+            whatever_fails.callback(self._context.detach, token)
             if error is not None:
                 span.set_attributes(_error_attributes(error))
                 span.set_status(self._trace.StatusCode.ERROR)
-        finally:
-            try:
-                self._context.detach(token)
-            finally:
-                span.end()
-
-    def _record_duration(
-        self, name: str, seconds: float, attributes: Mapping[str, Attribute], error: BaseException | None
-    ) -> None:
-        histogram = self._histograms.get(name)
-        if histogram is None:
-            histogram = self._histograms[name] = self._meter.create_histogram(
-                f"{PREFIX}.{name}.duration", "s", explicit_bucket_boundaries_advisory=BOUNDARIES
-            )
-        histogram.record(seconds, _metric_attributes(_export(attributes)) | _error_attributes(error))
 
 
 class _Span:
@@ -170,44 +132,27 @@ class _Span:
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         tracer, seconds = self._tracer, time.perf_counter() - self._started
-        opened, self._open = self._open, None
         with tracer._guard:  # noqa: SLF001
-            if opened is not None:
-                tracer._end(*opened, error)  # noqa: SLF001
+            if self._open is not None:
+                tracer._end(*self._open, error)  # noqa: SLF001
         with tracer._guard:  # noqa: SLF001
-            tracer._record_duration(self._name, seconds, self._attributes, error)  # noqa: SLF001
+            attributes = _export(self._attributes, WORDS) | _error_attributes(error)
+            tracer._histogram(self._name).record(seconds, attributes)  # noqa: SLF001
 
 
-def _counter_name(name: str) -> str:
-    """Return the plural of a noun; the results of a sweep are participles and stay as they are."""
-    return name if name in NUMBERS else f"{name}s"
-
-
-def _export(attributes: Mapping[str, Attribute]) -> dict[str, Attribute]:
-    """Return the attributes that may be exported, under their prefixed names."""
-    return {f"{PREFIX}.{name}": _exact(value) for name, value in attributes.items() if _is_exportable(name, value)}
+def _export(attributes: Mapping[str, Attribute], names: Collection[str] = EXPORTED) -> dict[str, Attribute]:
+    """Return the attributes of these names that may be exported, prefixed. Some exporters take exact types only."""
+    return {
+        f"{PREFIX}.{name}": str(value) if isinstance(value, str) else value
+        for name, value in attributes.items()
+        if name in names and _is_exportable(name, value)
+    }
 
 
 def _is_exportable(name: str, value: Any) -> bool:
-    if name in WORDS:
-        return isinstance(value, str) and WORD.fullmatch(value) is not None
     if name in NUMBERS:
         return isinstance(value, int)
-    return name in IDS and isinstance(value, str) and IDS[name].fullmatch(value) is not None
-
-
-def _exact(value: Attribute) -> Attribute:
-    """Convert an enum to its text: some exporters accept exact types only."""
-    return str(value) if isinstance(value, str) else value
-
-
-def _metric_attributes(exported: Mapping[str, Attribute]) -> dict[str, Attribute]:
-    """Return the attributes that keep the number of series of a metric small."""
-    return _only(WORDS, exported)
-
-
-def _only(names: Collection[str], exported: Mapping[str, Attribute]) -> dict[str, Attribute]:
-    return {name: value for name, value in exported.items() if name.removeprefix(f"{PREFIX}.") in names}
+    return isinstance(value, str) and IDS.get(name, WORD).fullmatch(value) is not None
 
 
 def _error_attributes(error: BaseException | None) -> dict[str, Attribute]:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from contextlib import AbstractContextManager
     from types import TracebackType
 
     from reset_flow.ports import Tracer
-
-__all__ = ["Attribute", "CarefulTracer", "ErrorGuard", "NullTracer", "SafeTracer"]
 
 Attribute: TypeAlias = str | int | bool
 """Value of an attribute of a span or a count."""
@@ -21,18 +18,6 @@ Attribute: TypeAlias = str | int | bool
 T = TypeVar("T")
 
 logger = logging.getLogger("reset_flow")
-
-NO_SPAN = nullcontext()
-
-
-class SafeTracer(Protocol):
-    """The tracer that the library itself uses. It never raises."""
-
-    def during(self, work: Coroutine[Any, Any, T], name: str, **attributes: Attribute) -> Coroutine[Any, Any, T]:
-        """Return a coroutine that does the work inside a span."""
-
-    def count(self, name: str, amount: int = 1, **attributes: Attribute) -> None:
-        """Count as `Tracer.count` does."""
 
 
 class NullTracer:
@@ -66,14 +51,7 @@ class ErrorGuard:
 
 
 class CarefulTracer:
-    """
-    Wrap a tracer of the embedder's, so that its errors are logged and not raised.
-
-    Its spans cannot suppress an error that passes through them.
-
-    Args:
-        tracer: The embedder's tracer.
-    """
+    """Wrap a tracer of the embedder's: its errors are logged and not raised, and its spans suppress no error."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
@@ -85,38 +63,38 @@ class CarefulTracer:
             return await work
 
     def span(self, name: str, **attributes: Attribute) -> AbstractContextManager[None]:
-        """Return a span of the tracer, or a null context if the tracer fails."""
-        with self._guard:
-            return _CarefulSpan(self._tracer.span(name, **attributes), self._guard)
-        return NO_SPAN
+        """Return a span of the tracer, which does nothing if the tracer fails."""
+        return _CarefulSpan(self._guard, lambda: self._tracer.span(name, **attributes))
 
     def count(self, name: str, amount: int = 1, **attributes: Attribute) -> None:
-        """Count with the tracer, and ignore its errors."""
+        """Count with the tracer."""
         with self._guard:
             self._tracer.count(name, amount, **attributes)
 
 
 class _CarefulSpan:
-    def __init__(self, span: AbstractContextManager[None], guard: ErrorGuard) -> None:
-        self._span: AbstractContextManager[None] | None = span
+    def __init__(self, guard: ErrorGuard, make: Callable[[], AbstractContextManager[None]]) -> None:
         self._guard = guard
+        self._make = make
+        self._span: AbstractContextManager[None] | None = None
 
     def __enter__(self) -> None:
-        span, self._span = self._span, None
         with self._guard:
-            if span is not None:
-                span.__enter__()
-                self._span = span  # a span that failed to start is not ended
+            span = self._make()
+            span.__enter__()
+            self._span = span  # a span that failed to start is not ended
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        span, self._span = self._span, None
-        if span is None:
-            return
         with self._guard:
             try:
-                span.__exit__(kind, error, traceback)
+                if self._span is not None:
+                    self._span.__exit__(kind, error, traceback)
             except BaseException as raised:
                 if raised is not error:  # `contextlib.contextmanager` raises the same error again
                     raise
+
+
+SafeTracer: TypeAlias = NullTracer | CarefulTracer
+"""The tracers that the library itself uses. They never raise."""

@@ -2,7 +2,7 @@
 Flow data as bytes, and back.
 
 The bytes are a MessagePack array whose places have fixed meanings; the first is the number of the schema. What a
-record has in the clear (id, version, state, the time of its end, lookups) is not repeated.
+record has in the clear (id, version, write id, state, the time of its end, lookups) is not repeated.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _text(secret: Any) -> str:
 _ENCODER = msgspec.msgpack.Encoder(enc_hook=_text)
 _DECODER = msgspec.msgpack.Decoder(FlowData, dec_hook=_secret)
 
-_CLEAR = {"id": "", "version": 0, "state": State.REQUESTED, "ended_at": None, "lookups": ()}
+_CLEAR = {"id": "", "version": 0, "write_id": b"", "state": State.REQUESTED, "ended_at": None, "lookups": ()}
 TAIL = b"".join(msgspec.msgpack.encode(value) for value in _CLEAR.values())
 """The last places of every array: what a record has in the clear. They are not stored."""
 
@@ -64,6 +64,7 @@ def decode(body: bytes, record: Record) -> FlowData:
             flow,
             id=record.id,
             version=record.version,
+            write_id=record.write_id,
             state=record.state,
             ended_at=record.ended_at,
             lookups=record.lookups,

@@ -1,8 +1,8 @@
 """
 The keys of a ring, and the file that stores them.
 
-A key file is replaced as a whole by an atomic rename, so a reader never sees half of it. The traceback of an error that
-leaves this module holds no frame with the content of the file.
+A key file is replaced as a whole by an atomic rename, so a reader never sees half of it. No frame of a traceback holds
+its content.
 """
 
 from __future__ import annotations
@@ -15,30 +15,18 @@ import tempfile
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import IO, TYPE_CHECKING, ClassVar, TypeAlias
 
 import attrs
 import msgspec
+from msgspec.structs import force_setattr, replace
 
 from reset_flow.domain.errors import KeyringError
 from reset_flow.domain.secret import Unpicklable
 from reset_flow.domain.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-__all__ = [
-    "DELAY",
-    "ID_BYTES",
-    "KEY_BYTES",
-    "FileVersion",
-    "Key",
-    "KeySet",
-    "change",
-    "read",
-    "version_of",
-    "write_new",
-]
+    from collections.abc import Callable, Iterator
 
 KEY_BYTES = 32
 ID_BYTES = 4
@@ -48,10 +36,8 @@ FORMAT = 1
 
 DELAY = timedelta(seconds=30)
 """
-How long a new key waits before it writes, and an old one before it can be removed.
-
-A worker looks at the file at most a few seconds before it seals (`keyring.LOOK_INTERVAL`). The rest is for clocks that
-differ, and for a save that is on its way to the store.
+How long a new key waits before it writes, and an old one before it can be removed: until workers have looked at the
+file (`keyring.LOOK_INTERVAL`), though clocks may differ and a save may be on its way to the store.
 """
 
 FileVersion: TypeAlias = tuple[int, ...]
@@ -61,10 +47,9 @@ FileVersion: TypeAlias = tuple[int, ...]
 @attrs.frozen(kw_only=True)
 class Key(Unpicklable):
     """
-    One key of a ring. It never shows its bytes, and can't be pickled.
+    One key of a ring. It never shows its bytes.
 
-    A `KeySet` validates its keys. A key does not validate itself: the frame of its `__init__`, which has the bytes,
-    would be part of the error's traceback.
+    A `KeySet` validates it: the frame of its own `__init__`, which has the bytes, would be in the error's traceback.
 
     Attributes:
         writes_from: When the key may begin to write, so that every worker has read it by then; `None`: at once.
@@ -83,26 +68,15 @@ class Key(Unpicklable):
         now = datetime.now(UTC).replace(microsecond=0)
         return cls(id=secrets.token_hex(ID_BYTES), created_at=now, secret=secrets.token_bytes(KEY_BYTES))
 
-    @property
-    def since(self) -> datetime:
-        """When the key began, or will begin, to write."""
-        return self.writes_from or self.created_at
-
     def may_write(self, now: datetime) -> bool:
         """Return True from `writes_from` on."""
         return self.writes_from is None or self.writes_from <= now
 
 
-def _oldest_first(keys: Iterable[Key]) -> tuple[Key, ...]:
-    return tuple(sorted(keys, key=lambda key: key.created_at.timestamp()))  # stable for keys of the same second
-
-
-def _validate_keys(_: Any, attribute: attrs.Attribute[Any], keys: tuple[Key, ...]) -> None:
-    purpose = {"seal": "sealing"}.get(attribute.name, attribute.name)
+def _validate(purpose: str, keys: tuple[Key, ...]) -> None:
     if not keys:
         raise KeyringError(f"the ring has no {purpose} key: make one with `reset-flow keys new`")
-    seen: dict[str, Key] = {}
-    for key in keys:
+    for place, key in enumerate(keys):
         if not ID.fullmatch(key.id):
             # Do not show the id: it may be the key's bytes, put into the wrong field.
             raise KeyringError(f"the id of a {purpose} key must be {2 * ID_BYTES} hexadecimal digits")
@@ -110,155 +84,116 @@ def _validate_keys(_: Any, attribute: attrs.Attribute[Any], keys: tuple[Key, ...
             raise KeyringError(f"key {key.id} has {len(key.secret)} bytes, and must have {KEY_BYTES}")
         if any(time is not None and time.tzinfo is None for time in (key.created_at, key.writes_from)):
             raise KeyringError(f"key {key.id} has a time without a time zone: add one, as in 2026-01-31T12:00:00Z")
-        if key.id in seen:
-            raise KeyringError(f"the ring has two {purpose} keys {key.id}: take one out")
-        for other in seen.values():
+        for other in keys[:place]:
+            if other.id == key.id:
+                raise KeyringError(f"the ring has two {purpose} keys {key.id}: take one out")
             if other.secret == key.secret:
                 raise KeyringError(f"the {purpose} keys {other.id} and {key.id} are the same: take one out")
-        seen[key.id] = key
 
 
-@attrs.frozen(kw_only=True)
-class KeySet:
-    """
-    The valid keys of one ring.
+class _Header(msgspec.Struct, frozen=True, kw_only=True):
+    reset_flow_keys: int
 
-    Attributes:
-        seal: Oldest first.
 
-        lookup: The key that writes first.
+class KeySet(_Header, frozen=True, kw_only=True):
+    """The keys of one ring, as a file has them. Raises KeyringError if one is missing, malformed or there twice."""
 
-    Raises:
-        KeyringError: A key is missing, malformed or there twice.
-    """
+    reset_flow_keys: int = FORMAT
+    seal: tuple[Key, ...]  # oldest first
+    lookup: tuple[Key, ...]  # the one that writes first
 
-    seal: tuple[Key, ...] = attrs.field(converter=_oldest_first, validator=_validate_keys)
-    lookup: tuple[Key, ...] = attrs.field(validator=_validate_keys)
+    def __post_init__(self) -> None:
+        _validate("sealing", self.seal)
+        _validate("lookup", self.lookup)
+        oldest_first = sorted(self.seal, key=lambda key: key.created_at.timestamp())  # stable within a second
+        force_setattr(self, "seal", tuple(oldest_first))
 
     def find(self, key_id: str) -> Key | None:
         """Return the sealing key of this id."""
         return next((key for key in self.seal if key.id == key_id), None)
 
-    def writer(self, now: datetime) -> Key:
-        """Return the newest key that may write; the oldest if none may, as after a clock was set back."""
+    @property
+    def writer(self) -> Key:
+        """The newest key that may write; the oldest if none may, as after a clock was set back."""
+        now = datetime.now(UTC)
         return next((key for key in reversed(self.seal) if key.may_write(now)), self.seal[0])
 
-    def rotated(self, now: datetime, delay: timedelta) -> KeySet:
+    def rotated(self, delay: timedelta) -> KeySet:
         """Add a new key, which writes after the delay. It is the newest even if the clock was set back."""
-        key = Key.generate()
-        while self.find(key.id):
-            key = Key.generate()
-        key = attrs.evolve(
-            key,
-            created_at=max(key.created_at, self.seal[-1].created_at),
-            writes_from=now + delay if delay > timedelta(0) else None,
-        )
-        return attrs.evolve(self, seal=(*self.seal, key))
+        key, newest = Key.generate(), self.seal[-1]
+        writes_from = datetime.now(UTC) + delay if delay > timedelta(0) else None
+        key = attrs.evolve(key, created_at=max(key.created_at, newest.created_at), writes_from=writes_from)
+        return replace(self, seal=(*self.seal, key))
 
-    def without(self, key_id: str, now: datetime) -> KeySet:
-        """
-        Take out one key.
+    def without(self, key_id: str) -> KeySet:
+        """Take out one key. Raises KeyringError as `superseded_at` does."""
+        self.superseded_at(key_id)
+        return replace(self, seal=tuple(key for key in self.seal if key.id != key_id))
 
-        Raises:
-            KeyringError: The key is not in the ring, it writes, or it will write.
-        """
-        self.superseded_at(key_id, now)
-        return attrs.evolve(self, seal=tuple(key for key in self.seal if key.id != key_id))
-
-    def superseded_at(self, key_id: str, now: datetime) -> datetime:
-        """
-        Return when a newer key began to write instead of this one.
-
-        Raises:
-            KeyringError: No newer key writes, or the key is not in the ring.
-        """
-        ids = [key.id for key in self.seal]
+    def superseded_at(self, key_id: str) -> datetime:
+        """Return when a newer key began to write instead of this one. Raises KeyringError if none did."""
+        ids, writer = [key.id for key in self.seal], self.writer
         if key_id not in ids:
             raise KeyringError(f"key {printable(key_id)} is not in the ring, which has {', '.join(ids)}")
-        place, writer = ids.index(key_id), self.writer(now)
-        if place > ids.index(writer.id):
-            raise KeyringError(f"key {key_id} is to write from {self.seal[place].since:%Y-%m-%d %H:%M:%S} UTC")
         if key_id == writer.id:
             raise KeyringError(f"key {key_id} writes: rotate, and wait until the new key does")
-        return min(key.since for key in self.seal[place + 1 :] if key.may_write(now))
+        place, now = ids.index(key_id), datetime.now(UTC)
+        newer = [key.writes_from or key.created_at for key in self.seal[place + 1 :] if key.may_write(now)]
+        if not newer:
+            raise KeyringError(f"key {key_id} is to write from {self.seal[place].writes_from:%Y-%m-%d %H:%M:%S} UTC")
+        return min(newer)
 
 
-# --- reading
-
-
-class _Header(msgspec.Struct):
-    reset_flow_keys: int
-
-
-class _Document(_Header):
-    seal: tuple[Key, ...]
-    lookup: tuple[Key, ...]
-
-
-def read(path: Path) -> tuple[KeySet, FileVersion]:
-    """
-    Read a key file.
-
-    Raises:
-        KeyringError: The file is missing, broken, or open to others than its owner.
-    """
-    try:
-        with path.open("rb") as file:
-            return _read(path, file)
-    except OSError as error:
-        problem = _problem(path, "read", error)
-    except KeyringError as error:
-        problem = str(error)
-    raise KeyringError(problem)  # a new error, outside the handlers: the frames of the first one hold the keys
+def read(path: Path) -> KeySet:
+    """Read a key file. Raises KeyringError if it is missing, broken, or open to others than its owner."""
+    with _opened(path, "rb") as file:
+        return _read(path, file)
 
 
 def version_of(path: Path) -> FileVersion | None:
     """Return the version of the file by one system call; `None` if there is no file."""
     try:
-        return _version(path.stat())
+        status = path.stat()
     except OSError:
         return None
-
-
-def _version(status: os.stat_result) -> FileVersion:
     return status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size
 
 
-def _problem(path: Path, done: str, error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return f"{path} does not exist: make it with `reset-flow keys new`"
-    return f"{path} can't be {done}: {error.strerror}"
+@contextmanager
+def _opened(path: Path, mode: str) -> Iterator[IO[bytes]]:
+    try:
+        with path.open(mode) as file:
+            yield file
+    except FileNotFoundError:
+        raise KeyringError(f"{path} does not exist: make it with `reset-flow keys new`") from None
+    except OSError as error:
+        raise KeyringError(f"{path} can't be {'read' if mode == 'rb' else 'written'}: {error.strerror}") from None
 
 
-def _read(path: Path, file: IO[bytes]) -> tuple[KeySet, FileVersion]:
-    status = os.fstat(file.fileno())
-    if status.st_mode & 0o077:
+def _read(path: Path, file: IO[bytes]) -> KeySet:
+    if os.fstat(file.fileno()).st_mode & 0o077:
         raise KeyringError(f"{path} is open to others: `chmod 600` it, and rotate its keys if it was read")
-    document = file.read(MAX_FILE_BYTES)
+    keys = _decode(file.read(MAX_FILE_BYTES))
+    if isinstance(keys, str):
+        raise KeyringError(f"{path} {keys}")
+    return keys
+
+
+def _decode(document: bytes) -> KeySet | str:
+    """Return the keys, or what is wrong: the frames of an error would hold the content of the file."""
     try:
         number = msgspec.json.decode(document, type=_Header).reset_flow_keys
-        if number == FORMAT:
-            ring = msgspec.json.decode(document, type=_Document)
-            return KeySet(seal=ring.seal, lookup=ring.lookup), _version(status)
+        if number != FORMAT:
+            return f"has format {number}: read it with the release of reset_flow that wrote it"
+        return msgspec.json.decode(document, type=KeySet)
     except (msgspec.DecodeError, KeyringError) as error:
-        reason = f": {error}"
+        return f"is no key file, or a broken one: {error}"
     except (ValueError, OverflowError, RecursionError):  # such as a time before all times
-        reason = ""
-    else:
-        raise KeyringError(f"{path} has format {number}: read it with the release of reset_flow that wrote it")
-    raise KeyringError(f"{path} is no key file, or a broken one{reason}")
-
-
-# --- writing
+        return "is no key file, or a broken one"
 
 
 def write_new(path: Path, keys: KeySet) -> None:
-    """
-    Write a new file with mode 0600.
-
-    Raises:
-        KeyringError: The file exists, or can't be written.
-    """
+    """Write a new file with mode 0600. Raises KeyringError if the file exists, or can't be written."""
     try:
         with _temporary_file(path, keys) as temporary:
             os.link(temporary, path)
@@ -269,31 +204,20 @@ def write_new(path: Path, keys: KeySet) -> None:
 
 
 def change(path: Path, changed: Callable[[KeySet], KeySet]) -> KeySet:
-    """
-    Replace the file by one with the changed keys, and return them. Concurrent changes run one after another.
-
-    Raises:
-        KeyringError: The file can't be read or written, or `changed` raised this; the file stays as it was.
-    """
+    """Replace the file by one with the changed keys, and return them. On an error, the file stays as it was."""
     path = path.resolve()  # a symbolic link keeps pointing to the file
-    try:
-        with _locked(path) as file:
-            keys = changed(_read(path, file)[0])
-            with _temporary_file(path, keys, os.fstat(file.fileno())) as temporary:
-                temporary.replace(path)
-            return keys
-    except OSError as error:
-        problem = _problem(path, "written", error)
-    except KeyringError as error:
-        problem = str(error)
-    raise KeyringError(problem)  # as in `read`
+    with _locked(path) as file:
+        keys = changed(_read(path, file))
+        with _temporary_file(path, keys, os.fstat(file.fileno())) as temporary:
+            temporary.replace(path)
+        return keys
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[IO[bytes]]:
-    """Open the file and lock it against other changes."""
+    """Open the file and lock it: concurrent changes run one after another."""
     while True:
-        with path.open("r+b") as file:  # NFS does not lock a file that is open for reading only
+        with _opened(path, "r+b") as file:  # NFS does not lock a file that is open for reading only
             fcntl.flock(file, fcntl.LOCK_EX)
             # The last holder of the lock may have put another file in its place.
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
@@ -310,8 +234,7 @@ def _temporary_file(path: Path, keys: KeySet, replaced: os.stat_result | None = 
         with os.fdopen(handle, "wb") as file:
             if replaced and replaced.st_uid != os.fstat(handle).st_uid:
                 os.fchown(handle, replaced.st_uid, replaced.st_gid)  # root may rotate the keys of another user
-            document = _Document(reset_flow_keys=FORMAT, seal=keys.seal, lookup=keys.lookup)
-            file.write(msgspec.json.format(msgspec.json.encode(document), indent=1))
+            file.write(msgspec.json.format(msgspec.json.encode(keys), indent=1))
             file.flush()
             os.fsync(handle)
         yield temporary

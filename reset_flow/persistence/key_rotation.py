@@ -6,17 +6,16 @@ The id of its key stands in front of a sealed body: counting opens nothing, and 
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import attrs
 from msgspec.structs import replace
 
-from reset_flow.domain.errors import FlowNotFound, KeyringError, StaleRecord
+from reset_flow.domain.errors import KeyringError
 from reset_flow.persistence import key_file
-from reset_flow.persistence.batches import ignore, record_batches
+from reset_flow.persistence.batches import change_all, ignore, record_batches
 from reset_flow.persistence.key_file import DELAY
 from reset_flow.persistence.keyring import Keyring
 from reset_flow.persistence.repository import new_write_id, opened, sealed
@@ -27,16 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from reset_flow.persistence.batches import Progress
-    from reset_flow.persistence.key_file import Key, KeySet
+    from reset_flow.persistence.key_file import Key
     from reset_flow.ports import Record, Store
-
-__all__ = ["ResealReport", "remove", "reseal", "rotate", "sealed_with"]
-
-AT_ONCE = 32
-RACES = 5
-"""How often a record that others save meanwhile is loaded again before it is left to the next pass."""
-
-_Result: TypeAlias = Literal["resealed", "waiting", "unreadable", "moved"]
 
 
 @attrs.frozen(kw_only=True)
@@ -58,35 +49,14 @@ class ResealReport:
 
 
 def rotate(path: Path, *, delay: timedelta = DELAY) -> Key:
-    """
-    Add a key to a file, and return it.
-
-    Args:
-        delay: How long it waits before it writes. By then, every worker must have read the file.
-
-    Raises:
-        KeyringError: The file can't be read or written.
-    """
-    return key_file.change(path, lambda keys: keys.rotated(datetime.now(UTC), delay)).seal[-1]
+    """Add a key to a file, and return it. It writes after the delay: by then, every worker must have read the file."""
+    return key_file.change(path, lambda keys: keys.rotated(delay)).seal[-1]
 
 
 async def remove(path: Path, key_id: str, store: Store, realms: Iterable[str], *, settled: timedelta = DELAY) -> None:
-    """
-    Remove a key from a file.
-
-    Args:
-        realms: All realms that use the file: records of others are not looked at.
-
-        settled: How long a newer key must have been writing: until then, a worker that has not read it may write with
-            the old one.
-
-    Raises:
-        KeyringError: The key is needed: it writes, or may, or records are sealed with it; or the file can't be used.
-        StoreUnavailable: The store can't say whether it is needed.
-    """
-    now = datetime.now(UTC)
-    safe_at = key_file.read(path)[0].superseded_at(key_id, now) + settled
-    if now < safe_at:
+    """Remove a key from a file, once a newer one has been writing for as long as `settled`."""
+    safe_at = key_file.read(path).superseded_at(key_id) + settled
+    if datetime.now(UTC) < safe_at:
         raise KeyringError(f"a worker may still write with key {key_id} until {safe_at:%H:%M:%S} UTC: remove it then")
     for realm in realms:
         if records := (await sealed_with(store, realm))[key_id]:
@@ -94,68 +64,35 @@ async def remove(path: Path, key_id: str, store: Store, realms: Iterable[str], *
                 f"key {key_id} seals {records} records of realm {realm}: "
                 "run `reset-flow keys reseal` until it seals none"
             )
-
-    def smaller(keys: KeySet) -> KeySet:
-        return keys.without(key_id, datetime.now(UTC))
-
-    key_file.change(path, smaller)
+    key_file.change(path, lambda keys: keys.without(key_id))
 
 
 async def sealed_with(store: Store, realm: str) -> Counter[str]:
     """Count the records of a realm by the id of the key that seals them, side records included."""
     records = Counter[str]()
-    for each in (realm, side_realm(realm)):
-        async for batch in record_batches(store, each):
-            records.update(Keyring.key_of(record.body) for record in batch)
+    async for batch in record_batches(store, realm, side_realm(realm)):
+        records.update(Keyring.key_of(record.body) for record in batch)
     return records
 
 
 async def reseal(store: Store, keyring: Keyring, realm: str, progress: Progress = ignore) -> ResealReport:
-    """
-    Seal every record of a realm again that is not sealed with the key that writes now, side records included.
-
-    Safe at any time and in any number of processes: a worker that has loaded a flow meanwhile loads it again, as after
-    any other save. A pass that was interrupted is continued by the next.
-
-    Raises:
-        StoreUnavailable: The store went away; the records that were resealed stay so.
-    """
+    """Seal every record again that is not sealed with the key that writes now: to workers, a save as any other."""
     keyring.refresh()
-    results = Counter[_Result]()
-    for each in (realm, side_realm(realm)):
-        async for batch in record_batches(store, each, progress):
-            old = [record for record in batch if _is_old(record, keyring)]
-            for start in range(0, len(old), AT_ONCE):
-                work = [_reseal(record, store, keyring) for record in old[start : start + AT_ONCE]]
-                # Wait for all: none may go on in the background after the store has failed for another.
-                for result in await asyncio.gather(*work, return_exceptions=True):
-                    if isinstance(result, BaseException):
-                        raise result
-                    results[result] += 1
-    return ResealReport(resealed=results["resealed"], waiting=results["waiting"], unreadable=results["unreadable"])
 
-
-def _is_old(record: Record, keyring: Keyring) -> bool:
-    return keyring.key_of(record.body) != keyring.writes.id
-
-
-async def _reseal(record: Record, store: Store, keyring: Keyring) -> _Result:
-    for _ in range(RACES):
+    async def again(record: Record) -> str:
+        if keyring.key_of(record.body) == keyring.writes.id:
+            return "newest"
         if record.lease is not None:
             # Another version would take the outcome of the call from the worker that makes it.
             return "waiting"
+        version, replaced = record.version + 1, record.write_id
+        newer = replace(record, version=version, write_id=new_write_id(), replaces=replaced, lease_left=None)
         try:
-            newer = replace(record, version=record.version + 1, write_id=new_write_id(), lease_left=None)
-            await store.save(sealed(newer, opened(record, keyring), keyring))
-        except StaleRecord:
-            try:
-                record = await store.load(record.id)
-            except FlowNotFound:  # purged
-                return "moved"
-            if not _is_old(record, keyring):
-                return "moved"
+            newer = sealed(newer, opened(record, keyring), keyring)
         except ValueError:
             return "unreadable"
-        else:
-            return "resealed"
-    return "waiting"
+        await store.save(newer)
+        return "resealed"
+
+    results = await change_all(store, realm, side_realm(realm), change=again, progress=progress)
+    return ResealReport(**{each.name: results[each.name] for each in attrs.fields(ResealReport)})

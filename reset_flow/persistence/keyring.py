@@ -11,7 +11,6 @@ import hmac
 import logging
 import os
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 
     from reset_flow.persistence.key_file import FileVersion
 
-__all__ = ["LOOK_INTERVAL", "Key", "Keyring", "UnknownKeyError", "flow_key"]
-
 NONCE_BYTES = 12
 TAG_BYTES = 16
 LOOKUP_BYTES = 16
@@ -40,7 +37,8 @@ MAX_CIPHERS = 1024
 """Flows whose derived key is cached: a command opens once and seals twice."""
 LOOK_INTERVAL = 2.0
 """Seconds after which a ring looks at its file again before it seals."""
-CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # counts the time that the machine slept, if it can
+UPTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""The clock that nobody sets; it counts the time that the machine slept, where the system can."""
 
 logger = logging.getLogger("reset_flow")
 
@@ -72,8 +70,7 @@ class Keyring(Unpicklable):
     every few seconds before it seals, so it never goes on sealing with a key that was removed.
 
     Attributes:
-        saved: Whether the ring is known to be in a file. A ring that is not in a file is lost with the process, and
-            with it every flow that it sealed.
+        saved: Whether the ring is in a file. One that is not is lost with the process, and all that it sealed with it.
 
     Raises:
         KeyringError: A key is short, missing or there twice; the message names it by its id.
@@ -103,30 +100,21 @@ class Keyring(Unpicklable):
     @property
     def writes(self) -> Key:
         """The key that seals now."""
-        return self._keys.writer(datetime.now(UTC))
+        return self._keys.writer
 
     def __repr__(self) -> str:
         keys = self.keys if hasattr(self, "_keys") else ()  # a traceback may show a ring whose keys were refused
         return f"<Keyring {' '.join(key.id for key in keys)}>"
 
-    # --- rotation
-
     def rotated(self, delay: timedelta = DELAY) -> Keyring:
         """Return another ring, in memory only, with one key more, which writes after the delay."""
-        keys = self._keys.rotated(datetime.now(UTC), delay)
+        keys = self._keys.rotated(delay)
         return Keyring(keys.seal, keys.lookup)
 
     def without(self, key_id: str) -> Keyring:
-        """
-        Return another ring, in memory only, without this sealing key. It can't open what the key has sealed.
-
-        Raises:
-            KeyringError: The key is not in the ring, it writes, or it will write.
-        """
-        keys = self._keys.without(key_id, datetime.now(UTC))
+        """Return another ring, in memory, without this sealing key. Raises KeyringError if it writes or will write."""
+        keys = self._keys.without(key_id)
         return Keyring(keys.seal, keys.lookup)
-
-    # --- files
 
     @classmethod
     def generate(cls) -> Keyring:
@@ -138,38 +126,30 @@ class Keyring(Unpicklable):
         Write the ring to a new file with mode 0600, whole or not at all.
 
         Raises:
-            KeyringError: The file exists (flows may be sealed with its keys, so it is not overwritten), or can't be
-                written.
+            KeyringError: The file exists (flows may be sealed with its keys), or can't be written.
         """
         key_file.write_new(Path(path), self._keys)
-        self._follow(Path(path), None)
+        self._path, self.saved = Path(path).absolute(), True
 
     @classmethod
     def from_file(cls, path: str | Path) -> Keyring:
-        """
-        Read a ring from a file.
-
-        Raises:
-            KeyringError: The file is missing, broken, or open to others than its owner.
-        """
-        keys, version = key_file.read(Path(path))
-        ring = cls(keys.seal, keys.lookup)
-        ring._follow(Path(path), version)
+        """Read a ring from a file. Raises KeyringError if it is missing, broken, or open to others than its owner."""
+        version = key_file.version_of(Path(path))  # before it is read: what changes meanwhile is then read again
+        keys = key_file.read(Path(path))
+        ring = cls(keys.seal, keys.lookup, saved=True)
+        ring._path, ring._version = Path(path).absolute(), version
         return ring
 
     @classmethod
     def load_or_create(cls, path: str | Path) -> Keyring:
         """Read the ring of this file; make the file if there is none. Of several processes, one makes it."""
-        if not Path(path).exists():
-            try:
+        try:
+            if not Path(path).exists():
                 cls.generate().to_file(path)
-            except KeyringError:
-                if not Path(path).exists():
-                    raise
+        except KeyringError:
+            if not Path(path).exists():
+                raise
         return cls.from_file(path)
-
-    def _follow(self, path: Path, version: FileVersion | None) -> None:
-        self._path, self._version, self.saved = path.absolute(), version, True
 
     def refresh(self) -> bool:
         """
@@ -183,7 +163,7 @@ class Keyring(Unpicklable):
         if version is not None and version == self._version:
             return False
         try:
-            keys, self._version = key_file.read(self._path)
+            keys, self._version = key_file.read(self._path), version
         except KeyringError as error:
             if str(error) != self._reported:
                 ids = " ".join(key.id for key in self.keys)
@@ -197,31 +177,21 @@ class Keyring(Unpicklable):
         logger.info("the keys are now %s", " ".join(key.id for key in self.keys))
         return True
 
-    def _refresh_if_stale(self) -> None:
-        now = time.clock_gettime(CLOCK)
-        if now >= self._look_at:
+    def seal(self, realm: str, flow_id: str, body: bytes, associated: bytes) -> bytes:
+        """Encrypt a body with the key that writes now, to be opened with the same realm, flow and associated data."""
+        if (now := time.clock_gettime(UPTIME)) >= self._look_at:
             self._look_at = now + LOOK_INTERVAL
             self.refresh()
-
-    # --- bodies
-
-    def seal(self, realm: str, flow_id: str, body: bytes, associated: bytes) -> bytes:
-        """
-        Encrypt a body with the key that writes now, after a look at the key file every few seconds.
-
-        It can be opened with the same realm, flow and associated data only.
-        """
-        self._refresh_if_stale()
-        key, nonce = self.writes, os.urandom(NONCE_BYTES)
+        key, nonce = self._keys.writer, os.urandom(NONCE_BYTES)
         return bytes.fromhex(key.id) + nonce + self._cipher(key, realm, flow_id).encrypt(nonce, body, associated)
 
     def open(self, realm: str, flow_id: str, sealed: bytes, associated: bytes) -> bytes:
         """
-        Decrypt a body. If its key is not in the ring, look at the key file first.
+        Decrypt a body.
 
         Raises:
             ValueError: The body was changed, or belongs to another record; the message names the key.
-            UnknownKeyError: The key is not in the ring.
+            UnknownKeyError: The key is not in the ring, nor in its file.
         """
         if len(sealed) < ID_BYTES + NONCE_BYTES + TAG_BYTES:
             raise ValueError("it is cut off")
@@ -250,8 +220,6 @@ class Keyring(Unpicklable):
     def key_of(sealed: bytes) -> str:
         """Return the id of the key in front of a sealed body; `""` if the body is too short."""
         return sealed[:ID_BYTES].hex() if len(sealed) >= ID_BYTES else ""
-
-    # --- names
 
     def lookup(self, realm: str, purpose: str, name: str) -> bytes:
         """Hash a name to 16 bytes, equal for all its spellings, with the lookup key that writes."""

@@ -39,13 +39,10 @@ class Found(Struct, frozen=True, gc=False):
     Flow data as it was just loaded.
 
     Attributes:
-        write_id: Of the save that it comes from.
-
         busy: How long the worker that announced its intent may still be calling, by the store's clock; zero: no longer.
     """
 
     flow: FlowData
-    write_id: bytes
     busy: timedelta
 
 
@@ -121,6 +118,7 @@ class FlowRepository:
             lease=self._lease if flow.intent else None,
             lookups=flow.lookups,
             write_id=write_id or new_write_id(),
+            replaces=flow.write_id,
             body=b"",
         )
         return sealed(record, codec.encode(flow), self._keyring)
@@ -190,7 +188,7 @@ class FlowRepository:
             flow = codec.decode(opened(record, self._keyring), record)
             left = record.lease_left
             if flow.intent is None or flow.intent.command in COMMANDS:
-                return Found(flow, record.write_id, busy=max(left or NO_TIME, NO_TIME))
+                return Found(flow, busy=max(left or NO_TIME, NO_TIME))
             why = "it is busy with a command that this release does not know"
         except UnknownKeyError as error:
             if record.realm != self._realm:

@@ -32,6 +32,8 @@ LONGEST_VALUE = 64 * 1024
 """Bytes: a value is read and written as a whole."""
 
 LONGEST_LIFETIME = timedelta(days=3660)
+VERSION_BYTES = 8
+MOST_VERSIONS = 2**62
 
 
 def side_realm(realm: str) -> str:
@@ -46,18 +48,23 @@ class SideRecord(Struct, frozen=True, gc=False):
     Attributes:
         value: `None`: there is none, its lifetime is over, or it can't be read.
 
-        version: To be given with the next save; 0 where nothing is stored.
+        revision: To be given with the next save; empty where nothing is stored.
     """
 
     value: bytes | None
-    version: int
+    revision: bytes = b""
+
+    @classmethod
+    def of(cls, record: Record, value: bytes | None) -> SideRecord:
+        """Return a value with the revision that its record is."""
+        return cls(value, record.version.to_bytes(VERSION_BYTES) + record.write_id)
 
 
 class SideRecords:
     """
     The side records of one kind in one realm, by name.
 
-    Any number of tasks and processes may use them at once: a save names the version that it replaces.
+    Any number of tasks and processes may use them at once: a save names the revision that it replaces.
 
     Args:
         kind: Keeps the names of different users of side records apart.
@@ -80,21 +87,21 @@ class SideRecords:
         try:
             record = await self._store.load(self._id(name))
         except FlowNotFound:
-            return SideRecord(None, 0)
+            return SideRecord(None)
         except StoreError as error:
             forget_frames(error.__cause__ or error.__context__)
             raise
         if record.ended_at is None or record.ended_at <= self._now():
-            return SideRecord(None, record.version)
+            return SideRecord.of(record, None)
         try:
             value = opened(record, self._keyring)
         except (ValueError, RecordUnreadable):
-            return SideRecord(None, record.version)
-        return SideRecord(value, record.version)
+            return SideRecord.of(record, None)
+        return SideRecord.of(record, value)
 
-    async def save(self, name: str, value: bytes, *, version: int, lifetime: timedelta) -> SideRecord:
+    async def save(self, name: str, value: bytes, *, revision: bytes, lifetime: timedelta) -> SideRecord:
         """
-        Replace the version that was loaded (compare-and-swap).
+        Replace the revision that was loaded (compare-and-swap).
 
         Args:
             lifetime: From now on. A value whose lifetime is over is gone, and is purged later.
@@ -102,12 +109,13 @@ class SideRecords:
         Raises:
             StaleRecord: Somebody else saved it after it was loaded.
             StoreUnavailable: As the store says. The value may have been saved.
-            InvalidInput: The value is longer than 64 KiB, or the lifetime than ten years.
+            InvalidInput: The value is longer than 64 KiB, the lifetime longer than ten years, or the revision is none.
         """
         _check(value, lifetime)
-        return await self._save(name, value, version, self._now() + lifetime)
+        return await self._save(name, value, revision, self._now() + lifetime)
 
-    async def _save(self, name: str, value: bytes, version: int, ends_at: datetime) -> SideRecord:
+    async def _save(self, name: str, value: bytes, revision: bytes, ends_at: datetime) -> SideRecord:
+        version = int.from_bytes(_checked(revision)[:VERSION_BYTES])
         record = Record(
             realm=side_realm(self._realm),
             id=self._id(name),
@@ -115,6 +123,7 @@ class SideRecords:
             state=State.REQUESTED,
             ended_at=ends_at,
             write_id=new_write_id(),
+            replaces=revision[VERSION_BYTES:],
             body=b"",
         )
         try:
@@ -122,20 +131,26 @@ class SideRecords:
         except StoreError as error:
             forget_frames(error.__cause__ or error.__context__)
             raise
-        return SideRecord(value, record.version)
+        return SideRecord.of(record, value)
 
-    async def delete(self, name: str, *, version: int) -> None:
+    async def delete(self, name: str, *, revision: bytes) -> None:
         """
-        Delete the version that was loaded.
+        Delete the revision that was loaded.
 
         Raises:
             StaleRecord, StoreUnavailable: As for `save`.
         """
         # Not now: the clock of another worker may be behind.
-        await self._save(name, b"", version, EPOCH)
+        await self._save(name, b"", revision, EPOCH)
 
     def _id(self, name: str) -> str:
         return spell(self._keyring.digest(self._realm, f"side {self._kind}", validation.name(name, "name")))
+
+
+def _checked(revision: Any) -> bytes:
+    if not isinstance(revision, bytes) or int.from_bytes(revision[:VERSION_BYTES]) >= MOST_VERSIONS:
+        raise InvalidInput("revision: it must be that of a value that was loaded or saved, or empty")
+    return revision
 
 
 def _check(value: Any, lifetime: Any) -> None:

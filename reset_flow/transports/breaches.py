@@ -12,7 +12,7 @@ import hashlib
 import logging
 import re
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from yarl import URL
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from aiohttp import ClientSession
 
     from reset_flow.transports.http import Result
-
-__all__ = ["BreachCheck"]
 
 logger = logging.getLogger("reset_flow")
 
@@ -66,8 +64,10 @@ class BreachCheck:
         threshold: int = 1,
     ) -> None:
         url = Secret(url if isinstance(url, Secret) else str(url))
-        self._base = _endpoint(url)
-        self._threshold = _checked_threshold(threshold)
+        self._base = endpoint(url, "url")
+        if type(threshold) is not int or threshold < 1:
+            raise ConfigurationError("threshold must be a whole number of at least 1")
+        self._threshold = threshold
         self._sender = Sender(deadline=deadline, connect_deadline=deadline, session=session, headers=HEADERS)
 
     async def __call__(self, password: Secret, user: str, /) -> tuple[str, ...]:
@@ -83,20 +83,6 @@ class BreachCheck:
     async def aclose(self) -> None:
         """Close the session, unless it was passed in. A closed check has no complaints. Idempotent."""
         await self._sender.aclose()
-
-
-def _endpoint(url: Secret) -> URL:
-    try:
-        return endpoint(url)
-    except ConfigurationError as error:
-        message = str(error).replace("base_url", "url", 1)
-    raise ConfigurationError(message)
-
-
-def _checked_threshold(threshold: Any) -> int:
-    if not isinstance(threshold, int) or isinstance(threshold, bool) or threshold < 1:
-        raise ConfigurationError("threshold must be a whole number of at least 1")
-    return threshold
 
 
 def sha1_hex(password: Secret) -> Secret:

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from reset_flow.ports import Case
     from reset_flow.transports.etna_protocol import Document, Refusal
 
-__all__ = ["EtnaTransport"]
-
 Revision: TypeAlias = Literal["identifiers", "password"]
 """The revision of the broker's documents that step 3 follows."""
 
@@ -113,10 +111,9 @@ class EtnaTransport:
         self.credentials = frozenset(IDENTIFIERS if revision == "identifiers" else {Credential.PASSWORD})
 
         users = f"{base}/v1.0/users"
-        exchange = "identifiers" if revision == "identifiers" else "password"
         self._challenge_url = f"{users}/password/secret-question?username="
         self._request_url = URL(f"{users}/password/reset", encoded=True)
-        self._exchange_url = URL(f"{users}/{exchange}/reset/code", encoded=True)
+        self._exchange_url = URL(f"{users}/{revision}/reset/code", encoded=True)
         self._password_url = URL(f"{users}/passwords/reset/", encoded=True)
         self._pin_url = URL(f"{users}/pincode/change", encoded=True)
         self._log_in_url = URL(f"{base}/token", encoded=True)
@@ -161,26 +158,23 @@ class EtnaTransport:
 
     async def update(self, case: Case, token: Secret, new: NewCredential) -> Outcome:
         """Set the new password (step 4) or the new PIN."""
-        secrets = (case.user, token, new.secret, new.personal_phrase, new.authorization)
+        body, headers = {"Token": token.reveal()}, None
         if case.credential is Credential.PASSWORD:
-            body = {
-                "Token": token.reveal(),
-                "Password": new.secret.reveal(),
-                "PasswordConfirmation": new.secret.reveal(),
-            }
-            return await self._send_json("PUT", self._password_url, body, read_update, *secrets)
-
-        body = {"Token": token.reveal(), "Pin": new.secret.reveal()}
-        if new.image_name is not None:
-            body["ImageName"] = plain(new.image_name)
-        if new.personal_phrase is not None:
-            body["PersonalPhrase"] = new.personal_phrase.reveal()
-        headers = None
-        if new.authorization is not None:
-            if not fits_header(new.authorization.reveal()):
-                return UNSENDABLE
-            headers = {"Authorization": f"Bearer {new.authorization.reveal()}"}
-        return await self._send_json(self._pin_method, self._pin_url, body, read_update, *secrets, headers=headers)
+            method, url = "PUT", self._password_url
+            body |= {"Password": new.secret.reveal(), "PasswordConfirmation": new.secret.reveal()}
+        else:
+            method, url = self._pin_method, self._pin_url
+            body["Pin"] = new.secret.reveal()
+            if new.image_name is not None:
+                body["ImageName"] = plain(new.image_name)
+            if new.personal_phrase is not None:
+                body["PersonalPhrase"] = new.personal_phrase.reveal()
+            if new.authorization is not None:
+                if not fits_header(new.authorization.reveal()):
+                    return UNSENDABLE
+                headers = {"Authorization": f"Bearer {new.authorization.reveal()}"}
+        secrets = (case.user, token, new.secret, new.personal_phrase, new.authorization)
+        return await self._send_json(method, url, body, read_update, *secrets, headers=headers)
 
     async def log_in(self, case: Case, password: Secret) -> Outcome:
         """

@@ -47,16 +47,14 @@ import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejected, Unknown
-from reset_flow.domain.secret import Secret
-from reset_flow.domain.text import one_line
+from reset_flow.domain.secret import HIDDEN, Secret, redact
+from reset_flow.domain.text import MIN_REPEATED, one_line
 from reset_flow.transports.http import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from reset_flow.transports.http import Result
-
-__all__ = ["LOG_IN_KEYS", "judge", "judge_question", "read_log_in", "read_request", "read_token", "read_update"]
 
 Document: TypeAlias = dict[str, Any]
 Refusal: TypeAlias = list[str]
@@ -74,12 +72,6 @@ USABLE_TOKEN = re.compile(r"[!-~]{1,4096}")
 NO_SUCH_ROUTE = (404, 405)
 TOO_MANY_REQUESTS, SERVICE_UNAVAILABLE = 429, 503
 SUCCESS, REDIRECTION, CLIENT_ERROR, SERVER_ERROR = 2, 3, 4, 5  # the first digits of a status
-
-SHORT = 4
-"""Characters. A shorter secret is redacted only as a whole word: else nothing of the sentence would be left."""
-
-REDACTED = "***"
-WORD_BOUNDARY = re.compile(r"(\W+)")
 
 
 def judge(
@@ -246,15 +238,12 @@ def _redact(words: Refusal, secrets: Secrets) -> Refusal:
     for normalize in (str, one_line):  # as it was sent, and as it will be printed
         words = [normalize(word) for word in words]
         for secret in secrets:
-            text = normalize(secret.reveal() if isinstance(secret, Secret) else secret or "")
-            if text:
-                words = [_redact_text(text, word) for word in words]
+            hidden = Secret(normalize(secret.reveal() if isinstance(secret, Secret) else secret or ""))
+            words = [_redact_word(hidden, word) for word in words] if hidden else words
     return words
 
 
-def _redact_text(text: str, sentence: str) -> str:
-    # Not with a pattern made of the secret: `re` caches patterns.
-    if len(text) < SHORT:
-        return "".join(REDACTED if part.lower() == text.lower() else part for part in WORD_BOUNDARY.split(sentence))
-    sentence = sentence.replace(text, REDACTED)
-    return REDACTED if text.lower() in sentence.lower() else sentence
+def _redact_word(secret: Secret, word: str) -> str:
+    word = redact(secret, word)
+    repeated = len(secret.reveal()) >= MIN_REPEATED and secret.reveal().lower() in word.lower()  # in another spelling
+    return HIDDEN if repeated else word

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from ssl import CERT_NONE, SSLContext
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from aiohttp.client_middlewares import ClientHandlerType
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
-
-__all__ = ["BODY_LIMIT", "Reply", "Result", "Sender", "endpoint", "fits_header"]
 
 BODY_LIMIT = 256 * 1024
 """Bytes. A longer reply body is not read to its end."""
@@ -82,7 +80,7 @@ Result: TypeAlias = Reply | NotActed | Unknown
 
 
 class _ConnectionLost(aiohttp.ClientError):
-    """A lost connection, as an error that does not make aiohttp send the request again."""
+    """A lost connection, as an error that does not make aiohttp send the request again. Its text is a class's name."""
 
 
 class _Body(aiohttp.BytesPayload):
@@ -135,19 +133,6 @@ async def _prevent_resend(request: aiohttp.ClientRequest, handler: ClientHandler
     raise _ConnectionLost(name)
 
 
-class _Defaults(TypedDict, total=False):
-    """The defaults of a session of our own. Through another session, each request states them."""
-
-    auto_decompress: bool
-    raise_for_status: bool
-    read_bufsize: int
-    timeout: aiohttp.ClientTimeout
-
-
-class _Options(_Defaults, total=False):
-    ssl: SSLContext | bool
-
-
 class Sender:
     """
     Send requests through a session of its own, or through one that is passed in. May be made outside an event loop.
@@ -165,15 +150,7 @@ class Sender:
 
         connect_deadline: For the wait for a connection, as a part of that.
 
-        session: The session to use. Default: one of its own.
-
-        trust_env: Whether a session of its own reads proxies and .netrc from the environment.
-
-        ssl: A context that verifies certificates. Default: as the system does.
-
-        headers: Headers of every request.
-
-        content_type: `Content-Type` of every body that is not empty.
+        content_type: Of every body that is not empty.
 
     Raises:
         ConfigurationError: The arguments contradict each other, or one of them is invalid.
@@ -197,12 +174,13 @@ class Sender:
         self._trust_env = trust_env
         self._headers = {name: Secret(value) for name, value in (headers or {}).items()}
         self._content_type = content_type
-        self._given_session = session
-        self._own_session: aiohttp.ClientSession | None = None
+        self._session = session
+        self._is_own = session is None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._ssl = _verified(ssl)
-        self._defaults: _Defaults = {
+        # Of a session of our own. Through another session, each request states them, and aiohttp merges them each time.
+        self._defaults: dict[str, Any] = {
             "auto_decompress": False,  # keeps a compression bomb packed; `Accept-Encoding: identity` asks for no coding
             "raise_for_status": False,
             "read_bufsize": READ_BUFFER,
@@ -214,8 +192,7 @@ class Sender:
                 ceil_threshold=float("inf"),
             ),
         }
-        # What a request states, aiohttp merges with the session's defaults anew each time.
-        self._options: _Options = {} if session is None else {**self._defaults, "ssl": self._ssl}
+        self._options = {} if session is None else {**self._defaults, "ssl": self._ssl}
 
     async def send(
         self, method: str, url: URL, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -229,14 +206,14 @@ class Sender:
         payload = None if body is None else _Body(body, content_type=self._content_type)
         reply_status, retry_after, reply_body, flaw, not_connected = 0, None, None, "", False
         try:
-            session = self._session()
+            session = self._open_session()
             if session is None:
                 return NotActed(detail="the transport is closed, or belongs to another event loop")
             with self._deadlines.within(self._deadline):
                 response = await session.request(
                     method,
                     url,
-                    headers=headers if session is self._own_session else self._all_headers(body, headers),
+                    headers=headers if self._is_own else self._all_headers(body, headers),
                     data=payload,
                     allow_redirects=False,
                     middlewares=() if method in NEVER_RESENT else (_prevent_resend,),
@@ -251,7 +228,9 @@ class Sender:
                     if not response.closed:  # as it is once the body was read to its end
                         response.release()  # closes the connection
         except Exception as error:  # noqa: BLE001 - callers must see no error of aiohttp's, of whatever class
-            flaw, not_connected = _error_name(error), isinstance(error, CONNECT_ERRORS)
+            # The name of its class; its message may hold a URL.
+            flaw = str(error) if isinstance(error, _ConnectionLost) else type(error).__name__
+            not_connected = isinstance(error, CONNECT_ERRORS)
         if reply_status:
             return Reply(status=reply_status, retry_after=_retry_after(retry_after), body=reply_body, flaw=flaw)
         never_sent = not_connected if payload is None else not payload.begun
@@ -260,9 +239,8 @@ class Sender:
     async def aclose(self) -> None:
         """Close the session, unless it was passed in. Requests in flight end without a reply. Idempotent."""
         self._closed = True
-        session, self._own_session = self._own_session, None
-        if session is not None:
-            await session.close()
+        if self._is_own and self._session is not None:
+            await self._session.close()
 
     def _all_headers(self, body: bytes | None = None, more: Mapping[str, str] | None = None) -> dict[str, str]:
         headers = {name: value.reveal() for name, value in self._headers.items()}
@@ -270,48 +248,44 @@ class Sender:
             headers[CONTENT_TYPE] = self._content_type  # else a default of the given session would take its place
         return headers | dict(more or {})
 
-    def _session(self) -> aiohttp.ClientSession | None:
+    def _open_session(self) -> aiohttp.ClientSession | None:
         """Return the session to use in this event loop, or `None` if there is none."""
-        if self._closed:
-            return None
-        if self._given_session is not None:
-            return self._given_session
         loop = asyncio.get_running_loop()
-        if self._own_session is None:
+        if self._session is None and not self._closed:
             self._loop = loop
-            self._own_session = aiohttp.ClientSession(
+            self._session = aiohttp.ClientSession(
                 connector=_Connector(limit=CONNECTIONS, keepalive_timeout=KEEPALIVE, ssl=self._ssl),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=self._all_headers(),
                 trust_env=self._trust_env,
                 **self._defaults,
             )
-            self._own_session.trace_configs.clear()
-        return self._own_session if self._loop is loop else None
+            self._session.trace_configs.clear()
+        return None if self._closed or (self._is_own and self._loop is not loop) else self._session
 
 
-def endpoint(base_url: str | Secret) -> URL:
+def endpoint(given: str | Secret, name: str = "base_url") -> URL:
     """
     Return the URL in its normal form, without a trailing slash. It must be https, except on the loopback interface.
 
     Raises:
         ConfigurationError: The URL is invalid. No message repeats it, because it may hold a password.
     """
-    base_url = Secret(base_url)  # keeps the text out of this frame
-    if not all(char.isprintable() and not char.isspace() for char in base_url.reveal()):
-        raise ConfigurationError("base_url has characters that no URL has")
+    given = Secret(given)  # keeps the text out of this frame
+    if not all(char.isprintable() and not char.isspace() for char in given.reveal()):
+        raise ConfigurationError(f"{name} has characters that no URL has")
     try:
-        has_more = "@" in urlsplit(base_url.reveal()).netloc or any(char in base_url.reveal() for char in "?#")
-        url = URL() if has_more else URL(base_url.reveal())
+        has_more = "@" in urlsplit(given.reveal()).netloc or any(char in given.reveal() for char in "?#")
+        url = URL() if has_more else URL(given.reveal())
         host = url.host or ""
     except ValueError:
         has_more, url, host = False, URL(), ""
     if has_more:
-        raise ConfigurationError("base_url must have no credentials, no query and no fragment")
+        raise ConfigurationError(f"{name} must have no credentials, no query and no fragment")
     if url.scheme not in ("http", "https") or not host:
-        raise ConfigurationError("base_url must be like https://host/api")
+        raise ConfigurationError(f"{name} must be like https://host/api")
     if url.scheme == "http" and not _is_loopback(host):
-        raise ConfigurationError("base_url must be https: what it carries are passwords")
+        raise ConfigurationError(f"{name} must be https: what it carries are passwords")
     return URL(str(url).rstrip("/"), encoded=True)
 
 
@@ -322,19 +296,13 @@ def fits_header(text: str) -> bool:
 
 async def _read(response: aiohttp.ClientResponse) -> tuple[bytes | None, str]:
     """Return the whole body and `""`, or `None` and the reason."""
-    encoding = response.headers.get(CONTENT_ENCODING)
-    if encoding is not None and encoding.strip().lower() != IDENTITY:
+    if response.headers.get(CONTENT_ENCODING, IDENTITY).strip().lower() != IDENTITY:
         return None, "an encoded body"
     content = response.content
     body = await content.readany()
     while not content.at_eof() and len(body) <= BODY_LIMIT:
         body += await content.readany()
     return (body, "") if len(body) <= BODY_LIMIT else (None, "a body that is too long")
-
-
-def _error_name(error: Exception) -> str:
-    """Return the name of the error's class. Its message may hold a URL."""
-    return str(error) if isinstance(error, _ConnectionLost) else type(error).__name__
 
 
 def _seconds(name: str, value: Any) -> float:
@@ -365,8 +333,8 @@ def _retry_after(text: str | None) -> timedelta | None:
         return None
     text = text.strip()
     if text.isascii() and text.isdigit():
-        seconds = text.lstrip("0") or "0"
-        return min(timedelta(seconds=int(seconds[:7])), MAX_RETRY_AFTER)  # seven digits are more than an hour
+        seconds = int(text.lstrip("0")[:7] or 0)  # seven digits are more than an hour
+        return min(timedelta(seconds=seconds), MAX_RETRY_AFTER)
     try:
         at = parsedate_to_datetime(text)
         wait = (at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)

@@ -14,6 +14,7 @@ import pytest
 from reset_flow import (
     Budget,
     CodeRejected,
+    CommandVetoed,
     ConfigurationError,
     Failure,
     Flow,
@@ -204,7 +205,7 @@ async def test_keys_are_rotated_resealed_counted_and_removed(
     admin: Admin, person: Person, service: ResetService, tmp_path: Path, audit: pytest.LogCaptureFixture
 ) -> None:
     flow = await person(State.QUESTION_ANSWERED)
-    await service.side("links").save("a", b"value", version=0, lifetime=DAY)
+    await service.side("links").save("a", b"value", revision=b"", lifetime=DAY)
     (old,) = await admin.sealed_with()
     new = rotate_keys(tmp_path / "keys", at_once=True).id
     looked: list[int] = []
@@ -237,7 +238,7 @@ async def test_what_ended_longer_ago_is_purged(
     admin: Admin, person: Person, service: ResetService, clock: FrozenClock, audit: pytest.LogCaptureFixture
 ) -> None:
     old = await person(State.FAILED)
-    await service.side("links").save("a", b"value", version=0, lifetime=MINUTE)
+    await service.side("links").save("a", b"value", revision=b"", lifetime=MINUTE)
     clock.advance(3 * DAY)
     recent, running = await person(State.FAILED), await person(State.REQUESTED)
     assert await admin.purge(2 * DAY) == 1
@@ -456,6 +457,28 @@ async def test_a_worker_that_meets_an_erased_flow_is_told_that_there_is_none(
         assert (await waiting).user == ""
     await refused(service.verify(flow.id, CODE), FlowNotFound)
     assert not [call for call in transport.calls if call.name == "exchange"]
+
+
+async def test_a_command_that_waited_while_its_flow_was_erased_brings_nothing_of_it_back(
+    admin: Admin, store: Store, keyring: Keyring, transport: ScriptedTransport, clock: FrozenClock
+) -> None:
+    asked: list[str] = []
+
+    async def guard(flow: Flow, command: str) -> None:
+        asked.append(flow.user)
+        if len(asked) > 1:
+            raise CommandVetoed(command)
+        assert (await admin.erase(USER)).changed == 1
+        await worker.start("maria", ref="ticket-4711")
+
+    worker = ResetService(transport, store, keyring, policy=TIGHT, clock=clock, sweep=False, guards=[guard])
+    flow = await worker.start(USER, ref="ticket-4711")
+    await refused(worker.answer(flow.id, "Peterson"), CommandVetoed)
+    assert asked == [USER, "maria"]
+    seen = await worker.get(flow.id)
+    assert (seen.user, seen.state, seen.version) == ("maria", State.REQUESTED, 1)
+    assert not transport.calls_of("request")
+    await worker.aclose()
 
 
 async def test_an_erasure_that_broke_off_is_completed_by_the_next(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import At, Run, Shell
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
-TREE = {name: getattr(errors, name) for name in errors.__all__}
+TREE = {name: each for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, Exception)}
 OWN = {
     0: "done",
     exits.DEFECT: "a defect",

@@ -416,13 +416,14 @@ def test_a_start_that_certainly_did_nothing_is_given_back_and_counted_anew_befor
         assert budgets(other.happens(Intended(command)).add) == [STARTS, ORIGINS]
 
 
-def test_a_throttled_start_stays_counted_and_is_not_counted_twice() -> None:
+def test_a_throttled_start_stays_counted_and_is_counted_again_only_where_it_has_expired() -> None:
     scene = Scene(question="")
     throttled = scene.sends("start", NotActed(cause=Cause.THROTTLED, retry_after=timedelta(seconds=9)))
     assert (throttled.drop, budgets(throttled.flow.uses)) == ((), [STARTS, ORIGINS])
     assert throttled.error is not None
     assert throttled.error.retryable
-    assert scene.happens(Intended("start")).add == ()
+    again = scene.happens(Intended("start"))
+    assert again.add == throttled.flow.uses == again.flow.uses, "the same names: a store counts those that it lacks"
 
 
 def test_a_start_of_unknown_outcome_stays_counted() -> None:
@@ -567,7 +568,8 @@ def check(scene: Scene, before: FlowData, decision: Decision, uses: set[HeldUse]
     flow = scene.flow
     added = {*decision.add, *([decision.optional] if decision.optional else [])}
     assert set(decision.drop) <= uses, "only its own uses are dropped"
-    assert not added & uses, "no id is used twice"
+    again = added & uses
+    assert not again - {use for use in uses if use.budget in (STARTS, ORIGINS)}, "no id is used for another use"
     assert set(flow.uses) == (uses - set(decision.drop)) | added == scene.uses, "it knows its uses by name"
     holds = flow.state is State.QUESTION_ANSWERED and flow.intent is None
     assert (flow.reserve is not None) == holds or flow.intent is not None

@@ -59,3 +59,11 @@ def test_a_question_that_nobody_could_be_asked_is_refused(questions: Any) -> Non
 def test_the_longest_lengths_are_taken() -> None:
     policy = Policy(flow_lifetime=LONGEST, code_lifetime=LONGEST, token_lifetime=LONGEST, retention=LONGEST)
     assert policy.limits.token_lifetime == LONGEST
+
+
+@pytest.mark.parametrize("name", ["flow_lifetime", "lease"])
+def test_only_what_the_broker_may_judge_is_left_to_it(name: str) -> None:
+    left: dict[str, Any] = {name: None}
+    with pytest.raises(ConfigurationError, match=f"{name} must be a timedelta"):
+        Policy(**left)
+    assert Policy(code_lifetime=None, token_lifetime=None).limits.code_lifetime is None

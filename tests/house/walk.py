@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import reset_flow
 from reset_flow import EtnaTransport, Keyring, ResetService, SQLiteStore, State
+from reset_flow.domain.state_machine import allowed
 from reset_flow.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ async def walk(folder: Path) -> None:
                 flow = await service.start("robert.zak")
                 flow = await service.answer(flow.id, "Peterson")
                 await asyncio.sleep(0.3)  # the first look at the guess counts is over by then
+                allowed.cache_clear()  # it remembers what the tables said the first time
                 watching = watched
                 flow = await service.verify(flow.id, sandbox.newest_code("robert.zak"))
                 watching = False

@@ -21,9 +21,9 @@ from reset_flow.domain.errors import KeyringError, RecordUnreadable, StaleRecord
 from reset_flow.domain.flow import State
 from reset_flow.domain.policy import Policy
 from reset_flow.persistence import batches, key_rotation, keyring
-from reset_flow.persistence.key_file import DELAY
+from reset_flow.persistence.key_file import DELAY, Key
 from reset_flow.persistence.key_rotation import ResealReport
-from reset_flow.persistence.keyring import LOOK_INTERVAL, Key, Keyring
+from reset_flow.persistence.keyring import LOOK_INTERVAL, Keyring
 from reset_flow.persistence.repository import FlowRepository
 from reset_flow.service import ResetService
 from reset_flow.stores.memory import MemoryStore

@@ -19,7 +19,8 @@ import pytest
 
 from reset_flow.domain.errors import KeyringError
 from reset_flow.persistence import keyring
-from reset_flow.persistence.keyring import LOOK_INTERVAL, Key, Keyring, UnknownKeyError, flow_key
+from reset_flow.persistence.key_file import Key
+from reset_flow.persistence.keyring import LOOK_INTERVAL, Keyring, UnknownKeyError, flow_key
 from reset_flow.testing import LeakScanner, shown_by_error
 
 if TYPE_CHECKING:

@@ -71,6 +71,7 @@ class Vault:
         for version in range(versions):
             await repository.save(repository.record(replace(data, version=version)))
             records.append(await self.store.load(flow_id))
+            data = replace(data, write_id=records[-1].write_id)
         return records
 
     def put(self, flow_id: str, record: Record) -> None:

@@ -103,9 +103,9 @@ class FaultyStore:
     A store as one worker reaches it.
 
     Attributes:
-        plan: What becomes of the next saves: `ok`, `before` (fails, nothing written), `after` (written, and the
-            acknowledgement lost), either with `and away` (and nothing gets through any more), or a `Held`, which is
-            waited for before it is written.
+        plan: What becomes of the next saves: `ok`, `before` (fails, nothing written), `late` (fails, and is written by
+            `arrive`), `after` (written, and the acknowledgement lost), `before` and `after` with `and away` too (and
+            nothing gets through any more), or a `Held`, which is waited for before it is written.
 
         down: Whether nothing gets through.
 
@@ -126,7 +126,13 @@ class FaultyStore:
         self.saves: list[Record] = []
         self.used: list[tuple[str, ...]] = []
         self.tries = 0
+        self._late: list[tuple[Record, Sequence[Use], Sequence[UseName]]] = []
         self._closes = closes
+
+    async def arrive(self) -> None:
+        """Write what was late."""
+        for record, add, drop in self._late:
+            await self._store.save(record, add=add, drop=drop)
 
     async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
         self.tries += 1
@@ -140,6 +146,9 @@ class FaultyStore:
             self.down = True
         if isinstance(planned, str) and planned.startswith("before"):
             raise StoreUnavailable("nothing was written")
+        if planned == "late":
+            self._late.append((record, add, drop))
+            raise StoreUnavailable("nothing is known of it")
         await self._store.save(record, add=add, drop=drop)
         self.saves.append(record)
         self.used.append((*(f"-{chr(use.key[-1])}" for use in drop), *(f"+{chr(use.key[-1])}" for use in add)))

@@ -73,6 +73,25 @@ async def test_a_hundred_of_them_send_no_more_mails_than_may_be_started_once_it_
     assert len(other.transport.calls_of("request")) == 20
 
 
+async def test_starts_that_are_saved_up_over_days_send_no_more_mails_in_an_hour(
+    house: House, clock: FrozenClock
+) -> None:
+    worker = house.worker(policy=Policy(lease=house.lease, flow_lifetime=timedelta(days=2)))
+    flows = []
+    for _ in range(5):
+        worker.transport.script(challenge=[Accepted(value=Secret("Maiden name?"))] * 10)
+        flows += [await worker.service.start("robert.zak", origin=str(number)) for number in range(10)]
+        clock.advance(timedelta(hours=2))
+    for flow in flows[:20]:
+        await worker.service.answer(flow.id, "Peterson")
+    for flow in flows[20:]:
+        error = await refused(worker.service.answer(flow.id, "Peterson"), LimitReached)
+        assert error.limit == "starts_per_user"
+    assert len(worker.transport.calls_of("request")) == 20
+    clock.advance(timedelta(hours=1))
+    assert (await worker.service.answer(flows[20].id, "Peterson")).state is State.QUESTION_ANSWERED
+
+
 async def test_what_was_refused_for_a_limit_goes_on_when_there_is_room(house: House, clock: FrozenClock) -> None:
     policy = Policy(lease=house.lease, starts_per_user=Budget(1, timedelta(minutes=10)))
     worker = house.worker(policy=policy)

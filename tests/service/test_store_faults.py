@@ -108,6 +108,28 @@ async def test_an_intent_that_was_given_up_is_never_sent_by_its_own_worker(
     assert (moved.state, len(worker.transport.calls)) == (after, 1)
 
 
+@BOTH_STORES
+@EVERY_COMMAND
+async def test_an_intent_that_the_store_takes_later_is_not_sent_either(
+    house: House, at: At, clock: FrozenClock, command: str
+) -> None:
+    worker = house.worker()
+    stands, given, after = COMMANDS[command]
+    flow = await at(worker, stands)
+    clock.advance(timedelta(minutes=1))
+    worker.store.plan.append("late")
+    await refused(getattr(worker.service, command)(flow.id, *given), StoreUnavailable)
+    await worker.idle()  # it has looked whether it must take something back
+    await worker.store.arrive()
+    house.lease_runs_out()
+    await worker.service.sweep()
+    seen = await worker.service.get(flow.id)
+    assert (seen.state, seen.in_doubt, seen.attempts_left) == (flow.state, None, flow.attempts_left)
+    assert worker.transport.calls == []
+    moved = await getattr(worker.service, command)(flow.id, *given)
+    assert (moved.state, len(worker.transport.calls)) == (after, 1)
+
+
 async def test_an_intent_that_is_withdrawn_is_not_somebody_elses(house: House, at: At) -> None:
     worker, other = house.worker(), house.worker()
     flow = await at(worker, State.QUESTION_ANSWERED)
@@ -142,6 +164,24 @@ async def test_an_outcome_is_saved_again_and_again_until_it_takes(
     assert moved == await worker.service.get(flow.id)
     assert len(worker.transport.calls) == 1
     assert worker.store.tries == 2 + len(plan)
+
+
+@BOTH_STORES
+@pytest.mark.parametrize("meanwhile", ["set_password", "cancel"])
+async def test_an_outcome_that_was_taken_without_a_word_is_no_doubt_when_others_went_on_from_it(
+    house: House, at: At, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    worker, other = house.worker(), house.worker()
+    flow = await at(worker, State.QUESTION_ANSWERED)
+
+    async def others_go_on(_: Backoff) -> None:
+        await getattr(other.service, meanwhile)(flow.id, *COMMANDS.get(meanwhile, ("", ()))[1])
+
+    monkeypatch.setattr("reset_flow.engine.background_tasks.Backoff.pause", others_go_on)
+    worker.store.plan.extend(["ok", "after"])
+    moved = await worker.service.verify(flow.id, "004158")
+    assert (moved.state, moved.in_doubt) == (State.TOKEN_ISSUED, None)
+    assert (await worker.service.get(flow.id)).ended
 
 
 async def test_while_an_outcome_is_not_taken_the_flow_is_busy_for_all(house: House, at: At, until: Until) -> None:

@@ -15,8 +15,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from reset_flow.domain.errors import ConfigurationError
-from reset_flow.domain.secret import Secret
-from reset_flow.observability.log_redaction import HIDDEN, RedactingFilter, install
+from reset_flow.domain.secret import HIDDEN, Secret
+from reset_flow.observability.log_redaction import RedactingFilter, install
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

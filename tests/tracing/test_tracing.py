@@ -196,7 +196,7 @@ def test_a_span_has_its_name_and_its_attributes(otel: Otel) -> None:
 
 @pytest.mark.parametrize("name", ["command", "call", "save", "sweep"])
 def test_each_span_has_a_histogram_of_seconds(otel: Otel, name: str) -> None:
-    with otel.tracer.span(name, route="request", flow=FLOW, attempts=3):
+    with otel.tracer.span(name, route="request", flow=FLOW, uses=3):
         pass
     (point,) = otel.histograms[f"reset_flow.{name}.duration"]
     assert point.attributes == {"reset_flow.route": "request"}, "a flow's id would make a series for each flow"
@@ -220,10 +220,9 @@ def test_what_is_counted_in_a_span_is_noted_on_it(otel: Otel) -> None:
     with otel.tracer.span("command", command="verify", state="question_answered"):
         with otel.tracer.span("call", route="exchange"):
             otel.tracer.count("outcome", route="exchange", outcome="rejected")
-        otel.tracer.count("transition", trigger="code_refused", state="question_answered", attempts=4)
+        otel.tracer.count("transition", trigger="code_refused", state="question_answered")
     call, command = otel.spans
     assert call.attributes == {"reset_flow.route": "exchange", "reset_flow.outcome": "rejected"}
-    assert command.attributes["reset_flow.attempts"] == 4
     assert "reset_flow.outcome" not in command.attributes
     (event,) = command.events
     assert event.name == "reset_flow.transition"
@@ -305,7 +304,7 @@ def test_any_failure_passes_through(otel: Otel, kind: type[BaseException]) -> No
         ("code", "004158"),
         ("flow", "robert.zak"),
         ("user_hash", "robert.zak"),
-        ("attempts", "004158"),
+        ("uses", "004158"),
         ("route", None),
         ("trigger", ["Peterson"]),
         ("error", AnswerRejected("Peterson")),
