@@ -12,8 +12,6 @@ from reset_flow.domain.errors import ResetFlowError, StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["Batcher", "copy_error"]
-
 Job = TypeVar("Job")
 
 
@@ -28,7 +26,7 @@ class Batcher(Generic[Job]):
 
         turns: How many more turns of the event loop to gather jobs for, while each turn brings more.
 
-        is_per_job_error: Returns True for an error that one job of many may have caused: each is then run alone.
+        is_per_job_error: Tells an error that one job of many may have caused: each is then run alone.
     """
 
     def __init__(
@@ -44,41 +42,43 @@ class Batcher(Generic[Job]):
         self._turns = turns
         self._is_per_job_error = is_per_job_error
         self._waiting: deque[tuple[Job, asyncio.Future[Any]]] = deque()
+        self._batch: list[tuple[Job, asyncio.Future[Any]]] = []
         self._task: asyncio.Task[None] | None = None
 
     async def run(self, job: Job) -> Any:
         """Return the outcome of a job, or raise it. Cancelling one caller disturbs no other."""
-        future = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
         self._waiting.append((job, future))
-        self._start()
+        self._start(loop)
         outcome = await future
         if isinstance(outcome, ResetFlowError):
             raise outcome
         return outcome
 
     async def finish(self) -> None:
-        """Return once no job waits."""
-        await asyncio.wait([self._start()])
+        """Return once no job waits. What every caller has given up is broken off."""
+        task = self._start(asyncio.get_running_loop())
+        if all(future.done() for _, future in (*self._batch, *self._waiting)):
+            task.cancel()
+        await asyncio.wait([task])
 
-    def _start(self) -> asyncio.Task[None]:
-        loop = asyncio.get_running_loop()
+    def _start(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
         # A loop that was stopped may never go on.
         if self._task is None or self._task.done() or self._task.get_loop() is not loop:
             self._task = loop.create_task(self._run_batches())
         return self._task
 
     async def _run_batches(self) -> None:
-        batch: list[tuple[Job, asyncio.Future[Any]]] = []
         try:
             while self._waiting:
                 await self._gather()
                 taken = [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
-                batch = [(job, future) for job, future in taken if not future.done()]
-                if batch:
-                    _resolve(batch, await self._outcomes([job for job, _ in batch]))
-                batch = []
+                self._batch = [(job, future) for job, future in taken if not future.done()]
+                if self._batch:
+                    _resolve(self._batch, await self._outcomes([job for job, _ in self._batch]))
         except asyncio.CancelledError:  # the event loop is ending
-            batch += self._waiting
+            batch = [*self._batch, *self._waiting]
             self._waiting.clear()
             _resolve(batch, [StoreUnavailable("the event loop is ending") for _ in batch])
             raise

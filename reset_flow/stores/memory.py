@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
-import attrs
+from msgspec import Struct
 from msgspec.structs import replace
 
 from reset_flow.domain.errors import FlowNotFound, StaleRecord, StoreUnavailable
+from reset_flow.ports import Record, Store
 from reset_flow.stores.rows import MICROSECOND, is_match, micros, span
 from reset_flow.stores.session import CLOSED
 from reset_flow.stores.uses import check_limits
@@ -18,23 +20,16 @@ from reset_flow.stores.waiters import Waiters
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from reset_flow.ports import Query, Record, Use, UseName
-
-__all__ = ["MemoryStore"]
+    from reset_flow.ports import Query, Use, UseName
 
 
-@attrs.frozen
-class _Kept:
+class _Kept(Struct, frozen=True, gc=False):
     record: Record
     leased_until: int | None
-
-    @property
-    def due(self) -> int | None:
-        due_at = self.record.due_at
-        return self.leased_until if self.leased_until is not None else None if due_at is None else micros(due_at)
+    due: float
 
 
-class MemoryStore:
+class MemoryStore(Store):
     """
     Keeps records until the process ends.
 
@@ -54,7 +49,6 @@ class MemoryStore:
         self._closed = False
 
     async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
-        """Save as the port says."""
         self._check_open()
         kept = self._kept.get(record.id)
         version, write_id = (kept.record.version, kept.record.write_id) if kept else (0, b"")
@@ -70,21 +64,22 @@ class MemoryStore:
         for use in add:
             self._uses.setdefault(use.key, {}).setdefault(use.id, now + span(use.window))
         leased_until = None if record.lease is None else now + span(record.lease)
-        self._kept[record.id] = _Kept(replace(record, replaces=b"", lease_left=None), leased_until)
+        due = leased_until or (inf if record.due_at is None else micros(record.due_at))
+        self._kept[record.id] = _Kept(replace(record, replaces=b"", lease_left=None), leased_until, due)
         self._waiters.wake(record.id)
 
     async def load(self, flow_id: str) -> Record:
-        """Load as the port says."""
-        return self._shown(self._find(flow_id))
+        self._check_open()
+        if flow_id not in self._kept:
+            raise FlowNotFound(flow_id)
+        return self._shown(self._kept[flow_id])
 
     async def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:
-        """Scan as the port says."""
         self._check_open()
         now = micros(self._clock())
         found = [kept for kept in self._kept.values() if is_match(kept.record, query)]
         if query.due:
-            due = [(kept.due, kept) for kept in found if kept.due is not None and kept.due <= now]
-            found = [kept for _, kept in sorted(due, key=lambda each: each[0])]
+            found = sorted([kept for kept in found if kept.due <= now], key=lambda kept: kept.due)
         elif query.lookup is not None:
             found.reverse()
         else:
@@ -93,30 +88,20 @@ class MemoryStore:
             yield self._shown(kept)
 
     async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
-        """Wait as the port says."""
-
-        async def is_newer() -> bool:
-            return self._find(flow_id).record.version > version
-
-        await self._waiters.wait(flow_id, timeout, is_newer)
+        await self._waiters.wait(flow_id, version, timeout, partial(self.load, flow_id))
 
     async def purge(self, realm: str, before: datetime, limit: int) -> int:
-        """Purge as the port says."""
         self._check_open()
-        ended = [
-            (record.ended_at, record.id)
-            for record in (kept.record for kept in self._kept.values())
-            if record.realm == realm and record.ended_at is not None and record.ended_at < before
-        ]
-        ended = sorted(ended)[: max(limit, 0)]
-        for _, flow_id in ended:
+        records = [kept.record for kept in self._kept.values() if kept.record.realm == realm]
+        ended = [record.id for record in records if record.ended_at is not None and record.ended_at < before]
+        del ended[max(limit, 0) :]
+        for flow_id in ended:
             del self._kept[flow_id]
             self._waiters.wake(flow_id)
         self._forget_expired(set(self._uses), micros(self._clock()))
         return len(ended)
 
     async def aclose(self) -> None:
-        """Close as the port says."""
         self._closed = True
         self._waiters.stop()
 
@@ -129,13 +114,6 @@ class MemoryStore:
             left = {use_id: end for use_id, end in self._uses.pop(key, {}).items() if end > now}
             if left:
                 self._uses[key] = left
-
-    def _find(self, flow_id: str) -> _Kept:
-        self._check_open()
-        try:
-            return self._kept[flow_id]
-        except KeyError:
-            raise FlowNotFound(flow_id) from None
 
     def _shown(self, kept: _Kept) -> Record:
         if kept.leased_until is None:

@@ -16,21 +16,6 @@ if TYPE_CHECKING:
 
     from reset_flow.ports import Query
 
-__all__ = [
-    "COLUMNS",
-    "MICROSECOND",
-    "PAGE",
-    "Place",
-    "cut",
-    "is_match",
-    "matching",
-    "micros",
-    "scan_pages",
-    "span",
-    "to_record",
-    "to_row",
-]
-
 COLUMNS = "id, realm, version, state, due_at, ended_at, lease, lookups, write_id, body, leased_until"
 """The columns of a stored record, in the order in which `to_record` takes them."""
 
@@ -62,12 +47,7 @@ def span(length: timedelta) -> int:
 
 
 def to_row(record: Record) -> dict[str, Any]:
-    """
-    Return the columns of a record by name, all but the end of its lease.
-
-    Raises:
-        InvalidInput: A lookup is not 16 bytes long, or a text can't be written as UTF-8.
-    """
+    """Return the columns of a record by name, all but the end of its lease."""
     try:
         record.id.encode()
         record.realm.encode()
@@ -100,9 +80,6 @@ def to_record(row: Sequence[Any], now: int) -> Record:
     Convert a row to a record; ignore columns behind those of `COLUMNS`.
 
     A text may come as bytes, so that one that is not UTF-8 spoils only its own row.
-
-    Raises:
-        RecordUnreadable: A column holds a value that no record has.
     """
     flow_id, realm, version, state, due_at, ended_at, lease, lookups, write_id, body, leased_until, *_ = row
     try:

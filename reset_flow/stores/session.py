@@ -12,8 +12,6 @@ from reset_flow.domain.errors import ConfigurationError, StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["CLOSED", "FORKED", "SessionHolder"]
-
 CLOSED = "the store was closed: make another one"
 FORKED = "the store was opened before this process was forked: make one after the fork"
 
@@ -25,10 +23,7 @@ class SessionHolder(Generic[Session]):
     """
     Gives each event loop that uses a store, one after another, a session, and closes it when the loop ends.
 
-    Args:
-        make: Makes a session of the running loop, without any I/O.
-
-        close: Lets a session finish what waits, and closes its connections.
+    Making a session is no I/O. Closing it finishes what waits, and closes the connections.
     """
 
     def __init__(self, make: Callable[[], Session], close: Callable[[Session], Awaitable[None]]) -> None:
@@ -39,13 +34,7 @@ class SessionHolder(Generic[Session]):
         self._closed = False
 
     def get(self) -> Session:
-        """
-        Return the session of the running loop.
-
-        Raises:
-            StoreUnavailable: The store was closed, or is used across a fork.
-            ConfigurationError: Another event loop uses the store.
-        """
+        """Return the session of the running loop."""
         if self._closed:
             raise StoreUnavailable(CLOSED)
         loop = asyncio.get_running_loop()

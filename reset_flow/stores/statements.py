@@ -7,8 +7,6 @@ from importlib.resources import files
 
 from reset_flow.stores.rows import COLUMNS
 
-__all__ = ["script", "statements"]
-
 
 def script(package: str, file: str, prefix: str = "") -> str:
     """Return a file of a package under `stores`, with the prefix and the columns of a record filled in."""

@@ -12,21 +12,11 @@ if TYPE_CHECKING:
 
     from reset_flow.ports import Use, UseName
 
-__all__ = ["check_limits", "limit_reached"]
-
 
 def check_limits(
     stored: Callable[[bytes], Iterable[tuple[bytes, int]]], add: Sequence[Use], drop: Sequence[UseName], now: int
 ) -> None:
-    """
-    Check that uses may be added after others were dropped. Times are in microseconds.
-
-    Args:
-        stored: Returns the uses of a key, each with the time at which it expires.
-
-    Raises:
-        LimitReached: As the port says.
-    """
+    """Check that uses may be added after others were dropped. `stored` gives those of a key, with their ends."""
     refused: dict[bytes, int | None] = {}
     for key in dict.fromkeys(use.key for use in add):
         added = {use.id: use.limit for use in add if use.key == key}

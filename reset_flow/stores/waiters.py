@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
     from datetime import timedelta
 
-__all__ = ["Waiters"]
+    from reset_flow.ports import Record
 
 Key = TypeVar("Key")
+
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 10.0
+"""Seconds between two connections for messages."""
 
 
 class Waiters(Generic[Key]):
     """
     Wakes tasks when the flow may have changed that they wait for.
 
-    Args:
+    Attributes:
         poll: How many seconds a task waits at most before it looks again.
     """
 
@@ -28,33 +32,27 @@ class Waiters(Generic[Key]):
         self.stopped = False
         self._events: dict[Key, set[asyncio.Event]] = {}
 
-    async def wait(self, key: Key, timeout: timedelta, is_newer: Callable[[], Awaitable[bool]]) -> None:
-        """Return once `is_newer` returns True, or when the time is up."""
+    async def wait(self, key: Key, version: int, timeout: timedelta, load: Callable[[], Awaitable[Record]]) -> None:
+        """Return once a newer version than this one is loaded, or when the time is up."""
         now = asyncio.get_running_loop().time
         end = now() + timeout.total_seconds()
-        with self.waiting(key) as event:
-            while not await is_newer() and (left := end - now()) > 0:
-                poll = 0.0 if self.stopped else await self.listen(left)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(min(poll, end - now())):
-                        await event.wait()
-                event.clear()
-
-    @contextmanager
-    def waiting(self, key: Key) -> Iterator[asyncio.Event]:
-        """Provide an event that is set whenever the flow may have changed."""
         event = asyncio.Event()
         self._events.setdefault(key, set()).add(event)
         try:
-            yield event
+            while (await load()).version <= version and (left := end - now()) > 0:
+                if not self.stopped:
+                    self.listen()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0 if self.stopped else min(self.poll, left)):
+                        await event.wait()
+                event.clear()
         finally:
             self._events[key].discard(event)
             if not self._events[key]:
                 del self._events[key]
 
-    async def listen(self, timeout: float) -> float:  # noqa: ARG002 - for stores that other workers write to
-        """Have changes by other workers wake tasks, if that can be had in time. Return when to look at the latest."""
-        return self.poll
+    def listen(self) -> None:
+        """Have changes by other workers wake tasks, too, if the store can tell."""
 
     def wake(self, key: Key) -> None:
         """Wake the tasks that wait for this key."""
@@ -62,12 +60,47 @@ class Waiters(Generic[Key]):
             with suppress(RuntimeError):  # its loop has ended
                 event.set()
 
+    def wake_all(self) -> None:
+        """Wake all tasks."""
+        for key in self._events:
+            self.wake(key)
+
     def stop(self) -> None:
         """Wake all tasks, and have none listen any more: the store is closed, and their next look raises that."""
         self.stopped = True
         self.wake_all()
 
-    def wake_all(self) -> None:
-        """Wake all tasks."""
-        for key in self._events:
-            self.wake(key)
+
+class Listener(Waiters[Key]):
+    """Wakes tasks for the saves of other workers: hears of them in a task of its own from the first wait on."""
+
+    _task: asyncio.Task[None] | None = None
+
+    def listen(self) -> None:
+        """Connect in the background."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._listen(), name="reset-flow-listener")
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def receive(self) -> None:
+        """Connect, call `connected`, and wake tasks until the connection is lost."""
+        raise NotImplementedError
+
+    def connected(self) -> None:
+        """Wake all tasks: earlier messages were missed."""
+        self._pause = FIRST_PAUSE
+        self.wake_all()
+
+    async def _listen(self) -> None:
+        self._pause = FIRST_PAUSE
+        while True:
+            # Tasks that wait also look from time to time, and tell what is wrong with the server.
+            with suppress(Exception):
+                await self.receive()
+            await asyncio.sleep(self._pause)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -13,24 +13,20 @@ from reset_flow.domain.text import printable
 from reset_flow.tracebacks import forget_frames
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from reset_flow.domain.secret import Secret
-
-__all__ = ["Pool", "Server", "driver", "driver_errors", "is_per_row_error"]
 
 GRACE = 1.0
 """How many seconds longer than `statement_timeout` to wait for a reply: the server's own error says more."""
 
+IDLE = 300.0
+"""Seconds without use after which a connection is dropped."""
+
 
 @attrs.frozen
 class Server:
-    """
-    How to connect to a server. Timeouts are in seconds.
-
-    Attributes:
-        setup: The first statement of each connection.
-    """
+    """How to connect to a server, and the first statement of each connection. Timeouts are in seconds."""
 
     dsn: Secret
     connect_timeout: float
@@ -38,75 +34,86 @@ class Server:
     setup: str
 
     async def connect(self) -> Any:
-        """Open a connection beside the pool."""
-        with _hidden_dsn():
-            connection = await driver().connect(self.dsn.reveal(), timeout=self.connect_timeout)
-        async with _dropped_in_doubt(connection, self.connect_timeout):
-            await self.prepare(connection)
+        """Open a connection, and set up its session."""
+        timeout = self.statement_timeout + GRACE
+        try:
+            connection = await driver().connect(
+                self.dsn.reveal(), timeout=self.connect_timeout, command_timeout=timeout
+            )
+        except (ValueError, asyncio.CancelledError) as error:
+            # The driver's message may show the dsn, and its frames do: so this is a new error without them.
+            forget_frames(error)
+            if isinstance(error, asyncio.CancelledError):
+                raise asyncio.CancelledError(*error.args) from None
+            raise ConfigurationError("the dsn, or an environment variable of libpq's, can't be read") from None
+        try:
+            await connection.fetch(self.setup, str(int(self.statement_timeout * 1000)), timeout=self.connect_timeout)
+        except BaseException:
+            connection.terminate()
+            raise
         return connection
-
-    async def prepare(self, connection: Any) -> None:
-        """Set up the session of a new connection."""
-        await connection.fetch(self.setup, str(int(self.statement_timeout * 1000)))
-
-
-async def _keep_session(_connection: Any) -> None:
-    """Save the round trip of a reset: no statement of ours leaves anything behind in its session."""
 
 
 class Pool:
-    """At most `size` connections, opened when they are used. It belongs to the running loop."""
+    """
+    Connections of the running loop, opened when there is none to be had.
 
-    def __init__(self, server: Server, size: int) -> None:
+    The driver's own pool makes a task for each return of a connection: it takes twice the CPU of the statement.
+    """
+
+    def __init__(self, server: Server) -> None:
         self._server = server
-        self._pool = driver().create_pool(
-            server.dsn.reveal(),
-            min_size=0,
-            max_size=size,
-            timeout=server.connect_timeout,
-            init=server.prepare,
-            reset=_keep_session,
-        )
+        self._connections: set[Any] = set()
+        self._idle: list[tuple[Any, asyncio.TimerHandle]] = []
 
     async def fetch(self, statement: str, *values: Any) -> list[Any]:
         """Run a statement in a transaction of its own, and return all rows."""
-        async with self.connection(self._server.statement_timeout + GRACE) as connection:
+        async with self.connection() as connection:
             rows: list[Any] = await connection.fetch(statement, *values)
             return rows
 
     @asynccontextmanager
-    async def connection(self, timeout: float) -> AsyncIterator[Any]:
-        """Lend a connection for so many seconds at most."""
+    async def connection(self) -> AsyncIterator[Any]:
+        """Lend a connection. Drop it if its state is unknown after an error, or if its server refuses to write."""
+        asyncpg = driver()
         try:
-            with _hidden_dsn():
-                await self._pool  # started by the first call
-                connection = await self._pool.acquire(timeout=self._server.connect_timeout)
+            connection = await self._acquire()
             try:
-                async with _dropped_in_doubt(connection, timeout):
-                    yield connection
+                yield connection
+            except BaseException as error:
+                if not isinstance(error, asyncpg.PostgresError) or isinstance(
+                    error, asyncpg.ReadOnlySQLTransactionError
+                ):
+                    connection.terminate()
+                raise
             finally:
-                await self._pool.release(connection)
+                timer = asyncio.get_running_loop().call_later(IDLE, connection.terminate)
+                self._idle.append((connection, timer))
         except driver_errors() as error:
             forget_frames(error)
             raise _unavailable(error) from error
 
-    async def close(self) -> None:
-        """Close the connections in good order, once all have been returned."""
-        await self._pool
-        await self._pool.close()
+    async def _acquire(self) -> Any:
+        while self._idle:
+            connection, timer = self._idle.pop()
+            timer.cancel()
+            if not connection.is_closed():
+                return connection
+            self._connections.discard(connection)
+        connection = await self._server.connect()
+        self._connections.add(connection)
+        return connection
 
     def terminate(self) -> None:
-        """Drop the connections."""
-        self._pool.terminate()
+        """Drop the connections. A server takes that in good part where no statement runs."""
+        for _, timer in self._idle:
+            timer.cancel()
+        for connection in self._connections:
+            connection.terminate()
 
 
 def driver() -> Any:
-    """
-    Import and return asyncpg, which ships no types.
-
-    Raises:
-        ConfigurationError: It is not installed.
-    """
+    """Import and return asyncpg, which ships no types."""
     try:
         import asyncpg  # noqa: PLC0415 - needed only when the store is used
     except ImportError:
@@ -123,34 +130,6 @@ def driver_errors() -> tuple[type[Exception], ...]:
 def is_per_row_error(error: Exception) -> bool:
     """Return True if one row of many may have caused the error, unlike lost connections, timeouts and shutdowns."""
     return (getattr(error.__cause__, "sqlstate", None) or "08")[:2] not in ("08", "25", "57", "58")
-
-
-@asynccontextmanager
-async def _dropped_in_doubt(connection: Any, timeout: float) -> AsyncIterator[None]:
-    """Drop the connection if its state is unknown after an error, or if its server refuses to write."""
-    asyncpg = driver()
-    try:
-        async with asyncio.timeout(timeout):
-            yield
-    except BaseException as error:
-        if not isinstance(error, asyncpg.PostgresError) or isinstance(error, asyncpg.ReadOnlySQLTransactionError):
-            connection.terminate()
-        raise
-
-
-@contextmanager
-def _hidden_dsn() -> Iterator[None]:
-    """Keep the dsn out of errors and their tracebacks."""
-    try:
-        yield
-    except ValueError as error:
-        # The driver's message may show the dsn, and its frames do.
-        forget_frames(error)
-        raise ConfigurationError("the dsn, or an environment variable of libpq's, can't be read") from None
-    except asyncio.CancelledError as error:
-        # A new error without the driver's frames, which hold the dsn.
-        forget_frames(error)
-        raise asyncio.CancelledError(*error.args) from None
 
 
 def _unavailable(error: Exception) -> StoreUnavailable:

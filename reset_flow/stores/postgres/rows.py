@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import msgspec
 
 from reset_flow.domain.errors import InvalidInput
@@ -16,57 +15,43 @@ if TYPE_CHECKING:
 
     from reset_flow.ports import Record, Use, UseName
 
-__all__ = ["Save", "is_storable", "to_save"]
-
 LARGEST_LIMIT = 2**31 - 1
 """The largest number that the type of `room` holds: no key has so many uses."""
 
 
-@attrs.frozen(eq=False, kw_only=True)
-class Save:
+class Save(msgspec.Struct, frozen=True, gc=False):
     """
-    One save that waits for its batch.
+    One save, as the function `save` takes it in a batch; with the advisory locks of its uses' keys.
 
-    Attributes:
-        locks: The advisory locks of its uses' keys. Saves of keys that share a lock wait for each other.
-
-        json: An element of the batch that the function `save` takes, without the body: in JSON, a long one costs a
-            tenth of the save.
+    The body is no part of the JSON: there, a long one costs a tenth of the save.
     """
 
-    flow_id: str
-    locks: frozenset[int]
     json: bytes
     body: bytes
+    locks: tuple[int, ...] = ()
 
 
 def to_save(record: Record, add: Sequence[Use], drop: Sequence[UseName]) -> Save:
-    """
-    Convert what the port's `save` takes.
-
-    Raises:
-        InvalidInput: The record has what PostgreSQL can't store.
-    """
+    """Convert what the port's `save` takes."""
     if "\0" in record.id or "\0" in record.realm:
         raise InvalidInput("PostgreSQL can't store a text with a null character")
-    values = to_row(record) | {"name": notification_name(record.id), "replaces": record.replaces}
+    values = to_row(record)
     body = values.pop("body")
-    for column in ("lookups", "write_id", "replaces"):
-        values[column] = _hex(values[column])
-    keys = dict.fromkeys([*(use.key for use in add), *(name.key for name in drop)])
-    if keys:
-        values["changes"] = [_to_change(key, add, drop) for key in keys]
-    return Save(
-        flow_id=record.id,
-        locks=frozenset(int.from_bytes(key[:8], "big", signed=True) for key in keys),
-        json=msgspec.json.encode(values),
-        body=body,
-    )
+    values["lookups"] = _hex(values["lookups"])
+    values["write_id"] = _hex(record.write_id)
+    values["replaces"] = _hex(record.replaces)
+    values["name"] = notification_name(record.id)
+    if not add and not drop:
+        return Save(msgspec.json.encode(values), body)
+    keys = dict.fromkeys([use.key for use in add] + [name.key for name in drop])
+    values["changes"] = [_to_change(key, add, drop) for key in keys]
+    locks = tuple([int.from_bytes(key[:8], "big", signed=True) for key in keys])
+    return Save(msgspec.json.encode(values), body, locks)
 
 
 def _to_change(key: bytes, add: Sequence[Use], drop: Sequence[UseName]) -> dict[str, Any]:
     added = {use.id: use for use in add if use.key == key}
-    limit = min((use.limit for use in added.values()), default=0)
+    limit = min([use.limit for use in added.values()], default=0)
     return {
         "key": _hex(key),
         "dropped": [_hex(name.id) for name in drop if name.key == key],

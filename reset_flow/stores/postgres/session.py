@@ -1,33 +1,38 @@
-"""What a store holds in one event loop."""
+"""What a store holds in one event loop; it makes the tables, whose names begin with the prefix of the store."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from reset_flow.domain.errors import ConfigurationError, StoreUnavailable
 from reset_flow.stores.batcher import Batcher
-from reset_flow.stores.postgres.connections import Pool, driver_errors, is_per_row_error
-from reset_flow.stores.postgres.notifications import Notifications, notification_name
-from reset_flow.stores.postgres.schema import create_tables
-from reset_flow.stores.statements import statements
+from reset_flow.stores.postgres.connections import Pool, driver, is_per_row_error
+from reset_flow.stores.postgres.notifications import Notifications
+from reset_flow.stores.session import CLOSED
+from reset_flow.stores.statements import script, statements
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from reset_flow.stores.postgres.connections import Server
     from reset_flow.stores.postgres.rows import Save
 
-__all__ = ["Session"]
+SCHEMA = 1
+"""The version of the tables that this release makes and works with; `schema.sql` writes it into them."""
+
+OLDEST_SERVER = 12
+CREATION_TIMEOUT = 60
 
 # Each key of a batch takes a lock: 64 saves stay far below a server's room for them (6400, unless configured).
 SAVES_AT_ONCE = 64
 LOADS_AT_ONCE = 256
-CALLERS_AT_ONCE = 1_000_000
 
 
 class Session:
     """
-    Connections, and the batches that wait for them.
+    Connections, and the batches that wait for them. The first statement prepares the tables.
 
     Attributes:
         saves: Returns `None` for what was saved, and else its row of the function `save`.
@@ -45,62 +50,82 @@ class Session:
         self._prefix = prefix
         self._now = now
         self._sql = statements("postgres", prefix)
-        self._pool = Pool(server, connections + 2)
+        self._pool = Pool(server)
+        self._connections = connections
         self._others = asyncio.Semaphore(connections)
+        self._opening = asyncio.Lock()
         self._is_open = False
-        self._openings: Batcher[None] = Batcher(self._open, CALLERS_AT_ONCE)
         self.notifications = Notifications(server, f"{prefix}_changed")
         self.loads: Batcher[str] = Batcher(self._load_all, LOADS_AT_ONCE)
         self.saves: Batcher[Save] = Batcher(self._save_all, SAVES_AT_ONCE, is_per_job_error=is_per_row_error)
 
-    async def open(self) -> None:
-        """
-        Prepare the tables; call it before anything else, however often.
-
-        Raises:
-            ConfigurationError: The tables can't be created, or are of a newer release.
-        """
-        if not self._is_open:
-            await self._openings.run(None)
-
     async def fetch(self, statement: str, *values: Any) -> list[Any]:
         """Run a statement, by its name, that is neither a save nor a load: those always find a connection left."""
         async with self._others:
-            return await self._pool.fetch(self._sql[statement], *values)
+            return await self._fetch(statement, *values)
 
     async def close(self) -> None:
         """Finish what waits, and close the connections."""
         self.notifications.stop()
-        for batcher in (self._openings, self.saves, self.loads):
-            await batcher.finish()
-        try:
+        await self.saves.finish()
+        await self.loads.finish()
+        with suppress(TimeoutError):
             async with asyncio.timeout(self._timeout):
-                await self.notifications.close()
-                await self._pool.close()
-        except driver_errors():
-            self.notifications.terminate()
-            self._pool.terminate()
-            await asyncio.sleep(0)  # the sockets are closed in the next turn of the loop
+                for _ in range(self._connections):
+                    await self._others.acquire()
+        await self.notifications.close()
+        self._pool.terminate()
+        await asyncio.sleep(0)  # the sockets are closed in the next turn of the loop
 
-    async def _open(self, callers: list[None]) -> list[None]:
-        if not self._is_open:
-            await create_tables(self._pool, self._prefix)
-            self._is_open = True
-        return callers
+    async def _fetch(self, statement: str, *values: Any) -> list[Any]:
+        async with self._opening:
+            if not self._is_open:
+                await self._create_tables()
+                if self.notifications.stopped:
+                    raise StoreUnavailable(CLOSED)
+                self._is_open = True
+        return await self._pool.fetch(self._sql[statement], *values)
+
+    async def _create_tables(self) -> None:
+        if await self._exist(self._pool.fetch):
+            return
+        asyncpg = driver()
+        try:
+            async with self._pool.connection() as connection, connection.transaction():
+                # Of many workers that open an empty database at once, one creates the tables.
+                await connection.execute(self._sql["lock_schema"])
+                await connection.execute(f"SET LOCAL statement_timeout = '{CREATION_TIMEOUT}s'")
+                if not await self._exist(connection.fetch):
+                    await connection.execute(script("postgres", "schema.sql", self._prefix), timeout=CREATION_TIMEOUT)
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError | asyncpg.InvalidSchemaNameError):
+                raise ConfigurationError(
+                    f"the tables {self._prefix}_* can't be created in this database: grant its user CREATE on a schema "
+                    "of its search path, or open the store once as a user who may"
+                ) from error.__cause__
+            raise
+
+    async def _exist(self, fetch: Callable[[str], Awaitable[list[Any]]]) -> bool:
+        ((found, encoding, server),) = await fetch(self._sql["find_schema"])
+        if encoding != "UTF8" or server < OLDEST_SERVER * 10000:
+            raise ConfigurationError(f"the database must be of PostgreSQL {OLDEST_SERVER} or newer, and UTF-8")
+        if not found:
+            return False
+        ((version,),) = await fetch(self._sql["read_schema"])
+        if version is None or version > SCHEMA:
+            raise ConfigurationError(
+                f"the tables have schema {version}, and this release knows {SCHEMA}: a newer one wrote them, run that, "
+                "or choose another prefix"
+            )
+        return True
 
     async def _load_all(self, flow_ids: list[str]) -> list[Any]:
-        found = await self._pool.fetch(self._sql["load"], self._now(), flow_ids)
-        rows = {row["id"]: row for row in found}
+        rows = {row["id"]: row for row in await self._fetch("load", self._now(), flow_ids)}
         return [rows.get(flow_id) for flow_id in flow_ids]
 
     async def _save_all(self, saves: list[Save]) -> list[Any]:
         locks = sorted({lock for save in saves for lock in save.locks})
         batch = b"[%b]" % b",".join([save.json for save in saves])
-        rows = await self._pool.fetch(
-            self._sql["save"], self._now(), locks, batch.decode(), [save.body for save in saves]
-        )
-        not_saved = {row["place"]: row for row in rows}
-        for place, save in enumerate(saves, 1):
-            if place not in not_saved:
-                self.notifications.wake(notification_name(save.flow_id))
-        return [not_saved.get(place) for place in range(1, len(saves) + 1)]
+        bodies = [save.body for save in saves]
+        rows = {row["place"]: row for row in await self._fetch("save", self._now(), locks, batch.decode(), bodies)}
+        return [rows.get(place) for place in range(1, len(saves) + 1)]

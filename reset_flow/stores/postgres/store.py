@@ -12,13 +12,9 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from reset_flow.domain.errors import (
-    ConfigurationError,
-    FlowNotFound,
-    InvalidInput,
-    StaleRecord,
-)
+from reset_flow.domain.errors import ConfigurationError, FlowNotFound, InvalidInput, StaleRecord
 from reset_flow.domain.secret import Secret
+from reset_flow.ports import Store
 from reset_flow.stores.postgres.connections import Server
 from reset_flow.stores.postgres.notifications import notification_name
 from reset_flow.stores.postgres.rows import is_storable, to_save
@@ -34,15 +30,13 @@ if TYPE_CHECKING:
 
     from reset_flow.ports import Query, Record, Use, UseName
 
-__all__ = ["PostgresStore"]
-
 PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 
 PURGE_BATCH = 256
 """How many rows a purge deletes in one transaction."""
 
 
-class PostgresStore:
+class PostgresStore(Store):
     """
     Keeps records in tables of a PostgreSQL database (12 or newer, UTF-8), which it creates where they are missing.
 
@@ -90,26 +84,27 @@ class PostgresStore:
         self._clock = clock
 
     async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
-        """Save as the port says. A save that is cancelled may have been written, or not."""
-        save = to_save(record, add, drop)
-        failure = await (await self._open()).saves.run(save)
+        session = self._sessions.get()
+        failure = await session.saves.run(to_save(record, add, drop))
         if failure is None:
-            return
-        if failure["refused"] is None:
+            session.notifications.wake(notification_name(record.id))
+        elif failure["refused"] is None:
             raise StaleRecord(record.id, record.version)
-        raise limit_reached(dict(zip(failure["refused"], failure["waits"], strict=True)))
+        else:
+            raise limit_reached(dict(zip(failure["refused"], failure["waits"], strict=True)))
 
     async def load(self, flow_id: str) -> Record:
-        """Load as the port says."""
-        return _to_record(await self._find(flow_id))
+        session = self._sessions.get()
+        row = await session.loads.run(flow_id) if is_storable(flow_id) else None
+        if row is None:
+            raise FlowNotFound(flow_id)
+        return _to_record(row)
 
     async def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:
-        """Scan as the port says, a page at a time. Concurrent saves may be seen or not."""
         if not is_storable(query.after):
             raise InvalidInput("no id is like the one to go on from")
         if not is_storable(query.realm):
             return
-        session = await self._open()
 
         async def fetch(statement: str, place: Place) -> list[Any]:
             after, number, due = place
@@ -118,53 +113,36 @@ class PostgresStore:
                 "scan_lookup": (query.lookup, number),
                 "scan_ids": (after,),
             }
-            return await session.fetch(statement, self._now(), *values[statement], PAGE)
+            return await self._sessions.get().fetch(statement, self._now(), *values[statement], PAGE)
 
         async for record in scan_pages(query, limit, fetch, _to_record):
             yield record
 
     async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
-        """Wait as the port says: wakes at once for saves of any store, and within seconds without notifications."""
-
-        async def is_newer() -> bool:
-            return bool((await self._find(flow_id))["version"] > version)
-
-        await (await self._open()).notifications.wait(notification_name(flow_id), timeout, is_newer)
+        await self._sessions.get().notifications.wait(
+            notification_name(flow_id), version, timeout, partial(self.load, flow_id)
+        )
 
     async def purge(self, realm: str, before: datetime, limit: int) -> int:
-        """Purge as the port says, in small transactions. Skip rows that others have locked."""
-        session = await self._open()
         purged = 0
         while purged < limit and is_storable(realm):
             size = min(limit - purged, PURGE_BATCH)
+            session = self._sessions.get()
             gone = await session.fetch("purge_flows", realm, micros(before), size)
             purged += len(gone)
             for (flow_id,) in gone:
                 session.notifications.wake(notification_name(flow_id))
             if len(gone) < size:
                 break
-        while len(await session.fetch("purge_uses", self._now(), PURGE_BATCH)) == PURGE_BATCH:
+        while len(await self._sessions.get().fetch("purge_uses", self._now(), PURGE_BATCH)) == PURGE_BATCH:
             pass
         return purged
 
     async def aclose(self) -> None:
-        """Close as the port says, after the saves that wait."""
         await self._sessions.aclose()
 
     def _now(self) -> int | None:
         return None if self._clock is None else micros(self._clock())
-
-    async def _find(self, flow_id: str) -> Any:
-        session = await self._open()
-        row = await session.loads.run(flow_id) if is_storable(flow_id) else None
-        if row is None:
-            raise FlowNotFound(flow_id)
-        return row
-
-    async def _open(self) -> Session:
-        session = self._sessions.get()
-        await session.open()
-        return self._sessions.get()
 
 
 def _to_record(row: Any) -> Record:

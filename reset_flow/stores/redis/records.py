@@ -6,7 +6,7 @@ Integers have 8 bytes, big-endian; bytes have their length in front, 4 bytes. `r
 
 from __future__ import annotations
 
-import struct
+from struct import Struct, error
 from typing import TYPE_CHECKING, Any
 
 from reset_flow.domain.errors import RecordUnreadable
@@ -17,15 +17,13 @@ if TYPE_CHECKING:
 
     from reset_flow.ports import Record, Use, UseName
 
-__all__ = ["decode_record", "encode_save", "to_bytes"]
-
 FORMAT = 1
 NOTHING = -(2**63)
 """In place of a time that there is none of."""
 
-HEAD = struct.Struct(">BQQqqqq")
+HEAD = Struct(">BQQqqqq")
 """Format, version, number of the flow, end of the lease or 0, due_at, ended_at, lease."""
-LENGTH = struct.Struct(">I")
+VERSION, COUNTS, TIMES, LENGTH = Struct(">q"), Struct(">qq"), Struct(">qqq"), Struct(">I")
 
 MAX_LIMIT = 2**53
 """Lua's doubles count no further."""
@@ -40,37 +38,25 @@ def encode_save(record: Record, add: Sequence[Use], drop: Sequence[UseName]) -> 
     """
     Encode a save for `save.lua`: version, id, the write id that it replaces, how many uses are dropped and added, the
     former with key and id, the latter with key, id, limit and window, and the record.
-
-    Raises:
-        InvalidInput: As `to_row` does.
     """
     row = to_row(record)
+    size = LENGTH.pack
+    flow_id, realm, state, lookups = row["id"].encode(), row["realm"].encode(), row["state"].encode(), row["lookups"]
     times = [NOTHING if row[column] is None else row[column] for column in ("due_at", "ended_at", "lease")]
-    texts = (row["realm"].encode(), record.write_id, row["lookups"], row["state"].encode(), record.body)
-    return b"".join(
-        [
-            struct.pack(">q", record.version),
-            _sized(row["id"].encode(), record.replaces),
-            struct.pack(">qq", len(drop), len(add)),
-            *[_sized(name.key, name.id) for name in drop],
-            *[_sized(use.key, use.id) + struct.pack(">qq", min(use.limit, MAX_LIMIT), span(use.window)) for use in add],
-            struct.pack(">qqq", *times),
-            _sized(*texts),
-        ]
-    )
-
-
-def _sized(*texts: bytes) -> bytes:
-    return b"".join([LENGTH.pack(len(text)) + text for text in texts])
+    changes = [size(len(each)) + each for name in drop for each in (name.key, name.id)]
+    for use in add:
+        changes += [size(len(use.key)), use.key, size(len(use.id)), use.id]
+        changes.append(COUNTS.pack(min(use.limit, MAX_LIMIT), span(use.window)))
+    return b"".join([
+        VERSION.pack(record.version), size(len(flow_id)), flow_id, size(len(record.replaces)), record.replaces,
+        COUNTS.pack(len(drop), len(add)), *changes,
+        TIMES.pack(*times), size(len(realm)), realm, size(len(record.write_id)), record.write_id,
+        size(len(lookups)), lookups, size(len(state)), state, size(len(record.body)), record.body,
+    ])  # fmt: skip
 
 
 def decode_record(flow: Sequence[Any], now: int) -> Record:
-    """
-    Decode the id of a flow and what is stored of it.
-
-    Raises:
-        RecordUnreadable: It is no record.
-    """
+    """Decode the id of a flow and what is stored of it."""
     flow_id, value = flow
     try:
         record_format, version, _, leased_until, *times = HEAD.unpack_from(value)
@@ -79,7 +65,7 @@ def decode_record(flow: Sequence[Any], now: int) -> Record:
             (length,) = LENGTH.unpack_from(value, at)
             at += LENGTH.size + length
             texts.append(value[at - length : at])
-    except struct.error:
+    except error:
         record_format = None
     if record_format != FORMAT or at != len(value):
         raise RecordUnreadable(flow_id, "what is stored is no record of this release")

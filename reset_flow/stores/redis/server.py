@@ -5,22 +5,20 @@ from __future__ import annotations
 import logging
 import re
 from contextlib import suppress
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from reset_flow.domain.errors import ConfigurationError
-from reset_flow.stores.redis.durability import Durability
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
     from datetime import timedelta
 
     from redis.asyncio import Redis, RedisCluster
 
     from reset_flow.domain.secret import Secret
-
-__all__ = ["Clients", "Server"]
 
 logger = logging.getLogger("reset_flow")
 
@@ -34,16 +32,45 @@ UNQUOTED = re.compile(r"rediss?://[^/?#]*[/?#].*@", re.DOTALL)
 """A password that would be taken for a path."""
 
 
+class Durability(StrEnum):
+    """
+    What the server does for a save before it acknowledges it.
+
+    With `ALWAYS`, Redis flushes its log before it sends the replies to what it logged, and ends itself where it can't
+    (`flushAppendOnlyFile` in its aof.c).
+    """
+
+    ALWAYS = "always"
+    EVERYSEC = "everysec"
+    SYSTEM = "no"
+    NONE = "none"
+    UNKNOWN = "unknown"
+
+    @property
+    def sentence(self) -> str:
+        """Say it to people."""
+        return {
+            Durability.ALWAYS: "a save that returned has reached the server's disk",
+            Durability.EVERYSEC: "what was saved in the last second or two is lost if the server's machine fails",
+            Durability.SYSTEM: "what was saved in the last half minute or so is lost if the server's machine fails",
+            Durability.NONE: "what was saved since the last snapshot, if any, is lost when the server stops",
+            Durability.UNKNOWN: "the server does not tell whether it writes what was saved to its disk",
+        }[self]
+
+    @classmethod
+    def reported(cls, config: Mapping[str, str], info: Mapping[str, Any]) -> Durability:
+        """Return what CONFIG GET and INFO report, as far as the server answered."""
+        if config.get("appendonly", "yes" if info.get("aof_enabled", 1) else "no") == "no":
+            return cls.NONE
+        if config.get("no-appendfsync-on-rewrite") == "yes":
+            return cls.SYSTEM
+        fsync = config.get("appendfsync")
+        return cls(fsync) if fsync in ("always", "everysec", "no") else cls.UNKNOWN
+
+
 @attrs.define
 class Clients:
-    """
-    The driver's clients of an open server.
-
-    Attributes:
-        node: Of the node that the url names; messages come through any node.
-
-        cluster: On a cluster, finds the node that has the slot.
-    """
+    """The driver's clients: of the node that the url names, and on a cluster one that finds the node of a slot."""
 
     node: Redis
     cluster: RedisCluster | None = None
@@ -51,11 +78,15 @@ class Clients:
     async def send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Return the replies; a refusal is an exception in the list. Raise when the connection is lost."""
         if self.cluster is not None:
-            return [await _ask(self.cluster.execute_command(*command)) for command in commands]
-        pipeline = self.node.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        return await pipeline.execute(raise_on_error=False)
+            return [await _reply(self.cluster.execute_command(*command)) for command in commands]
+        # The driver's pipeline takes half as much CPU again.
+        pool = self.node.connection_pool
+        connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+        try:
+            await connection.send_packed_command(connection.pack_commands(commands))
+            return [await _reply(connection.read_response()) for _ in commands]
+        finally:
+            await pool.release(connection)
 
     async def aclose(self) -> None:
         """Close everything."""
@@ -67,12 +98,7 @@ class Clients:
 
 
 class Server:
-    """
-    A server that may be opened any number of times.
-
-    Attributes:
-        durability: As it was when the server was last opened; `None` before.
-    """
+    """A server that may be opened any number of times."""
 
     def __init__(self, url: Secret, tag: bytes, connect_timeout: timedelta, reply_timeout: timedelta) -> None:
         if not url.reveal().startswith(("redis://", "rediss://", "unix://")):
@@ -82,40 +108,36 @@ class Server:
         self.durability: Durability | None = None
         self._url = url
         self._tag = tag
-        self._timeouts = {
+        # The third version of the protocol would switch off the check for connections that the server has closed.
+        self._options: dict[str, Any] = {
+            "protocol": 2,
+            "max_connections": CONNECTIONS,
             "socket_connect_timeout": connect_timeout.total_seconds(),
             "socket_timeout": reply_timeout.total_seconds(),
         }
 
     async def connect(self) -> Clients:
-        """
-        Open the server.
-
-        Raises:
-            ConfigurationError: Records must not be kept there.
-        """
+        """Open the server, or raise `ConfigurationError` where records must not be kept."""
         try:
             from redis.asyncio import ConnectionPool, Redis, RedisCluster  # noqa: PLC0415 - needed only with this store
             from redis.asyncio.retry import Retry  # noqa: PLC0415
             from redis.backoff import NoBackoff  # noqa: PLC0415
         except ImportError:
             raise ConfigurationError("redis-py is missing: pip install 'reset-flow[redis]'") from None
-        # The third version of the protocol would switch off the check for connections that the server has closed.
-        options: dict[str, Any] = {"protocol": 2, "max_connections": CONNECTIONS, **self._timeouts}
         pool = None
         with suppress(ValueError):  # its message may show a part of a password
-            pool = ConnectionPool.from_url(self._url.reveal(), retry=Retry(NoBackoff(), 0), **options)
+            pool = ConnectionPool.from_url(self._url.reveal(), retry=Retry(NoBackoff(), 0), **self._options)
         if pool is None:
             raise ConfigurationError("the url of the Redis store can't be read: redis://user:password@host:6379/0")
         if pool.connection_kwargs.get("decode_responses"):
             raise ConfigurationError("records are bytes: take decode_responses out of the url of the Redis store")
         clients = Clients(Redis.from_pool(pool))
         try:
-            info = _known(await _ask(clients.node.info()))
+            info = await _answer(clients.node.info())
             await self._check_settings(clients.node, info)
             if info.get("cluster_enabled"):
-                options["retry"] = Retry(NoBackoff(), CLUSTER_RETRIES)
-                clients.cluster = RedisCluster.from_url(self._url.reveal(), **options)
+                retry = Retry(NoBackoff(), CLUSTER_RETRIES)
+                clients.cluster = RedisCluster.from_url(self._url.reveal(), retry=retry, **self._options)
                 await clients.cluster.initialize()
             await self._check_schema(clients.cluster or clients.node)
         except BaseException:
@@ -126,7 +148,7 @@ class Server:
     async def _check_settings(self, node: Redis, info: dict[str, Any]) -> None:
         config: dict[str, str] = {}
         for pattern in ("append*", "no-appendfsync-on-rewrite", "maxmemory*"):
-            config |= _known(await _ask(node.config_get(pattern)))
+            config |= await _answer(node.config_get(pattern))
         policy = config.get("maxmemory-policy", info.get("maxmemory_policy"))
         if int(config.get("maxmemory", info.get("maxmemory", 0))) and policy not in (None, "noeviction"):
             raise ConfigurationError(
@@ -156,16 +178,17 @@ class Server:
             )
 
 
-async def _ask(question: Awaitable[Any]) -> Any:
-    """Return the answer, or the refusal of the server."""
+async def _reply(command: Awaitable[Any]) -> Any:
+    """Return the reply, or the refusal of the server."""
     from redis.exceptions import ResponseError  # noqa: PLC0415 - loaded when the server was opened
 
     try:
-        return await question
+        return await command
     except ResponseError as error:
         return error
 
 
-def _known(answer: Any) -> dict[str, Any]:
-    """Return what the server let us ask."""
-    return answer if isinstance(answer, dict) else {}
+async def _answer(question: Awaitable[Any]) -> dict[str, Any]:
+    """Return what the server lets us know."""
+    reply = await _reply(question)
+    return reply if isinstance(reply, dict) else {}

@@ -8,13 +8,11 @@ from functools import cache
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import attrs
-
 from reset_flow.domain.errors import ResetFlowError, StoreUnavailable
 from reset_flow.domain.text import printable
 from reset_flow.stores.batcher import Batcher
-from reset_flow.stores.redis.listener import Listener
 from reset_flow.stores.statements import script
+from reset_flow.stores.waiters import Listener
 from reset_flow.tracebacks import forget_frames
 
 if TYPE_CHECKING:
@@ -24,37 +22,15 @@ if TYPE_CHECKING:
 
     from reset_flow.stores.redis.server import Clients, Server
 
-__all__ = ["Call", "Session"]
-
 BATCH = 256
 
-
-@cache
-def _script(name: str) -> tuple[str, str]:
-    """Return the text of a script and its hash, by which the server knows it."""
-    text = "\n".join(script("redis", f"{part}.lua") for part in ("record", name))
-    return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+# Seconds.
+POLL = 1.0
+PING_INTERVAL = 15.0
 
 
-@attrs.frozen(eq=False)
-class Call:
-    """
-    One call of a script.
-
-    Attributes:
-        script: Name of its file.
-    """
-
-    script: str
-    keys: Sequence[bytes]
-    arguments: Sequence[Any]
-
-    def command(self, *, in_full: bool) -> tuple[Any, ...]:
-        """Return the command: with the script, or with its hash for a server that knows it."""
-        text, text_hash = _script(self.script)
-        name, code = ("EVAL", text) if in_full else ("EVALSHA", text_hash)
-        return (name, code, len(self.keys), *self.keys, *self.arguments)
-
+Call: TypeAlias = "tuple[str, Sequence[bytes], Sequence[Any]]"
+"""The name of a script, its keys and its arguments."""
 
 MakeCall: TypeAlias = "Callable[[Sequence[bytes]], Call]"
 """Makes one call for many items. The reply is a list with one outcome for each item, in the same order."""
@@ -65,13 +41,10 @@ class Session:
     A connection, which carries all calls, and another one for messages.
 
     It connects for the first call, and after a failure for the next one.
-
-    Attributes:
-        listener: Wakes tasks, by the ids of their flows.
     """
 
     def __init__(self, server: Server, channel: bytes) -> None:
-        self.listener = Listener(self._subscription, channel)
+        self.listener = _Messages(self._subscription, channel)
         self._server = server
         self._clients: Clients | None = None
         self._batcher: Batcher[tuple[MakeCall, bytes]] = Batcher(self._run_all, BATCH)
@@ -114,16 +87,57 @@ class Session:
         return outcomes
 
 
+class _Messages(Listener[bytes]):
+    """Wakes tasks, by the ids of their flows, which the scripts tell on a channel."""
+
+    def __init__(self, subscription: Callable[[], PubSub], channel: bytes) -> None:
+        super().__init__(POLL)
+        self._subscription = subscription
+        self._channel = channel
+
+    async def receive(self) -> None:
+        """Wake tasks until the connection is lost, or a ping is not answered."""
+        subscription = self._subscription()
+        pinged = False
+        try:
+            await subscription.subscribe(self._channel)
+            while True:
+                message = await subscription.get_message(timeout=PING_INTERVAL)
+                if message is None:
+                    if pinged:
+                        return
+                    await subscription.ping()
+                elif message["type"] == "message":
+                    for flow_id in message["data"].split():
+                        self.wake(flow_id)
+                elif message["type"] == "subscribe":
+                    self.connected()
+                pinged = message is None
+        finally:
+            with suppress(Exception):
+                await subscription.aclose()  # type: ignore[no-untyped-call]
+
+
 async def _send(clients: Clients, calls: Sequence[Call]) -> list[Any]:
     """Return the replies; a refusal is an exception in the list. Raise when the connection is lost."""
     from redis.exceptions import NoScriptError  # noqa: PLC0415 - loaded when the server was opened
 
-    replies = await clients.send([call.command(in_full=False) for call in calls])
-    forgotten = [place for place, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-    again = await clients.send([calls[place].command(in_full=True) for place in forgotten])
-    for place, reply in zip(forgotten, again, strict=True):
-        replies[place] = reply
+    replies = await clients.send([_command("EVALSHA", *call) for call in calls])
+    for place, reply in enumerate(replies):
+        if isinstance(reply, NoScriptError):
+            (replies[place],) = await clients.send([_command("EVAL", *calls[place])])
     return replies
+
+
+def _command(name: str, script: str, keys: Sequence[bytes], arguments: Sequence[Any]) -> tuple[Any, ...]:
+    return (name, _script(script)[name], len(keys), *keys, *arguments)
+
+
+@cache
+def _script(name: str) -> dict[str, str]:
+    """Return a script as each command takes it: its text, or the hash by which the server knows it."""
+    text = "\n".join(script("redis", f"{part}.lua") for part in ("record", name))
+    return {"EVAL": text, "EVALSHA": hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()}
 
 
 def _unavailable(error: Exception) -> StoreUnavailable:

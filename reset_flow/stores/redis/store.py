@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from reset_flow.domain.errors import ConfigurationError, FlowNotFound, RecordUnreadable, StaleRecord
 from reset_flow.domain.secret import Secret
+from reset_flow.ports import Store
 from reset_flow.stores.redis.records import decode_record, encode_save, to_bytes
 from reset_flow.stores.redis.server import Server
-from reset_flow.stores.redis.session import Call, Session
+from reset_flow.stores.redis.session import Session
 from reset_flow.stores.rows import PAGE, matching, micros
 from reset_flow.stores.session import SessionHolder
 from reset_flow.stores.uses import limit_reached
@@ -27,9 +28,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from reset_flow.ports import Query, Record, Use, UseName
-    from reset_flow.stores.redis.durability import Durability
-
-__all__ = ["RedisStore"]
+    from reset_flow.stores.redis.server import Durability
+    from reset_flow.stores.redis.session import Call
 
 PIECE = 100
 """How many records a purge deletes in one call."""
@@ -43,15 +43,15 @@ SAVED, STALE, UNREADABLE = 0, -1, -2
 NEVER = -1
 
 
-class RedisStore:
+class RedisStore(Store):
     """
     Keeps records in Redis 6 or newer, Valkey too, for any number of workers.
 
     All keys of a store have the same hash tag, `{prefix}`, so they share one slot: on a cluster, which is recognized by
     itself, give each realm a store with a prefix of its own. The server must not evict keys; one that may is refused
     with a `ConfigurationError`, as is data of a newer release. Both are checked when the store opens itself, in a
-    cluster at the node that the url names. Scans skip records that are damaged beyond reading, `load` raises
-    `RecordUnreadable` for them.
+    cluster at the node that the url names. Scans skip records that are damaged beyond reading, `load` and `save`
+    raise `RecordUnreadable` for them.
 
     A save that returned is as safe as `durability` says, on that server alone: Redis copies to its replicas later, and
     a failover may lose what they had not got yet. Nothing is sent twice by itself, except on a cluster that moves. A
@@ -94,12 +94,6 @@ class RedisStore:
         return self._server.durability
 
     async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
-        """
-        Save as the port says. A save that is cancelled may have been written, or not.
-
-        Raises:
-            RecordUnreadable: The stored version is damaged.
-        """
         session = self._sessions.get()
         outcome = await session.run(self._save_all, encode_save(record, add, drop))
         if outcome == SAVED:
@@ -112,14 +106,12 @@ class RedisStore:
             raise limit_reached({key: None if wait == NEVER else wait for key, wait in outcome})
 
     async def load(self, flow_id: str) -> Record:
-        """Load as the port says."""
         now, value = await self._sessions.get().run(self._load_all, self._tag + FLOWS + to_bytes(flow_id))
         if value is None:
             raise FlowNotFound(flow_id)
         return decode_record((flow_id, value), now)
 
     async def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:
-        """Scan as the port says, a page at a time. What is saved meanwhile may be seen or not."""
         realm = to_bytes(query.realm)
         kind, index, cursor = "all", ALL + realm, [b"(" + to_bytes(query.after)]
         if query.due:
@@ -134,15 +126,9 @@ class RedisStore:
                 left -= 1
 
     async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
-        """Wait as the port says: woken at once, or within a second where the server's messages don't come through."""
-
-        async def is_newer() -> bool:
-            return (await self.load(flow_id)).version > version
-
-        await self._sessions.get().listener.wait(to_bytes(flow_id), timeout, is_newer)
+        await self._sessions.get().listener.wait(to_bytes(flow_id), version, timeout, partial(self.load, flow_id))
 
     async def purge(self, realm: str, before: datetime, limit: int) -> int:
-        """Purge as the port says. Saves of others come between its pieces."""
         of_realm = to_bytes(realm)
         names = [ALL + of_realm, DUE + of_realm, ENDED + of_realm, FLOWS, LOOKUPS, CHANGED]
         purged = passed = 0
@@ -155,18 +141,17 @@ class RedisStore:
                 return int(purged)
 
     async def aclose(self) -> None:
-        """Close as the port says. What was waiting to be saved is saved."""
         await self._sessions.aclose()
 
     def _save_all(self, saves: Sequence[bytes]) -> Call:
         names = FLOWS, COUNT, ALL, DUE, ENDED, LOOKUPS, USES, CHANGED
-        return Call("save", [self._tag + name for name in names], [self._now(), *saves])
+        return "save", [self._tag + name for name in names], [self._now(), *saves]
 
     def _load_all(self, keys: Sequence[bytes]) -> Call:
-        return Call("load", keys, [self._now()])
+        return "load", keys, [self._now()]
 
     async def _run(self, script: str, names: Sequence[bytes], arguments: Sequence[Any]) -> Any:
-        call = Call(script, [self._tag + name for name in names], [self._now(), *arguments])
+        call = (script, [self._tag + name for name in names], [self._now(), *arguments])
         return await self._sessions.get().run(lambda _: call)
 
     def _now(self) -> int | bytes:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from reset_flow.ports import Use, UseName
 
-__all__ = ["SQL", "purge_flows", "purge_uses", "save"]
-
 SQL = statements("sqlite")
 AFTER_ALL_KEYS = b"\xff" * 17
 
@@ -24,13 +22,7 @@ AFTER_ALL_KEYS = b"\xff" * 17
 def save(
     db: Cursor, row: dict[str, Any], add: Sequence[Use], drop: Sequence[UseName], clock: Callable[[], int]
 ) -> None:
-    """
-    Write a record, given as the row of `to_row` with the write id that it replaces, and change its uses.
-
-    Raises:
-        StaleRecord: As the port says.
-        LimitReached: As the port says.
-    """
+    """Write a record, given as the row of `to_row` with the write id that it replaces, and change its uses."""
     now = clock()
     row["leased_until"] = None if row["lease"] is None else now + row["lease"]
     if not (add or drop) and row["version"] > 1 and db.execute(SQL["update_next"], row).rowcount:

@@ -13,8 +13,6 @@ import attrs
 
 from reset_flow.domain.errors import ConfigurationError, StoreUnavailable
 
-__all__ = ["Database", "is_busy", "open_database"]
-
 SCHEMA = 1
 """`PRAGMA user_version` of the databases that this release writes; 0 is an empty database."""
 
@@ -32,14 +30,10 @@ parent holds for its own; the parent's last close then deletes the log that the 
 @attrs.frozen(eq=False)
 class Database:
     """
-    An open database.
+    An open file, known by device and inode.
 
-    Attributes:
-        writer: A cursor for the thread that writes. It waits for other processes that write.
-
-        reader: A cursor of another connection, for reads in the event loop. It waits for nobody.
-
-        file: The device and the inode of the file.
+    The cursors have a connection each: one for the thread that writes, which waits for other processes that write, and
+    one for reads in the event loop, which waits for nobody.
     """
 
     writer: sqlite3.Cursor
@@ -63,13 +57,7 @@ def is_busy(error: sqlite3.Error) -> bool:
 
 
 def open_database(path: str, busy_timeout: float) -> Database:
-    """
-    Open a database; create the file and its tables where they are missing.
-
-    Raises:
-        ConfigurationError: The file holds something else, or was written by a newer release.
-        StoreUnavailable: The file can't be created, or was open when this process was forked.
-    """
+    """Open a database; create the file and its tables where they are missing."""
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise ConfigurationError(f"SQLite {sqlite3.sqlite_version} is too old: 3.37 or newer is needed")
     _create(path)

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from reset_flow.domain.errors import ConfigurationError, FlowNotFound
+from reset_flow.ports import Store
 from reset_flow.stores.rows import PAGE, Place, micros, scan_pages, to_record, to_row
 from reset_flow.stores.sqlite import changes
 from reset_flow.stores.sqlite.changes import SQL
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
     from reset_flow.ports import Query, Record, Use, UseName
 
-__all__ = ["SQLiteStore"]
-
 PIECE = 256
 """Rows that a purge deletes in one transaction."""
 
@@ -37,7 +36,7 @@ POLL = 0.25
 """Seconds between two looks at a flow that is waited for: nobody hears of saves by other stores."""
 
 
-class SQLiteStore:
+class SQLiteStore(Store):
     """
     Keeps records in one file, which it creates (mode 0600; its folder must be there).
 
@@ -68,18 +67,20 @@ class SQLiteStore:
         self._writer = Writer(partial(open_database, os.fspath(path), busy_timeout.total_seconds()))
 
     async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
-        """Save as the port says. A save that is cancelled may have been written, or not."""
         row = to_row(record) | {"replaces": record.replaces}
         await self._writer.run(changes.save, row, tuple(add), tuple(drop), self._now)
         self._waiters.wake(record.id)
 
     async def load(self, flow_id: str) -> Record:
-        """Load as the port says."""
-        return to_record(await self._find(flow_id), self._now())
+        try:
+            rows = await self._read("load", {"id": flow_id})
+        except UnicodeEncodeError:  # a name that can't be written names no flow
+            rows = []
+        if not rows:
+            raise FlowNotFound(flow_id)
+        return to_record(rows[0], self._now())
 
     def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:
-        """Scan as the port says, a page at a time. What is saved meanwhile may be seen or not."""
-
         async def fetch(statement: str, place: Place) -> list[Any]:
             after, number, due = place
             values = {"realm": query.realm, "lookup": query.lookup, "now": self._now(), "size": PAGE}
@@ -88,15 +89,9 @@ class SQLiteStore:
         return scan_pages(query, limit, fetch, lambda row: to_record(row, self._now()))
 
     async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
-        """Wait as the port says: returns at once for a save of this store, within half a second for one of another."""
-
-        async def is_newer() -> bool:
-            return bool((await self._find(flow_id))[2] > version)
-
-        await self._waiters.wait(flow_id, timeout, is_newer)
+        await self._waiters.wait(flow_id, version, timeout, partial(self.load, flow_id))
 
     async def purge(self, realm: str, before: datetime, limit: int) -> int:
-        """Purge as the port says, in pieces: saves of others come between them."""
         purged = 0
         while purged < limit:
             size = min(limit - purged, PIECE)
@@ -110,21 +105,11 @@ class SQLiteStore:
         return purged
 
     async def aclose(self) -> None:
-        """Close as the port says. What was waiting to be saved is saved."""
         self._waiters.stop()
         await self._writer.aclose()
 
     def _now(self) -> int:
         return time.time_ns() // 1000 if self._clock is None else micros(self._clock())
-
-    async def _find(self, flow_id: str) -> tuple[Any, ...]:
-        try:
-            rows = await self._read("load", {"id": flow_id})
-        except UnicodeEncodeError:  # a name that can't be written names no flow
-            rows = []
-        if not rows:
-            raise FlowNotFound(flow_id)
-        return rows[0]
 
     async def _read(self, statement: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
         database = await self._writer.database()

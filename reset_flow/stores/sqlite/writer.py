@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from reset_flow.stores.sqlite.database import Database
 
-__all__ = ["Writer", "unavailable"]
-
 BATCH = 256
 TURNS = 4
 
@@ -61,12 +59,7 @@ class Writer:
         return self._database
 
     async def run(self, work: Callable[..., Any], *values: Any) -> Any:
-        """
-        Return the result of the work once it is committed.
-
-        Raises:
-            ResetFlowError: The work refused, or nothing could be committed.
-        """
+        """Return the result of the work once it is committed, or raise the `ResetFlowError` that it refused with."""
         self._check_usable()
         return await self._batcher.run(partial(_outcome, work, values))
 
