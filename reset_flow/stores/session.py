@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 CLOSED = "the store was closed: make another one"
 FORKED = "the store was opened before this process was forked: make one after the fork"
 
-
 Session = TypeVar("Session")
 
 

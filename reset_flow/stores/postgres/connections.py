@@ -24,17 +24,26 @@ IDLE = 300.0
 """Seconds without use after which a connection is dropped."""
 
 
-@attrs.frozen
-class Server:
-    """How to connect to a server, and the first statement of each connection. Timeouts are in seconds."""
+@attrs.frozen(eq=False)
+class Pool:
+    """
+    Connections of the running loop, opened when there is none to be had. Timeouts are in seconds.
+
+    The driver's own pool makes a task for each return of a connection: it takes twice the CPU of the statement.
+
+    Attributes:
+        setup: The first statement of each connection.
+    """
 
     dsn: Secret
     connect_timeout: float
     statement_timeout: float
     setup: str
+    _connections: set[Any] = attrs.field(factory=set, init=False, repr=False)
+    _idle: list[tuple[Any, asyncio.TimerHandle]] = attrs.field(factory=list, init=False, repr=False)
 
     async def connect(self) -> Any:
-        """Open a connection, and set up its session."""
+        """Open a connection beside the pool, and set up its session."""
         timeout = self.statement_timeout + GRACE
         try:
             connection = await driver().connect(
@@ -52,19 +61,6 @@ class Server:
             connection.terminate()
             raise
         return connection
-
-
-class Pool:
-    """
-    Connections of the running loop, opened when there is none to be had.
-
-    The driver's own pool makes a task for each return of a connection: it takes twice the CPU of the statement.
-    """
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._connections: set[Any] = set()
-        self._idle: list[tuple[Any, asyncio.TimerHandle]] = []
 
     async def fetch(self, statement: str, *values: Any) -> list[Any]:
         """Run a statement in a transaction of its own, and return all rows."""
@@ -100,7 +96,7 @@ class Pool:
             if not connection.is_closed():
                 return connection
             self._connections.discard(connection)
-        connection = await self._server.connect()
+        connection = await self.connect()
         self._connections.add(connection)
         return connection
 

@@ -9,7 +9,7 @@ from zlib import crc32
 from reset_flow.stores.waiters import Listener
 
 if TYPE_CHECKING:
-    from reset_flow.stores.postgres.connections import Server
+    from collections.abc import Awaitable, Callable
 
 # How often, in seconds, a waiter looks for a change: with notifications, which may get lost, and without.
 POLL = 5.0
@@ -28,14 +28,14 @@ def notification_name(flow_id: str) -> int:
 class Notifications(Listener[int]):
     """Wakes tasks, by the notification names of their flows."""
 
-    def __init__(self, server: Server, channel: str) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Any]], channel: str) -> None:
         super().__init__(POLL_UNNOTIFIED)
-        self._server = server
+        self._connect = connect
         self._channel = channel
 
     async def receive(self) -> None:
         """Wake tasks until the connection is lost."""
-        connection = await self._server.connect()
+        connection = await self._connect()
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())
         try:

@@ -16,7 +16,6 @@ from reset_flow.stores.statements import script, statements
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from reset_flow.stores.postgres.connections import Server
     from reset_flow.stores.postgres.rows import Save
 
 SCHEMA = 1
@@ -45,17 +44,18 @@ class Session:
         now: Returns the time that judges leases and uses, or `None` for the server's.
     """
 
-    def __init__(self, server: Server, prefix: str, connections: int, now: Callable[[], int | None]) -> None:
-        self._timeout = server.connect_timeout
+    def __init__(
+        self, make_pool: Callable[[], Pool], prefix: str, connections: int, now: Callable[[], int | None]
+    ) -> None:
         self._prefix = prefix
         self._now = now
         self._sql = statements("postgres", prefix)
-        self._pool = Pool(server)
+        self._pool = make_pool()
         self._connections = connections
         self._others = asyncio.Semaphore(connections)
         self._opening = asyncio.Lock()
         self._is_open = False
-        self.notifications = Notifications(server, f"{prefix}_changed")
+        self.notifications = Notifications(self._pool.connect, f"{prefix}_changed")
         self.loads: Batcher[str] = Batcher(self._load_all, LOADS_AT_ONCE)
         self.saves: Batcher[Save] = Batcher(self._save_all, SAVES_AT_ONCE, is_per_job_error=is_per_row_error)
 
@@ -70,7 +70,7 @@ class Session:
         await self.saves.finish()
         await self.loads.finish()
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._pool.connect_timeout):
                 for _ in range(self._connections):
                     await self._others.acquire()
         await self.notifications.close()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from reset_flow.domain.errors import ConfigurationError, FlowNotFound, InvalidInput, StaleRecord
 from reset_flow.domain.secret import Secret
 from reset_flow.ports import Store
-from reset_flow.stores.postgres.connections import Server
+from reset_flow.stores.postgres.connections import Pool
 from reset_flow.stores.postgres.notifications import notification_name
 from reset_flow.stores.postgres.rows import is_storable, to_save
 from reset_flow.stores.postgres.session import Session
@@ -79,8 +79,8 @@ class PostgresStore(Store):
         if connections < 1 or min(connect_timeout, statement_timeout) <= timedelta(0):
             raise ConfigurationError("connections and timeouts must be above zero")
         setup = statements("postgres", prefix)["setup"]
-        server = Server(dsn, connect_timeout.total_seconds(), statement_timeout.total_seconds(), setup)
-        self._sessions = SessionHolder(partial(Session, server, prefix, connections, self._now), Session.close)
+        pool = partial(Pool, dsn, connect_timeout.total_seconds(), statement_timeout.total_seconds(), setup)
+        self._sessions = SessionHolder(partial(Session, pool, prefix, connections, self._now), Session.close)
         self._clock = clock
 
     async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:

@@ -13,7 +13,7 @@ import attrs
 from reset_flow.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping, Sequence
+    from collections.abc import Awaitable, Sequence
     from datetime import timedelta
 
     from redis.asyncio import Redis, RedisCluster
@@ -56,16 +56,6 @@ class Durability(StrEnum):
             Durability.NONE: "what was saved since the last snapshot, if any, is lost when the server stops",
             Durability.UNKNOWN: "the server does not tell whether it writes what was saved to its disk",
         }[self]
-
-    @classmethod
-    def reported(cls, config: Mapping[str, str], info: Mapping[str, Any]) -> Durability:
-        """Return what CONFIG GET and INFO report, as far as the server answered."""
-        if config.get("appendonly", "yes" if info.get("aof_enabled", 1) else "no") == "no":
-            return cls.NONE
-        if config.get("no-appendfsync-on-rewrite") == "yes":
-            return cls.SYSTEM
-        fsync = config.get("appendfsync")
-        return cls(fsync) if fsync in ("always", "everysec", "no") else cls.UNKNOWN
 
 
 @attrs.define
@@ -157,7 +147,12 @@ class Server:
             )
         if policy is None:
             logger.warning("redis does not tell its maxmemory-policy: make sure that it is noeviction")
-        durability = Durability.reported(config, info)
+        fsync = config.get("appendfsync")
+        durability = Durability(fsync) if fsync in tuple(Durability) else Durability.UNKNOWN
+        if config.get("appendonly", "yes" if info.get("aof_enabled", 1) else "no") == "no":
+            durability = Durability.NONE
+        elif config.get("no-appendfsync-on-rewrite") == "yes":
+            durability = Durability.SYSTEM
         if durability is not self.durability:
             level = logging.INFO if durability is Durability.ALWAYS else logging.WARNING
             logger.log(level, "redis, appendfsync %s: %s", durability, durability.sentence)
