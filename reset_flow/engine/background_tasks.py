@@ -44,23 +44,21 @@ class BackgroundTasks:
         self.spawn(work, outcome)
         return await outcome
 
-    def spawn(self, work: Coroutine[Any, Any, T], outcome: asyncio.Future[T] | None = None) -> asyncio.Task[T]:
+    def spawn(self, work: Coroutine[Any, Any, T], outcome: asyncio.Future[T] | None = None) -> asyncio.Task[None]:
         """Begin work. The outcome is set to its result; without one, nobody waits for it."""
-        task = asyncio.get_running_loop().create_task(work)
+        task = asyncio.get_running_loop().create_task(_into(outcome, work))
         self._tasks.add(task)
-        task.add_done_callback(partial(self._finish, outcome))
+        task.add_done_callback(partial(self._finish, outcome, work))
         return task
 
-    def _finish(self, outcome: asyncio.Future[T] | None, task: asyncio.Task[T]) -> None:
+    def _finish(
+        self, outcome: asyncio.Future[T] | None, work: Coroutine[Any, Any, T], task: asyncio.Task[None]
+    ) -> None:
         self._tasks.discard(task)
-        error = OutcomeInDoubt(CLOSED) if task.cancelled() else task.exception()
-        if outcome is None or outcome.done():  # nobody waits, or the caller has gone
-            if error is not None and not isinstance(error, ResetFlowError):
-                logger.error("a command broke off: %s", type(error).__name__)  # not its frames, which hold secrets
-        elif error is not None:
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(task.result())
+        if task.cancelled() or task.exception():
+            work.close()  # it may not have begun
+            if outcome and not outcome.done():
+                outcome.set_exception(OutcomeInDoubt(CLOSED))
 
     async def wait_idle(self) -> None:
         """Return once nothing is under way."""
@@ -80,6 +78,24 @@ class BackgroundTasks:
                 task.cancel()
         if self._tasks:  # not `gather`: a listener that closes the service would wait for itself
             await asyncio.wait(self._tasks, timeout=LAST_PATIENCE)
+
+
+async def _into(outcome: asyncio.Future[T] | None, work: Coroutine[Any, Any, T]) -> None:
+    """Do the work. By a callback of the task, the caller would be woken one turn of the event loop later."""
+    try:
+        result = await work
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        if outcome and not outcome.done():
+            outcome.set_exception(error)
+        elif not isinstance(error, ResetFlowError):  # nobody waits, or the caller has gone
+            logger.error("a command broke off: %s", type(error).__name__)  # noqa: TRY400 - its frames hold secrets
+        if not isinstance(error, Exception):
+            raise
+    else:
+        if outcome and not outcome.done():
+            outcome.set_result(result)
 
 
 async def attempt(call: Callable[[], Awaitable[T]], patience: float) -> tuple[T | None, str]:

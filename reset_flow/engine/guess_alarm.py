@@ -185,14 +185,15 @@ class GuessMonitor:
         """Forget the codes that are too old by now, and say whether there is an alarm."""
         if self._rule is None:
             return
-        now, before = self._slice(), self._on
-        self._own, self._all = (
-            Counter({key: count for key, count in counts.items() if abs(key[0] - now) < SLICES})
-            for counts in (self._own, self._all)
-        )
-        both = self._own + self._all
-        right = sum(count for (_, is_right), count in both.items() if is_right)
-        wrong = both.total() - right
+        now, before, right, wrong = self._slice(), self._on, 0, 0
+        for counts in (self._own, self._all):
+            for (number, is_right), count in list(counts.items()):
+                if abs(number - now) >= SLICES:
+                    del counts[number, is_right]
+                elif is_right:
+                    right += count
+                else:
+                    wrong += count
         self._on = wrong > max(self._rule.at_least, self._rule.share * right)
         self._told &= self._on
         if self._on and not before:

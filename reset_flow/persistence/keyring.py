@@ -84,6 +84,7 @@ class Keyring(Unpicklable):
         self._path: Path | None = None
         self._version: FileVersion | None = None
         self._look_at = 0.0
+        self._writer = self.writes  # as of the last look
         self._reported = ""
         self.saved = saved
 
@@ -157,6 +158,7 @@ class Keyring(Unpicklable):
 
         If the file is missing, broken or open to others, the ring keeps its keys and logs one warning.
         """
+        self._writer = self.writes
         if self._path is None:
             return False
         version = key_file.version_of(self._path)
@@ -173,7 +175,7 @@ class Keyring(Unpicklable):
         self._reported = ""
         if keys == self._keys:
             return False
-        self._keys, self._ciphers = keys, {}
+        self._keys, self._ciphers, self._writer = keys, {}, keys.writer
         logger.info("the keys are now %s", " ".join(key.id for key in self.keys))
         return True
 
@@ -182,7 +184,7 @@ class Keyring(Unpicklable):
         if (now := time.clock_gettime(UPTIME)) >= self._look_at:
             self._look_at = now + LOOK_INTERVAL
             self.refresh()
-        key, nonce = self._keys.writer, os.urandom(NONCE_BYTES)
+        key, nonce = self._writer, os.urandom(NONCE_BYTES)
         return bytes.fromhex(key.id) + nonce + self._cipher(key, realm, flow_id).encrypt(nonce, body, associated)
 
     def open(self, realm: str, flow_id: str, sealed: bytes, associated: bytes) -> bytes:

@@ -42,6 +42,7 @@ class Batcher(Generic[Job]):
         self._turns = turns
         self._is_per_job_error = is_per_job_error
         self._waiting: deque[tuple[Job, asyncio.Future[Any]]] = deque()
+        self._batch: list[tuple[Job, asyncio.Future[Any]]] = []
         self._task: asyncio.Task[None] | None = None
 
     async def run(self, job: Job) -> Any:
@@ -56,8 +57,11 @@ class Batcher(Generic[Job]):
         return outcome
 
     async def finish(self) -> None:
-        """Return once no job waits."""
-        await asyncio.wait([self._start(asyncio.get_running_loop())])
+        """Return once no job waits. What every caller has given up is broken off."""
+        task = self._start(asyncio.get_running_loop())
+        if all(future.done() for _, future in (*self._batch, *self._waiting)):
+            task.cancel()
+        await asyncio.wait([task])
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
         # A loop that was stopped may never go on.
@@ -66,16 +70,15 @@ class Batcher(Generic[Job]):
         return self._task
 
     async def _run_batches(self) -> None:
-        batch: list[tuple[Job, asyncio.Future[Any]]] = []
         try:
             while self._waiting:
                 await self._gather()
                 taken = [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
-                batch = [(job, future) for job, future in taken if not future.done()]
-                if batch:
-                    _resolve(batch, await self._outcomes([job for job, _ in batch]))
+                self._batch = [(job, future) for job, future in taken if not future.done()]
+                if self._batch:
+                    _resolve(self._batch, await self._outcomes([job for job, _ in self._batch]))
         except asyncio.CancelledError:  # the event loop is ending
-            batch += self._waiting
+            batch = [*self._batch, *self._waiting]
             self._waiting.clear()
             _resolve(batch, [StoreUnavailable("the event loop is ending") for _ in batch])
             raise
