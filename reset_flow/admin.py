@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -19,13 +18,14 @@ from reset_flow.engine.context import in_utc, system_clock, this_process
 from reset_flow.persistence import key_rotation
 from reset_flow.persistence.batches import change_all, ignore, purge
 from reset_flow.persistence.key_file import DELAY, Key
-from reset_flow.persistence.repository import FlowRepository, new_write_id
+from reset_flow.persistence.repository import MICROSECOND, NO_TIME, FlowRepository, new_write_id
 from reset_flow.persistence.side_records import side_realm
 from reset_flow.ports import UseName
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import AsyncGenerator, Iterable
+    from datetime import timedelta
 
     from reset_flow.domain.flow import Flow
     from reset_flow.persistence.batches import Progress
@@ -36,7 +36,6 @@ __all__ = ["Admin", "ChangeReport", "Key", "rotate_keys"]
 
 audit = logging.getLogger("reset_flow.audit")
 
-NO_TIME, MICROSECOND = timedelta(0), timedelta(microseconds=1)
 EVERYTHING = 2**31 - 1
 
 

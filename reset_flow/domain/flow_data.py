@@ -12,8 +12,6 @@ from reset_flow.domain.flow import Credential, Failure, State, Step, Transition
 from reset_flow.domain.secret import Secret, Shown, Unpicklable
 from reset_flow.domain.state_machine import EDGE_BY_LETTER, Edge
 
-__all__ = ["SCHEMA", "BudgetName", "FlowData", "HeldUse", "Intent", "Limits", "Move", "Result"]
-
 SCHEMA = 1
 """Version of the bytes that flow data is written as; the first element in them."""
 

@@ -24,7 +24,7 @@ from reset_flow.domain.flow import NewCredential
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.text import printable
 from reset_flow.engine import password_checks
-from reset_flow.engine.recovery import RACES
+from reset_flow.persistence.batches import RACES
 
 if TYPE_CHECKING:
     from reset_flow.domain.flow import Flow
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from reset_flow.engine.context import Context
     from reset_flow.engine.intents import IntentExecutor
     from reset_flow.engine.recovery import Recovery
-
-__all__ = ["CommandHandler", "Given"]
 
 Given: TypeAlias = Secret | NewCredential | InputRejected | None
 """The input of a command: fit to be sent, or the error that says why it is not."""

@@ -9,6 +9,7 @@ import attrs
 from reset_flow.domain import rules
 from reset_flow.domain.decide import Expired, decide
 from reset_flow.domain.errors import FlowBusy, StaleRecord, WrongBroker
+from reset_flow.persistence.batches import RACES
 
 if TYPE_CHECKING:
     from reset_flow.domain.errors import ResetFlowError
@@ -17,11 +18,6 @@ if TYPE_CHECKING:
     from reset_flow.engine.context import Context
     from reset_flow.engine.intents import IntentExecutor
     from reset_flow.persistence.repository import Found
-
-__all__ = ["RACES", "Recovery", "RecoveryResult"]
-
-RACES = 5
-"""How often a save that lost a race is tried again with the winner's flow."""
 
 
 @attrs.frozen(kw_only=True)

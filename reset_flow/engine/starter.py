@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from reset_flow.engine.intents import IntentExecutor
     from reset_flow.engine.recovery import Recovery
 
-__all__ = ["StartRequest", "Starter"]
-
 audit = logging.getLogger("reset_flow.audit")
 
 OWNER_KEY_BYTES = 15

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from reset_flow.persistence.keyring import Keyring
     from reset_flow.ports import Store, Use, UseName
 
-__all__ = ["FlowRepository", "Found", "associated_data", "new_id", "new_write_id", "opened", "sealed", "spell"]
-
 ID_BYTES = 16
 WRITE_ID_BYTES = 8
 NO_TIME, MICROSECOND = timedelta(0), timedelta(microseconds=1)

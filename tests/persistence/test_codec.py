@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from reset_flow import Policy
 from reset_flow.domain.flow import Credential, Failure, State, Step, Transition
-from reset_flow.domain.flow_data import BudgetName, FlowData, HeldUse, Intent, Limits, Move, Result
+from reset_flow.domain.flow_data import SCHEMA, BudgetName, FlowData, HeldUse, Intent, Limits, Move, Result
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.state_machine import EDGE_BY_LETTER
 from reset_flow.persistence import codec
@@ -108,7 +108,7 @@ def test_two_flows_that_differ_in_the_body_give_different_bytes(one: FlowData, o
 
 
 @given(st.binary(max_size=200))
-@example(msgspec.msgpack.encode([codec.SCHEMA + 1, 0]))
+@example(msgspec.msgpack.encode([SCHEMA + 1, 0]))
 def test_bytes_that_are_no_flow_data_are_refused(body: bytes) -> None:
     # By chance, they may begin as those of a newer version would.
     with pytest.raises(ValueError, match=r"^(not flow data|schema [0-9]+ is of a newer version)"):
@@ -123,7 +123,7 @@ def test_bytes_that_do_not_begin_with_a_schema_are_of_no_version(body: bytes) ->
 
 def test_a_newer_schema_is_refused_and_says_what_to_do() -> None:
     data = flow_data()
-    newer = bytes_of([codec.SCHEMA + 1, *row_of(data)[1:]])
+    newer = bytes_of([SCHEMA + 1, *row_of(data)[1:]])
     with pytest.raises(ValueError, match="newer version of the library: upgrade"):
         codec.decode(newer, record_of(data))
 
