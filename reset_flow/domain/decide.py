@@ -247,6 +247,8 @@ class _Change(Struct):
     def remember(self, command: str, *keys: bytes | None) -> None:
         """Record the result of a command under its idempotency keys."""
         code = self.error.code if self.error else ""
+        if isinstance(self.error, OutcomeInDoubt):
+            code = self.flow.moves[-1].edge.trigger
         results = tuple(Result(key=key, command=command, code=code) for key in dict.fromkeys(keys) if key)
         if results:
             self.set(results=(*self.flow.results, *results)[-RESULTS:])

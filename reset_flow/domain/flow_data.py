@@ -94,7 +94,7 @@ class Result(_Kept, frozen=True, kw_only=True):
     Attributes:
         key: A keyed hash of it, 16 bytes.
 
-        code: Of the error that it raised; `""` where it returned the flow.
+        code: Of the error that it raised; of one in doubt, the trigger; `""` where it returned the flow.
     """
 
     hidden = frozenset({"key"})

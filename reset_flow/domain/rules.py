@@ -96,9 +96,15 @@ def repeatable(intent: Intent) -> bool:
     return COMMANDS[intent.command].call is not Call.REQUEST and intent.sendings < SENDINGS
 
 
-def recall(flow: FlowData, key: bytes | None) -> Result | None:
-    """Return the result of the command that had this key, if it is one of the last."""
-    return next((result for result in flow.results if result.key == key), None)
+def recall(flow: FlowData, key: bytes) -> Result | None:
+    """Return the newest result of the command that had this key, if it is one of the last."""
+    return next((result for result in reversed(flow.results) if result.key == key), None)
+
+
+def is_final(flow: FlowData, result: Result) -> bool:
+    """Return whether the command of a result is only recalled: not while the doubt that it left stands."""
+    doubt = {"code_in_doubt": Step.CODE, "password_in_doubt": flow.credential.step}.get(result.code)
+    return doubt is None or flow.in_doubt is not doubt or expected(flow.state, flow.credential) is not doubt
 
 
 def admit(flow: FlowData, command: str, now: datetime) -> None:

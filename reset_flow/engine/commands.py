@@ -140,6 +140,8 @@ class CommandHandler:
         view = rules.view(flow)
         if result.command != command:
             raise KeyReused(f"this key was given to {result.command} before: choose another one").with_flow(view)
+        if not rules.is_final(flow, result):
+            return None
         if result.code:
             raise recorded(result.code).with_flow(view)
         return view

@@ -138,8 +138,9 @@ class Starter:
         canonical = self._context.broker.canonical_user
         if canonical(known.user) != canonical(draft.user) or known.credential is not draft.credential:
             raise KeyReused("this ref names the reset of another user or credential: choose another one")
-        if adopting and not rules.adopted(known):
-            raise KeyReused("this ref names a reset that was started, not adopted: choose another one")
+        if adopting is not rules.adopted(known):
+            how = "adopted, not started" if rules.adopted(known) else "started, not adopted"
+            raise KeyReused(f"this ref names a reset that was {how}: choose another one")
         if known.unsent:
             with suppress(StaleRecord):
                 return await self._send_first(known)
