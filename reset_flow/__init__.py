@@ -31,7 +31,7 @@ from reset_flow.domain.errors import (
     UnknownUser,
     WrongBroker,
 )
-from reset_flow.domain.flow import Credential, Event, Failure, Flow, NewCredential, State, Step, Transition
+from reset_flow.domain.flow import Credential, Event, Failure, Flow, NewCredential, PublicFlow, State, Step, Transition
 from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejected, Unknown
 from reset_flow.domain.password_rules import PasswordRules
 from reset_flow.domain.policy import Budget, GuessAlarm, Policy
@@ -104,6 +104,7 @@ __all__ = [
     "PasswordRules",
     "Policy",
     "PostgresStore",
+    "PublicFlow",
     "Query",
     "Record",
     "RecordUnreadable",

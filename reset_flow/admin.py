@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 import attrs
 
-from reset_flow.domain import rules, validation
+from reset_flow.domain import validation
 from reset_flow.domain.decide import ERASED_AT, Erased, Lifted, Moment, decide
 from reset_flow.domain.errors import InvalidInput, RecordUnreadable
 from reset_flow.domain.policy import Policy
@@ -111,11 +111,11 @@ class Admin:
                 if isinstance(found, RecordUnreadable):
                     yield found
                 elif not (running and found.flow.state.ended):
-                    yield rules.view(found.flow)
+                    yield found.view(self._now())
 
     async def get(self, flow_id: str) -> Flow:
         """Return a flow as it is stored, with its history. Raises as `ResetService.get`, but ends nothing expired."""
-        return rules.view((await self._repository.load(flow_id)).flow)
+        return (await self._repository.load(flow_id)).view(self._now())
 
     async def sealed_with(self) -> Counter[str]:
         """Count the records of the realm by the id of the key that seals them, side records included."""

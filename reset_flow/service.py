@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from reset_flow.domain import rules, validation
+from reset_flow.domain import validation
 from reset_flow.domain.errors import ConfigurationError, InputRejected, InvalidInput, RecordUnreadable
 from reset_flow.domain.flow import Credential, NewCredential
 from reset_flow.domain.policy import Policy
@@ -316,7 +316,7 @@ class ResetService:
         flows: list[Flow] = []
         for lookup in self._keyring.lookups(self._realm, "tag", validation.name(tag, "tag")):
             scan = self._repository.scan(lookup=lookup, limit=FOUND_AT_MOST - len(flows))
-            flows += [rules.view(found.flow) async for found in scan if not isinstance(found, RecordUnreadable)]
+            flows += [found.view(self._now()) async for found in scan if not isinstance(found, RecordUnreadable)]
         return sorted(flows, key=lambda flow: flow.created_at, reverse=True)
 
     async def wait(self, flow_id: str, timeout: timedelta | float | None = None) -> Flow:

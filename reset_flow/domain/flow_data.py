@@ -174,6 +174,7 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
     hidden = frozenset(
         {
             "user",
+            "ref",
             "lookups",
             "question",
             "continuation",
@@ -188,6 +189,7 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
     )
 
     user: str
+    ref: str | None = None
     credential: Credential
     transport: str
     created_at: Time

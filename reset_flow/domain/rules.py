@@ -52,10 +52,11 @@ def _resend_at(flow: FlowData) -> datetime | None:
     return (flow.sent_at or flow.created_at) + flow.limits.resend_cooldown
 
 
-def view(flow: FlowData) -> Flow:
-    """Return the flow as embedders see it. An intent that is still open shows as doubt."""
+def view(flow: FlowData, busy_until: datetime | None = None) -> Flow:
+    """Return the flow as embedders see it. An open intent shows as doubt where no call can be under way any more."""
     return Flow(
         id=flow.id,
+        ref=flow.ref,
         user=flow.user,
         credential=flow.credential,
         state=flow.state,
@@ -63,7 +64,8 @@ def view(flow: FlowData) -> Flow:
         allowed=allowed(flow.state, flow.credential),
         question=flow.question or None,
         attempts_left=attempts_left(flow),
-        in_doubt=step_in_doubt(flow, flow.intent) if flow.intent else flow.in_doubt,
+        in_doubt=step_in_doubt(flow, flow.intent) if flow.intent and not busy_until else flow.in_doubt,
+        busy_until=busy_until,
         failure=flow.failure,
         created_at=flow.created_at,
         expires_at=flow.expires_at,

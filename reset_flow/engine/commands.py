@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from reset_flow.domain import rules
 from reset_flow.domain.decide import Cancelled, Intended, decide, recorded
 from reset_flow.domain.errors import (
+    FlowBusy,
     InputRejected,
     KeyReused,
     LimitReached,
@@ -81,7 +82,7 @@ class CommandHandler:
                 if flow is not None and error.flow is None:
                     error.flow = rules.view(flow)
                 raise
-        raise stale.with_flow(rules.view((await self._context.repository.load(flow_id)).flow))
+        raise stale.with_flow((await self._context.repository.load(flow_id)).view(self._context.now()))
 
     async def _carry_out(self, flow: FlowData, command: str, given: Given, key: bytes | None) -> Flow:
         moment = self._context.moment()
@@ -111,7 +112,7 @@ class CommandHandler:
                     return flow, rules.view(flow)
             flow = await self._recovery.expire(flow)
             await self._admit(flow, command, given)
-        except StaleRecord:
+        except (FlowBusy, StaleRecord):
             raise
         except ResetFlowError as error:
             error.with_flow(rules.view(flow))

@@ -63,7 +63,7 @@ class Recovery:
         if self._intents.was_given_up(flow.write_id):
             return await self._intents.withdraw(flow), None
         if found.busy:
-            raise FlowBusy(flow.id, flow.intent.command, found.busy).with_flow(rules.view(flow))
+            raise FlowBusy(flow.id, flow.intent.command, found.busy).with_flow(found.view(self._context.now()))
         return await self._intents.settle(flow, key)
 
     async def expire(self, flow: FlowData) -> FlowData:
@@ -87,7 +87,7 @@ class Recovery:
         found = await self._context.repository.load(flow_id)
         if rules.expired(found.flow, self._context.now()) and not found.busy:
             return rules.view(await self.resume(flow_id))
-        return rules.view(found.flow)
+        return found.view(self._context.now())
 
     async def tend(self, found: Found) -> RecoveryResult:
         """Do for a flow what is due. Raises like a command."""

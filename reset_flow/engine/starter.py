@@ -108,6 +108,7 @@ class Starter:
         return FlowData(
             id=new_id() if ref is None else spell(self._lookup("ref", validation.name(ref, "ref"))),
             user=user.reveal(),
+            ref=None if ref is None else ref.reveal(),
             credential=Credential(credential),
             transport=self._context.broker.name,
             created_at=now,

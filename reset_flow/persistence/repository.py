@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
+from reset_flow.domain import rules
 from reset_flow.domain.errors import FlowNotFound, RecordUnreadable, StoreError
 from reset_flow.domain.flow_data import FlowData
 from reset_flow.domain.state_machine import COMMANDS
@@ -22,6 +23,7 @@ from reset_flow.tracebacks import forget_frames
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from reset_flow.domain.flow import Flow
     from reset_flow.observability.tracing import SafeTracer
     from reset_flow.persistence.keyring import Keyring
     from reset_flow.ports import Store, Use, UseName
@@ -42,6 +44,10 @@ class Found(Struct, frozen=True, gc=False):
 
     flow: FlowData
     busy: timedelta
+
+    def view(self, now: datetime) -> Flow:
+        """Return the flow as embedders see it at this moment."""
+        return rules.view(self.flow, now + self.busy if self.busy else None)
 
 
 def new_id() -> str:

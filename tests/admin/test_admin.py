@@ -34,7 +34,6 @@ from reset_flow import (
     ResetService,
     SQLiteStore,
     State,
-    Step,
     StoreUnavailable,
     open_store,
 )
@@ -179,7 +178,7 @@ async def test_looking_changes_nothing(
     verifying = asyncio.create_task(service.verify(other.id, CODE))
     await held.arrived.wait()
     seen = await admin.get(other.id)
-    assert (seen.in_doubt, seen.state) == (Step.CODE, State.QUESTION_ANSWERED)
+    assert (seen.in_doubt, seen.busy_until) == (None, clock() + TIGHT.lease)
     held.released.set()
     assert (await verifying).version == seen.version + 1
 

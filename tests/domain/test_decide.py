@@ -342,7 +342,7 @@ def test_a_result_is_recorded_under_its_keys_unless_nothing_happened() -> None:
     last = rules.recall(scene.flow, b"3" * 16)
     assert last is not None
     assert last.code == ""
-    assert rules.recall(scene.flow, None) is None
+    assert rules.recall(scene.flow, b"no key") is None
 
 
 def test_the_last_eight_results_are_kept() -> None:

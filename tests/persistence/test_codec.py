@@ -51,8 +51,9 @@ limits = st.builds(
 uses = st.builds(HeldUse, budget=st.sampled_from(BudgetName), id=st.binary(min_size=8, max_size=8))
 flows = st.builds(
     FlowData,
-    id=st.just("a" * 22), version=counts, user=texts, credential=st.sampled_from(Credential), transport=texts,
-    state=st.sampled_from(State), created_at=times, expires_at=times, ended_at=st.none() | times,
+    id=st.just("a" * 22), version=counts, user=texts, ref=st.none() | texts,
+    credential=st.sampled_from(Credential), transport=texts, state=st.sampled_from(State),
+    created_at=times, expires_at=times, ended_at=st.none() | times,
     lookups=st.lists(st.binary(min_size=16, max_size=16), max_size=3).map(tuple), question=st.none() | texts,
     continuation=st.none() | st.binary(max_size=40), answer=secrets, token=secrets, intent=st.none() | intents,
     in_doubt=st.none() | st.sampled_from(Step), failure=st.none() | st.sampled_from(Failure),
@@ -130,9 +131,9 @@ def test_a_newer_schema_is_refused_and_says_what_to_do() -> None:
 
 def test_every_field_of_flow_data_is_written_or_is_in_the_clear() -> None:
     assert set(FlowData.__struct_fields__) == {
-        "id", "version", "write_id", "user", "credential", "transport", "state", "created_at", "expires_at", "ended_at",
-        "lookups", "question", "continuation", "answer", "token", "intent", "in_doubt", "failure", "sent_at",
-        "answers", "codes", "passwords", "resends", "limits", "user_key", "origin_key", "uses", "reserve",
+        "id", "version", "write_id", "user", "ref", "credential", "transport", "state", "created_at", "expires_at",
+        "ended_at", "lookups", "question", "continuation", "answer", "token", "intent", "in_doubt", "failure",
+        "sent_at", "answers", "codes", "passwords", "resends", "limits", "user_key", "origin_key", "uses", "reserve",
         "compensated", "masked", "results", "listeners", "undelivered", "workers", "moves",
     }, "a new field: add it to the strategy above"  # fmt: skip
 
@@ -167,8 +168,8 @@ def test_a_history_that_can_not_be_shown_is_refused(letter: str, worker: int) ->
 
 def test_a_time_without_a_zone_is_refused() -> None:
     row = row_of(flow_data())
-    assert row[4] == START
-    row[4] = "2026-05-01T12:00:00"
+    assert row[5] == START
+    row[5] = "2026-05-01T12:00:00"
     with pytest.raises(ValueError, match="not flow data"):
         codec.decode(bytes_of(row), record_of(flow_data()))
 
