@@ -42,6 +42,7 @@ from reset_flow.persistence.keyring import Keyring
 from reset_flow.ports import (
     Case,
     Clock,
+    CommandRequest,
     Guard,
     Listener,
     PasswordCheck,
@@ -74,6 +75,7 @@ __all__ = [
     "Cause",
     "Clock",
     "CodeRejected",
+    "CommandRequest",
     "CommandVetoed",
     "ConfigurationError",
     "Credential",

@@ -141,9 +141,9 @@ class FlowBusy(ResetFlowError):
     code = "flow_busy"
     retryable = True
 
-    def __init__(self, flow_id: str, command: str, retry_after: timedelta | None = None) -> None:
-        until = "" if retry_after is None else f", {duration(retry_after)} at the most"
-        super().__init__(f"flow {flow_id} is busy with {command}: wait until it is done{until}")
+    def __init__(self, flow_id: str, command: str, retry_after: timedelta) -> None:
+        until = duration(retry_after)
+        super().__init__(f"flow {flow_id} is busy with {command}: wait until it is done, {until} at the most")
         self.flow_id = flow_id
         self.command = command
         self.retry_after = retry_after

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
@@ -12,12 +14,19 @@ from reset_flow.domain.errors import FlowBusy, StaleRecord, WrongBroker
 from reset_flow.persistence.batches import RACES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from reset_flow.domain.errors import ResetFlowError
     from reset_flow.domain.flow import Flow
     from reset_flow.domain.flow_data import FlowData
     from reset_flow.engine.context import Context
     from reset_flow.engine.intents import IntentExecutor
     from reset_flow.persistence.repository import Found
+
+
+T = TypeVar("T")
+
+SHORTEST_WAIT = timedelta(milliseconds=50)
 
 
 @attrs.frozen(kw_only=True)
@@ -71,6 +80,19 @@ class Recovery:
         if not rules.expired(flow, self._context.now()):
             return flow
         return await self._intents.keep(decide(flow, Expired(), self._context.moment()))
+
+    async def patiently(self, work: Callable[[], Coroutine[Any, Any, T]], patience: timedelta) -> T:
+        """Return the result of the work; while its flow is busy with another call, wait for the end of that."""
+        give_up_at = time.monotonic() + patience.total_seconds()
+        while True:
+            try:
+                return await work()
+            except FlowBusy as error:
+                left = give_up_at - time.monotonic()
+                if left <= 0 or error.flow is None:
+                    raise
+                pause = min(timedelta(seconds=left), max(error.retry_after, SHORTEST_WAIT))
+                await self._context.repository.changed(error.flow.id, error.flow.version, pause)
 
     async def resume(self, flow_id: str) -> FlowData:
         """Load a flow with nothing left open that can be settled now."""

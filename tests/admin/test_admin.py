@@ -14,6 +14,7 @@ import pytest
 from reset_flow import (
     Budget,
     CodeRejected,
+    CommandRequest,
     CommandVetoed,
     ConfigurationError,
     Failure,
@@ -463,10 +464,12 @@ async def test_a_command_that_waited_while_its_flow_was_erased_brings_nothing_of
 ) -> None:
     asked: list[str] = []
 
-    async def guard(flow: Flow, command: str) -> None:
-        asked.append(flow.user)
+    async def guard(request: CommandRequest) -> None:
+        if request.flow is None:
+            return
+        asked.append(request.user)
         if len(asked) > 1:
-            raise CommandVetoed(command)
+            raise CommandVetoed(request.command)
         assert (await admin.erase(USER)).changed == 1
         await worker.start("maria", ref="ticket-4711")
 

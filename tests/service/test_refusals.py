@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ from reset_flow.testing.transport import ScriptedTransport
 if TYPE_CHECKING:
     from reset_flow.domain.errors import InputRejected
     from reset_flow.domain.flow import Flow
+    from reset_flow.ports import CommandRequest
     from reset_flow.sandbox import Sandbox
     from reset_flow.service import ResetService
     from reset_flow.testing import FrozenClock
@@ -593,11 +595,12 @@ async def test_what_stands_in_front_of_the_broker_has_done_nothing(
 
 
 async def test_a_guard_stops_a_command_before_anything(house: House, at: At) -> None:
-    asked: list[tuple[State, str]] = []
+    asked: list[tuple[State | None, str]] = []
 
-    async def guard(flow: Flow, command: str) -> None:
-        asked.append((flow.state, command))
-        if command == "verify":
+    async def guard(request: CommandRequest) -> None:
+        assert request.user == "robert.zak"
+        asked.append((request.flow.state if request.flow else None, request.command))
+        if request.command == "verify":
             raise CommandVetoed("not today")
 
     worker = house.worker(guards=[guard])
@@ -605,8 +608,43 @@ async def test_a_guard_stops_a_command_before_anything(house: House, at: At) -> 
     error = await refused(worker.service.verify(flow.id, "004158"), CommandVetoed)
     assert error.flow == flow == await worker.service.get(flow.id)
     assert (worker.transport.calls, worker.store.saves) == ([], [])
-    assert asked == [(State.REQUESTED, "answer"), (State.QUESTION_ANSWERED, "verify")]
+    assert asked == [(None, "start"), (State.REQUESTED, "answer"), (State.QUESTION_ANSWERED, "verify")]
     assert (await worker.service.cancel(flow.id)).failure is Failure.CANCELLED
+
+
+async def test_a_guard_stops_a_start_before_the_broker_is_asked(house: House) -> None:
+    asked: list[CommandRequest] = []
+
+    async def guard(request: CommandRequest) -> None:
+        asked.append(request)
+        raise CommandVetoed("solve the riddle first")
+
+    worker = house.worker(guards=[guard])
+    await refused(worker.service.start("robert.zak", origin="10.0.0.1"), CommandVetoed)
+    await refused(worker.service.adopt("robert.zak", "a token"), CommandVetoed)
+    assert [(each.command, each.user, each.origin, each.flow) for each in asked] == [
+        ("start", "robert.zak", "10.0.0.1", None),
+        ("adopt", "robert.zak", None, None),
+    ]
+    assert (worker.transport.calls, worker.store.saves) == ([], [])
+    assert "robert" not in repr(asked)
+    assert "10.0.0.1" not in repr(asked)
+
+
+async def test_a_guard_is_asked_again_where_a_start_goes_on_whose_first_call_was_not_made(house: House) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    async def guard(request: CommandRequest) -> None:
+        asked.append((request.command, request.flow is not None))
+
+    worker = house.worker(guards=[guard])
+    for outcome in (NotActed(), Accepted()):
+        worker.transport.script(challenge=[Accepted()], request=[outcome])
+        with suppress(BrokerUnavailable):
+            await worker.service.start("robert.zak", ref="ticket-4711")
+    assert asked == [("start", False), ("start", True)]
+    assert (await worker.service.start("robert.zak", ref="ticket-4711")).state is State.QUESTION_ANSWERED
+    assert len(asked) == 2, "one that only gives the flow asks no guard"
 
 
 # Construction
