@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractContextManager
 
+    from reset_flow.domain.errors import Reason
     from reset_flow.domain.flow import NewCredential
     from reset_flow.domain.outcomes import Outcome
     from reset_flow.domain.secret import Secret
@@ -318,7 +319,7 @@ class PasswordCheck(Protocol):
     as no complaint.
     """
 
-    async def __call__(self, password: Secret, user: str, /) -> tuple[str, ...]:
+    async def __call__(self, password: Secret, user: str, /) -> tuple[Reason | str, ...]:
         """Return complaints, if any: lower-case clauses that tell the person what to do."""
         ...
 

@@ -11,6 +11,7 @@ from reset_flow.domain.errors import (
     IllegalCommand,
     InputRejected,
     LimitReached,
+    Reason,
 )
 from reset_flow.domain.flow import Flow, Step
 from reset_flow.domain.state_machine import COMMANDS, Call, allowed, expected
@@ -124,7 +125,7 @@ def admit(flow: FlowData, command: str, now: datetime) -> None:
             raise LimitReached("resend_cooldown", at - now)
     lifetime = flow.limits.code_lifetime
     if command == "verify" and lifetime and flow.sent_at and now >= flow.sent_at + lifetime:
-        raise CodeRejected("it is too old by now, ask for another one", sent=False)
+        raise CodeRejected(Reason("too_old", "it is too old by now, ask for another one"), sent=False)
 
 
 def check_input(flow: FlowData, command: str, given: object) -> None:
@@ -132,4 +133,4 @@ def check_input(flow: FlowData, command: str, given: object) -> None:
     if isinstance(given, InputRejected):
         raise given
     if command == "answer" and given is None and flow.question:
-        raise AnswerRejected("it must not be empty", sent=False)
+        raise AnswerRejected(Reason("empty", "it must not be empty"), sent=False)
