@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from base64 import b32hexencode
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 ID_BYTES = 16
 WRITE_ID_BYTES = 8
+POSSIBLE_ID = re.compile("[0-9a-z]{1,64}")
 NO_TIME, MICROSECOND = timedelta(0), timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -63,6 +65,11 @@ def new_write_id() -> bytes:
 def spell(name: bytes) -> str:
     """Return bytes as the id of a record: in base32hex, lower-case, without padding."""
     return b32hexencode(name).decode().rstrip("=").lower()
+
+
+def _is_possible(flow_id: object) -> bool:
+    """Return whether a flow could have this id. Strangers may ask for anything, and no store is troubled with it."""
+    return isinstance(flow_id, str) and POSSIBLE_ID.fullmatch(flow_id) is not None
 
 
 def associated_data(record: Record) -> bytes:
@@ -150,7 +157,7 @@ class FlowRepository:
             FlowNotFound: There is none, or it is another realm's.
             RecordUnreadable: It can't be opened.
         """
-        if not isinstance(flow_id, str):
+        if not _is_possible(flow_id):
             raise FlowNotFound(flow_id)
         try:
             record = await self._store.load(flow_id)

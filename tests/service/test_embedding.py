@@ -13,6 +13,7 @@ from reset_flow import (
     Credential,
     FlowBusy,
     FlowEnded,
+    FlowNotFound,
     InvalidInput,
     KeyReused,
     PublicFlow,
@@ -198,3 +199,28 @@ async def test_a_public_flow_has_the_fields_that_its_type_says(house: House, at:
     worker.transport.script(exchange=[Unknown()])
     held.released.set()
     assert (await verifying).public()["busy_until"] is None
+
+
+# Ids of strangers
+
+
+@pytest.mark.parametrize(
+    "flow_id", ["", "x" * 2**20, "Flow", "a b", "a\n", "a\0", "ä", "a-b", "/etc/passwd", b"a", None, 7]
+)
+async def test_an_id_that_can_be_none_never_reaches_the_store(house: House, flow_id: object) -> None:
+    worker = house.worker()
+    worker.store.down = True
+    service, given = worker.service, cast("str", flow_id)
+    for use in (
+        service.get(given),
+        service.wait(given),
+        service.answer(given, "Peterson"),
+        service.resend(given),
+        service.verify(given, "004158"),
+        service.set_password(given, "violet tractor 5"),
+        service.cancel(given, patience=PATIENT),
+        service.submit(given, "Peterson", key="message-1"),
+    ):
+        error = await refused(use, FlowNotFound)
+        assert len(str(error)) < 500
+    assert worker.store.turned_away == 0
