@@ -369,8 +369,8 @@ async def test_a_flow_of_another_broker_is_not_touched(house: House, at: At) -> 
     mine, other = house.worker(), house.worker(ScriptedTransport("other"))
     for state in State:
         flow = await at(mine, state)
-        for command in GIVEN:
-            error = await refused(give(other.service, flow.id, command), WrongBroker)
+        for command in GIVEN.keys() - {"cancel"}:
+            error = await refused(give(other.service, flow.id, command), FlowEnded if flow.ended else WrongBroker)
             assert error.flow == flow
     assert (other.transport.calls, other.store.saves) == ([], [])
     assert await other.service.get(flow.id) == flow
