@@ -1,6 +1,14 @@
 """Carries a password reset through the API of a broker, from request to working password."""
 
+import os as _os
 import typing as _typing
+from importlib.util import find_spec as _find_spec
+
+if _os.name != "posix" or _find_spec("fcntl") is None:
+    raise ImportError(
+        "reset_flow needs a POSIX system: Linux, macOS, a BSD, or WSL on Windows. "
+        "Promises about files and locks can't be kept elsewhere."
+    )
 
 from reset_flow.config import from_env, open_store
 from reset_flow.domain.errors import (

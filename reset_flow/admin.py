@@ -14,7 +14,7 @@ from reset_flow.domain.errors import InvalidInput, RecordUnreadable
 from reset_flow.domain.policy import Policy
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.text import canonical
-from reset_flow.engine.context import in_utc, system_clock, this_process
+from reset_flow.engine.context import in_utc, system_clock, worker_names
 from reset_flow.persistence import key_rotation
 from reset_flow.persistence.batches import change_all, ignore, purge
 from reset_flow.persistence.key_file import DELAY, Key
@@ -82,7 +82,7 @@ class Admin:
         self._keyring = keyring
         self._realm = validation.name(realm, "realm")
         self._now = in_utc(clock)
-        self._worker = validation.name(worker, "worker") if worker else this_process()
+        self._name_worker = worker_names(validation.name(worker, "worker") if worker else None)
         # The lease only says when listeners that were not told of an end are due again.
         self._repository = FlowRepository(store, keyring, self._realm, Policy().lease)
 
@@ -207,7 +207,7 @@ class Admin:
                 # Another version would take the outcome of the call from the worker that makes it.
                 return "waiting"
             # Without the reserve for the next guess: how many uses a budget holds is the service's policy to say.
-            moment = Moment(self._now(), self._worker, new_write_id())
+            moment = Moment(self._now(), self._name_worker(), new_write_id())
             decision = decide(flow, event, moment).without_optional()
             drop = [UseName(flow.budget_key(use.budget), use.id) for use in decision.drop]
             await self._repository.save(self._repository.record(decision.flow, decision.write_id), drop=drop)
@@ -218,7 +218,7 @@ class Admin:
         return ChangeReport(**{each.name: results[each.name] for each in attrs.fields(ChangeReport)})
 
     def _log(self, what: str) -> None:
-        audit.info("%s (%s)", what, self._worker)
+        audit.info("%s (%s)", what, self._name_worker())
 
 
 def rotate_keys(path: str | Path, *, at_once: bool = False) -> Key:
@@ -229,5 +229,5 @@ def rotate_keys(path: str | Path, *, at_once: bool = False) -> Key:
         KeyringError: The file can't be read or written.
     """
     key = key_rotation.rotate(Path(path), delay=NO_TIME if at_once else DELAY)
-    audit.info("key %s added (%s)", key.id, this_process())
+    audit.info("key %s added (%s)", key.id, worker_names()())
     return key

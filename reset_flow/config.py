@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
+from urllib.request import getproxies_environment, proxy_bypass
 
 import reset_flow  # which imports a store, and with it a driver, when it is first asked for
 from reset_flow.domain.errors import ConfigurationError
@@ -14,6 +15,7 @@ from reset_flow.domain.secret import Secret
 from reset_flow.persistence.keyring import Keyring
 from reset_flow.service import ResetService
 from reset_flow.transports.etna import EtnaTransport
+from reset_flow.transports.http import endpoint, proxy_address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +23,11 @@ if TYPE_CHECKING:
     from reset_flow.ports import Store
 
 PREFIX = "RESET_FLOW_"
-SETTINGS = frozenset({"APP_KEY", "BROKER_URL", "KEYS", "REALM", "REVISION", "STORE"})
+SETTINGS = frozenset(
+    {"APP_KEY", "BROKER_ALIASES", "BROKER_NAME", "BROKER_URL", "KEYS", "PROXY", "REALM", "REVISION", "STORE"}
+)
+OF_ENVIRONMENT = "environment"
+"""As `RESET_FLOW_PROXY`: the proxy that the environment names for all programs."""
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 
@@ -89,6 +95,25 @@ def _content(path: str, variable: str) -> str:
     raise ConfigurationError(f"{variable}: {path} can't be read: {why}")
 
 
+def _names(setting_name: str, overrides: Mapping[str, Secret]) -> list[str]:
+    """Return the names in a setting, which are separated by spaces or commas."""
+    return setting(setting_name, "", overrides).replace(",", " ").split()
+
+
+def _proxy(given: Secret, url: Secret) -> Secret | None:
+    """Return the proxy to this address: as given, or as the environment names it for all programs."""
+    name, address = f"{PREFIX}PROXY", given
+    if given.reveal() == OF_ENVIRONMENT:
+        broker = endpoint(url)
+        proxies = {scheme: Secret(value) for scheme, value in getproxies_environment().items()}
+        name = f"{broker.scheme}_proxy" if broker.scheme in proxies else "all_proxy"
+        bypassed = proxy_bypass(f"{broker.host}:{broker.port}")
+        address = Secret("") if bypassed else proxies.get(name.removesuffix("_proxy"), Secret(""))
+        if address and "://" not in address.reveal():
+            address = Secret(f"http://{address.reveal()}")
+    return proxy_address(address, name) if address else None
+
+
 def from_env(
     overrides: Mapping[str, str | Secret] | None = None, *, create_keys: bool = True, **options: Any
 ) -> ResetService:
@@ -96,6 +121,7 @@ def from_env(
     Return a service as the environment describes it.
 
     It reads `RESET_FLOW_BROKER_URL`, `RESET_FLOW_APP_KEY`, `RESET_FLOW_REVISION` (default: identifiers),
+    `RESET_FLOW_BROKER_NAME` (`etna:` and the URL), `RESET_FLOW_BROKER_ALIASES` (none), `RESET_FLOW_PROXY` (none),
     `RESET_FLOW_STORE` (sqlite:///reset-flow.db), `RESET_FLOW_KEYS` (the path of a key file: reset-flow.keys) and
     `RESET_FLOW_REALM` (default), each of which may be given as `…_FILE`, too.
 
@@ -116,10 +142,17 @@ def from_env(
     revision = setting("REVISION", "identifiers", overrides)
     if revision not in ("identifiers", "password"):
         raise ConfigurationError(f"{PREFIX}REVISION is {revision!r}: it must be identifiers or password")
+    names = _names("BROKER_NAME", overrides)
+    if len(names) > 1:
+        raise ConfigurationError(f"{PREFIX}BROKER_NAME must be one name, without spaces and commas")
+    url = Secret(setting("BROKER_URL", overrides=overrides))
     transport = EtnaTransport(
-        setting("BROKER_URL", overrides=overrides),
+        url,
         setting("APP_KEY", overrides=overrides),
         revision="identifiers" if revision == "identifiers" else "password",
+        proxy=_proxy(Secret(setting("PROXY", "", overrides)), url),
+        name=names[0] if names else None,
+        aliases=_names("BROKER_ALIASES", overrides),
     )
     keys = setting("KEYS", "reset-flow.keys", overrides)
     return ResetService(

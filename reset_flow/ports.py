@@ -232,7 +232,8 @@ class Transport(Protocol):
     Talks to a broker. Every method returns within `deadline`, raises nothing of its driver's, and repeats nothing.
 
     Attributes:
-        name: Sealed into each flow; a flow refuses a transport of another name.
+        name: Sealed into each flow; a flow refuses a transport of another name, unless the transport has `aliases`, an
+            optional set of other names of the same broker, and the flow's is one of them.
     """
 
     name: str

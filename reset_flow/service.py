@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 import warnings
@@ -20,7 +19,7 @@ from reset_flow.engine import guess_alarm
 from reset_flow.engine.background_tasks import BackgroundTasks
 from reset_flow.engine.broker_client import BrokerClient
 from reset_flow.engine.commands import CommandHandler
-from reset_flow.engine.context import Context, in_utc, system_clock, this_process
+from reset_flow.engine.context import Context, in_utc, system_clock, worker_names
 from reset_flow.engine.intents import IntentExecutor
 from reset_flow.engine.notifications import Notifications
 from reset_flow.engine.recovery import Recovery
@@ -109,7 +108,7 @@ class ResetService:
         self._keyring = keyring
         self._now = in_utc(clock)
         named = {validation.name(name, "listener"): each for name, each in (listeners or {}).items()}
-        worker = validation.name(worker, "worker") if worker else this_process()
+        name_worker = worker_names(validation.name(worker, "worker") if worker else None)
         safe: SafeTracer = CarefulTracer(tracer) if tracer else NullTracer()
         self._repository = FlowRepository(store, keyring, self._realm, policy.lease, safe)
         self._tasks = BackgroundTasks()
@@ -117,14 +116,14 @@ class ResetService:
         context = Context(
             policy=policy,
             realm=self._realm,
-            worker=worker,
+            name_worker=name_worker,
             now=self._now,
             guards=tuple(guards),
             keyring=keyring,
             repository=self._repository,
             broker=BrokerClient(transport, policy, safe),
             alarm=self._alarm,
-            notifications=Notifications(named, self._repository, self._tasks, safe, worker=worker, now=self._now),
+            notifications=Notifications(named, self._repository, self._tasks, safe, name_worker, now=self._now),
             tasks=self._tasks,
             tracer=safe,
         )
@@ -134,11 +133,10 @@ class ResetService:
         self._starter = Starter(context, intents, self._recovery)
         self._sweeper = Sweeper(context, self._recovery, store)
         self._sweeps = sweep
-        self._sweeping: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        if self._sweeps and self._sweeping is None:
-            self._sweeping = asyncio.create_task(self._sweeper.run())
+        if self._sweeps:
+            self._sweeper.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -146,10 +144,7 @@ class ResetService:
 
     async def aclose(self, patience: timedelta = CLOSING_PATIENCE) -> None:
         """Wait for what is under way, not longer than this, and let go of transport and store."""
-        if self._sweeping:
-            self._sweeping.cancel()
-            await asyncio.gather(self._sweeping, return_exceptions=True)
-            self._sweeping = None
+        await self._sweeper.aclose()
         give_up_at = time.monotonic() + patience.total_seconds()
         async with aclosing(self._store), aclosing(self._transport):
             try:

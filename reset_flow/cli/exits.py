@@ -66,7 +66,6 @@ ADVICE: Mapping[type[errors.ResetFlowError], str] = {
     errors.UnknownUser: "check how the user is spelt",
     errors.PasswordRejected: "choose another one",
     errors.BrokerProtocolError: "check RESET_FLOW_BROKER_URL and RESET_FLOW_REVISION",
-    errors.WrongBroker: "set RESET_FLOW_BROKER_URL to the broker that the flow was started with",
     errors.StoreUnavailable: "check RESET_FLOW_STORE: its path, its rights, the space left",
     errors.StaleRecord: "try again",
     errors.RecordUnreadable: "set RESET_FLOW_KEYS to the key file that it was sealed with",

@@ -22,6 +22,7 @@ from reset_flow.domain.errors import (
     InputRejected,
     OutcomeInDoubt,
     PasswordRejected,
+    Reason,
     ResetFlowError,
     UnknownUser,
 )
@@ -41,6 +42,14 @@ RESULTS = 8
 STARTS = frozenset({BudgetName.STARTS_PER_USER, BudgetName.STARTS_PER_ORIGIN})
 """The budgets that count what makes the broker send its first e-mail of a flow."""
 
+SENDS_CODE = frozenset(
+    trigger
+    for command in COMMANDS.values()
+    if command.call is Call.REQUEST
+    for trigger in (*command.accepted, *command.unknown)
+)
+"""The triggers after which an e-mail with a code is on its way, or may be."""
+
 REFUSALS: dict[str, type[InputRejected]] = {
     "answer": AnswerRejected,
     "resend": AnswerRejected,
@@ -51,6 +60,7 @@ REFUSALS: dict[str, type[InputRejected]] = {
 """The error for a command whose input the broker refused."""
 
 NO_TOKEN = "the broker took the code and gave no token that can be used: ask for another code"  # noqa: S105 - words
+NEWEST_COUNTS = Reason("newest_counts", "only the code of the newest e-mail counts")
 CODE_IN_DOUBT = "nobody knows whether the code is spent: type it again, or ask for another one"
 CODE_SPENT = "the code may be spent, and its token is lost: ask for another one"
 PASSWORD_IN_DOUBT = "nobody knows whether the new password is set: try to log in with it, or set it again"  # noqa: S105
@@ -429,7 +439,13 @@ def _rejected(change: _Change, intent: Intent, outcome: Rejected) -> None:
             change.fire(*triggers)
         # The broker's words for a wrong answer or code might tell who is known to it.
         mute = flow.limits.mask_unknown_users and COMMANDS[command].call is not Call.UPDATE
-        change.error = REFUSALS[command](*(() if mute else outcome.reasons))
+        hint = (NEWEST_COUNTS,) if command == "verify" and _codes_sent(flow) > 1 else ()
+        change.error = REFUSALS[command](*(() if mute else outcome.reasons), *hint)
+
+
+def _codes_sent(flow: FlowData) -> int:
+    """Return how many e-mails with a code the person may have got."""
+    return sum(move.edge.trigger in SENDS_CODE for move in flow.moves)
 
 
 def _unknown(change: _Change, intent: Intent) -> None:

@@ -21,7 +21,10 @@ from reset_flow.domain.secret import Secret
 CODE_DIGITS = 6
 CODE_LENGTH = 64
 """Characters of a code as typed, with all its spaces and dashes."""
+SEPARATORS = "\N{MINUS SIGN}\N{COMBINING GRAPHEME JOINER}\N{VARIATION SELECTOR-15}\N{VARIATION SELECTOR-16}"
+"""Dashes and invisible characters that Unicode does not class as such; pages and e-mails have them."""
 ANSWER_LENGTH = 1_000
+BROKER_LENGTH = 1_000
 NAME_LENGTH = 320
 """The longest local part, an @ and the longest domain (RFC 5321, 4.5.3.1)."""
 PASSWORD_LENGTH = 10_000
@@ -30,13 +33,19 @@ TOKEN_LENGTH = 4_096
 TAGS = 16
 
 
-def _flaw(given: Any, longest: int, *, empty: bool = False) -> Reason | None:
-    """Return why no broker and no store could take this text; `None` where they could."""
+def _misfit(given: Any, longest: int) -> Reason | None:
+    """Return why this is no text of such a length; `None` where it is."""
     text = given.reveal() if isinstance(given, Secret) else given
     if not isinstance(text, str):
         return Reason("no_text", f"it must be text, not {type(text).__name__}")
-    if len(text) > longest:
-        return Reason("too_long", f"it must have at most {longest} characters")
+    return Reason("too_long", f"it must have at most {longest} characters") if len(text) > longest else None
+
+
+def _flaw(given: Any, longest: int, *, empty: bool = False) -> Reason | None:
+    """Return why no broker and no store could take this text; `None` where they could."""
+    if misfit := _misfit(given, longest):
+        return misfit
+    text = given.reveal() if isinstance(given, Secret) else given
     if not text.isprintable() and any(unicodedata.category(char) in ("Cc", "Cs") for char in text):
         return Reason("not_printable", "it must be free of control characters and broken ones")
     return None if empty or text.strip() else Reason("empty", "it must not be empty")
@@ -95,6 +104,20 @@ def extras(*given: Any) -> None:
             raise InvalidInput(f"image_name, personal_phrase or authorization: {flaw}")
 
 
+def broker(text: Any, what: str) -> str:
+    """Return a transport's name, which errors show. Raises ConfigurationError if it is empty, too long, or binary."""
+    if not isinstance(text, str) or _flaw(text, BROKER_LENGTH) or not text.isprintable():
+        raise ConfigurationError(f"{what} must be printable text of 1 to {BROKER_LENGTH} characters")
+    return text
+
+
+def brokers(given: Any) -> frozenset[str]:
+    """Return the other names of a transport. Raises ConfigurationError if they are no list of names."""
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise ConfigurationError("aliases must be a list of names, such as ['etna:https://old.host/api']")
+    return frozenset([broker(each, "each of the aliases") for each in given])
+
+
 def _typed(given: Any, longest: int, refusal: type[InputRejected], *, empty: bool = False) -> Secret:
     if flaw := _flaw(given, longest, empty=empty):
         raise refusal(flaw, sent=False)
@@ -118,10 +141,13 @@ def pin(given: Any) -> Secret:
 
 def code(given: Any) -> Secret:
     """
-    Return the digits of a code, however they were typed: with spaces, dashes, in full width or another script. They
-    stay text, as the first may be 0. Raises CodeRejected if they can't be read as six digits.
+    Return the digits of a code, however they were typed or pasted: with spaces, dashes, line breaks or invisible
+    characters, in full width or another script. They stay text, as the first may be 0. Raises CodeRejected if they
+    can't be read as six digits.
     """
-    digits = _typed(given, CODE_LENGTH, CodeRejected, empty=True)
+    if misfit := _misfit(given, CODE_LENGTH):
+        raise CodeRejected(misfit, sent=False)
+    digits = Secret(given)
     if not (digits.reveal().isascii() and digits.reveal().isdecimal()):
         digits = Secret("".join([_digit(char) for char in digits.reveal()]))
     if len(digits.reveal()) != CODE_DIGITS or "?" in digits.reveal():
@@ -133,4 +159,4 @@ def _digit(char: str) -> str:
     """Return 0 to 9 for a decimal digit of any script, nothing for a separator, `?` for all else."""
     if (value := unicodedata.decimal(char, None)) is not None:
         return str(value)
-    return "" if unicodedata.category(char) in ("Zs", "Pd", "Cf") else "?"
+    return "" if char.isspace() or char in SEPARATORS or unicodedata.category(char) in ("Pd", "Cf") else "?"

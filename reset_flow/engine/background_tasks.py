@@ -28,10 +28,11 @@ LAST_PATIENCE = 1.0
 
 
 class BackgroundTasks:
-    """The tasks that are under way, until they are closed."""
+    """The tasks that are under way, until they are closed. Those of an event loop end with it, if not before."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None  # the last that began one
         self._closing = False
         self.closed = False  # nothing may be begun any more, not even by a task that is under way
 
@@ -46,7 +47,11 @@ class BackgroundTasks:
 
     def spawn(self, work: Coroutine[Any, Any, T], outcome: asyncio.Future[T] | None = None) -> asyncio.Task[None]:
         """Begin work. The outcome is set to its result; without one, nobody waits for it."""
-        task = asyncio.get_running_loop().create_task(_into(outcome, work))
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop = loop
+            self._tasks = {task for task in self._tasks if not task.get_loop().is_closed()}
+        task = loop.create_task(_into(outcome, work))
         self._tasks.add(task)
         task.add_done_callback(partial(self._finish, outcome, work))
         return task
@@ -60,24 +65,29 @@ class BackgroundTasks:
             if outcome and not outcome.done():
                 outcome.set_exception(OutcomeInDoubt(CLOSED))
 
+    def _here(self) -> set[asyncio.Task[Any]]:
+        """Return the tasks of this event loop, the only one that they can be waited for in."""
+        loop = asyncio.get_running_loop()
+        return {task for task in self._tasks if task.get_loop() is loop}
+
     async def wait_idle(self) -> None:
         """Return once nothing is under way."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        while tasks := self._here():
+            await asyncio.wait(tasks)
 
     async def aclose(self, patience: timedelta) -> None:
         """Begin no more, wait for what is under way, and cancel what is not done by then."""
         self._closing = True
         give_up_at = time.monotonic() + patience.total_seconds()
         try:
-            while self._tasks and (left := give_up_at - time.monotonic()) > 0:
-                await asyncio.wait(self._tasks, timeout=left)
+            while (tasks := self._here()) and (left := give_up_at - time.monotonic()) > 0:
+                await asyncio.wait(tasks, timeout=left)
         finally:  # also for a caller who loses patience: a task that is left would never end
             self.closed = True
-            for task in self._tasks:
+            for task in self._here():
                 task.cancel()
-        if self._tasks:  # not `gather`: a listener that closes the service would wait for itself
-            await asyncio.wait(self._tasks, timeout=LAST_PATIENCE)
+        if tasks := self._here():  # not `gather`: a listener that closes the service would wait for itself
+            await asyncio.wait(tasks, timeout=LAST_PATIENCE)
 
 
 async def _into(outcome: asyncio.Future[T] | None, work: Coroutine[Any, Any, T]) -> None:

@@ -66,8 +66,13 @@ class BrokerClient:
         self._floor = policy.response_floor.total_seconds()
         self._took: dict[Call, deque[float]] = {route: deque(maxlen=RECENT) for route in Call}
         self.name: str = plain(transport.name)
+        self._names = frozenset([self.name, *map(plain, getattr(transport, "aliases", ()))])
         self.credentials = transport.credentials
         self.canonical_user = transport.canonical_user
+
+    def serves(self, flow: FlowData) -> bool:
+        """Return whether the flow belongs to this broker, under whichever of its names."""
+        return flow.transport in self._names
 
     async def send(self, flow: FlowData, new: NewCredential | None, began: float) -> Outcome:
         """Make the call of an intent once, then perhaps a log-in. Its lease began at `began`, by `time.monotonic()`."""

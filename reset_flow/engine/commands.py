@@ -124,14 +124,13 @@ class CommandHandler:
         """Load the flow that the command may come for; with a view of it where nothing is left to be done."""
         found = await self._context.repository.load(flow_id)
         flow, intent = found.flow, found.flow.intent
-        self._recovery.check_broker(flow)
         if key and (recalled := self._recalled(flow, command, key)):
             return flow, recalled
         try:
             if intent is not None:
                 same = intent.command == command and intent.secret == given and command in SETTLED_BY_ASKING
                 same = same and not self._intents.was_given_up(flow.write_id)
-                flow, error = await self._recovery.settle(found, key if same else None)
+                flow, error = await self._recovery.settle(found, key if same else None, ending=command == "cancel")
                 if key and (recalled := self._recalled(flow, command, key)):
                     return flow, recalled
                 if same:
@@ -139,6 +138,8 @@ class CommandHandler:
                         raise error
                     return flow, rules.view(flow)
             flow = await self._recovery.expire(flow)
+            if command != "cancel" and not flow.state.ended:
+                self._recovery.check_broker(flow)
             await self._admit(flow, command, given)
         except (FlowBusy, StaleRecord):
             raise
@@ -157,7 +158,8 @@ class CommandHandler:
             required = self._context.policy.password
             if found := await password_checks.complaints(required, given.secret, flow.user):
                 raise PasswordRejected(*found, sent=False)
-        await self._context.ask_guards(CommandRequest(command=command, user=flow.user, flow=rules.view(flow)))
+        if self._context.guards:
+            await self._context.ask_guards(CommandRequest(command=command, user=flow.user, flow=rules.view(flow)))
 
     @staticmethod
     def _recalled(flow: FlowData, command: str, key: bytes) -> Flow | None:

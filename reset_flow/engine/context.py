@@ -65,9 +65,19 @@ def in_utc(clock: Clock) -> Clock:
     return now
 
 
-def this_process() -> str:
-    """Name this process in histories and in the audit log."""
-    return f"{socket.gethostname().encode('utf-8', 'replace').decode()}:{os.getpid()}"
+def worker_names(given: str | None = None) -> Callable[[], str]:
+    """
+    Return what names this process in histories and in the audit log: as given, or host and process id. A process that
+    is forked later has a name of its own: the given one, too, gets its id.
+    """
+    made_by = os.getpid()
+    host = socket.gethostname().encode("utf-8", "replace").decode()
+
+    def name() -> str:
+        pid = os.getpid()
+        return given if given and pid == made_by else f"{given or host}:{pid}"
+
+    return name
 
 
 @attrs.frozen(kw_only=True)
@@ -76,7 +86,7 @@ class Context:
 
     policy: Policy
     realm: str
-    worker: str
+    name_worker: Callable[[], str]
     now: Callable[[], datetime]  # for lifetimes and cooldowns, UTC; leases and budgets go by the store's clock
     guards: tuple[Guard, ...]
     keyring: Keyring
@@ -86,6 +96,11 @@ class Context:
     notifications: Notifications
     tasks: BackgroundTasks
     tracer: SafeTracer
+
+    @property
+    def worker(self) -> str:
+        """The name of this process."""
+        return self.name_worker()
 
     async def ask_guards(self, request: CommandRequest) -> None:
         """Return if no guard stops the command."""

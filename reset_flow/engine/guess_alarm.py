@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import time
 from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeAlias
@@ -58,7 +60,8 @@ async def load_counts(side: SideRecords, length: timedelta) -> tuple[Counts, byt
 class GuessMonitor:
     """
     Counts the codes of a realm, approximately: a worker adds its counts to the realm's record a little later; they are
-    lost with the worker until then, and count twice if the store falls silent in between.
+    lost with the worker until then, and count twice if the store falls silent in between. What one event loop has not
+    told is told by the next.
     """
 
     def __init__(self, side: SideRecords, tracer: SafeTracer, policy: Policy, now: Callable[[], datetime]) -> None:
@@ -76,6 +79,9 @@ class GuessMonitor:
         self._tasks = BackgroundTasks()
         self._lock = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
+        self._look_at: float | None = None  # when the timer goes off, by `time.monotonic`
+        self._loop: asyncio.AbstractEventLoop | None = None  # of the lock and the timer
+        self._pid = os.getpid()
         self._closed = False
 
     async def admit(self) -> None:
@@ -87,6 +93,7 @@ class GuessMonitor:
         """
         if self._rule is None:
             return
+        self._enter_loop()
         if self._revision is None and self._stops:
             await self.sync(first=True)
         elif self._revision is None and not self._lock.locked():
@@ -101,6 +108,7 @@ class GuessMonitor:
         """Count a code that the broker judged. Return whether it is the wrong one that the alarm first sounds with."""
         if self._rule is None:
             return False
+        self._enter_loop()
         self._own[self._slice(), right] += 1
         self._judge()
         self._look_in(INTERVAL)
@@ -115,6 +123,7 @@ class GuessMonitor:
         Args:
             first: Only load, and only if nothing is known yet.
         """
+        self._enter_loop()
         async with self._lock:
             if first and self._revision is not None:
                 return
@@ -154,19 +163,34 @@ class GuessMonitor:
     async def aclose(self, patience: timedelta) -> None:
         """Save what is not saved yet, if that takes no longer than this."""
         self._closed = True
+        self._enter_loop()
         if self._timer:
             self._timer.cancel()
         if self._own:
             self._tasks.spawn(self.sync())
         await self._tasks.aclose(patience)
 
+    def _enter_loop(self) -> None:
+        """Begin anew where this is another event loop than before: a timer or a lock of one that has ended is dead."""
+        loop = asyncio.get_running_loop()
+        if loop is self._loop:
+            return
+        self._loop, self._lock, self._timer = loop, asyncio.Lock(), None
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._own.clear()  # this process was forked: its parent tells them
+        if self._look_at is not None and not self._closed:
+            left = max(0.0, self._look_at - time.monotonic())
+            self._timer = loop.call_later(left, self._look, False)  # noqa: FBT003 - as below
+
     def _look_in(self, delay: timedelta, *, first: bool = False) -> None:
         """Look at the record after a delay; a look that is due already is enough."""
         if self._timer is None and not self._closed:
+            self._look_at = time.monotonic() + delay.total_seconds()
             self._timer = asyncio.get_running_loop().call_later(delay.total_seconds(), self._look, first)
 
     def _look(self, first: bool) -> None:  # noqa: FBT001 - the loop gives it so
-        self._timer = None
+        self._timer = self._look_at = None
         self._tasks.spawn(self.sync(first=first))
 
     def _slice(self) -> int:

@@ -67,9 +67,21 @@ class IntentExecutor:
         withdrawn, _ = await self._context.tasks.run(self._conclude(flow, NotActed()))
         return withdrawn
 
-    async def settle(self, flow: FlowData, key: bytes | None = None) -> tuple[FlowData, ResetFlowError | None]:
+    def repeats(self, flow: FlowData) -> bool:
+        """Return whether an intent whose worker is gone is settled by making its call once more."""
+        assert flow.intent is not None
+        if rules.expired(flow, self._context.now()) or flow.intent.secret is None:
+            return False
+        return rules.repeatable(flow.intent)
+
+    async def settle(
+        self, flow: FlowData, key: bytes | None = None, *, repeat: bool
+    ) -> tuple[FlowData, ResetFlowError | None]:
         """Find out, or say in doubt, what became of an intent whose worker is gone. Return the error, if one is due."""
-        return await self._context.tasks.run(self._settle(flow, key))
+        if repeat:
+            return await self._context.tasks.run(self._repeat(flow, None, key))
+        gone = Unknown(detail="the process that sent it is gone")
+        return await self._context.tasks.run(self._conclude(flow, gone, key))
 
     def was_given_up(self, write_id: bytes) -> bool:
         """Return whether this worker gave up the intent of this save before it sent anything."""
@@ -204,13 +216,6 @@ class IntentExecutor:
         began = time.monotonic()
         flow = await self._save(self._decide(flow, Repeated()), must=True)
         return await self._carry_out(flow, new, began, key)
-
-    async def _settle(self, flow: FlowData, key: bytes | None) -> tuple[FlowData, ResetFlowError | None]:
-        intent = flow.intent
-        assert intent is not None
-        if rules.expired(flow, self._context.now()) or intent.secret is None or not rules.repeatable(intent):
-            return await self._conclude(flow, Unknown(detail="the process that sent it is gone"), key)
-        return await self._repeat(flow, None, key)
 
     async def _conclude(
         self, flow: FlowData, outcome: Outcome, key: bytes | None = None

@@ -44,8 +44,8 @@ class Notifications:
         repository: FlowRepository,
         tasks: BackgroundTasks,
         tracer: SafeTracer,
+        name_worker: Callable[[], str],
         *,
-        worker: str,
         now: Callable[[], datetime],
     ) -> None:
         self._listeners = dict(listeners)
@@ -53,14 +53,15 @@ class Notifications:
         self._repository = repository
         self._tasks = tasks
         self._tracer = tracer
-        self._worker = worker
+        self._name_worker = name_worker
         self._now = now
 
     def publish(self, decision: Decision, saved: FlowData, *, alarm: bool = False) -> None:
         """Publish the transitions of a decision that is saved. Listeners are told in the background."""
+        worker = self._name_worker()
         for move in decision.moves:
             why = f" ({move.reason})" if move.reason else ""
-            audit.info("flow %s: %s%s to %s (%s)", saved.id, move.edge.trigger, why, move.edge.target, self._worker)
+            audit.info("flow %s: %s%s to %s (%s)", saved.id, move.edge.trigger, why, move.edge.target, worker)
             self._tracer.count("transition", trigger=move.edge.trigger)
         for trigger in decision.doubts:
             self._tracer.count("doubt", trigger=trigger)
@@ -79,7 +80,7 @@ class Notifications:
         results = await asyncio.gather(*(self._tell(name, view, since, alarm=alarm) for name in present))
         told = frozenset(name for name, delivered in zip(present, results, strict=True) if delivered)
         if told & set(flow.undelivered):
-            noted = decide(flow, Delivered(told), Moment(self._now(), self._worker, new_write_id()))
+            noted = decide(flow, Delivered(told), Moment(self._now(), self._name_worker(), new_write_id()))
             # An end that is not noted is told again, for which listeners are prepared.
             with suppress(StaleRecord, StoreUnavailable):
                 await self._repository.save(self._repository.record(noted.flow, noted.write_id))

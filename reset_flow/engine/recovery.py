@@ -54,26 +54,32 @@ class Recovery:
         self._context = context
         self._intents = intents
 
-    async def settle(self, found: Found, key: bytes | None = None) -> tuple[FlowData, ResetFlowError | None]:
+    async def settle(
+        self, found: Found, key: bytes | None = None, *, ending: bool = False
+    ) -> tuple[FlowData, ResetFlowError | None]:
         """
         Return the flow without an intent, and the error that its command ended in.
 
         Args:
             key: Of the same command, given again: it recalls the result from now on.
 
+            ending: The flow is about to be given up: a call that only another transport could repeat is left in doubt.
+
         Raises:
             FlowBusy: The intent may still be under way.
-            WrongBroker: Another transport must settle it.
+            WrongBroker: Another transport must repeat its call.
         """
         flow = found.flow
         if flow.intent is None:
             return flow, None
-        self.check_broker(flow)
         if self._intents.was_given_up(flow.write_id):
             return await self._intents.withdraw(flow), None
         if found.busy:
             raise FlowBusy(flow.id, flow.intent.command, found.busy).with_flow(found.view(self._context.now()))
-        return await self._intents.settle(flow, key)
+        repeat = self._intents.repeats(flow)
+        if repeat and not ending:
+            self.check_broker(flow)
+        return await self._intents.settle(flow, key, repeat=repeat and self._context.broker.serves(flow))
 
     async def expire(self, flow: FlowData) -> FlowData:
         """Return the flow, ended if its time is up."""
@@ -122,7 +128,5 @@ class Recovery:
 
     def check_broker(self, flow: FlowData) -> None:
         """Raise WrongBroker if the flow belongs to another transport."""
-        name = self._context.broker.name
-        if flow.transport != name:
-            message = f"flow {flow.id} belongs to {flow.transport}, not to {name}"
-            raise WrongBroker(message).with_flow(rules.view(flow))
+        if not self._context.broker.serves(flow):
+            raise WrongBroker(flow.id, flow.transport, self._context.broker.name).with_flow(rules.view(flow))

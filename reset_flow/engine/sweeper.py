@@ -71,6 +71,20 @@ class Sweeper:
         self._store = store
         self._began = (context.now(), time.clock_gettime(UPTIME))
         self._held_back = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Sweep in the background, until closed or until the event loop ends."""
+        loop = asyncio.get_running_loop()
+        if self._task is None or self._task.get_loop() is not loop:
+            self._task = loop.create_task(self._run())
+
+    async def aclose(self) -> None:
+        """Sweep no more in the background."""
+        if self._task and self._task.get_loop() is asyncio.get_running_loop():
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._task = None
 
     async def sweep(self) -> SweepReport:
         """Go once through all that is due. If the store goes away, what was done is done."""
@@ -96,7 +110,7 @@ class Sweeper:
                 self._context.tracer.count(name, amount)
         return SweepReport(**counts, held_back=held_back)
 
-    async def run(self) -> None:
+    async def _run(self) -> None:
         """Sweep again and again, at times that differ from worker to worker."""
         while True:
             await asyncio.sleep(INTERVAL.total_seconds() * random.uniform(0.5, 1.5))  # noqa: S311 - jitter

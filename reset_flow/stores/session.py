@@ -37,10 +37,10 @@ class SessionHolder(Generic[Session]):
         if self._closed:
             raise StoreUnavailable(CLOSED)
         loop = asyncio.get_running_loop()
-        if self._session is None or (self._pid == os.getpid() and self._ended()):
+        if self._session is None or self._keeper.done() or (self._pid == os.getpid() and self._ended()):
             self._session = self._make()
             self._pid, self._loop, self._closing = os.getpid(), loop, asyncio.Event()
-            self._keeper = loop.create_task(self._keep(self._session, self._closing))
+            self._keeper: asyncio.Task[None] = loop.create_task(self._keep(self._session, self._closing))
         elif self._pid != os.getpid():
             raise StoreUnavailable(FORKED)
         elif self._loop is not loop:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import msgspec
 from yarl import URL
 
+from reset_flow.domain import validation
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.flow import Credential
 from reset_flow.domain.outcomes import Cause, NotActed
@@ -26,7 +27,7 @@ from reset_flow.transports.etna_protocol import (
 from reset_flow.transports.http import Sender, endpoint, fits_header
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from ssl import SSLContext
 
     from aiohttp import ClientSession
@@ -46,7 +47,8 @@ UNSENDABLE = NotActed(cause=Cause.PROTOCOL, detail="it has characters that the r
 
 class EtnaTransport:
     """
-    Talk to one broker. May be made outside an event loop; opens its connections at the first call.
+    Talk to one broker. May be made outside an event loop and before a fork, and used by one loop after another: each
+    opens connections of its own at its first call.
 
     Args:
         base_url: The broker's `apiURL`. It must be https, except on the loopback interface.
@@ -63,11 +65,15 @@ class EtnaTransport:
 
         trust_env: Whether a session of its own reads proxies and .netrc from the environment.
 
+        proxy: The address of the proxy to the broker, for a session of its own: `http://[user:password@]host:port`.
+
         ssl: A context that verifies certificates. Default: as the system does.
 
         pin_method: HTTP method of the change of a PIN: the documents print a doubtful GET.
 
         name: Sealed into flows, so keep it when the broker moves. Default: `etna:` and the URL.
+
+        aliases: Names that the same broker had before: flows that are bound to them are taken, too.
 
     Raises:
         ConfigurationError: An argument is invalid.
@@ -83,11 +89,13 @@ class EtnaTransport:
         connect_deadline: timedelta = timedelta(seconds=5),
         session: ClientSession | None = None,
         trust_env: bool = False,
+        proxy: str | Secret | None = None,
         ssl: SSLContext | None = None,
         pin_method: str = "POST",
         name: str | None = None,
+        aliases: Iterable[str] = (),
     ) -> None:
-        base_url, app_key = Secret(base_url), Secret(app_key)
+        base_url, app_key, proxy = Secret(base_url), Secret(app_key), validation.hidden(proxy)
         base = endpoint(base_url)
         if not fits_header(app_key.reveal()):
             raise ConfigurationError("app_key is empty or has characters that no header can carry")
@@ -102,11 +110,13 @@ class EtnaTransport:
             connect_deadline=connect_deadline,
             session=session,
             trust_env=trust_env,
+            proxy=proxy,
             ssl=ssl,
             headers={"Et-App-Key": app_key, "Accept": "application/json", "Accept-Encoding": "identity"},
             content_type="application/json",
         )
-        self.name = f"etna:{base}" if name is None else name
+        self.name = f"etna:{base}" if name is None else validation.broker(name, "name")
+        self.aliases = validation.brokers(aliases)
         self.deadline = deadline
         self.credentials = frozenset(IDENTIFIERS if revision == "identifiers" else {Credential.PASSWORD})
 

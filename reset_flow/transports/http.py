@@ -9,9 +9,13 @@ their class is kept, because aiohttp's messages hold URLs and its frames hold re
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import zlib
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from ipaddress import ip_address
 from ssl import CERT_NONE, SSLContext
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -24,11 +28,11 @@ from yarl import URL
 
 from reset_flow.deadlines import Deadlines
 from reset_flow.domain.errors import ConfigurationError
-from reset_flow.domain.outcomes import NotActed, Unknown
+from reset_flow.domain.outcomes import Cause, NotActed, Unknown
 from reset_flow.domain.secret import Secret, Shown
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from aiohttp.abc import AbstractStreamWriter
     from aiohttp.client_middlewares import ClientHandlerType
@@ -36,7 +40,8 @@ if TYPE_CHECKING:
     from aiohttp.tracing import Trace
 
 BODY_LIMIT = 256 * 1024
-"""Bytes. A longer reply body is not read to its end."""
+"""Bytes. A longer reply body is not read, or not unpacked, to its end."""
+TOO_LONG = "a body that is too long"
 
 READ_BUFFER = 64 * 1024
 READ_SIZE = 16 * 1024
@@ -48,6 +53,16 @@ NEVER_RESENT = frozenset({"PATCH", "POST"})
 
 CONNECTIONS = 256
 IDENTITY = "identity"
+WINDOWS = {
+    "gzip": (16 + zlib.MAX_WBITS,),
+    "x-gzip": (16 + zlib.MAX_WBITS,),
+    "deflate": (zlib.MAX_WBITS, -zlib.MAX_WBITS),  # by RFC 9110 with a header, which some leave out
+}
+"""What zlib calls the codings that it can unpack."""
+
+OTHER_LOOP = "the session that was passed in belongs to another event loop: let the transport make its own"
+PROXY_LOG_IN = 407
+PROXY_WANTS_LOG_IN = "HTTP 407, a proxy on the way wants a log-in: put it into the address of the proxy"
 MAX_RETRY_AFTER = timedelta(hours=1)
 
 KEEPALIVE = 4.0
@@ -65,7 +80,7 @@ class Reply(Shown, Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         retry_after: The `Retry-After` header, from zero to one hour; `None` if it is missing or malformed.
 
-        body: The whole body, or `None` if it was too long, encoded or cut off; then `flaw` names the reason.
+        body: The whole body, or `None` if it was too long, cut off or can't be unpacked; then `flaw` names the reason.
     """
 
     hidden = frozenset({"body"})
@@ -133,17 +148,35 @@ async def _prevent_resend(request: aiohttp.ClientRequest, handler: ClientHandler
     raise _ConnectionLost(name)
 
 
+class _OwnSession:
+    """A session of ours in one event loop. A task keeps it, and closes it when told to or when the loop ends."""
+
+    def __init__(self, session: aiohttp.ClientSession, ended: Callable[[], object]) -> None:
+        self.session = session
+        self.pid = os.getpid()
+        self.closing = asyncio.Event()
+        self.keeper = asyncio.get_running_loop().create_task(self._keep(ended))
+
+    async def _keep(self, ended: Callable[[], object]) -> None:
+        with suppress(asyncio.CancelledError):  # `asyncio.run` cancels it with the last tasks, and waits for it
+            await self.closing.wait()
+        ended()
+        await self.session.close()
+
+
 class Sender:
     """
-    Send requests through a session of its own, or through one that is passed in. May be made outside an event loop.
+    Send requests through sessions of its own, or through one that is passed in. May be made outside an event loop, and
+    before a fork.
 
-    A session of its own is made at the first request and belongs to the event loop of that request. It keeps no
-    cookies, verifies TLS, and reads proxies and .netrc from the environment only with `trust_env`. It has no tracing,
-    not even the tracing that an instrumentation adds to all sessions of the process, because URLs may hold logins.
+    Each event loop that sends gets a session of its own, which is closed when the loop ends. It keeps no cookies,
+    verifies TLS, and reads proxies and .netrc from the environment only with `trust_env`. It has no tracing, not even
+    the tracing that an instrumentation adds to all sessions of the process, because URLs may hold logins.
 
-    A session that is passed in is never closed. Its owner stays responsible for its headers, cookies, proxies, tracing
-    and connector: give it an `aiohttp.DummyCookieJar`, and no tracing that keeps URLs. Its client middlewares are not
-    used, because a middleware that retries would spend codes and tokens twice.
+    A session that is passed in is never closed, and serves the first event loop that sends. Its owner stays responsible
+    for its headers, cookies, proxies, tracing and connector: give it an `aiohttp.DummyCookieJar`, and no tracing that
+    keeps URLs. Its client middlewares are not used, because a middleware that retries would spend codes and tokens
+    twice.
 
     Args:
         deadline: For a whole request, from the wait for a connection to the last byte of the reply.
@@ -163,20 +196,23 @@ class Sender:
         connect_deadline: timedelta,
         session: aiohttp.ClientSession | None = None,
         trust_env: bool = False,
+        proxy: str | Secret | None = None,
         ssl: SSLContext | None = None,
         headers: Mapping[str, str | Secret] | None = None,
         content_type: str = "application/octet-stream",
     ) -> None:
-        if session is not None and trust_env:
-            raise ConfigurationError("trust_env is a matter of the session that is passed in")
+        proxy = None if proxy is None else proxy_address(proxy)
+        if session is not None and (trust_env or proxy):
+            raise ConfigurationError("trust_env and proxy are matters of the session that is passed in")
         self._deadline = _seconds("deadline", deadline)
         self._deadlines = Deadlines()
         self._trust_env = trust_env
+        self._proxy = proxy
         self._headers = {name: Secret(value) for name, value in (headers or {}).items()}
         self._content_type = content_type
-        self._session = session
-        self._is_own = session is None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._given = session
+        self._given_to: asyncio.AbstractEventLoop | None = None
+        self._own: dict[asyncio.AbstractEventLoop, _OwnSession] = {}
         self._closed = False
         self._ssl = _verified(ssl)
         # Of a session of our own. Through another session, each request states them, and aiohttp merges them each time.
@@ -206,14 +242,14 @@ class Sender:
         payload = None if body is None else _Body(body, content_type=self._content_type)
         reply_status, retry_after, reply_body, flaw, not_connected = 0, None, None, "", False
         try:
-            session = self._open_session()
-            if session is None:
-                return NotActed(detail="the transport is closed, or belongs to another event loop")
+            session = self._session()
+            if isinstance(session, str):
+                return NotActed(detail=session)
             with self._deadlines.within(self._deadline):
                 response = await session.request(
                     method,
                     url,
-                    headers=headers if self._is_own else self._all_headers(body, headers),
+                    headers=headers if self._given is None else self._all_headers(body, headers),
                     data=payload,
                     allow_redirects=False,
                     middlewares=() if method in NEVER_RESENT else (_prevent_resend,),
@@ -227,6 +263,8 @@ class Sender:
                 finally:
                     if not response.closed:  # as it is once the body was read to its end
                         response.release()  # closes the connection
+        except aiohttp.ClientHttpProxyError as error:  # the answer to CONNECT: nothing has passed the proxy
+            return _refused_by_proxy(error.status)
         except Exception as error:  # noqa: BLE001 - callers must see no error of aiohttp's, of whatever class
             # The name of its class; its message may hold a URL.
             flaw = str(error) if isinstance(error, _ConnectionLost) else type(error).__name__
@@ -237,10 +275,16 @@ class Sender:
         return NotActed(detail=flaw) if never_sent else Unknown(detail=flaw)
 
     async def aclose(self) -> None:
-        """Close the session, unless it was passed in. Requests in flight end without a reply. Idempotent."""
+        """Close the sessions, unless one was passed in. Requests in flight end without a reply. Idempotent."""
         self._closed = True
-        if self._is_own and self._session is not None:
-            await self._session.close()
+        here = asyncio.get_running_loop()
+        for loop, own in list(self._own.items()):
+            if loop is here:
+                own.closing.set()
+                await asyncio.wait((own.keeper,))
+            elif own.pid == os.getpid():  # a forked process shares its parent's loops, and must not wake them
+                with suppress(RuntimeError):  # it was closed a moment ago
+                    loop.call_soon_threadsafe(own.closing.set)
 
     def _all_headers(self, body: bytes | None = None, more: Mapping[str, str] | None = None) -> dict[str, str]:
         headers = {name: value.reveal() for name, value in self._headers.items()}
@@ -248,20 +292,29 @@ class Sender:
             headers[CONTENT_TYPE] = self._content_type  # else a default of the given session would take its place
         return headers | dict(more or {})
 
-    def _open_session(self) -> aiohttp.ClientSession | None:
-        """Return the session to use in this event loop, or `None` if there is none."""
+    def _session(self) -> aiohttp.ClientSession | str:
+        """Return the session to use in this event loop, or why there is none."""
+        if self._closed:
+            return "the transport is closed"
         loop = asyncio.get_running_loop()
-        if self._session is None and not self._closed:
-            self._loop = loop
-            self._session = aiohttp.ClientSession(
+        if self._given is not None:
+            self._given_to = self._given_to or loop
+            return self._given if self._given_to is loop else OTHER_LOOP
+        own = self._own.get(loop)
+        if own is None:
+            for other in [other for other in self._own if other.is_closed()]:  # without a word to its tasks
+                self._own.pop(other).session.detach()
+            session = aiohttp.ClientSession(
                 connector=_Connector(limit=CONNECTIONS, keepalive_timeout=KEEPALIVE, ssl=self._ssl),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=self._all_headers(),
                 trust_env=self._trust_env,
+                proxy=self._proxy.reveal() if self._proxy else None,
                 **self._defaults,
             )
-            self._session.trace_configs.clear()
-        return None if self._closed or (self._is_own and self._loop is not loop) else self._session
+            session.trace_configs.clear()
+            own = self._own[loop] = _OwnSession(session, partial(self._own.pop, loop, None))
+        return own.session
 
 
 def endpoint(given: str | Secret, name: str = "base_url") -> URL:
@@ -289,20 +342,63 @@ def endpoint(given: str | Secret, name: str = "base_url") -> URL:
     return URL(str(url).rstrip("/"), encoded=True)
 
 
+def proxy_address(given: str | Secret, name: str = "proxy") -> Secret:
+    """
+    Return the address of a proxy: `http://` or `https://`, perhaps a user and a password, the host, perhaps a port.
+
+    Raises:
+        ConfigurationError: It is no such address. No message repeats it, because it may hold a password.
+    """
+    given = Secret(given)  # keeps the text out of this frame
+    try:
+        url = URL(given.reveal())
+        fits = url.scheme in ("http", "https") and bool(url.host) and url.port is not None
+        fits = fits and url.path in ("", "/") and not url.query_string and not url.fragment
+    except (ValueError, TypeError):
+        fits = False
+    if not fits:
+        raise ConfigurationError(f"{name} must be like http://host:3128 or http://user:password@host:3128")
+    return given
+
+
 def fits_header(text: str) -> bool:
     """Return True if a header value carries the text unchanged: not empty, no controls, no spaces at its ends."""
     return bool(text) and text == text.strip() and not UNSENDABLE_CHARACTER.search(text)
 
 
 async def _read(response: aiohttp.ClientResponse) -> tuple[bytes | None, str]:
-    """Return the whole body and `""`, or `None` and the reason."""
-    if response.headers.get(CONTENT_ENCODING, IDENTITY).strip().lower() != IDENTITY:
-        return None, "an encoded body"
+    """Return the whole body, unpacked, and `""`; or `None` and the reason."""
     content = response.content
     body = await content.readany()
     while not content.at_eof() and len(body) <= BODY_LIMIT:
         body += await content.readany()
-    return (body, "") if len(body) <= BODY_LIMIT else (None, "a body that is too long")
+    codings = ",".join(response.headers.getall(CONTENT_ENCODING, ())).lower().split(",")
+    packed = [coding.strip() for coding in codings if coding.strip() not in ("", IDENTITY)]
+    if len(body) > BODY_LIMIT:
+        return None, TOO_LONG
+    return _unpacked(body, packed) if body and packed else (body, "")
+
+
+def _unpacked(body: bytes, codings: list[str]) -> tuple[bytes | None, str]:
+    """Unpack a body that something on the way has packed, though it was asked not to; never more than the limit."""
+    for window in WINDOWS.get(codings[0], ()) if len(codings) == 1 else ():
+        unpacker = zlib.decompressobj(window)
+        try:
+            whole = unpacker.decompress(body, BODY_LIMIT + 1)
+        except zlib.error:
+            continue
+        if len(whole) > BODY_LIMIT:
+            return None, TOO_LONG
+        if unpacker.eof and not unpacker.unused_data:
+            return whole, ""
+    return None, "an encoded body"
+
+
+def _refused_by_proxy(status: int) -> NotActed:
+    if status == PROXY_LOG_IN:
+        return NotActed(cause=Cause.PROTOCOL, detail=PROXY_WANTS_LOG_IN)
+    cause = Cause.PROTOCOL if 400 <= status < 500 else Cause.UNAVAILABLE  # noqa: PLR2004 - as HTTP counts
+    return NotActed(cause=cause, detail=f"a proxy on the way refuses to connect: HTTP {status}")
 
 
 def _seconds(name: str, value: Any) -> float:

@@ -117,8 +117,10 @@ def test_a_broker_that_is_away_or_does_not_know_us_is_said(
 
 
 def test_a_flow_of_another_broker_is_refused(run: Run, at: At) -> None:
-    refused = run("cancel", at("requested"), "--broker-url", "http://127.0.0.1:1/api")
-    refused.refused(45, "RESET_FLOW_BROKER_URL")
+    flow_id = at("requested")
+    refused = run("resend", flow_id, "--broker-url", "http://127.0.0.1:1/api")
+    refused.refused(45, "RESET_FLOW_BROKER_ALIASES", "etna:http://127.0.0.1:1/api")
+    assert run("cancel", flow_id, "--broker-url", "http://127.0.0.1:1/api", "--json").json["failure"] == "cancelled"
 
 
 def test_unknown_flows_and_users_are_refused(run: Run) -> None:

@@ -23,6 +23,15 @@ from reset_flow.domain.secret import Secret
         "٠٠٤١٥٨",
         "0\u200b04158",
         "\u00a0004158\u3000",
+        "004158\n",
+        "\r\n\t004\r\n158\r\n",
+        "004\v158\f\x85",
+        "004\u2028158\u2029",
+        "\u2007004\u202f158\u2060\ufeff",
+        "\u200e004\u00ad158\u200f\u200d",
+        "004\u2010158",
+        "004\u2212158",
+        "0\ufe0f04\u034f158\ufe0e",
         "०0४158",
     ],
 )
@@ -33,7 +42,7 @@ def test_a_code_is_the_same_however_it_is_typed(typed: str) -> None:
 @pytest.mark.parametrize(
     "typed",
     ["", " ", "4158", "0041580", "00415a", "²04158", "004.158", "0x4158", "-", "½04158", "1" * 65, "00\x004158",
-     b"004158", None, 4158, "004158\n", "\ud800"],
+     b"004158", None, 4158, "004158\n1", "\n", "\ud800", "004158\x1b[0m"],
 )  # fmt: skip
 def test_what_can_not_be_a_code_is_refused(typed: Any) -> None:
     with pytest.raises(CodeRejected) as caught:

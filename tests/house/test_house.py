@@ -40,6 +40,19 @@ def test_the_public_names_are_sorted_and_are_all_that_is_there() -> None:
     assert there - set(promised) == set()
 
 
+@pytest.mark.parametrize("module", ["reset_flow", "reset_flow.cli", "reset_flow.sandbox", "reset_flow.testing"])
+@pytest.mark.parametrize(
+    "elsewhere", ["import os; os.name = 'nt'", "import sys; sys.modules['fcntl'] = None"], ids=["windows", "a browser"]
+)
+def test_where_the_system_is_no_posix_one_the_import_says_so(elsewhere: str, module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{elsewhere}\nimport {module}"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: reset_flow needs a POSIX system: ")
+    assert "fcntl" not in last
+
+
 def test_imports_go_down() -> None:
     done = subprocess.run(
         [str(Path(sys.executable).parent / "lint-imports")], cwd=ROOT, capture_output=True, text=True, check=False
@@ -120,6 +133,8 @@ REACHED_INTO = {
     "fuzz/test_replies.py": {"_retry_after"},  # how a header is read; it takes a server to ask it otherwise
     "sandbox/test_command.py": {"_transport"},  # asyncio has no public way to close the reading end of a pipe
     "service/conftest.py": {"_alarm", "_tasks"},  # shared by a timer, and idle: only a test waits for either
+    "service/hosted.py": {"_alarm"},  # a process that ends would wait for the timer otherwise
+    "service/test_loops_and_forks.py": {"_alarm"},  # that two looks meet is a matter of moments
     "stores/test_sqlite.py": {"_database", "_writer"},  # no other connection sees the settings of the one that writes
     "stores/test_sqlite_loops.py": {"_log_destroy_pending"},  # a task that is meant to be left behind
     "transports/test_etna.py": {"_sender"},  # a traceback with variables shows private attributes, too

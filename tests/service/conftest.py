@@ -75,6 +75,7 @@ class EtnaOptions(TypedDict, total=False):
     app_key: str
     deadline: timedelta
     name: str
+    aliases: Sequence[str]
     revision: Revision
 
 

@@ -141,7 +141,7 @@ async def test_padding_and_what_is_seen_too_seldom_pass(
         ((listing(f"{DIGEST}:7"),), "a body of another shape"),
         ((listing(f"{SUFFIX}:{'9' * 5000}"),), "a body of another shape"),
         ((b"\xff\x00" * 700,), "a body of another shape"),
-        ((gzip.compress(listing(f"{SUFFIX}:7")), "200 OK", "Content-Encoding: gzip"), "an encoded body"),
+        ((gzip.compress(listing(f"{SUFFIX}:7"))[:-1], "200 OK", "Content-Encoding: gzip"), "an encoded body"),
         ((f"{SUFFIX}:7\r\n".encode() * (BODY_LIMIT // 30),), "a body that is too long"),
     ],
 )

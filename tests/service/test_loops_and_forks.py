@@ -1,0 +1,253 @@
+"""One service in one event loop after another, and in processes that are forked from the one that made it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import socket
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import pytest
+
+from reset_flow import (
+    CodeRejected,
+    Failure,
+    GuessAlarm,
+    Keyring,
+    MemoryStore,
+    Policy,
+    Rejected,
+    ResetService,
+    SQLiteStore,
+    State,
+)
+from reset_flow.engine import guess_alarm, sweeper
+from reset_flow.testing import FrozenClock, refused
+from reset_flow.testing.transport import ScriptedTransport
+from tests.service import conftest
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from reset_flow import Event, Store
+    from reset_flow.sandbox import Sandbox
+
+T = TypeVar("T")
+HOSTED = Path(__file__).parent / "hosted.py"
+EVERY_STORE = pytest.mark.parametrize("kind", ["sqlite", "postgres", "redis"])
+
+
+class Host(Protocol):
+    """Run the program in `hosted.py`, and return what it printed."""
+
+    async def __call__(self, *orders: str, **more: str) -> list[dict[str, Any]]: ...
+
+
+@pytest.fixture
+def host(sandbox: Sandbox, tmp_path: Path, kind: str, url: str) -> Host:
+    async def run(*orders: str, **more: str) -> list[dict[str, Any]]:
+        for order in orders:
+            if order != "counts":
+                sandbox.add_user(order.rpartition(":")[2])
+        settings = {
+            "RESET_FLOW_BROKER_URL": sandbox.api_url,
+            "RESET_FLOW_APP_KEY": "sandbox",
+            "RESET_FLOW_STORE": url if kind in conftest.KINDS else f"sqlite:///{tmp_path}/flows.db",
+            "RESET_FLOW_KEYS": str(tmp_path / "keys"),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            **more,
+        }
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-W",
+            "error::ResourceWarning",
+            str(HOSTED),
+            *orders,
+            env=os.environ | settings,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+        assert (process.returncode, err.decode()) == (0, "")
+        return [json.loads(line) for line in out.splitlines()]
+
+    return run
+
+
+def workers_of(result: dict[str, Any]) -> list[str]:
+    assert result.get("state") == State.PASSWORD_SET, result
+    workers: list[str] = result["workers"]
+    return workers
+
+
+@EVERY_STORE
+async def test_a_service_made_at_import_works_in_one_event_loop_after_another(host: Host, sandbox: Sandbox) -> None:
+    for result in await host("anna", "bert"):
+        assert workers_of(result) == [f"{socket.gethostname()}:{result['pid']}"]
+    assert sandbox.password_of("anna") == "violet tractor of anna"
+
+
+@EVERY_STORE
+async def test_a_service_made_before_a_fork_works_in_the_children_under_names_of_their_own(
+    host: Host, sandbox: Sandbox
+) -> None:
+    results = await host("fork:anna", "fork:bert", "carl")
+    assert len({result["pid"] for result in results}) == 3
+    for result in results:
+        assert workers_of(result) == [f"{socket.gethostname()}:{result['pid']}"]
+    assert sandbox.password_of("bert") == "violet tractor of bert"
+
+
+@pytest.mark.parametrize("kind", ["sqlite"])
+async def test_a_worker_s_own_name_is_told_from_those_of_its_children(host: Host) -> None:
+    *children, parent = await host("fork:anna", "fork:bert", "carl", WORKER="web")
+    assert [workers_of(child) for child in children] == [[f"web:{child['pid']}"] for child in children]
+    assert workers_of(parent) == ["web"]
+
+
+@pytest.mark.parametrize("kind", ["postgres", "redis"])
+async def test_a_service_whose_loop_had_ended_before_the_fork_works_in_the_child(host: Host) -> None:
+    before, child, after = await host("anna", "fork:bert", "carl")
+    assert workers_of(before) == workers_of(after) != workers_of(child)
+
+
+@pytest.mark.parametrize("kind", ["sqlite"])
+async def test_a_file_that_is_open_when_it_is_forked_says_in_the_child_what_to_do(host: Host) -> None:
+    before, child, after = await host("anna", "fork:bert", "carl")
+    assert workers_of(before) == workers_of(after)
+    assert child["error"].startswith("StoreUnavailable: ")
+    assert "make one after the fork" in child["error"]
+
+
+@EVERY_STORE
+async def test_a_service_in_use_while_it_is_forked_says_in_the_child_what_to_do(host: Host) -> None:
+    before, child, after = await host("anna", "fork-in-use:bert", "carl")
+    assert workers_of(before) == workers_of(after)
+    assert child["error"].startswith("StoreUnavailable: ")
+    assert "make one after the fork" in child["error"]
+
+
+# In this process.
+
+
+def in_a_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Run one of the loops of a process; nothing may be left to it."""
+    left: list[object] = []
+
+    async def run() -> T:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: left.append(context))
+        async with asyncio.timeout(60):
+            return await work
+
+    result = asyncio.run(run())
+    gc.collect()
+    assert left == []
+    return result
+
+
+def made(
+    transport: ScriptedTransport, store: Store | None = None, *, keyring: Keyring | None = None, **options: Any
+) -> ResetService:
+    options.setdefault("sweep", False)
+    return ResetService(transport, store or MemoryStore(), keyring or Keyring.generate(), **options)
+
+
+async def guess(service: ResetService, transport: ScriptedTransport, user: str) -> None:
+    """Type a wrong code."""
+    flow = await service.answer((await service.start(user)).id, "Peterson")
+    transport.script(exchange=[Rejected()])
+    await refused(service.verify(flow.id, "000000"), CodeRejected)
+
+
+def test_codes_that_were_typed_in_loops_that_have_ended_are_told_to_other_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(guess_alarm, "INTERVAL", timedelta(milliseconds=20))
+    transport = ScriptedTransport()
+    service = made(transport, policy=Policy(guess_alarm=GuessAlarm(at_least=10)))
+    in_a_loop(guess(service, transport, "anna"))
+
+    async def told() -> None:
+        await guess(service, transport, "bert")
+        seen = 0
+        while seen < 2:
+            counts, _ = await guess_alarm.load_counts(service.side(guess_alarm.KIND), timedelta(minutes=1))
+            seen = sum(count for (_, right), count in counts.items() if not right)
+            await asyncio.sleep(0.001)
+
+    in_a_loop(told())
+    in_a_loop(service.aclose())
+
+
+def test_workers_look_at_once_in_one_loop_after_another(tmp_path: Path) -> None:
+    keyring = Keyring.load_or_create(tmp_path / "keys")
+    service = made(ScriptedTransport(), SQLiteStore(tmp_path / "flows.db"), keyring=keyring)
+
+    async def look() -> None:
+        # From inside: that two looks meet is a matter of moments.
+        service._alarm.count(right=True)
+        await asyncio.gather(*(service._alarm.sync() for _ in range(3)))
+
+    for _ in range(2):
+        in_a_loop(look())
+    in_a_loop(service.aclose())
+
+
+@pytest.mark.parametrize("kind", ["redis"])
+async def test_what_a_parent_counted_is_not_told_again_by_its_children(host: Host) -> None:
+    *_, counts = await host("wrong:anna", "fork:bert", "fork:carl", "counts")
+    assert counts == {"wrong": 1, "right": 2}
+
+
+def test_a_service_that_is_entered_in_the_next_loop_sweeps_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeper, "INTERVAL", timedelta(milliseconds=1))
+    clock, ended = FrozenClock(), []
+
+    async def hear(event: Event) -> None:
+        ended.append(event.flow.failure)
+
+    service = made(ScriptedTransport(), MemoryStore(clock=clock), clock=clock, sweep=True, listeners={"one": hear})
+
+    async def enter() -> None:
+        await service.__aenter__()
+        await service.start("anna")
+
+    in_a_loop(enter())
+    clock.advance(timedelta(hours=2))
+
+    async def sweep() -> None:
+        async with service:
+            while not ended:  # noqa: ASYNC110 - there is no event to wait for
+                await asyncio.sleep(0.001)
+
+    in_a_loop(sweep())
+    assert ended == [Failure.EXPIRED]
+
+
+def test_a_service_closes_in_another_loop_than_it_was_entered_in() -> None:
+    service = made(ScriptedTransport(), sweep=True)
+    in_a_loop(service.__aenter__())
+    in_a_loop(service.aclose())
+
+
+def test_what_a_loop_left_under_way_that_ended_without_a_word_is_not_waited_for() -> None:
+    transport = ScriptedTransport()
+    service = made(transport)
+    held = transport.hold("challenge")
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # it complains of tasks that it had
+
+    async def begin() -> None:
+        task = asyncio.create_task(service.start("anna"))
+        await held.arrived.wait()
+        task.cancel()
+
+    loop.run_until_complete(begin())
+    loop.close()
+    assert in_a_loop(service.start("bert")).state is State.REQUESTED
+    in_a_loop(service.aclose(timedelta(hours=1)))
