@@ -23,8 +23,9 @@ __all__ = ["app"]
 
 app = typer.Typer(
     help="Carries a password reset through a broker's API, from request to working password.",
-    epilog="Settings come from RESET_FLOW_BROKER_URL, _APP_KEY, _STORE, _KEYS, _REALM and _REVISION, or from the files "
-    "that the same names with _FILE give. Secrets are asked for, or read from standard input, a line for each.",
+    epilog="Settings come from RESET_FLOW_BROKER_URL, _BROKER_NAME, _BROKER_ALIASES, _APP_KEY, _REVISION, _PROXY, "
+    "_STORE, _KEYS and _REALM, or from the files that the same names with _FILE give. Secrets are asked for, or read "
+    "from standard input, a line for each.",
     no_args_is_help=False,
     add_completion=False,
     pretty_exceptions_enable=False,  # they would print what is in variables

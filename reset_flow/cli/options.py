@@ -26,6 +26,15 @@ Credentials = Annotated[str, typer.Option("--credential", help="What to reset: p
 
 SETTINGS = {
     "broker_url": typer.Option("--broker-url", metavar="URL", rich_help_panel=PANEL, help="RESET_FLOW_BROKER_URL"),
+    "broker_name": typer.Option(
+        "--broker-name", metavar="NAME", rich_help_panel=PANEL, help="RESET_FLOW_BROKER_NAME: flows are bound to it"
+    ),
+    "broker_aliases": typer.Option(
+        "--broker-aliases", metavar="NAMES", rich_help_panel=PANEL, help="RESET_FLOW_BROKER_ALIASES: its other names"
+    ),
+    "proxy": typer.Option(
+        "--proxy", metavar="ADDRESS", rich_help_panel=PANEL, help="RESET_FLOW_PROXY: an address, or environment"
+    ),
     "store": typer.Option("--store", metavar="ADDRESS", rich_help_panel=PANEL, help="RESET_FLOW_STORE"),
     "keys": typer.Option("--keys", metavar="PATH", rich_help_panel=PANEL, help="RESET_FLOW_KEYS"),
     "realm": typer.Option("--realm", metavar="NAME", rich_help_panel=PANEL, help="RESET_FLOW_REALM"),

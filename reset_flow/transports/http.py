@@ -350,15 +350,18 @@ def proxy_address(given: str | Secret, name: str = "proxy") -> Secret:
         ConfigurationError: It is no such address. No message repeats it, because it may hold a password.
     """
     given = Secret(given)  # keeps the text out of this frame
-    try:
-        url = URL(given.reveal())
-        fits = url.scheme in ("http", "https") and bool(url.host) and url.port is not None
-        fits = fits and url.path in ("", "/") and not url.query_string and not url.fragment
-    except (ValueError, TypeError):
-        fits = False
-    if not fits:
+    if not _is_proxy(given):
         raise ConfigurationError(f"{name} must be like http://host:3128 or http://user:password@host:3128")
     return given
+
+
+def _is_proxy(given: Secret) -> bool:
+    try:
+        url = URL(given.reveal())
+    except (ValueError, TypeError):
+        return False
+    fits = url.scheme in ("http", "https") and bool(url.host) and url.port is not None
+    return fits and url.path in ("", "/") and not url.query_string and not url.fragment
 
 
 def fits_header(text: str) -> bool:

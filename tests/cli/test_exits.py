@@ -14,8 +14,10 @@ import pytest
 
 from reset_flow.cli import exits, main
 from reset_flow.domain import errors
+from tests.cli.conftest import ANSWER
 
 if TYPE_CHECKING:
+    from reset_flow.sandbox import Sandbox
     from tests.cli.conftest import At, Run, Shell
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
@@ -121,6 +123,30 @@ def test_a_flow_of_another_broker_is_refused(run: Run, at: At) -> None:
     refused = run("resend", flow_id, "--broker-url", "http://127.0.0.1:1/api")
     refused.refused(45, "RESET_FLOW_BROKER_ALIASES", "etna:http://127.0.0.1:1/api")
     assert run("cancel", flow_id, "--broker-url", "http://127.0.0.1:1/api", "--json").json["failure"] == "cancelled"
+
+
+def test_a_broker_goes_by_other_names_as_well(
+    run: Run, user: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow_id = run("start", user, "--json").json["id"]
+    run("answer", flow_id, "--broker-name", "broker", given=ANSWER).refused(45, f"etna:{sandbox.api_url}", "'broker'")
+    aliases = f"older,etna:{sandbox.api_url}"
+    named = ("--broker-name", "broker", "--broker-aliases", aliases)
+    assert run("answer", flow_id, *named, "--json", given=ANSWER).json["state"] == "question_answered"
+    monkeypatch.setenv("RESET_FLOW_BROKER_NAME", "broker")
+    monkeypatch.setenv("RESET_FLOW_BROKER_ALIASES", aliases)
+    assert run("code", flow_id, "--json", given=sandbox.newest_code(user)).json["state"] == "token_issued"
+
+
+def test_the_proxy_of_the_environment_is_used_where_it_is_asked_for(
+    run: Run, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert run("start", user).status == 0
+    run("start", user, "--proxy", "environment").refused(41, "Proxy")
+    run("start", user, "--proxy", "socks5://host").refused(12, "RESET_FLOW_PROXY must be like http://host:3128")
 
 
 def test_unknown_flows_and_users_are_refused(run: Run) -> None:

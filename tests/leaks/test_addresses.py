@@ -119,6 +119,10 @@ async def test_an_address_that_leads_nowhere(number: int, clean: Clean, raised: 
         lambda: from_env({"BROKER_URL": f"https://me:{QUOTED}@host/db", "APP_KEY": "k"}),
         lambda: from_env({"BROKER_URL": "https://h/api", "APP_KEY": PASSWORD + "\n", "REVISION": "no"}),
         lambda: from_env({"APP_KEY": PASSWORD}),
+        lambda: from_env({"BROKER_URL": "https://h/api", "APP_KEY": "k", "PROXY": f"socks5://me:{QUOTED}@host"}),
+        lambda: from_env({"BROKER_URL": "https://h/api", "APP_KEY": "k", "PROXY": f"http://me:{PASSWORD}@[host"}),
+        lambda: EtnaTransport("https://host/api", "key", proxy=f"http://me:{QUOTED}@host/{QUOTED}"),
+        lambda: EtnaTransport("https://host/api", "key", proxy=f"http://me:{QUOTED}@host:3128"),
     ],
 )
 def test_what_can_not_be_made_of_it(make: Callable[[], object], clean: Clean, monkeypatch: pytest.MonkeyPatch) -> None:
