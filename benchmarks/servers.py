@@ -237,6 +237,11 @@ class PostgresStandby(PostgresServer):
         make = ["pg_basebackup", "--no-sync", "--checkpoint=fast", "--write-recovery-conf", f"--dbname={source}"]
         self._run(*make, f"--pgdata={self._data}", PGPASSWORD=self._primary.password)
 
+    @property
+    def is_standby(self) -> bool:
+        """Return True if it was not promoted."""
+        return (self._data / "standby.signal").exists()
+
     def promote(self) -> None:
         """Make it a primary, and wait until it is one."""
         self._run("pg_ctl", "promote", f"--pgdata={self._data}")

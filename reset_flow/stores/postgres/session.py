@@ -66,6 +66,8 @@ class Session:
 
     async def fetch(self, statement: str, *values: Any) -> list[Any]:
         """Run a statement, by its name, that is neither a save nor a load: those always find a connection left."""
+        if not self._is_open:
+            await self._open()
         async with self._others:
             return await self._fetch(statement, *values)
 
