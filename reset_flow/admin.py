@@ -145,7 +145,8 @@ class Admin:
             KeyringError: The key is needed (it writes, or may, or seals records), or the file can't be used.
         """
         every = dict.fromkeys((self._realm, *realms))
-        await key_rotation.remove(Path(path), key_id, self._store, every, settled=NO_TIME if at_once else DELAY)
+        settled, shared = NO_TIME if at_once else DELAY, self._keyring.shared
+        await key_rotation.remove(Path(path), key_id, self._store, every, settled=settled, shared=shared)
         self._log(f"key {key_id} removed")
 
     async def purge(self, older_than: timedelta, *, progress: Progress = ignore) -> int:
@@ -222,13 +223,16 @@ class Admin:
         audit.info("%s (%s)", what, self._worker)
 
 
-def rotate_keys(path: str | Path, *, at_once: bool = False) -> Key:
+def rotate_keys(path: str | Path, *, at_once: bool = False, shared: bool = False) -> Key:
     """
     Add a sealing key to a key file, and return it. It writes once every worker has read it, or `at_once`.
+
+    Args:
+        shared: Accept a file that others can read, as `Keyring.from_file` does.
 
     Raises:
         KeyringError: The file can't be read or written.
     """
-    key = key_rotation.rotate(Path(path), delay=NO_TIME if at_once else DELAY)
+    key = key_rotation.rotate(Path(path), delay=NO_TIME if at_once else DELAY, shared=shared)
     audit.info("key %s added (%s)", key.id, this_process())
     return key

@@ -11,8 +11,12 @@ from urllib.parse import unquote
 import reset_flow  # which imports a store, and with it a driver, when it is first asked for
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.secret import Secret
+from reset_flow.domain.text import printable
+from reset_flow.persistence import secret_file
 from reset_flow.persistence.keyring import Keyring
+from reset_flow.persistence.secret_file import OpenToOthersError
 from reset_flow.service import ResetService
+from reset_flow.tracebacks import forget_frames
 from reset_flow.transports.etna import EtnaTransport
 
 if TYPE_CHECKING:
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
     from reset_flow.ports import Store
 
 PREFIX = "RESET_FLOW_"
-SETTINGS = frozenset({"APP_KEY", "BROKER_URL", "KEYS", "REALM", "REVISION", "STORE"})
+SETTINGS = frozenset({"APP_KEY", "BROKER_URL", "KEYS", "REALM", "REVISION", "SHARED_FILES", "STORE"})
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 
@@ -67,7 +71,7 @@ def setting(name: str, default: str | None = None, overrides: Mapping[str, str |
     if given and file:
         raise ConfigurationError(f"{variable} and {variable}_FILE are both set: leave one of them")
     if file:
-        return _content(file, f"{variable}_FILE")
+        return _content(file, f"{variable}_FILE", shared=shared_files(overrides))
     if not given and default is None:
         raise ConfigurationError(f"{variable} is not set, nor is {variable}_FILE")
     return given.reveal() or default or ""
@@ -78,15 +82,29 @@ def _hidden(overrides: Mapping[str, str | Secret] | None) -> Mapping[str, Secret
     return {name: Secret(value) for name, value in (overrides or {}).items()}
 
 
-def _content(path: str, variable: str) -> str:
+def shared_files(overrides: Mapping[str, str | Secret] | None = None) -> bool:
+    """
+    Return whether files with secrets may be read by others: `RESET_FLOW_SHARED_FILES`, which is refuse or accept.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    given = _hidden(overrides).get("SHARED_FILES", Secret(os.environ.get(f"{PREFIX}SHARED_FILES", ""))).reveal()
+    if given not in ("", "refuse", "accept"):
+        raise ConfigurationError(f"{PREFIX}SHARED_FILES is {printable(given)!r}: it must be refuse or accept")
+    return given == "accept"
+
+
+def _content(path: str, variable: str, *, shared: bool) -> str:
     try:
-        with Path(path).open(encoding="utf-8") as file:
-            if os.fstat(file.fileno()).st_mode & 0o077:
-                raise ConfigurationError(f"{variable}: {path} is open to others: `chmod 600` it")
-            return file.read(1 << 20).strip()
+        with secret_file.opened(Path(path), shared=shared) as handle:
+            return b"".join(secret_file.read(handle)).decode().strip()
+    except OpenToOthersError as error:
+        why = str(error)
     except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is no text"
-    raise ConfigurationError(f"{variable}: {path} can't be read: {why}")
+        forget_frames(error)
+        why = f"can't be read: {getattr(error, 'strerror', None) or 'it is no text'}"
+    raise ConfigurationError(f"{variable}: {path} {why}")
 
 
 def from_env(
@@ -97,7 +115,8 @@ def from_env(
 
     It reads `RESET_FLOW_BROKER_URL`, `RESET_FLOW_APP_KEY`, `RESET_FLOW_REVISION` (default: identifiers),
     `RESET_FLOW_STORE` (sqlite:///reset-flow.db), `RESET_FLOW_KEYS` (the path of a key file: reset-flow.keys) and
-    `RESET_FLOW_REALM` (default), each of which may be given as `…_FILE`, too.
+    `RESET_FLOW_REALM` (default), each of which may be given as `…_FILE`, too; and `RESET_FLOW_SHARED_FILES` (refuse),
+    which says whether others may read such files.
 
     Args:
         overrides: By their names without `RESET_FLOW_`, settings that go before the environment.
@@ -122,10 +141,11 @@ def from_env(
         revision="identifiers" if revision == "identifiers" else "password",
     )
     keys = setting("KEYS", "reset-flow.keys", overrides)
+    shared = shared_files(overrides)
     return ResetService(
         transport,
         open_store(setting("STORE", "sqlite:///reset-flow.db", overrides)),
-        Keyring.load_or_create(keys) if create_keys else Keyring.from_file(keys),
+        Keyring.load_or_create(keys, shared=shared) if create_keys else Keyring.from_file(keys, shared=shared),
         realm=setting("REALM", "default", overrides),
         **options,
     )

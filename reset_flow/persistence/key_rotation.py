@@ -48,14 +48,23 @@ class ResealReport:
     unreadable: int = 0
 
 
-def rotate(path: Path, *, delay: timedelta = DELAY) -> Key:
+def rotate(path: Path, *, delay: timedelta = DELAY, shared: bool = False) -> Key:
     """Add a key to a file, and return it. It writes after the delay: by then, every worker must have read the file."""
-    return key_file.change(path, lambda keys: keys.rotated(delay)).seal[-1]
+    return key_file.change(path, lambda keys: keys.rotated(delay), shared=shared).seal[-1]
 
 
-async def remove(path: Path, key_id: str, store: Store, realms: Iterable[str], *, settled: timedelta = DELAY) -> None:
+async def remove(
+    path: Path,
+    key_id: str,
+    store: Store,
+    realms: Iterable[str],
+    *,
+    settled: timedelta = DELAY,
+    shared: bool = False,
+) -> None:
     """Remove a key from a file, once a newer one has been writing for as long as `settled`."""
-    safe_at = key_file.read(path).superseded_at(key_id) + settled
+    keys = key_file.change(path, lambda keys: keys, shared=shared)  # as a removal that was broken off has left them
+    safe_at = keys.superseded_at(key_id) + settled
     if datetime.now(UTC) < safe_at:
         raise KeyringError(f"a worker may still write with key {key_id} until {safe_at:%H:%M:%S} UTC: remove it then")
     for realm in realms:
@@ -64,7 +73,7 @@ async def remove(path: Path, key_id: str, store: Store, realms: Iterable[str], *
                 f"key {key_id} seals {records} records of realm {realm}: "
                 "run `reset-flow keys reseal` until it seals none"
             )
-    key_file.change(path, lambda keys: keys.without(key_id))
+    key_file.change(path, lambda keys: keys.without(key_id), shared=shared)
 
 
 async def sealed_with(store: Store, realm: str) -> Counter[str]:

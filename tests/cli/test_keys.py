@@ -168,7 +168,7 @@ def test_a_key_file_that_is_loose_broken_or_missing_is_refused(
     run: Run, keys: Path, home: Path, command: tuple[str, ...]
 ) -> None:
     content = keys.read_bytes()
-    keys.chmod(0o640)
+    keys.chmod(0o644)
     run("keys", *command, keys.name).refused(13, "open to others", "chmod 600")
     keys.chmod(0o600)
     (home / "empty.keys").touch(mode=0o600)
@@ -186,7 +186,7 @@ def test_a_file_variable_that_others_may_read_is_refused(
     file.write_text({"APP_KEY": "sandbox", "KEYS": keys.name, "STORE": DATABASE, "REALM": "default"}[name] + "\n")
     monkeypatch.delenv(f"RESET_FLOW_{name}", raising=False)
     monkeypatch.setenv(f"RESET_FLOW_{name}_FILE", str(file))
-    for mode in (0o644, 0o640, 0o620):
+    for mode in (0o644, 0o604, 0o622):
         file.chmod(mode)
         run("start", user).refused(12, f"RESET_FLOW_{name}_FILE", "open to others")
     file.chmod(0o600)

@@ -111,7 +111,7 @@ def test_a_file_that_cannot_be_used_is_left_as_it_is(path: Path, harm: str) -> N
         case "broken":
             path.write_bytes(content[:-20])
         case "loose":
-            path.chmod(0o640)
+            path.chmod(0o644)
         case _:
             path = path.parent
     with pytest.raises(KeyringError):
