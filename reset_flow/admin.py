@@ -19,6 +19,7 @@ from reset_flow.engine.context import in_utc, system_clock, this_process
 from reset_flow.persistence import key_rotation
 from reset_flow.persistence.batches import change_all, ignore, purge
 from reset_flow.persistence.key_file import DELAY, Key
+from reset_flow.persistence.key_record import KeyedStore
 from reset_flow.persistence.repository import FlowRepository, new_write_id
 from reset_flow.persistence.side_records import side_realm
 from reset_flow.ports import UseName
@@ -60,7 +61,7 @@ class ChangeReport:
 
 class Admin:
     """
-    Looks after the flows of one realm.
+    Looks after the flows of one realm. With keys that are not those of the realm, it can only purge and count.
 
     Use it as an async context manager: it closes the store with itself. Workers may run meanwhile. Each change is
     written to the audit log, `reset_flow.audit`, without any login. Long work takes `progress`, which is called after
@@ -84,8 +85,9 @@ class Admin:
         self._realm = validation.name(realm, "realm")
         self._now = in_utc(clock)
         self._worker = validation.name(worker, "worker") if worker else this_process()
+        self._keyed = KeyedStore(store, keyring, self._realm)
         # The lease only says when listeners that were not told of an end are due again.
-        self._repository = FlowRepository(store, keyring, self._realm, Policy().lease)
+        self._repository = FlowRepository(self._keyed, keyring, self._realm, Policy().lease)
 
     async def __aenter__(self) -> Self:
         return self
@@ -124,7 +126,7 @@ class Admin:
 
     async def reseal(self, *, progress: Progress = ignore) -> key_rotation.ResealReport:
         """Seal every record of the realm, side records included, with the newest key: older ones can then go."""
-        report = await key_rotation.reseal(self._store, self._keyring, self._realm, progress)
+        report = await key_rotation.reseal(self._keyed, self._keyring, self._realm, progress)
         if report.resealed:
             self._log(f"realm {self._realm}: {report.resealed} records resealed with key {self._keyring.writes.id}")
         return report
@@ -216,7 +218,7 @@ class Admin:
             self._log(f"flow {flow.id}: {'budgets lifted' if lifting else 'erased'}")
             return "changed"
 
-        results = await change_all(self._store, self._realm, change=change, progress=progress)
+        results = await change_all(self._keyed, self._realm, change=change, progress=progress)
         return ChangeReport(**{each.name: results[each.name] for each in attrs.fields(ChangeReport)})
 
     def _log(self, what: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -12,7 +15,7 @@ import reset_flow  # which imports a store, and with it a driver, when it is fir
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.text import printable
-from reset_flow.persistence import secret_file
+from reset_flow.persistence import key_record, secret_file
 from reset_flow.persistence.keyring import Keyring
 from reset_flow.persistence.secret_file import OpenToOthersError
 from reset_flow.service import ResetService
@@ -107,6 +110,17 @@ def _content(path: str, variable: str, *, shared: bool) -> str:
     raise ConfigurationError(f"{variable}: {path} {why}")
 
 
+def _check_unused(address: Secret, realm: str, path: Path) -> None:
+    """Raise KeyringError if the store knows keys of the realm: new ones would find nothing of what is there."""
+
+    async def ask() -> None:
+        async with aclosing(open_store(address)) as store:
+            await key_record.check_unused(store, realm, path)
+
+    with ThreadPoolExecutor(1) as thread:  # the caller may be in an event loop
+        thread.submit(lambda: asyncio.run(ask())).result()
+
+
 def from_env(
     overrides: Mapping[str, str | Secret] | None = None, *, create_keys: bool = True, **options: Any
 ) -> ResetService:
@@ -121,13 +135,15 @@ def from_env(
     Args:
         overrides: By their names without `RESET_FLOW_`, settings that go before the environment.
 
-        create_keys: Whether a key file that is missing is made.
+        create_keys: Whether a key file that is missing is made. The store is asked before, which may take a while:
+            keys of the realm that it knows are lost.
 
         options: Passed on to `ResetService`.
 
     Raises:
         ConfigurationError: Something is missing or can't be; the message names the variable.
-        KeyringError: The key file can't be used.
+        KeyringError: The key file can't be used, or is missing, and the store knows keys of the realm.
+        StoreUnavailable: The key file is missing, and the store can't be asked.
     """
     overrides = _hidden(overrides)
     if unknown := sorted(set(overrides) - SETTINGS):
@@ -141,11 +157,14 @@ def from_env(
         revision="identifiers" if revision == "identifiers" else "password",
     )
     keys = setting("KEYS", "reset-flow.keys", overrides)
-    shared = shared_files(overrides)
+    shared, realm = shared_files(overrides), setting("REALM", "default", overrides)
+    address = Secret(setting("STORE", "sqlite:///reset-flow.db", overrides))
+    if create_keys and not Path(keys).exists():
+        _check_unused(address, realm, Path(keys))
     return ResetService(
         transport,
-        open_store(setting("STORE", "sqlite:///reset-flow.db", overrides)),
+        open_store(address),
         Keyring.load_or_create(keys, shared=shared) if create_keys else Keyring.from_file(keys, shared=shared),
-        realm=setting("REALM", "default", overrides),
+        realm=realm,
         **options,
     )

@@ -14,7 +14,7 @@ import attrs
 from msgspec.structs import replace
 
 from reset_flow.domain.errors import KeyringError
-from reset_flow.persistence import key_file
+from reset_flow.persistence import key_file, key_record
 from reset_flow.persistence.batches import change_all, ignore, record_batches
 from reset_flow.persistence.key_file import DELAY
 from reset_flow.persistence.keyring import Keyring
@@ -67,6 +67,7 @@ async def remove(
     safe_at = keys.superseded_at(key_id) + settled
     if datetime.now(UTC) < safe_at:
         raise KeyringError(f"a worker may still write with key {key_id} until {safe_at:%H:%M:%S} UTC: remove it then")
+    realms = tuple(realms)
     for realm in realms:
         if records := (await sealed_with(store, realm))[key_id]:
             raise KeyringError(
@@ -74,6 +75,8 @@ async def remove(
                 "run `reset-flow keys reseal` until it seals none"
             )
     key_file.change(path, lambda keys: keys.without(key_id), shared=shared)
+    for realm in realms:
+        await key_record.forget(store, realm, key_id)
 
 
 async def sealed_with(store: Store, realm: str) -> Counter[str]:

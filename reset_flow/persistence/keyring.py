@@ -102,6 +102,11 @@ class Keyring(Unpicklable):
         return self._keys.lookup
 
     @property
+    def key_set(self) -> KeySet:
+        """All keys of the ring: the same object for as long as they stay the same."""
+        return self._keys
+
+    @property
     def writes(self) -> Key:
         """The key that seals now."""
         return self._keys.writer

@@ -178,6 +178,19 @@ def test_a_key_file_that_is_loose_broken_or_missing_is_refused(
     assert run("keys", *command, keys.name).status == 0
 
 
+def test_no_keys_are_made_in_place_of_lost_ones(run: Run, at: At, user: str, keys: Path) -> None:
+    flow_id = at("requested")
+    kept = keys.rename(keys.with_name("kept.keys"))
+    for command in ("start", "adopt"):
+        run(command, user, given=b"token").refused(13, "reset-flow.keys does not exist", "put their file back")
+    assert not keys.exists()
+    assert run("keys", "new", keys.name).status == 0
+    for arguments in (("start", user), ("show", flow_id), ("list",), ("cancel", flow_id), ("keys", "reseal")):
+        run(*arguments).refused(13, "put their file back", "another realm")
+    kept.replace(keys)
+    assert run("show", flow_id).status == 0
+
+
 @pytest.mark.parametrize("name", ["APP_KEY", "KEYS", "STORE", "REALM"])
 def test_a_file_variable_that_others_may_read_is_refused(
     run: Run, user: str, keys: Path, monkeypatch: pytest.MonkeyPatch, name: str
