@@ -29,6 +29,7 @@ LOOKS = 3
 LONGEST_WAY = 400
 """Folders and links on the way to a file; links may go in circles."""
 GAP = b"\0"
+ACL = "system.posix_acl_access"
 
 NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK})
 """Said by file systems that can't lock, or can't sync."""
@@ -154,7 +155,7 @@ def _sync(handle: int) -> None:
 def _check(path: Path, handle: int, *, shared: bool) -> None:
     status, me = os.fstat(handle), os.geteuid()
     read_only = bool(os.fstatvfs(handle).f_flag & os.ST_RDONLY)
-    if _others_write(status):
+    if _others_write(handle, status):
         raise OpenToOthersError("is open to others, who can write it: `chmod 600` it")
     if status.st_uid not in (0, me) and me != 0 and not read_only:
         raise OpenToOthersError(
@@ -170,7 +171,7 @@ def _check(path: Path, handle: int, *, shared: bool) -> None:
         return
     if read_only:
         _warn(str(path), "it is on a read-only mount")
-    elif not status.st_mode & 0o004 and status.st_gid in _groups():
+    elif not status.st_mode & 0o004 and status.st_gid in _groups() and not _has_acl(handle):
         _warn(str(path), "they are in a group of this process")
     elif shared:
         _warn(str(path), "the settings say so")
@@ -202,7 +203,7 @@ def _folder_that_others_write(path: Path) -> Path | None:
         except OSError:
             break  # of a link into /proc, or gone by now: what was opened is what counts
         sticky = folder.st_mode & stat.S_ISVTX and entry.st_uid in (0, os.geteuid())
-        if _others_write(folder) and not sticky:
+        if _others_write(here, folder) and not sticky:
             return here
         if stat.S_ISLNK(entry.st_mode):
             target = step.readlink()
@@ -213,8 +214,18 @@ def _folder_that_others_write(path: Path) -> Path | None:
     return None
 
 
-def _others_write(status: os.stat_result) -> bool:
-    return bool(status.st_mode & 0o002 or (status.st_mode & 0o020 and not _is_mine_alone(status.st_gid)))
+def _others_write(place: int | Path, status: os.stat_result) -> bool:
+    if status.st_mode & 0o020 and (not _is_mine_alone(status.st_gid) or _has_acl(place)):
+        return True
+    return bool(status.st_mode & 0o002)
+
+
+def _has_acl(place: int | Path) -> bool:
+    """Return True if the bits of the group are those of an access list, which may name anybody."""
+    try:
+        return ACL in os.listxattr(place)
+    except (AttributeError, OSError):  # a system or a file system without
+        return False
 
 
 def _is_mine_alone(group: int) -> bool:

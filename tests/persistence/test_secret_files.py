@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import grp
 import os
+import pwd
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -203,6 +206,53 @@ def test_a_folder_of_a_group_that_only_the_platform_knows_is_accepted(path: Path
     assert as_user(ids, path, groups=(THEIRS,)) == str([key_id])
     os.chown(path.parent, 0, 0)
     assert f"who can write {path.parent}" in as_user(ids, path, groups=(THEIRS, 0))
+
+
+@as_root
+def test_a_folder_of_a_users_own_group_is_accepted_and_that_of_a_shared_one_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.chown(path, ME, MINE)
+    os.chown(path.parent, ME, MINE)
+    path.parent.chmod(0o775)  # by a umask of 002
+    me = pwd.struct_passwd(("me", "x", ME, MINE, "", "/", ""))
+    other = pwd.struct_passwd(("other", "x", THEIRS, THEIRS, "", "/", ""))
+    flatmate = pwd.struct_passwd(("flatmate", "x", THEIRS, MINE, "", "/", ""))
+
+    def seen(members: list[str], users: list[pwd.struct_passwd]) -> str:
+        monkeypatch.setattr("grp.getgrgid", lambda gid: grp.struct_group(("me", "x", gid, members)))
+        monkeypatch.setattr("pwd.getpwall", lambda: users)
+        monkeypatch.setattr("pwd.getpwuid", lambda _: me)
+        return as_user(ids, path)
+
+    assert "KeyringError" not in seen([], [me, other])
+    assert "KeyringError" not in seen(["me"], [me, other])
+    assert "open to others" in seen(["other"], [me, other])
+    assert "open to others" in seen([], [me, flatmate])
+
+
+ACCESS_LIST = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", tag, rights, who)
+    for tag, rights, who in [
+        (0x01, 6, 2**32 - 1), (0x02, 6, THEIRS), (0x04, 0, 2**32 - 1), (0x10, 6, 2**32 - 1), (0x20, 0, 2**32 - 1),
+    ]
+)  # fmt: skip
+"""That another user may read and write, as Linux keeps it (linux/posix_acl_xattr.h)."""
+
+
+@as_root
+def test_an_access_list_is_no_way_past_the_rules(path: Path) -> None:
+    os.chown(path, ME, MINE)
+    try:
+        os.setxattr(path, "system.posix_acl_access", ACCESS_LIST)
+    except OSError:
+        pytest.skip("this file system has no access lists")
+    assert path.stat().st_mode & 0o777 == 0o660
+    assert "who can write it" in as_user(ids, path)
+    path.chmod(0o640)
+    assert "who can read it" in as_user(ids, path)
+    path.chmod(0o600)
+    assert "KeyringError" not in as_user(ids, path)
 
 
 # --- who can read it
