@@ -115,7 +115,7 @@ def from_env(
         raise ConfigurationError(f"there is no setting {unknown[0]}: there are {', '.join(sorted(SETTINGS))}")
     revision = setting("REVISION", "identifiers", overrides)
     if revision not in ("identifiers", "password"):
-        raise ConfigurationError(f"{PREFIX}REVISION is {revision!r}: it must be identifiers or password")
+        raise ConfigurationError(f"{PREFIX}REVISION must be identifiers or password")
     transport = EtnaTransport(
         setting("BROKER_URL", overrides=overrides),
         setting("APP_KEY", overrides=overrides),
