@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from reset_flow.domain.errors import (
 from reset_flow.domain.flow_data import BudgetName
 from reset_flow.domain.outcomes import NotActed, Outcome, Unknown
 from reset_flow.engine.background_tasks import Backoff
+from reset_flow.engine.context import uptime
 from reset_flow.ports import Use, UseName
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class IntentExecutor:
     # --- sending
 
     async def _send(self, intended: Decision, new: NewCredential | None) -> Flow:
-        began = time.monotonic()
+        began = uptime()
         flow = await self._announce(intended)
         error: ResetFlowError | None
         try:
@@ -203,7 +203,7 @@ class IntentExecutor:
         self, flow: FlowData, new: NewCredential | None, key: bytes | None = None
     ) -> tuple[FlowData, ResetFlowError | None]:
         """Send once more. Each sending is an intent of its own, with a lease of its own."""
-        began = time.monotonic()
+        began = uptime()
         flow = await self._save(self._decide(flow, Repeated()), must=True)
         return await self._carry_out(flow, new, began, key)
 
