@@ -187,7 +187,7 @@ def from_env(
         raise ConfigurationError(f"there is no setting {unknown[0]}: there are {', '.join(sorted(SETTINGS))}")
     revision = setting("REVISION", "identifiers", overrides)
     if revision not in ("identifiers", "password"):
-        raise ConfigurationError(f"{PREFIX}REVISION is {revision!r}: it must be identifiers or password")
+        raise ConfigurationError(f"{PREFIX}REVISION must be identifiers or password")
     names = _names("BROKER_NAME", overrides)
     if len(names) > 1:
         raise ConfigurationError(f"{PREFIX}BROKER_NAME must be one name, without spaces and commas")

@@ -11,13 +11,16 @@ from reset_flow.cli.exits import STATUSES
 from reset_flow.cli.options import FlowId, Json, User, with_settings
 from reset_flow.cli.screen import complain, console, counting, say, say_json
 from reset_flow.cli.session import AdminSession, Settings
-from reset_flow.domain.errors import RecordUnreadable
+from reset_flow.domain.errors import InvalidInput, RecordUnreadable
 from reset_flow.domain.flow import Flow, Transition
 
 __all__ = ["COMMANDS", "tell", "tell_unreadable"]
 
 STORED = ("store", "keys", "realm")
 """The settings of a command that needs no broker."""
+
+CENTURIES = 100_000
+"""Days; longer ones may reach back before year 1."""
 
 
 def tell(flow: Flow, *, as_json: bool) -> None:
@@ -56,6 +59,7 @@ def audit_flow(*, settings: Settings, flow_id: FlowId, as_json: Json = False) ->
         if as_json:
             say_json(entry)
         else:
+            entry["at"] = step.at.isoformat(timespec="seconds")
             say("  ".join(value for value in entry.values() if value))
 
 
@@ -96,7 +100,9 @@ def list_flows(
 def purge(
     *,
     settings: Settings,
-    days: Annotated[float, typer.Option("--older-than", metavar="DAYS", min=0, help="Since the end of a flow.")],
+    days: Annotated[
+        float, typer.Option("--older-than", metavar="DAYS", min=0, max=CENTURIES, help="Since the end of a flow.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Delete the flows that ended more than so many days ago."""
@@ -112,7 +118,7 @@ def _days(days: float) -> timedelta:
     try:
         return timedelta(days=days)
     except (OverflowError, ValueError):
-        raise typer.BadParameter(f"--older-than is a number of days, not {days}") from None
+        raise InvalidInput("--older-than: it must be a number of days") from None
 
 
 @with_settings(*STORED)

@@ -4,15 +4,16 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
+import attrs
 import typer
 
 from reset_flow.cli import admin, prompts
-from reset_flow.cli.admin import tell
+from reset_flow.cli.admin import tell, tell_unreadable
 from reset_flow.cli.demo import play
-from reset_flow.cli.exits import SYSTEM
+from reset_flow.cli.exits import SYSTEM, TIMED_OUT
 from reset_flow.cli.keys import keys_app
 from reset_flow.cli.options import Credentials, FlowId, Json, Ref, Tags, User, with_settings
-from reset_flow.cli.screen import say
+from reset_flow.cli.screen import say, say_json
 from reset_flow.cli.session import CliSession, Settings
 from reset_flow.config import setting
 from reset_flow.domain import state_machine
@@ -20,6 +21,8 @@ from reset_flow.domain.flow import Credential, Flow
 from reset_flow.domain.secret import Secret
 
 __all__ = ["app"]
+
+YEAR = 365 * 86_400
 
 app = typer.Typer(
     help="Carries a password reset through a broker's API, from request to working password.",
@@ -44,13 +47,12 @@ def start(
     user: User,
     ref: Ref = None,
     tag: Tags = None,
-    credential: Credentials = "password",
+    credential: Credentials = Credential.PASSWORD,
     as_json: Json = False,
 ) -> None:
     """Start a reset for a user."""
-    chosen = _credential(credential)
-    with CliSession(settings, create_keys=True) as session:
-        flow = session.run(session.service.start(user, credential=chosen, ref=ref, tags=tag or ()))
+    with CliSession(settings, create=True) as session:
+        flow = session.run(session.service.start(user, credential=credential, ref=ref, tags=tag or ()))
     tell(flow, as_json=as_json)
 
 
@@ -62,22 +64,14 @@ def adopt(
     user: User,
     ref: Ref = None,
     tag: Tags = None,
-    credential: Credentials = "password",
+    credential: Credentials = Credential.PASSWORD,
     as_json: Json = False,
 ) -> None:
-    """Start one with a token from elsewhere, such as a log-in with an expired password. The token is asked for."""
-    chosen = _credential(credential)
-    with CliSession(settings, create_keys=True) as session:
+    """Start a reset with a token from elsewhere, such as a log-in with an expired password. It is asked for."""
+    with CliSession(settings, create=True) as session:
         token = prompts.ask("Token")
-        flow = session.run(session.service.adopt(user, token, credential=chosen, ref=ref, tags=tag or ()))
+        flow = session.run(session.service.adopt(user, token, credential=credential, ref=ref, tags=tag or ()))
     tell(flow, as_json=as_json)
-
-
-def _credential(text: str) -> Credential:
-    try:
-        return Credential(text.lower())
-    except ValueError:
-        raise typer.BadParameter(f"--credential is password or pin, not {text!r}") from None
 
 
 @app.command()
@@ -141,8 +135,9 @@ def pin(
     as_json: Json = False,
 ) -> None:
     """
-    Set the new PIN (provisional, as the broker's documents are unsure of it). Asked for, in this order: the PIN, the
-    personal phrase, the bearer token of a log-in; the last two may be empty.
+    Set the new PIN (provisional, as the broker's documents are unsure of it). It is asked for.
+
+    After it, the personal phrase and the bearer token of a log-in are asked for; both may be empty.
     """
 
     def ask(_: Flow) -> tuple[Secret, Secret, Secret]:
@@ -175,6 +170,41 @@ def cancel(*, settings: Settings, flow_id: FlowId, as_json: Json = False) -> Non
     with CliSession(settings) as session:
         flow = session.run(session.service.cancel(flow_id))
     tell(flow, as_json=as_json)
+
+
+@app.command()
+@with_settings()
+def wait(
+    *,
+    settings: Settings,
+    flow_id: FlowId,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", min=0, max=YEAR, help="Wait no longer: status 124.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Wait until a flow has ended, however it ends. One whose time is up is ended by this."""
+    with CliSession(settings) as session:
+        flow = session.run(session.service.wait(flow_id, timeout))
+    tell(flow, as_json=as_json)
+    if not flow.ended:
+        raise typer.Exit(TIMED_OUT)
+
+
+@app.command()
+@with_settings()
+def sweep(*, settings: Settings, as_json: Json = False) -> None:
+    """Do once what workers do all the time: end flows whose time is up, settle calls of workers that died, purge."""
+    with CliSession(settings) as session:
+        report = session.run(session.service.sweep())
+    if as_json:
+        say_json(attrs.asdict(report))
+    else:
+        say(f"flows ended, their time being up: {report.expired}")
+        say(f"calls settled that a dead worker had left: {report.settled}")
+        say(f"ends delivered late: {report.delivered}")
+        say(f"flows deleted, their retention being over: {report.purged}")
+    tell_unreadable(report.unreadable)
 
 
 # --- with store and keys alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from reset_flow.domain import errors
@@ -18,6 +19,7 @@ __all__ = [
     "NO_SECRET",
     "STATUSES",
     "SYSTEM",
+    "TIMED_OUT",
     "USAGE",
     "line_of",
     "status_of",
@@ -28,6 +30,7 @@ USAGE = 2
 NO_SECRET = 4
 SYSTEM = 5
 DEMO_FAILED = 6
+TIMED_OUT = 124
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 
@@ -72,6 +75,12 @@ ADVICE: Mapping[type[errors.ResetFlowError], str] = {
 }
 """What to do, where the error's own message does not say."""
 
+SHELL = {"verify": "code", "set_password": "password", "set_pin": "pin"}
+"""Commands that are called otherwise in the API."""
+
+ID = re.compile("[0-9a-v]{26}")
+"""What the id of a flow looks like."""
+
 
 def status_of(error: errors.ResetFlowError) -> int:
     """Return the status of an error's class, or of the nearest class above that has one."""
@@ -80,9 +89,28 @@ def status_of(error: errors.ResetFlowError) -> int:
 
 def line_of(error: errors.ResetFlowError) -> str:
     """Return what happened and what to do, in one line."""
-    said = one_line(str(error)) or type(error).__name__
+    said = one_line(_said(error)) or type(error).__name__
     advice = _advice(error)
     return f"{said} ({advice})" if advice else said
+
+
+def _said(error: errors.ResetFlowError) -> str:
+    """Return the error's own words, with the commands of the shell for those of the API."""
+    match error:
+        case errors.FlowNotFound() if not ID.fullmatch(str(error.flow_id)):
+            # Not repeated: what was typed in its place may be a password.
+            return "there is no such flow: give the id that `reset-flow start` printed, or look it up with `list`"
+        case errors.IllegalCommand():
+            others = " or ".join(map(command_of, error.allowed))
+            return f"flow {error.flow_id} is {error.state}: {command_of(error.command)} can't come now, {others} can"
+        case errors.FlowBusy():
+            return str(errors.FlowBusy(error.flow_id, command_of(error.command), error.retry_after))
+    return str(error)
+
+
+def command_of(name: str) -> str:
+    """Return the shell's command for one of the API."""
+    return SHELL.get(name, name)
 
 
 def _advice(error: errors.ResetFlowError) -> str:

@@ -1,5 +1,6 @@
 """The commands on keys: ids and ages, never bytes. They need no broker."""
 
+import re
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,16 +16,19 @@ from reset_flow.cli.options import PANEL, Json, with_settings
 from reset_flow.cli.screen import clock_time, counting, say, say_json, span
 from reset_flow.cli.session import AdminSession, Settings
 from reset_flow.config import shared_files
-from reset_flow.domain.errors import ConfigurationError
+from reset_flow.domain.errors import ConfigurationError, InvalidInput
 
 __all__ = ["keys_app"]
 
 COLUMNS = "{:<8}  {:<19}  {:>8}  {:>7}  {}"
+ID = re.compile("[0-9a-f]{8}")
 AT_ONCE = "Do not wait for workers that have not read the file: what they save meanwhile may be lost to the others."
 
 keys_app = typer.Typer(help="Key files: making, rotating, showing them.", no_args_is_help=False)
 
-KeyFile = Annotated[Path, typer.Argument(metavar="PATH", help="The key file.")]
+KeyFile = Annotated[
+    Path | None, typer.Argument(metavar="PATH", show_default=False, help="The key file, if not that of the settings.")
+]
 Realms = Annotated[
     list[str] | None,
     typer.Option(
@@ -36,13 +40,15 @@ Realms = Annotated[
 ]
 
 
+def _file(path: Path | None, settings: Settings) -> Path:
+    return path or Path(settings.keys)
+
+
 @keys_app.command("new")
-def new(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file that does not exist yet.")],
-    *,
-    as_json: Json = False,
-) -> None:
+@with_settings("keys")
+def new(*, settings: Settings, path: KeyFile = None, as_json: Json = False) -> None:
     """Make a key file, for its owner alone. An existing one is never overwritten: flows are sealed with it."""
+    path = _file(path, settings)
     ring = Keyring.generate()
     ring.to_file(path, shared=shared_files())
     if as_json:
@@ -52,15 +58,18 @@ def new(
 
 
 @keys_app.command("rotate")
+@with_settings("keys")
 def rotate(
-    path: KeyFile,
     *,
+    settings: Settings,
+    path: KeyFile = None,
     at_once: Annotated[
         bool, typer.Option("--at-once", help="Write with it now, before every worker has read it.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Add a key. It writes a little later, when every worker has read it; the others go on reading."""
+    path = _file(path, settings)
     key = rotate_keys(path, at_once=at_once, shared=shared_files())
     if as_json:
         say_json({"path": str(path), **_document(key)})
@@ -95,31 +104,38 @@ def _tell_reseal(keyring: Keyring, report: ResealReport, *, as_json: bool) -> No
 
 
 @keys_app.command("remove")
-@with_settings("store")
+@with_settings("store", "keys")
 def remove(
     *,
     settings: Settings,
-    path: KeyFile,
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key, by the id that `keys show` prints.")],
+    key_id: Annotated[
+        list[str],
+        typer.Argument(metavar="ID", help="The key, by the id that `keys show` prints; before it, PATH may stand."),
+    ],
     realm: Realms = None,
     at_once: Annotated[bool, typer.Option("--at-once", help=AT_ONCE)] = False,
     as_json: Json = False,
 ) -> None:
     """Remove a key that writes no more and seals no record any more."""
+    *paths, wanted = key_id
+    if len(paths) > 1 or not ID.fullmatch(wanted):
+        raise InvalidInput("a key has an id of 8 hexadecimal digits, as `reset-flow keys show` prints it")
+    path = _file(Path(paths[0]) if paths else None, settings)
     if not settings.get("STORE", ""):
         raise ConfigurationError("RESET_FLOW_STORE is not set: without it, nobody knows what the key still seals")
     with AdminSession(settings, Keyring.from_file(path, shared=shared_files()), realm) as session:
-        session.run(session.admin.remove_key(path, key_id, realms=realm or (), at_once=at_once))
+        session.run(session.admin.remove_key(path, wanted, realms=realm or (), at_once=at_once))
     if as_json:
-        say_json({"path": str(path), "removed": key_id})
+        say_json({"path": str(path), "removed": wanted})
     else:
-        say(f"key {key_id} is removed: copies of the file still have it")
+        say(f"key {wanted} is removed: copies of the file still have it")
 
 
 @keys_app.command("show")
-@with_settings("store")
-def show(*, settings: Settings, path: KeyFile, realm: Realms = None, as_json: Json = False) -> None:
+@with_settings("store", "keys")
+def show(*, settings: Settings, path: KeyFile = None, realm: Realms = None, as_json: Json = False) -> None:
     """List the keys by id and age, and which one writes; where a store is set, also how many records each seals."""
+    path = _file(path, settings)
     keyring = Keyring.from_file(path, shared=shared_files())
     records: Counter[str] | None = None
     if settings.get("STORE", ""):
@@ -157,7 +173,7 @@ def _draw(keyring: Keyring, records: Counter[str] | None, unknown: dict[str, int
     for key in keyring.lookup_keys:
         line(key, None, "finds")
     for key_id, count in sorted(unknown.items()):
-        say(COLUMNS.format(key_id or "none", "-", "-", count, "is not in this file: these records can't be read"))
+        say(COLUMNS.format(key_id or "none", "-", "-", count, "not in this file: unreadable"))
 
 
 def _document(key: Key) -> dict[str, Any]:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["print_json", "print_newest"]
 
-COLUMNS = "{:<26}  {:<17}  {:<8}  {:<19}  {}"
+COLUMNS = "{:<26}  {:<27}  {:<16}  {}"
+STANDS = "{:<17}  {}"
+"""The state and what is expected, in the column of both: a line has 80 characters."""
 
 
 async def print_json(admin: Admin, tag: str | None, *, running: bool) -> bool:
@@ -50,19 +52,18 @@ async def print_newest(admin: Admin, tag: str | None, limit: int, *, running: bo
     if not newest:
         say("there is no such flow" if tag or running else "there are no flows")
     else:
-        say(COLUMNS.format("ID", "STATE", "EXPECTS", "STARTED", "UNTIL"))
+        say(COLUMNS.format("ID", STANDS.format("STATE", "EXPECTS"), "STARTED", "UNTIL"))
     now = datetime.now(UTC)
     for _, _, flow in sorted(newest, reverse=True):
-        began = f"{flow.created_at.astimezone():%Y-%m-%d %H:%M:%S}"
-        say(COLUMNS.format(flow.id, flow.state, flow.expects or "-", began, _until(flow, now)))
+        stands = f"{flow.state}, {flow.failure}" if flow.failure else STANDS.format(flow.state, flow.expects or "-")
+        began = f"{flow.created_at.astimezone():%Y-%m-%d %H:%M}"
+        say(COLUMNS.format(flow.id, stands, began, _until(flow, now)))
     if count > len(newest):
         say(f"and {count - len(newest)} older ones: --limit shows more, --json all")
     return readable
 
 
 def _until(flow: Flow, now: datetime) -> str:
-    if flow.failure:
-        return flow.failure
     if flow.ended:
-        return "done"
-    return "its time is up" if flow.expires_at <= now else clock_time(flow.expires_at, now)
+        return "-"
+    return "over" if flow.expires_at <= now else clock_time(flow.expires_at, now)[: -len(":00")]

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from reset_flow.cli.session import Settings
+from reset_flow.domain.flow import Credential
 
 __all__ = ["PANEL", "Credentials", "FlowId", "Json", "Ref", "Tags", "User", "with_settings"]
 
@@ -22,7 +23,7 @@ Ref = Annotated[
 Tags = Annotated[
     list[str] | None, typer.Option("--tag", help="A name under which `list --tag` finds the flow; may come repeatedly.")
 ]
-Credentials = Annotated[str, typer.Option("--credential", help="What to reset: password or pin.")]
+Credentials = Annotated[Credential, typer.Option("--credential", case_sensitive=False, help="What to reset.")]
 
 SETTINGS = {
     "broker_url": typer.Option("--broker-url", metavar="URL", rich_help_panel=PANEL, help="RESET_FLOW_BROKER_URL"),

@@ -32,6 +32,8 @@ def _usage_error() -> type[Exception]:
 
 
 UsageError = _usage_error()
+VALUE_FREE = ("MissingParameter", "BadOptionUsage")
+"""Errors whose own words name a parameter of ours, and nothing that was typed."""
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -92,7 +94,25 @@ def _told(error: Any) -> tuple[int, str]:
         case _:
             context = getattr(error, "ctx", None)
             name = context.command_path if context else NAME
-            return exits.USAGE, f"{error.format_message()} (see `{name} --help`)"
+            return exits.USAGE, f"{_what_is_wrong(error, context)} (see `{name} --help`)"
+
+
+def _what_is_wrong(error: Any, context: Any) -> str:
+    """Say what is wrong with the arguments without repeating any: a password may be among them, and lands in logs."""
+    kind = type(error).__name__
+    if kind in VALUE_FREE:
+        said: str = error.format_message()
+        return said
+    if kind == "NoSuchOption":
+        similar = " or ".join(sorted(error.possibilities or ()))
+        return "there is no such option" + (f"; there is {similar}" if similar else "")
+    if parameter := getattr(error, "param", None):
+        option = parameter.opts[0]
+        name = option if option.startswith("-") else parameter.human_readable_name
+        return f"the value of {name} can't be used"
+    if hasattr(context and context.command, "commands"):
+        return "there is no such command, or none was given"
+    return "there are too many arguments: a secret is none, it is asked for or read from standard input"
 
 
 def _called(arguments: list[str]) -> int:

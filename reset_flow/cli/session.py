@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import attrs
 
@@ -26,6 +27,7 @@ T = TypeVar("T")
 Input = TypeVar("Input")
 PREFIX = "RESET_FLOW_"
 SQLITE = "sqlite:///"
+PASSWORD = re.compile(r"://[^@]*:[^@]*@|passw(or)?d=", re.IGNORECASE)
 
 
 @attrs.frozen(kw_only=True)
@@ -81,10 +83,8 @@ class Settings:
 
 
 def _has_password(value: str) -> bool:
-    try:
-        return urlsplit(value).password is not None
-    except ValueError:
-        return False
+    """Return True if an address may hold a password; one that is not percent-encoded is none to a parser of URLs."""
+    return not value.startswith(SQLITE) and PASSWORD.search(value) is not None
 
 
 def _check_exists(address: str) -> None:
@@ -105,14 +105,19 @@ class CliSession:
 
     Coroutines run one by one, so that a person can be asked between two of them: a prompt inside a running loop can't
     be interrupted. At the end and at Ctrl-C, the session waits for calls that are under way.
+
+    Args:
+        create: Whether the database and the key file are made where they are missing.
     """
 
-    def __init__(self, settings: Settings, *, create_keys: bool = False) -> None:
+    def __init__(self, settings: Settings, *, create: bool = False) -> None:
         self._overrides = {**settings.overrides, "STORE": settings.store}
-        self._create_keys = create_keys
+        self._create = create
 
     def __enter__(self) -> Self:
-        self.service: ResetService = from_env(self._overrides, create_keys=self._create_keys, sweep=False)
+        self.service: ResetService = from_env(self._overrides, create_keys=self._create, sweep=False)
+        if not self._create:
+            _check_exists(self._overrides["STORE"])
         self._runner = asyncio.Runner()
         return self
 

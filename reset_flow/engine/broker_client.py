@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from reset_flow.deadlines import Deadlines
+from reset_flow.deadlines import Deadlines, uptime
 from reset_flow.domain import rules
 from reset_flow.domain.decide import leaves_password_in_doubt
 from reset_flow.domain.flow import Credential
@@ -75,7 +75,7 @@ class BrokerClient:
         return flow.transport in self._names
 
     async def send(self, flow: FlowData, new: NewCredential | None, began: float) -> Outcome:
-        """Make the call of an intent once, then perhaps a log-in. Its lease began at `began`, by `time.monotonic()`."""
+        """Make the call of an intent once, then perhaps a log-in. Its lease began at `began`, by `uptime()`."""
         outcome = await self._call_once(flow, new, began)
         assert flow.intent is not None
         if new is None or not self._may_log_in or flow.credential is not Credential.PASSWORD:
@@ -91,9 +91,9 @@ class BrokerClient:
         for attempt in range(CHALLENGES):
             if attempt:
                 await asyncio.sleep(CHALLENGE_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
-            began = time.monotonic()
-            outcome = await self._bounded("challenge", partial(self._transport.challenge, case), began)
-            await self._pad(began)
+            started = time.monotonic()
+            outcome = await self._bounded("challenge", partial(self._transport.challenge, case), uptime())
+            await self._pad(started)
             outcome = _withheld(outcome, case.user)
             known: Accepted | Rejected | NotActed
             known = NotActed(detail=outcome.detail) if isinstance(outcome, Unknown) else outcome
@@ -135,7 +135,7 @@ class BrokerClient:
         return await self._tracer.during(self._in_time_left(route, call, began), "call", route=route)
 
     async def _in_time_left(self, route: str, call: Callable[[], Awaitable[Outcome]], began: float) -> Outcome:
-        left = self._lease - (time.monotonic() - began)
+        left = self._lease - (uptime() - began)
         try:
             # A bit more than its deadline, and less than what is left of the lease.
             with self._deadlines.within(min(self._deadline * GRACE, (self._deadline + left) / 2)):
@@ -153,7 +153,7 @@ class BrokerClient:
 
     def _in_time(self, began: float) -> bool:
         """Return whether a whole deadline fits into the rest of the lease."""
-        return self._lease - (time.monotonic() - began) > self._deadline
+        return self._lease - (uptime() - began) > self._deadline
 
     def _start_call(self, route: Call, flow: FlowData, new: NewCredential | None) -> Awaitable[Outcome]:
         intent, case = flow.intent, case_of(flow)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from reset_flow.deadlines import uptime
 from reset_flow.domain.decide import Moment
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.persistence.repository import new_write_id
@@ -52,7 +52,7 @@ def in_utc(clock: Clock) -> Clock:
             given: Any = clock()
             if isinstance(given, datetime) and given.tzinfo is not None:
                 utc = given.astimezone(UTC)  # of a subclass, still one of that
-                last = datetime.combine(utc.date(), utc.time(), UTC), time.monotonic()
+                last = datetime.combine(utc.date(), utc.time(), UTC), uptime()
                 return last[0]
             failure = f"it gave {given!r:.40}"
         except Exception as error:  # noqa: BLE001 - a clock of the embedder's may raise anything
@@ -60,7 +60,7 @@ def in_utc(clock: Clock) -> Clock:
         if last is None:
             raise ConfigurationError(f"the clock must give times with a zone, like datetime.now(UTC); {failure}")
         logger.error("the clock failed and is taken to have gone on: %s", failure)
-        return last[0] + timedelta(seconds=time.monotonic() - last[1])
+        return last[0] + timedelta(seconds=uptime() - last[1])
 
     return now
 

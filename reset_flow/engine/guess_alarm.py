@@ -36,6 +36,12 @@ KIND, NAME = "guess counts", "codes"
 SLICES = 60
 """Into which the alarm's window is cut; the oldest goes as a whole."""
 
+KEPT = 12 * SLICES
+"""Slices in the record: each of several workers whose clocks differ adds its own in a window."""
+
+LIFETIME = timedelta(days=365)
+"""Of the record: longer than a clock is wrong, so that no worker takes it for over, or purges it."""
+
 INTERVAL = timedelta(seconds=5)
 """Between two looks of a worker at the record, at least."""
 
@@ -44,7 +50,11 @@ _DECODER = msgspec.json.Decoder(list[tuple[int, int, int]])  # a slice by its be
 
 
 async def load_counts(side: SideRecords, length: timedelta) -> tuple[Counts, bytes]:
-    """Load the counts of a realm, in slices of this length, and their revision. Unreadable counts are none."""
+    """
+    Load the counts of a realm, in slices of this length, and their revision. Unreadable counts are none.
+
+    A slice is numbered by the clock of the worker that counted; those that grew last come last.
+    """
     record = await side.load(NAME)
     counts: Counts = Counter()
     try:
@@ -62,6 +72,9 @@ class GuessMonitor:
     Counts the codes of a realm, approximately: a worker adds its counts to the realm's record a little later; they are
     lost with the worker until then, and count twice if the store falls silent in between. What one event loop has not
     told is told by the next.
+
+    The clocks of workers differ. So what others have added since the last look is as old as that look by the clock of
+    this worker, whatever theirs showed; and no worker takes what is too old by its own clock out of the record.
     """
 
     def __init__(self, side: SideRecords, tracer: SafeTracer, policy: Policy, now: Callable[[], datetime]) -> None:
@@ -73,7 +86,9 @@ class GuessMonitor:
         window = self._rule.window if self._rule else timedelta(hours=1)
         self._length = max(window / SLICES, MICROSECOND)
         self._own: Counts = Counter()  # not in the record yet
-        self._all: Counts = Counter()  # the record, as it was last seen
+        self._all: Counts = Counter()  # in the record, by the clock of this worker
+        self._seen: Counts = Counter()  # the record, as it was last seen
+        self._looked: int | None = None  # the slice of the last look
         self._revision: bytes | None = None  # of the record; unknown before the first look
         self._on = self._told = False
         self._tasks = BackgroundTasks()
@@ -137,28 +152,46 @@ class GuessMonitor:
     async def _merge(self, *, save: bool) -> None:
         for _ in range(RACES):
             if self._revision is None or not self._own or not save:
-                self._all, self._revision = await load_counts(self._side, self._length)
+                counts, self._revision = await load_counts(self._side, self._length)
+                self._take(counts)
             self._judge()
             own = self._own.copy()
             if not own or not save:
                 break
             try:
-                self._revision = await self._save(self._all + own, self._revision)
+                counts = _kept(self._seen, own)
+                self._revision = await self._save(counts, self._revision)
             except StaleRecord:
                 self._revision = None
             else:
+                self._seen = counts
                 self._own -= own
                 self._all += own
                 break
         if self._own:
             self._look_in(INTERVAL)
 
+    def _take(self, counts: Counts) -> None:
+        """Add what others have counted since the last look, by the clock of this worker."""
+        now, looked = self._slice(), self._looked
+        known = now
+        for key in reversed(counts):
+            number, is_right = key
+            if looked is not None:
+                at = max(number, looked)
+            elif number <= now:
+                at = known = number
+            else:  # by a clock ahead of this one, and before the slices behind it grew
+                at = known
+            if (grown := counts[key] - self._seen[key]) > 0:
+                self._all[min(at, now), is_right] += grown
+        self._seen, self._looked = counts, now
+
     async def _save(self, counts: Counts, revision: bytes) -> bytes:
         length = self._length // MICROSECOND
-        slices = sorted({number for number, _ in counts})
+        slices = dict.fromkeys(number for number, _ in counts)
         rows = [(number * length, counts[number, False], counts[number, True]) for number in slices]
-        lifetime = self._length * SLICES
-        return (await self._side.save(NAME, _ENCODER.encode(rows), revision=revision, lifetime=lifetime)).revision
+        return (await self._side.save(NAME, _ENCODER.encode(rows), revision=revision, lifetime=LIFETIME)).revision
 
     async def aclose(self, patience: timedelta) -> None:
         """Save what is not saved yet, if that takes no longer than this."""
@@ -203,7 +236,9 @@ class GuessMonitor:
         now, before, right, wrong = self._slice(), self._on, 0, 0
         for counts in (self._own, self._all):
             for (number, is_right), count in list(counts.items()):
-                if abs(number - now) >= SLICES:
+                if number > now:  # the clock has gone back
+                    counts[now, is_right] += counts.pop((number, is_right))
+                if now - number >= SLICES:
                     del counts[number, is_right]
                 elif is_right:
                     right += count
@@ -214,3 +249,11 @@ class GuessMonitor:
         if self._on and not before:
             self._tracer.count("alarm")
             logger.error("guess alarm: %d wrong codes and %d right ones within %s", wrong, right, self._rule.window)
+
+
+def _kept(seen: Counts, own: Counts) -> Counts:
+    """Return the counts of a record and of this worker together, without the slices that have not grown for longest."""
+    grown = {number for number, _ in own}
+    order = [*(number for number in dict.fromkeys(number for number, _ in seen) if number not in grown), *sorted(grown)]
+    both = seen + own
+    return Counter({(number, right): both[number, right] for number in order[-KEPT:] for right in (False, True)})

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from reset_flow.deadlines import uptime
 from reset_flow.domain import rules
 from reset_flow.domain.decide import Concluded, Decision, Event, Repeated, decide
 from reset_flow.domain.errors import (
@@ -158,7 +158,7 @@ class IntentExecutor:
     # --- sending
 
     async def _send(self, intended: Decision, new: NewCredential | None) -> Flow:
-        began = time.monotonic()
+        began = uptime()
         flow = await self._announce(intended)
         error: ResetFlowError | None
         try:
@@ -213,7 +213,7 @@ class IntentExecutor:
         self, flow: FlowData, new: NewCredential | None, key: bytes | None = None
     ) -> tuple[FlowData, ResetFlowError | None]:
         """Send once more. Each sending is an intent of its own, with a lease of its own."""
-        began = time.monotonic()
+        began = uptime()
         flow = await self._save(self._decide(flow, Repeated()), must=True)
         return await self._carry_out(flow, new, began, key)
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import attrs
 
+from reset_flow.deadlines import uptime
 from reset_flow.domain.errors import RecordUnreadable, ResetFlowError, StoreUnavailable
 from reset_flow.engine.recovery import RecoveryResult
 from reset_flow.persistence.batches import purge
-from reset_flow.persistence.keyring import UPTIME
 from reset_flow.persistence.side_records import side_realm
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ class Sweeper:
         self._context = context
         self._recovery = recovery
         self._store = store
-        self._began = (context.now(), time.clock_gettime(UPTIME))
+        self._began = (context.now(), uptime())
         self._held_back = False
         self._task: asyncio.Task[None] | None = None
 
@@ -133,7 +132,7 @@ class Sweeper:
     async def _purge(self) -> tuple[int, bool]:
         """Delete what ended long ago by the clock and by the time that has really passed since this worker began."""
         now = self._context.now()
-        passed = self._began[0] + timedelta(seconds=time.clock_gettime(UPTIME) - self._began[1])
+        passed = self._began[0] + timedelta(seconds=uptime() - self._began[1])
         held_back = now > passed + JUMP
         if held_back and not self._held_back:
             logger.error("the clock is %s ahead of the time that has passed: nothing is purged by it", now - passed)

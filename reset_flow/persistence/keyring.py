@@ -10,7 +10,6 @@ from __future__ import annotations
 import hmac
 import logging
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
+from reset_flow.deadlines import uptime
 from reset_flow.domain.errors import KeyringError
 from reset_flow.domain.secret import Unpicklable
 from reset_flow.domain.text import canonical
@@ -37,8 +37,6 @@ MAX_CIPHERS = 1024
 """Flows whose derived key is cached: a command opens once and seals twice."""
 LOOK_INTERVAL = 2.0
 """Seconds after which a ring looks at its file again before it seals."""
-UPTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""The clock that nobody sets; it counts the time that the machine slept, where the system can."""
 
 logger = logging.getLogger("reset_flow")
 
@@ -214,7 +212,7 @@ class Keyring(Unpicklable):
 
     def seal(self, realm: str, flow_id: str, body: bytes, associated: bytes) -> bytes:
         """Encrypt a body with the key that writes now, to be opened with the same realm, flow and associated data."""
-        if (now := time.clock_gettime(UPTIME)) >= self._look_at:
+        if (now := uptime()) >= self._look_at:
             self._look_at = now + LOOK_INTERVAL
             self.refresh()
         key, nonce = self._writer, os.urandom(NONCE_BYTES)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER
+from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TYPE, DATE, RETRY_AFTER
 from msgspec import Struct
 from yarl import URL
 
@@ -240,7 +240,7 @@ class Sender:
         one is `NotActed` only if no connection was made. Raise nothing, except for cancellation.
         """
         payload = None if body is None else _Body(body, content_type=self._content_type)
-        reply_status, retry_after, reply_body, flaw, not_connected = 0, None, None, "", False
+        reply_status, retry_after, sent_at, reply_body, flaw, not_connected = 0, None, None, None, "", False
         try:
             session = self._session()
             if isinstance(session, str):
@@ -258,6 +258,7 @@ class Sender:
                 )
                 # Kept from here on: a body that is cut off does not take the status with it.
                 reply_status, retry_after = response.status, response.headers.get(RETRY_AFTER)
+                sent_at = response.headers.get(DATE)
                 try:
                     reply_body, flaw = await _read(response)
                 finally:
@@ -270,7 +271,9 @@ class Sender:
             flaw = str(error) if isinstance(error, _ConnectionLost) else type(error).__name__
             not_connected = isinstance(error, CONNECT_ERRORS)
         if reply_status:
-            return Reply(status=reply_status, retry_after=_retry_after(retry_after), body=reply_body, flaw=flaw)
+            return Reply(
+                status=reply_status, retry_after=_retry_after(retry_after, sent_at), body=reply_body, flaw=flaw
+            )
         never_sent = not_connected if payload is None else not payload.begun
         return NotActed(detail=flaw) if never_sent else Unknown(detail=flaw)
 
@@ -426,17 +429,28 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _retry_after(text: str | None) -> timedelta | None:
-    """Parse whole seconds or a date (RFC 9110, 10.2.3), bounded; return `None` for anything else."""
+def _retry_after(text: str | None, sent_at: str | None = None) -> timedelta | None:
+    """
+    Parse whole seconds or a date (RFC 9110, 10.2.3), bounded; return `None` for anything else.
+
+    Args:
+        sent_at: The date of the reply: a date is by the clock of the server, which may differ from this one.
+    """
     if text is None:
         return None
     text = text.strip()
     if text.isascii() and text.isdigit():
         seconds = int(text.lstrip("0")[:7] or 0)  # seven digits are more than an hour
         return min(timedelta(seconds=seconds), MAX_RETRY_AFTER)
+    if (until := _date(text)) is None:
+        return None
+    wait = until - (_date(sent_at or "") or datetime.now(UTC))
+    return min(max(wait, timedelta(0)), MAX_RETRY_AFTER)
+
+
+def _date(text: str) -> datetime | None:
     try:
         at = parsedate_to_datetime(text)
-        wait = (at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)
+        return at if at.tzinfo else at.replace(tzinfo=UTC)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    return min(max(wait, timedelta(0)), MAX_RETRY_AFTER)

@@ -44,12 +44,19 @@ def test_each_needs_no_broker(run: Run, at: At, user: str, monkeypatch: pytest.M
     run("show", flow_id).refused(20, flow_id)
 
 
-def test_none_makes_a_store(run: Run, home: Path) -> None:
-    assert run("keys", "new", "reset-flow.keys").status == 0
-    for arguments in (("show", "x"), ("audit", "x"), ("list",), ("purge", "--older-than", "1"), ("lift", "u"),
-                      ("erase", "u", "--yes")):  # fmt: skip
-        run(*arguments).refused(12, "there is no database", "RESET_FLOW_STORE")
-    assert not (home / "reset-flow.db").exists()
+def test_only_a_start_makes_a_store(run: Run, home: Path, user: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("keys", "new").status == 0
+    monkeypatch.setenv("RESET_FLOW_STORE", "sqlite:///mistyped.db")
+    for arguments in (
+        ("show", "x"), ("audit", "x"), ("list",), ("purge", "--older-than", "1"), ("lift", "u"),
+        ("erase", "u", "--yes"), ("keys", "show"), ("keys", "reseal"), ("keys", "remove", "0badc0de"),
+        ("answer", "x"), ("resend", "x"), ("code", "x"), ("password", "x"), ("pin", "x"), ("cancel", "x"),
+        ("wait", "x"), ("sweep",),
+    ):  # fmt: skip
+        run(*arguments).refused(12, "there is no database at mistyped.db", "RESET_FLOW_STORE")
+    assert [path.name for path in home.iterdir()] == ["reset-flow.keys"]
+    assert run("start", user).status == 0
+    assert (home / "mistyped.db").exists()
 
 
 def test_looking_changes_nothing(run: Run, at: At, home: Path) -> None:

@@ -30,6 +30,7 @@ OWN = {
     exits.NO_SECRET: "no secret",
     exits.SYSTEM: "the system",
     exits.DEMO_FAILED: "the demo",
+    exits.TIMED_OUT: "the time-out",
     exits.INTERRUPTED: "Ctrl-C",
     exits.BROKEN_PIPE: "a reader who left",
 }
@@ -151,9 +152,12 @@ def test_the_proxy_of_the_environment_is_used_where_it_is_asked_for(
 
 def test_unknown_flows_and_users_are_refused(run: Run) -> None:
     run("show", "nobody-knows-it").refused(13, "reset-flow keys new")  # a key file is made for a flow, not to look
-    assert run("keys", "new", "reset-flow.keys").status == 0
+    assert run("keys", "new").status == 0
+    run("cancel", "nobody-knows-it").refused(12, "there is no database")
+    assert run("start", "robert.zak").status == 0
     for command in ("answer", "resend", "code", "password", "pin", "cancel", "show"):
-        run(command, "nobody-knows-it").refused(20, "nobody-knows-it")
+        run(command, "nobody-knows-it").refused(20, "no such flow", "`reset-flow start` printed")
+        run(command, 26 * "a").refused(20, 26 * "a")
     assert run("start", "no.such.user", "--json").json["expects"] == "code"  # nobody learns who has an account
     run("start", "").refused(11, "user")
 
@@ -162,8 +166,8 @@ def test_unknown_flows_and_users_are_refused(run: Run) -> None:
     "arguments",
     [
         ["frob"], ["answer"], ["start", "u", "--bogus"], ["list", "--limit", "0"], ["list", "--limit", "many"],
-        ["keys"], ["keys", "new"], ["start", "u", "--credential", "iris"], ["show", "a", "b"],
-        ["sandbox", "--port", "x"],
+        ["keys"], ["keys", "new", "a", "b"], ["keys", "remove"], ["start", "u", "--credential", "iris"],
+        ["show", "a", "b"], ["sandbox", "--port", "x"],
     ],
     ids=" ".join,
 )  # fmt: skip

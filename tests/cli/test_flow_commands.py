@@ -70,10 +70,11 @@ def test_resend_waits_for_its_time(run: Run, at: At) -> None:
 
 def test_a_command_that_cannot_come_asks_for_nothing(run: Run, at: At) -> None:
     flow_id = at("requested")
-    run("code", flow_id).refused(22, "requested", "answer or cancel")
-    run("password", flow_id).refused(22, "requested")
+    run("code", flow_id).refused(22, "requested", ": code can't come now, answer or cancel can")
+    run("password", flow_id).refused(22, "requested", ": password can't come now")
     run("pin", flow_id).refused(22, "requested")
     run("resend", flow_id).refused(22, "requested")
+    run("answer", at("question_answered")).refused(22, ": answer can't come now, cancel or resend or code can")
     done = at("password_set")
     run("answer", done).refused(21, "password_set")
 

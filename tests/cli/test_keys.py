@@ -111,6 +111,29 @@ def test_everything_is_said_in_json_too(run: Run, user: str, home: Path) -> None
     assert removed == {"path": "reset-flow.keys", "removed": old}
 
 
+def test_without_a_path_it_is_the_file_and_the_store_of_the_environment(
+    run: Run, user: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESET_FLOW_KEYS", "mine.keys")
+    monkeypatch.setenv("RESET_FLOW_STORE", "sqlite:///mine.db")
+    monkeypatch.setenv("RESET_FLOW_REALM", "mine")
+    assert run("keys", "new", "--json").json["path"] == "mine.keys"
+    assert run("start", user).status == 0
+    (old,) = ids(home / "mine.keys")
+    new = run("keys", "rotate", "--at-once", "--json").json["id"]
+    counted = run("keys", "show", "--json").json
+    assert [(key["id"], key["records"]) for key in counted["keys"]] == [(old, 1), (new, 0)]
+    assert run("keys", "reseal", "--json").json["resealed"] == 1
+    assert run("keys", "remove", old, "--at-once", "--json").json == {"path": "mine.keys", "removed": old}
+    assert run("keys", "new", "--keys", "other.keys", "--json").json["path"] == "other.keys"
+    (home / "names a file").write_text("other.keys\n")
+    (home / "names a file").chmod(0o600)
+    monkeypatch.delenv("RESET_FLOW_KEYS")
+    monkeypatch.setenv("RESET_FLOW_KEYS_FILE", "names a file")
+    assert run("keys", "show", "--store", "sqlite:///mine.db", "--json").json["path"] == "other.keys"
+    assert {path.name for path in home.glob("*.keys")} == {"mine.keys", "other.keys"}
+
+
 def test_show_says_what_each_key_does(run: Run, at: At, keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     at("requested")
     aged(keys, timedelta(days=12))

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 ARGUMENTS = {
     "at_once",
-    "broker_url", "credential", "days", "flow_id", "help", "image_name", "as_json", "keep",
-    "key_id", "keys", "limit", "path", "port",
-    "quiet", "ready_file", "realm", "ref", "revision", "running", "store", "tag", "user", "yes",
+    "broker_aliases", "broker_name", "broker_url", "credential", "days", "flow_id", "help", "image_name", "as_json", "keep",
+    "key_id", "keys", "limit", "path", "port", "proxy",
+    "quiet", "ready_file", "realm", "ref", "revision", "running", "store", "tag", "timeout", "user", "yes",
 }  # fmt: skip
 
 

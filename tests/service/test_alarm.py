@@ -145,6 +145,77 @@ async def test_where_it_is_to_stop_codes_all_workers_do_until_it_is_over(
         assert not await is_on(worker, at)
 
 
+HOURS = [timedelta(hours=2), -timedelta(hours=2), timedelta(days=90), -timedelta(days=90)]
+
+
+@pytest.mark.parametrize("off", HOURS, ids=str)
+async def test_a_worker_whose_clock_is_wrong_mutes_nobody(
+    house: House, at: At, guess: Guess, clock: FrozenClock, off: timedelta
+) -> None:
+    wrong = house.worker(policy=TEN_STOPS, clock=lambda: clock() + off)
+    one, other = house.worker(policy=TEN_STOPS), house.worker(policy=TEN_STOPS)
+    for worker in (one, other, wrong):
+        assert not await is_on(worker, at)  # its first look is behind it
+    for _ in range(4):
+        for worker in (wrong, one, other):
+            await guess(worker, 1)
+            await worker.tells()
+        await wrong.service.sweep()
+        clock.advance(timedelta(seconds=5))
+    for worker in (wrong, one, other):
+        await worker.tells()
+        assert await is_on(worker, at)
+    if off > timedelta(0):  # what is counted by a slow clock looks old to a worker that begins
+        assert await is_on(house.worker(policy=TEN_STOPS), at)
+
+
+@pytest.mark.parametrize("off", HOURS, ids=str)
+async def test_what_a_wrong_clock_has_counted_is_forgotten_in_its_time(
+    house: House, at: At, guess: Guess, clock: FrozenClock, off: timedelta
+) -> None:
+    wrong = house.worker(policy=TEN_STOPS, clock=lambda: clock() + off)
+    other = house.worker(policy=TEN_STOPS)
+    assert not await is_on(other, at)
+    await guess(wrong, 11)
+    await wrong.tells()
+    await other.tells()
+    assert await is_on(other, at)
+    clock.advance(timedelta(minutes=61))
+    for worker in (wrong, other):
+        assert not await is_on(worker, at)
+    await guess(other, 1)
+    await other.tells()
+    clock.advance(timedelta(minutes=61) + max(off, timedelta(0)))  # a worker that begins can't know that it was ahead
+    assert not await is_on(house.worker(policy=TEN_STOPS), at)
+
+
+async def test_a_clock_that_is_put_right_leaves_no_alarm_behind(
+    house: House, at: At, guess: Guess, clock: FrozenClock
+) -> None:
+    off = timedelta(hours=2)
+    worker = house.worker(policy=TEN_STOPS, clock=lambda: clock() + off)
+    await guess(worker, 11)
+    assert await is_on(worker, at)
+    off = timedelta(0)
+    assert await is_on(worker, at)
+    clock.advance(timedelta(minutes=61))
+    assert not await is_on(worker, at)
+
+
+async def test_the_record_grows_no_further_however_many_clocks_there_are(
+    house: House, guess: Guess, clock: FrozenClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guess_alarm, "KEPT", 12)
+    worker = house.worker(policy=TEN)
+    for _ in range(20):
+        await guess(worker, 1)
+        await worker.tells()
+        clock.advance(timedelta(minutes=1))
+    counts, _ = await counts_of(house, house.keyring)
+    assert len({number for number, _ in counts}) == 12
+    assert max(number for number, _ in counts) == int(clock().timestamp()) // 60 - 1
+
+
 async def test_right_codes_of_other_workers_speak_for_the_wrong_ones(house: House, at: At, guess: Guess) -> None:
     policy = Policy(guess_alarm=GuessAlarm(at_least=2, share=0.5), stop_on_alarm=True)
     one, other = house.worker(policy=policy), house.worker(policy=policy)

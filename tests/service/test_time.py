@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from reset_flow.domain.errors import ConfigurationError, FlowBusy, FlowEnded, FlowNotFound
+from reset_flow.domain.errors import BrokerUnavailable, ConfigurationError, FlowBusy, FlowEnded, FlowNotFound
 from reset_flow.domain.flow import Failure, State
 from reset_flow.domain.policy import Policy
 from reset_flow.engine.recovery import RecoveryResult
@@ -17,11 +18,12 @@ from reset_flow.engine.sweeper import AT_ONCE, SweepReport
 from reset_flow.persistence.key_file import Key
 from reset_flow.persistence.keyring import Keyring
 from reset_flow.testing import refused
+from reset_flow.testing.transport import Held
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from reset_flow.domain.flow import Event
+    from reset_flow.domain.flow import Event, Flow
     from reset_flow.ports import Record, Use, UseName
     from reset_flow.testing import FrozenClock
     from tests.service.conftest import At, House, ScriptedWorker, Until
@@ -277,6 +279,53 @@ async def test_a_fast_clock_leaves_a_call_under_way_alone(house: House, at: At, 
     assert (await fast.service.sweep()).expired == 0
     held.released.set()
     assert (await task).state is State.PASSWORD_SET
+
+
+# A machine that sleeps
+
+
+@pytest.fixture
+def sleep_an_hour(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Let the machine have slept: only the clock that goes on meanwhile shows it. A real one can't be sent to sleep."""
+    slept = 0.0
+    clock_gettime = time.clock_gettime
+
+    def fall_asleep() -> None:
+        nonlocal slept
+        slept += 3600
+
+    monkeypatch.setattr(
+        time, "clock_gettime", lambda clock: clock_gettime(clock) + (slept if clock == time.CLOCK_BOOTTIME else 0)
+    )
+    return fall_asleep
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="no clock goes on while this machine sleeps")
+@pytest.mark.parametrize("state", [State.REQUESTED, State.QUESTION_ANSWERED, State.TOKEN_ISSUED], ids=str)
+async def test_no_call_is_made_for_an_intent_that_the_machine_slept_over(
+    house: House, at: At, sleep_an_hour: Callable[[], None], state: State
+) -> None:
+    worker = house.worker()
+    flow = await at(worker, state)
+    saving = Held()
+    worker.store.plan.append(saving)
+
+    async def command() -> Flow:
+        match state:
+            case State.REQUESTED:
+                return await worker.service.answer(flow.id, "Peterson")
+            case State.QUESTION_ANSWERED:
+                return await worker.service.verify(flow.id, "004158")
+        return await worker.service.set_password(flow.id, "violet tractor 5")
+
+    task = asyncio.create_task(command())
+    await saving.arrived.wait()
+    sleep_an_hour()
+    saving.released.set()
+    await refused(task, BrokerUnavailable)
+    assert worker.transport.calls == []
+    assert (await command()).state is not state  # and the next one goes through
+    assert len(worker.transport.calls) == 1
 
 
 async def test_times_are_utc_whatever_the_clock_says(house: House, clock: FrozenClock) -> None:

@@ -860,6 +860,19 @@ async def test_retry_after_may_be_a_date(serve: Serve, sender: MakeSender) -> No
     assert timedelta(seconds=110) < got.retry_after <= timedelta(seconds=120)
 
 
+@pytest.mark.parametrize("off", [timedelta(hours=2), -timedelta(hours=2)], ids=str)
+async def test_a_date_is_by_the_clock_of_the_server(serve: Serve, sender: MakeSender, off: timedelta) -> None:
+    async def says_dates(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        there = datetime.now(UTC) + off
+        until = format_datetime(there + timedelta(minutes=2), usegmt=True)
+        dates = (f"Date: {format_datetime(there, usegmt=True)}", f"Retry-After: {until}")
+        writer.write(server.reply(b"", "429 Too Many Requests", *dates))
+
+    got = await posted(sender(), (await serve(says_dates)).url)
+    assert got == Reply(status=429, retry_after=timedelta(minutes=2), body=b"")
+
+
 async def test_nothing_that_is_said_holds_the_url(serve: Serve, sender: MakeSender) -> None:
     server = await serve(drops_the_second)
     client = sender()
