@@ -118,6 +118,7 @@ class Filler:
                 model,
                 id=identity(kind, number),
                 version=0,
+                write_id=b"",
                 user=f"{kind}{number}@example.com",
                 created_at=expires - timedelta(hours=1),
                 expires_at=expires,

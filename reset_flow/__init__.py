@@ -31,6 +31,7 @@ from reset_flow.domain.errors import (
     LimitReached,
     OutcomeInDoubt,
     PasswordRejected,
+    Reason,
     RecordUnreadable,
     ResetFlowError,
     StaleRecord,
@@ -39,7 +40,7 @@ from reset_flow.domain.errors import (
     UnknownUser,
     WrongBroker,
 )
-from reset_flow.domain.flow import Credential, Event, Failure, Flow, NewCredential, State, Step, Transition
+from reset_flow.domain.flow import Credential, Event, Failure, Flow, NewCredential, PublicFlow, State, Step, Transition
 from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejected, Unknown
 from reset_flow.domain.password_rules import PasswordRules
 from reset_flow.domain.policy import Budget, GuessAlarm, Policy
@@ -50,6 +51,7 @@ from reset_flow.persistence.keyring import Keyring
 from reset_flow.ports import (
     Case,
     Clock,
+    CommandRequest,
     Guard,
     Listener,
     PasswordCheck,
@@ -82,6 +84,7 @@ __all__ = [
     "Cause",
     "Clock",
     "CodeRejected",
+    "CommandRequest",
     "CommandVetoed",
     "ConfigurationError",
     "Credential",
@@ -112,7 +115,9 @@ __all__ = [
     "PasswordRules",
     "Policy",
     "PostgresStore",
+    "PublicFlow",
     "Query",
+    "Reason",
     "Record",
     "RecordUnreadable",
     "RedisStore",

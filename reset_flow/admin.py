@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import attrs
 
-from reset_flow.domain import rules, validation
+from reset_flow.domain import validation
 from reset_flow.domain.decide import ERASED_AT, Erased, Lifted, Moment, decide
 from reset_flow.domain.errors import InvalidInput, RecordUnreadable
 from reset_flow.domain.policy import Policy
@@ -19,13 +18,14 @@ from reset_flow.engine.context import in_utc, system_clock, worker_names
 from reset_flow.persistence import key_rotation
 from reset_flow.persistence.batches import change_all, ignore, purge
 from reset_flow.persistence.key_file import DELAY, Key
-from reset_flow.persistence.repository import FlowRepository, new_write_id
+from reset_flow.persistence.repository import MICROSECOND, NO_TIME, FlowRepository, new_write_id
 from reset_flow.persistence.side_records import side_realm
 from reset_flow.ports import UseName
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import AsyncGenerator, Iterable
+    from datetime import timedelta
 
     from reset_flow.domain.flow import Flow
     from reset_flow.persistence.batches import Progress
@@ -36,7 +36,6 @@ __all__ = ["Admin", "ChangeReport", "Key", "rotate_keys"]
 
 audit = logging.getLogger("reset_flow.audit")
 
-NO_TIME, MICROSECOND = timedelta(0), timedelta(microseconds=1)
 EVERYTHING = 2**31 - 1
 
 
@@ -112,11 +111,11 @@ class Admin:
                 if isinstance(found, RecordUnreadable):
                     yield found
                 elif not (running and found.flow.state.ended):
-                    yield rules.view(found.flow)
+                    yield found.view(self._now())
 
     async def get(self, flow_id: str) -> Flow:
         """Return a flow as it is stored, with its history. Raises as `ResetService.get`, but ends nothing expired."""
-        return rules.view((await self._repository.load(flow_id)).flow)
+        return (await self._repository.load(flow_id)).view(self._now())
 
     async def sealed_with(self) -> Counter[str]:
         """Count the records of the realm by the id of the key that seals them, side records included."""

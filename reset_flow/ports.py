@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import attrs
 from msgspec import Struct
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractContextManager
 
+    from reset_flow.domain.errors import Reason
     from reset_flow.domain.flow import NewCredential
     from reset_flow.domain.outcomes import Outcome
     from reset_flow.domain.secret import Secret
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Case",
     "Clock",
+    "CommandRequest",
     "Guard",
     "Listener",
     "PasswordCheck",
@@ -277,13 +279,31 @@ class Clock(Protocol):
         """Now, aware."""
 
 
-class Guard(Protocol):
+@attrs.frozen(kw_only=True)
+class CommandRequest(Unpicklable):
     """
-    Asked before a command of a flow writes its intent; not about `start` and `adopt`, which make one. May look things
-    up, must not change them.
+    A command that is about to be carried out. It can't be pickled, as it has a login.
+
+    Attributes:
+        command: Its name: `start`, `adopt`, or one of `Flow.allowed`.
+
+        origin: As it was given to `start`; `None` with all other commands.
+
+        flow: `None` where the command is to make one.
     """
 
-    async def __call__(self, flow: Flow, command: str) -> None:
+    refusal: ClassVar[str] = "a command request can't be pickled, as it has a login"
+
+    command: str
+    user: str = attrs.field(repr=False)
+    origin: str | None = attrs.field(default=None, repr=False)
+    flow: Flow | None = None
+
+
+class Guard(Protocol):
+    """Asked before a command writes anything or calls the broker. May look things up, must not change the flow."""
+
+    async def __call__(self, request: CommandRequest) -> None:
         """
         Return to let the command through.
 
@@ -300,7 +320,7 @@ class PasswordCheck(Protocol):
     as no complaint.
     """
 
-    async def __call__(self, password: Secret, user: str, /) -> tuple[str, ...]:
+    async def __call__(self, password: Secret, user: str, /) -> tuple[Reason | str, ...]:
         """Return complaints, if any: lower-case clauses that tell the person what to do."""
         ...
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from reset_flow.domain import rules, validation
-from reset_flow.domain.errors import ConfigurationError, InputRejected, InvalidInput, RecordUnreadable
+from reset_flow.domain import validation
+from reset_flow.domain.errors import ConfigurationError, FlowNotFound, InputRejected, InvalidInput, RecordUnreadable
 from reset_flow.domain.flow import Credential, NewCredential
 from reset_flow.domain.policy import Policy
 from reset_flow.domain.secret import Secret
@@ -27,11 +27,11 @@ from reset_flow.engine.starter import Starter, StartRequest
 from reset_flow.engine.sweeper import Sweeper
 from reset_flow.observability.tracing import CarefulTracer, NullTracer
 from reset_flow.persistence import key_rotation
-from reset_flow.persistence.repository import FlowRepository
+from reset_flow.persistence.repository import NO_TIME, FlowRepository, spell
 from reset_flow.persistence.side_records import SideRecords
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
     from reset_flow.domain.flow import Flow
     from reset_flow.engine.commands import Given
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 FOUND_AT_MOST = 100
 CLOSING_PATIENCE = timedelta(seconds=30)
 LONGEST_TIMEOUT = 366 * 86_400
+LONGEST_PATIENCE = timedelta(days=1)
 SHORTEST_WAIT, LONGEST_WAIT = 0.05, 60.0
 
 
@@ -53,6 +54,12 @@ def _seconds(timeout: Any) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds < LONGEST_TIMEOUT:
         raise InvalidInput("timeout: it must be a timedelta, or seconds up to a year; None waits for the end")
     return seconds
+
+
+def _patience(given: Any) -> timedelta:
+    if not isinstance(given, timedelta) or not NO_TIME <= given <= LONGEST_PATIENCE:
+        raise InvalidInput(f"patience: it must be a timedelta from 0 to {LONGEST_PATIENCE}")
+    return given
 
 
 def _check(policy: Policy, transport: Transport, store: Store, keyring: Keyring) -> None:
@@ -155,6 +162,7 @@ class ResetService:
         ref: str | Secret | None = None,
         tags: Iterable[str | Secret] = (),
         origin: str | Secret | None = None,
+        patience: timedelta = NO_TIME,
     ) -> Flow:
         """
         Start a flow. It expects an answer, or a code where the broker asks this user no question.
@@ -178,7 +186,7 @@ class ResetService:
         user, ref, origin = Secret(user), validation.hidden(ref), validation.hidden(origin)
         tags = validation.tags(tags)
         return await self._starter.start(
-            StartRequest(user=user, credential=credential, ref=ref, tags=tags, origin=origin)
+            StartRequest(user=user, credential=credential, ref=ref, tags=tags, origin=origin), _patience(patience)
         )
 
     async def adopt(
@@ -189,6 +197,7 @@ class ResetService:
         credential: Credential = Credential.PASSWORD,
         ref: str | Secret | None = None,
         tags: Iterable[str | Secret] = (),
+        patience: timedelta = NO_TIME,
     ) -> Flow:
         """
         Make a flow for a token that came from elsewhere, such as a log-in with an expired password: it expects the new
@@ -197,15 +206,19 @@ class ResetService:
         user, token, ref = Secret(user), Secret(token), validation.hidden(ref)
         tags = validation.tags(tags)
         return await self._starter.adopt(
-            StartRequest(user=user, credential=credential, ref=ref, tags=tags, token=token)
+            StartRequest(user=user, credential=credential, ref=ref, tags=tags, token=token), _patience(patience)
         )
 
     # --- moving it on
     #
     # Each takes `key`, an idempotency key of the embedder's. Seen again for the same flow, it gives what came of the
-    # first, without a call; the last eight are remembered. A command of which nothing came may be tried again with it.
+    # first, without a call; the last eight are remembered. A command of which nothing came may be tried again with it,
+    # and so may one whose doubt still stands. And each takes `patience`: how long to wait for the end of another call
+    # of the flow before `FlowBusy` is raised.
 
-    async def answer(self, flow_id: str, text: str | Secret = "", *, key: str | Secret | None = None) -> Flow:
+    async def answer(
+        self, flow_id: str, text: str | Secret = "", *, key: str | Secret | None = None, patience: timedelta = NO_TIME
+    ) -> Flow:
         """
         Answer the secret question. A code is then on its way; `in_doubt` says that it may be.
 
@@ -216,9 +229,11 @@ class ResetService:
             AnswerRejected: It is wrong.
         """
         text, key = Secret(text), validation.hidden(key)
-        return await self._run(flow_id, "answer", key, lambda: None if text.reveal() == "" else validation.answer(text))
+        return await self._run(
+            flow_id, "answer", key, patience, lambda: None if text.reveal() == "" else validation.answer(text)
+        )
 
-    async def resend(self, flow_id: str, *, key: str | Secret | None = None) -> Flow:
+    async def resend(self, flow_id: str, *, key: str | Secret | None = None, patience: timedelta = NO_TIME) -> Flow:
         """
         Have another code sent; `in_doubt` says that it may be on its way.
 
@@ -227,9 +242,11 @@ class ResetService:
             AnswerRejected: The answer that was once taken no longer is; the flow expects one again.
         """
         key = validation.hidden(key)
-        return await self._run(flow_id, "resend", key, lambda: None)
+        return await self._run(flow_id, "resend", key, patience, lambda: None)
 
-    async def verify(self, flow_id: str, code: str | Secret, *, key: str | Secret | None = None) -> Flow:
+    async def verify(
+        self, flow_id: str, code: str | Secret, *, key: str | Secret | None = None, patience: timedelta = NO_TIME
+    ) -> Flow:
         """
         Give the code from the e-mail. The flow then expects the new password or PIN.
 
@@ -241,9 +258,11 @@ class ResetService:
             OutcomeInDoubt: Nobody knows whether the code is spent: the person types it again or asks for another one.
         """
         code, key = Secret(code), validation.hidden(key)
-        return await self._run(flow_id, "verify", key, lambda: validation.code(code))
+        return await self._run(flow_id, "verify", key, patience, lambda: validation.code(code))
 
-    async def set_password(self, flow_id: str, password: str | Secret, *, key: str | Secret | None = None) -> Flow:
+    async def set_password(
+        self, flow_id: str, password: str | Secret, *, key: str | Secret | None = None, patience: timedelta = NO_TIME
+    ) -> Flow:
         """
         Set the new password, which ends the flow.
 
@@ -256,7 +275,7 @@ class ResetService:
         """
         password, key = Secret(password), validation.hidden(key)
         return await self._run(
-            flow_id, "set_password", key, lambda: NewCredential(secret=validation.password(password))
+            flow_id, "set_password", key, patience, lambda: NewCredential(secret=validation.password(password))
         )
 
     async def set_pin(
@@ -268,6 +287,7 @@ class ResetService:
         personal_phrase: str | Secret | None = None,
         authorization: str | Secret | None = None,
         key: str | Secret | None = None,
+        patience: timedelta = NO_TIME,
     ) -> Flow:
         """
         Set the new PIN, which ends the flow. Raises what `set_password` does. Provisional, as the broker's documents
@@ -284,20 +304,38 @@ class ResetService:
         new = partial(
             NewCredential, image_name=image_name, personal_phrase=personal_phrase, authorization=authorization
         )
-        return await self._run(flow_id, "set_pin", key, lambda: new(secret=validation.pin(pin)))
+        return await self._run(flow_id, "set_pin", key, patience, lambda: new(secret=validation.pin(pin)))
 
-    async def cancel(self, flow_id: str, *, key: str | Secret | None = None) -> Flow:
+    async def cancel(self, flow_id: str, *, key: str | Secret | None = None, patience: timedelta = NO_TIME) -> Flow:
         """Give the flow up."""
         key = validation.hidden(key)
-        return await self._run(flow_id, "cancel", key, lambda: None)
+        return await self._run(flow_id, "cancel", key, patience, lambda: None)
 
-    async def _run(self, flow_id: str, command: str, key: Secret | None, make: Callable[[], Given]) -> Flow:
-        hashed = None if key is None else self._keyring.digest(self._realm, "key", validation.name(key, "key"))
+    async def submit(
+        self, flow_id: str, text: str | Secret, *, key: str | Secret | None = None, patience: timedelta = NO_TIME
+    ) -> Flow:
+        """
+        Give the flow whatever it expects now: `answer`, `verify`, `set_password` or `set_pin`, with all that they
+        return and raise. Give a `key` with it where the same message may come twice: else a code that comes again could
+        be taken for the new PIN.
+        """
+        text, hashed = Secret(text), self._hash(validation.hidden(key))
+        command = await self._commands.command_for(flow_id, hashed)
+        method: Callable[..., Coroutine[Any, Any, Flow]] = getattr(self, command)
+        return await method(flow_id, text, key=key, patience=patience)
+
+    def _hash(self, key: Secret | None) -> bytes | None:
+        return None if key is None else self._keyring.digest(self._realm, "key", validation.name(key, "key"))
+
+    async def _run(
+        self, flow_id: str, command: str, key: Secret | None, patience: timedelta, make: Callable[[], Given]
+    ) -> Flow:
+        hashed, patience = self._hash(key), _patience(patience)
         try:
             given = make()
         except InputRejected as error:
             given = error  # to be raised once the flow is loaded
-        return await self._commands.run(flow_id, command, given, hashed)
+        return await self._commands.run(flow_id, command, given, hashed, patience)
 
     # --- looking
 
@@ -305,13 +343,23 @@ class ResetService:
         """Return the flow as it stands. A flow whose time is up is ended by this."""
         return await self._recovery.look(flow_id)
 
-    async def find(self, tag: str | Secret) -> list[Flow]:
-        """Return the flows with this tag, the newest first, at most 100. Unreadable ones are left out."""
-        tag = Secret(tag)
+    async def find(self, tag: str | Secret | None = None, *, ref: str | Secret | None = None) -> list[Flow]:
+        """
+        Return the flows with this tag, the newest first, at most 100; or the flow that was made with this `ref`, if
+        there is one. Unreadable ones are left out.
+        """
+        tag, ref = validation.hidden(tag), validation.hidden(ref)
+        if (tag is None) is (ref is None):
+            raise InvalidInput("find: give a tag or a ref")
+        purpose, name = ("ref", ref) if tag is None else ("tag", tag)
         flows: list[Flow] = []
-        for lookup in self._keyring.lookups(self._realm, "tag", validation.name(tag, "tag")):
-            scan = self._repository.scan(lookup=lookup, limit=FOUND_AT_MOST - len(flows))
-            flows += [rules.view(found.flow) async for found in scan if not isinstance(found, RecordUnreadable)]
+        for lookup in self._keyring.lookups(self._realm, purpose, validation.name(name, purpose)):
+            if tag is None:
+                with suppress(FlowNotFound, RecordUnreadable):
+                    flows.append((await self._repository.load(spell(lookup))).view(self._now()))
+            else:
+                scan = self._repository.scan(lookup=lookup, limit=FOUND_AT_MOST - len(flows))
+                flows += [found.view(self._now()) async for found in scan if not isinstance(found, RecordUnreadable)]
         return sorted(flows, key=lambda flow: flow.created_at, reverse=True)
 
     async def wait(self, flow_id: str, timeout: timedelta | float | None = None) -> Flow:

@@ -136,11 +136,11 @@ class CliSession:
         """
         Run a command that a person gives something with, and return the flow after it.
 
-        Where the command can't come, nobody is asked: `send` gets `None`, for the service to say why. A doubt that a
-        dead process left is settled only by the command, which may come then.
+        Where the command can't come, nobody is asked: `send` gets `None`, for the service to say why. What a dead
+        process left is settled only by the command, which may come then.
         """
         flow = self.run(self.service.get(flow_id))
-        may_come = command in flow.allowed or (flow.in_doubt is not None and not flow.ended)
+        may_come = command in flow.allowed or bool((flow.in_doubt or flow.busy_until) and not flow.ended)
         return self.run(send(ask(flow) if may_come else None))
 
 

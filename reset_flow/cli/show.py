@@ -134,6 +134,8 @@ def _facts(flow: Flow, now: datetime) -> Iterator[tuple[str, str, str]]:
         yield "question", one_line(flow.question), ""
     if flow.in_doubt:
         yield "in doubt", DOUBTS[flow.in_doubt], "bold yellow"
+    if flow.busy_until:
+        yield "busy", f"a call may be under way until {clock_time(flow.busy_until, now)}", "bold yellow"
     if flow.ended:
         return
     if flow.expires_at <= now:

@@ -22,6 +22,7 @@ from reset_flow.domain.errors import (
     InputRejected,
     OutcomeInDoubt,
     PasswordRejected,
+    Reason,
     ResetFlowError,
     UnknownUser,
 )
@@ -59,7 +60,7 @@ REFUSALS: dict[str, type[InputRejected]] = {
 """The error for a command whose input the broker refused."""
 
 NO_TOKEN = "the broker took the code and gave no token that can be used: ask for another code"  # noqa: S105 - words
-NEWEST_COUNTS = "only the code of the newest e-mail counts"
+NEWEST_COUNTS = Reason("newest_counts", "only the code of the newest e-mail counts")
 CODE_IN_DOUBT = "nobody knows whether the code is spent: type it again, or ask for another one"
 CODE_SPENT = "the code may be spent, and its token is lost: ask for another one"
 PASSWORD_IN_DOUBT = "nobody knows whether the new password is set: try to log in with it, or set it again"  # noqa: S105
@@ -256,6 +257,8 @@ class _Change(Struct):
     def remember(self, command: str, *keys: bytes | None) -> None:
         """Record the result of a command under its idempotency keys."""
         code = self.error.code if self.error else ""
+        if isinstance(self.error, OutcomeInDoubt):
+            code = self.flow.moves[-1].edge.trigger
         results = tuple(Result(key=key, command=command, code=code) for key in dict.fromkeys(keys) if key)
         if results:
             self.set(results=(*self.flow.results, *results)[-RESULTS:])

@@ -30,20 +30,22 @@ Everything that can come out of the library.
     │   └── RecordUnreadable
     └── KeyringError            a key file that is missing, loose, broken or used up
 
-Each has a stable `code`, and says by `retryable` whether the same call may succeed later. The error of a command that
-did not move its flow carries it, as it now stands, as `flow`. No message holds a secret or a login.
+Each has a stable `code`, and says by `retryable` and `retry_after` whether and when the same call may succeed. The
+error of a command that did not move its flow carries it, as it now stands, as `flow`. No message holds a secret or a
+login.
 """
 
 from __future__ import annotations
 
 import copyreg
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from reset_flow.domain.text import duration, printable
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
     from reset_flow.domain.flow import Flow, State
 
 LIMITS = {
@@ -67,11 +69,14 @@ class ResetFlowError(Exception):
 
         retryable: Whether the same call may succeed later.
 
+        retry_after: How long to wait before it is worth another try; `None` where waiting does not help.
+
         flow: The flow as it now stands, where there is one.
     """
 
     code = "reset_flow"
     retryable = False
+    retry_after: timedelta | None = None
     flow: Flow | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -140,10 +145,11 @@ class FlowBusy(ResetFlowError):
 
     code = "flow_busy"
     retryable = True
+    retry_after: timedelta
 
-    def __init__(self, flow_id: str, command: str, retry_after: timedelta | None = None) -> None:
-        until = "" if retry_after is None else f", {duration(retry_after)} at the most"
-        super().__init__(f"flow {flow_id} is busy with {command}: wait until it is done{until}")
+    def __init__(self, flow_id: str, command: str, retry_after: timedelta) -> None:
+        until = duration(retry_after)
+        super().__init__(f"flow {flow_id} is busy with {command}: wait until it is done, {until} at the most")
         self.flow_id = flow_id
         self.command = command
         self.retry_after = retry_after
@@ -184,12 +190,30 @@ class LimitReached(ResetFlowError):
         self.retryable = retry_after is not None
 
 
+@attrs.frozen
+class Reason:
+    """
+    One reason why an input was refused. Its `str` is the text.
+
+    Attributes:
+        code: Stable name of a reason of the library's own; `None`: these are words of the broker's or of a check's.
+
+        text: A lower-case clause that tells the person what to do.
+    """
+
+    code: str | None
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class InputRejected(ResetFlowError):
     """
     The input of a person was refused.
 
     Attributes:
-        reasons: In the words of the broker or of the library; each bounded and free of control characters.
+        reasons: What is wrong with it, each bounded and free of control characters.
 
         sent: Whether the broker was asked. Where not, no attempt was counted.
     """
@@ -197,11 +221,11 @@ class InputRejected(ResetFlowError):
     code = "input_rejected"
     noun = "input"
 
-    def __init__(self, *reasons: str, sent: bool = True) -> None:
-        words = "; ".join(reasons)
+    def __init__(self, *reasons: Reason | str, sent: bool = True) -> None:
+        words = "; ".join(map(str, reasons))
         said = f"the broker refused the {self.noun}{words and ': '}{words}"
         super().__init__(said if sent else f"the {self.noun} was not sent: {words}")
-        self.reasons = reasons
+        self.reasons = tuple([each if isinstance(each, Reason) else Reason(None, each) for each in reasons])
         self.sent = sent
 
 
@@ -244,7 +268,7 @@ class BrokerUnavailable(BrokerError):
     The broker can't be reached or asks to be called less often. Nothing happened; only a throttled start stays counted.
 
     Attributes:
-        retry_after: When the broker asks to be asked again, where it says so.
+        retry_after: When the broker asks to be asked again; five seconds where it does not say.
     """
 
     code = "broker_unavailable"
@@ -252,7 +276,7 @@ class BrokerUnavailable(BrokerError):
 
     def __init__(self, detail: str = "", retry_after: timedelta | None = None) -> None:
         super().__init__(f"the broker can't be reached, and nothing happened: {detail or 'no reply'}")
-        self.retry_after = retry_after
+        self.retry_after = timedelta(seconds=5) if retry_after is None else retry_after
 
 
 class OutcomeInDoubt(BrokerError):
@@ -274,26 +298,9 @@ class AppKeyRejected(BrokerError):
 
 
 class WrongBroker(BrokerError):
-    """
-    The flow belongs to another transport than this service has. Nothing was sent; it may be looked at and cancelled.
-
-    Attributes:
-        bound_to: The name of the flow's transport.
-
-        name: The name of this one.
-    """
+    """The flow belongs to another transport than this service has. Nothing was sent; any service may cancel it."""
 
     code = "wrong_broker"
-
-    def __init__(self, flow_id: str, bound_to: str, name: str) -> None:
-        super().__init__(
-            f"flow {flow_id} was started with {printable(bound_to)!r}, and this is {printable(name)!r}: if both are "
-            "one broker, give its old name to the transport as one of its aliases (RESET_FLOW_BROKER_ALIASES); else go "
-            "on with the transport that it was started with, or cancel it"
-        )
-        self.flow_id = flow_id
-        self.bound_to = bound_to
-        self.name = name
 
 
 class StoreError(ResetFlowError):
@@ -307,6 +314,7 @@ class StoreUnavailable(StoreError):
 
     code = "store_unavailable"
     retryable = True
+    retry_after = timedelta(seconds=1)
 
 
 class StaleRecord(StoreError):
@@ -314,6 +322,7 @@ class StaleRecord(StoreError):
 
     code = "stale_record"
     retryable = True
+    retry_after = timedelta(0)
 
     def __init__(self, flow_id: str, version: int) -> None:
         super().__init__(f"flow {flow_id} was saved by somebody else: version {version} can't be")

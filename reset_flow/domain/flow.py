@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypedDict
 
 import attrs
 
@@ -39,6 +39,17 @@ class Step(StrEnum):
     CODE = "code"
     PASSWORD = "password"  # noqa: S105 - the name of a step
     PIN = "pin"
+
+    @property
+    def command(self) -> str:
+        """The command that takes it: the name of a method of `ResetService`."""
+        match self:
+            case Step.ANSWER:
+                return "answer"
+            case Step.CODE:
+                return "verify"
+            case _:
+                return f"set_{self}"
 
 
 class Credential(StrEnum):
@@ -86,6 +97,25 @@ class Transition:
     reason: Failure | None = None
 
 
+class PublicFlow(TypedDict):
+    """A flow as `Flow.public` gives it. Times are ISO 8601."""
+
+    id: str
+    credential: str
+    state: str
+    expects: str | None
+    allowed: list[str]
+    question: str | None
+    attempts_left: int | None
+    in_doubt: str | None
+    busy_until: str | None
+    failure: str | None
+    created_at: str
+    expires_at: str
+    resend_at: str | None
+    version: int
+
+
 @attrs.frozen(kw_only=True)
 class Flow(Unpicklable):
     """
@@ -94,6 +124,8 @@ class Flow(Unpicklable):
 
     Attributes:
         id: Names the flow; authorizes nobody.
+
+        ref: The embedder's own name of it, where it was started with one.
 
         expects: What the person is asked for next; `None` once the flow has ended.
 
@@ -104,6 +136,9 @@ class Flow(Unpicklable):
         attempts_left: How often the step that is expected may still be tried; `None` where nothing is.
 
         in_doubt: The step on which the broker may have acted or not: nobody knows.
+
+        busy_until: Until then a call of this flow may be under way: by the clock of the service, UTC. While it is set,
+            what that call may come to is not called a doubt.
 
         expires_at: When the flow ends by itself, UTC; for an ended flow, when it would have.
 
@@ -117,6 +152,7 @@ class Flow(Unpicklable):
     refusal: ClassVar[str] = "a flow can't be pickled, as it has a login: keep its id, or what flow.public() gives"
 
     id: str
+    ref: str | None = attrs.field(default=None, repr=False)
     user: str = attrs.field(repr=False)
     credential: Credential
     state: State
@@ -125,6 +161,7 @@ class Flow(Unpicklable):
     question: str | None = attrs.field(repr=False)
     attempts_left: int | None
     in_doubt: Step | None
+    busy_until: datetime | None = None
     failure: Failure | None
     created_at: datetime
     expires_at: datetime
@@ -137,8 +174,8 @@ class Flow(Unpicklable):
         """Whether the flow is over, one way or the other."""
         return self.state.ended
 
-    def public(self) -> dict[str, Any]:
-        """Return a dict ready for JSON, without the user and the history. Times are ISO 8601."""
+    def public(self) -> PublicFlow:
+        """Return what may leave the process, ready for JSON: without the user, the ref and the history."""
         return {
             "id": self.id,
             "credential": self.credential.value,
@@ -148,10 +185,11 @@ class Flow(Unpicklable):
             "question": self.question,
             "attempts_left": self.attempts_left,
             "in_doubt": self.in_doubt and self.in_doubt.value,
+            "busy_until": self.busy_until.isoformat() if self.busy_until else None,
             "failure": self.failure and self.failure.value,
             "created_at": self.created_at.isoformat(),
             "expires_at": self.expires_at.isoformat(),
-            "resend_at": self.resend_at and self.resend_at.isoformat(),
+            "resend_at": self.resend_at.isoformat() if self.resend_at else None,
             "version": self.version,
         }
 

@@ -12,8 +12,6 @@ from reset_flow.domain.flow import Credential, Failure, State, Step, Transition
 from reset_flow.domain.secret import Secret, Shown, Unpicklable
 from reset_flow.domain.state_machine import EDGE_BY_LETTER, Edge
 
-__all__ = ["SCHEMA", "BudgetName", "FlowData", "HeldUse", "Intent", "Limits", "Move", "Result"]
-
 SCHEMA = 1
 """Version of the bytes that flow data is written as; the first element in them."""
 
@@ -96,7 +94,7 @@ class Result(_Kept, frozen=True, kw_only=True):
     Attributes:
         key: A keyed hash of it, 16 bytes.
 
-        code: Of the error that it raised; `""` where it returned the flow.
+        code: Of the error that it raised; of one in doubt, the trigger; `""` where it returned the flow.
     """
 
     hidden = frozenset({"key"})
@@ -176,6 +174,7 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
     hidden = frozenset(
         {
             "user",
+            "ref",
             "lookups",
             "question",
             "continuation",
@@ -190,6 +189,7 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
     )
 
     user: str
+    ref: str | None = None
     credential: Credential
     transport: str
     created_at: Time

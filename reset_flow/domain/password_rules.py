@@ -36,17 +36,17 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from reset_flow.domain.errors import ConfigurationError
+from reset_flow.domain.errors import ConfigurationError, Reason
 from reset_flow.domain.text import canonical
 from reset_flow.domain.validation import count
 
 if TYPE_CHECKING:
     from reset_flow.domain.secret import Secret
 
-COMMON = "it must be one that few people would choose: several unrelated words, for example"
-LOGIN = "it must be more than your login with a few characters added"
-WORD = "it must be more than a name that belongs to this service, with a few characters added"
-ROW = "it must be more than a few repeated or neighbouring characters"
+COMMON = Reason("common", "it must be one that few people would choose: several unrelated words, for example")
+LOGIN = Reason("login", "it must be more than your login with a few characters added")
+WORD = Reason("service", "it must be more than a name that belongs to this service, with a few characters added")
+ROW = Reason("neighbours", "it must be more than a few repeated or neighbouring characters")
 
 MIN_PART = 4
 """Length of the shortest word of a login that counts as a name, and of the shortest part of a name that is refused."""
@@ -144,20 +144,20 @@ class PasswordRules:
         if self.min_length > self.max_length:
             raise ConfigurationError("min_length is greater than max_length: no password could be set")
 
-    def refusals(self, password: Secret, user: str) -> tuple[str, ...]:
+    def refusals(self, password: Secret, user: str) -> tuple[Reason, ...]:
         """Return the complaints of the rules alone. With an empty `user`, the login is not compared."""
         # Loaded before the password is revealed: an error in reading the file shows the variables of this frame.
         blocklist = common_passwords() if self.blocklist is None else self.blocklist
         length = len(password.reveal())
         if length < self.min_length:
-            return (f"it must have at least {self.min_length} characters",)
+            return (Reason("too_short", f"it must have at least {self.min_length} characters"),)
         if length > self.max_length:
-            return (f"it must have at most {self.max_length} characters",)
+            return (Reason("too_long", f"it must have at most {self.max_length} characters"),)
         folded = canonical(password.reveal())
         bare = _letters(folded).replace(" ", "")
         is_login, is_word = _is_name(folded, bare, canonical(user), self.words)
         rules = ((COMMON, folded in blocklist), (LOGIN, is_login), (WORD, is_word), (ROW, _is_row(folded, bare)))
-        return tuple([complaint for complaint, applies in rules if applies])
+        return tuple([reason for reason, applies in rules if applies])
 
 
 def _is_name(folded: str, bare: str, user: str, words: Iterable[str]) -> tuple[bool, bool]:

@@ -11,6 +11,7 @@ from reset_flow.domain.errors import (
     IllegalCommand,
     InputRejected,
     LimitReached,
+    Reason,
 )
 from reset_flow.domain.flow import Flow, Step
 from reset_flow.domain.state_machine import COMMANDS, Call, allowed, expected
@@ -52,10 +53,11 @@ def _resend_at(flow: FlowData) -> datetime | None:
     return (flow.sent_at or flow.created_at) + flow.limits.resend_cooldown
 
 
-def view(flow: FlowData) -> Flow:
-    """Return the flow as embedders see it. An intent that is still open shows as doubt."""
+def view(flow: FlowData, busy_until: datetime | None = None) -> Flow:
+    """Return the flow as embedders see it. An open intent shows as doubt where no call can be under way any more."""
     return Flow(
         id=flow.id,
+        ref=flow.ref,
         user=flow.user,
         credential=flow.credential,
         state=flow.state,
@@ -63,7 +65,8 @@ def view(flow: FlowData) -> Flow:
         allowed=allowed(flow.state, flow.credential),
         question=flow.question or None,
         attempts_left=attempts_left(flow),
-        in_doubt=step_in_doubt(flow, flow.intent) if flow.intent else flow.in_doubt,
+        in_doubt=step_in_doubt(flow, flow.intent) if flow.intent and not busy_until else flow.in_doubt,
+        busy_until=busy_until,
         failure=flow.failure,
         created_at=flow.created_at,
         expires_at=flow.expires_at,
@@ -96,9 +99,15 @@ def repeatable(intent: Intent) -> bool:
     return COMMANDS[intent.command].call is not Call.REQUEST and intent.sendings < SENDINGS
 
 
-def recall(flow: FlowData, key: bytes | None) -> Result | None:
-    """Return the result of the command that had this key, if it is one of the last."""
-    return next((result for result in flow.results if result.key == key), None)
+def recall(flow: FlowData, key: bytes) -> Result | None:
+    """Return the newest result of the command that had this key, if it is one of the last."""
+    return next((result for result in reversed(flow.results) if result.key == key), None)
+
+
+def is_final(flow: FlowData, result: Result) -> bool:
+    """Return whether the command of a result is only recalled: not while the doubt that it left stands."""
+    doubt = {"code_in_doubt": Step.CODE, "password_in_doubt": flow.credential.step}.get(result.code)
+    return doubt is None or flow.in_doubt is not doubt or expected(flow.state, flow.credential) is not doubt
 
 
 def admit(flow: FlowData, command: str, now: datetime) -> None:
@@ -116,7 +125,7 @@ def admit(flow: FlowData, command: str, now: datetime) -> None:
             raise LimitReached("resend_cooldown", at - now)
     lifetime = flow.limits.code_lifetime
     if command == "verify" and lifetime and flow.sent_at and now >= flow.sent_at + lifetime:
-        raise CodeRejected("it is too old by now, ask for another one", sent=False)
+        raise CodeRejected(Reason("too_old", "it is too old by now, ask for another one"), sent=False)
 
 
 def check_input(flow: FlowData, command: str, given: object) -> None:
@@ -124,4 +133,4 @@ def check_input(flow: FlowData, command: str, given: object) -> None:
     if isinstance(given, InputRejected):
         raise given
     if command == "answer" and given is None and flow.question:
-        raise AnswerRejected("it must not be empty", sent=False)
+        raise AnswerRejected(Reason("empty", "it must not be empty"), sent=False)

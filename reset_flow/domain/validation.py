@@ -14,6 +14,7 @@ from reset_flow.domain.errors import (
     InputRejected,
     InvalidInput,
     PasswordRejected,
+    Reason,
 )
 from reset_flow.domain.secret import Secret
 
@@ -32,22 +33,22 @@ TOKEN_LENGTH = 4_096
 TAGS = 16
 
 
-def _misfit(given: Any, longest: int) -> str | None:
+def _misfit(given: Any, longest: int) -> Reason | None:
     """Return why this is no text of such a length; `None` where it is."""
     text = given.reveal() if isinstance(given, Secret) else given
     if not isinstance(text, str):
-        return f"it must be text, not {type(text).__name__}"
-    return f"it must have at most {longest} characters" if len(text) > longest else None
+        return Reason("no_text", f"it must be text, not {type(text).__name__}")
+    return Reason("too_long", f"it must have at most {longest} characters") if len(text) > longest else None
 
 
-def _flaw(given: Any, longest: int, *, empty: bool = False) -> str | None:
+def _flaw(given: Any, longest: int, *, empty: bool = False) -> Reason | None:
     """Return why no broker and no store could take this text; `None` where they could."""
     if misfit := _misfit(given, longest):
         return misfit
     text = given.reveal() if isinstance(given, Secret) else given
     if not text.isprintable() and any(unicodedata.category(char) in ("Cc", "Cs") for char in text):
-        return "it must be free of control characters and broken ones"
-    return None if empty or text.strip() else "it must not be empty"
+        return Reason("not_printable", "it must be free of control characters and broken ones")
+    return None if empty or text.strip() else Reason("empty", "it must not be empty")
 
 
 def must_be(what: str, fits: Callable[[Any], bool]) -> Callable[[Any, Any, Any], None]:
@@ -150,7 +151,7 @@ def code(given: Any) -> Secret:
     if not (digits.reveal().isascii() and digits.reveal().isdecimal()):
         digits = Secret("".join([_digit(char) for char in digits.reveal()]))
     if len(digits.reveal()) != CODE_DIGITS or "?" in digits.reveal():
-        raise CodeRejected(f"it must have {CODE_DIGITS} digits", sent=False)
+        raise CodeRejected(Reason("malformed", f"it must have {CODE_DIGITS} digits"), sent=False)
     return digits
 
 

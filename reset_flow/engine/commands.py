@@ -7,11 +7,14 @@ Load, admit, save the intent, call, decide, save, publish: the first two are her
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from reset_flow.domain import rules
 from reset_flow.domain.decide import Cancelled, Intended, decide, recorded
 from reset_flow.domain.errors import (
+    FlowBusy,
+    FlowEnded,
     InputRejected,
     KeyReused,
     LimitReached,
@@ -22,18 +25,21 @@ from reset_flow.domain.errors import (
 )
 from reset_flow.domain.flow import NewCredential
 from reset_flow.domain.secret import Secret
+from reset_flow.domain.state_machine import expected
 from reset_flow.domain.text import printable
 from reset_flow.engine import password_checks
-from reset_flow.engine.recovery import RACES
+from reset_flow.persistence.batches import RACES
+from reset_flow.persistence.repository import NO_TIME
+from reset_flow.ports import CommandRequest
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from reset_flow.domain.flow import Flow
     from reset_flow.domain.flow_data import FlowData
     from reset_flow.engine.context import Context
     from reset_flow.engine.intents import IntentExecutor
     from reset_flow.engine.recovery import Recovery
-
-__all__ = ["CommandHandler", "Given"]
 
 Given: TypeAlias = Secret | NewCredential | InputRejected | None
 """The input of a command: fit to be sent, or the error that says why it is not."""
@@ -53,19 +59,40 @@ class CommandHandler:
         self._intents = intents
         self._recovery = recovery
 
-    async def run(self, flow_id: str, command: str, given: Given = None, key: bytes | None = None) -> Flow:
+    async def command_for(self, flow_id: str, key: bytes | None) -> str:
+        """Return the command that takes what the flow expects now, or the one that had this key."""
+        flow = (await self._context.repository.load(flow_id)).flow
+        if key and (result := rules.recall(flow, key)):
+            return result.command
+        if key and flow.intent and flow.intent.key == key:
+            return flow.intent.command
+        step = expected(flow.state, flow.credential)
+        if step is None:
+            raise FlowEnded(flow.id, flow.failure or flow.state).with_flow(rules.view(flow))
+        return step.command
+
+    async def run(
+        self,
+        flow_id: str,
+        command: str,
+        given: Given = None,
+        key: bytes | None = None,
+        patience: timedelta = NO_TIME,
+    ) -> Flow:
         """
         Carry out a command on a flow that is there.
 
         Args:
             key: The hash of its idempotency key.
 
+            patience: How long to wait for the end of another call of the flow.
+
         Raises:
             ResetFlowError: The flow did not move on; it is attached as it now stands.
         """
         try:
-            work = self._run(flow_id, command, given, key)
-            return await self._context.tracer.during(work, "command", command=command, flow=flow_id)
+            work = self._recovery.patiently(partial(self._run, flow_id, command, given, key), patience)
+            return await self._context.tracer.during(work, "command", command=command, flow=printable(flow_id))
         except ResetFlowError as error:
             worker = self._context.worker
             audit.info("flow %s: %s refused: %s (%s)", printable(flow_id), command, error.code, worker)
@@ -83,7 +110,7 @@ class CommandHandler:
                 if flow is not None and error.flow is None:
                     error.flow = rules.view(flow)
                 raise
-        raise stale.with_flow(rules.view((await self._context.repository.load(flow_id)).flow))
+        raise stale.with_flow((await self._context.repository.load(flow_id)).view(self._context.now()))
 
     async def _carry_out(self, flow: FlowData, command: str, given: Given, key: bytes | None) -> Flow:
         moment = self._context.moment()
@@ -114,7 +141,7 @@ class CommandHandler:
             if command != "cancel" and not flow.state.ended:
                 self._recovery.check_broker(flow)
             await self._admit(flow, command, given)
-        except StaleRecord:
+        except (FlowBusy, StaleRecord):
             raise
         except ResetFlowError as error:
             error.with_flow(rules.view(flow))
@@ -131,8 +158,7 @@ class CommandHandler:
             required = self._context.policy.password
             if found := await password_checks.complaints(required, given.secret, flow.user):
                 raise PasswordRejected(*found, sent=False)
-        for guard in self._context.guards:
-            await guard(rules.view(flow), command)
+        await self._context.ask_guards(CommandRequest(command=command, user=flow.user, flow=rules.view(flow)))
 
     @staticmethod
     def _recalled(flow: FlowData, command: str, key: bytes) -> Flow | None:
@@ -143,6 +169,8 @@ class CommandHandler:
         view = rules.view(flow)
         if result.command != command:
             raise KeyReused(f"this key was given to {result.command} before: choose another one").with_flow(view)
+        if not rules.is_final(flow, result):
+            return None
         if result.code:
             raise recorded(result.code).with_flow(view)
         return view

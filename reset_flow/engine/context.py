@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from reset_flow.observability.tracing import SafeTracer
     from reset_flow.persistence.keyring import Keyring
     from reset_flow.persistence.repository import FlowRepository
-    from reset_flow.ports import Clock, Guard
+    from reset_flow.ports import Clock, CommandRequest, Guard
 
 logger = logging.getLogger("reset_flow")
 
@@ -101,6 +101,11 @@ class Context:
     def worker(self) -> str:
         """The name of this process."""
         return self.name_worker()
+
+    async def ask_guards(self, request: CommandRequest) -> None:
+        """Return if no guard stops the command."""
+        for guard in self.guards:
+            await guard(request)
 
     def moment(self) -> Moment:
         """Return this moment, with a write id for the decision that is made in it."""

@@ -14,7 +14,8 @@ import msgspec
 
 from reset_flow.domain.errors import LimitReached, StaleRecord, StoreUnavailable
 from reset_flow.engine.background_tasks import BackgroundTasks
-from reset_flow.persistence.repository import EPOCH
+from reset_flow.persistence.batches import RACES
+from reset_flow.persistence.repository import EPOCH, MICROSECOND
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from reset_flow.domain.policy import Policy
     from reset_flow.observability.tracing import SafeTracer
     from reset_flow.persistence.side_records import SideRecords
-
-__all__ = ["KIND", "Counts", "GuessMonitor", "load_counts"]
 
 logger = logging.getLogger("reset_flow")
 
@@ -40,20 +39,12 @@ SLICES = 60
 INTERVAL = timedelta(seconds=5)
 """Between two looks of a worker at the record, at least."""
 
-RACES = 5
-MICROSECOND = timedelta(microseconds=1)
-
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(list[tuple[int, int, int]])  # a slice by its beginning, its wrong codes, its right ones
 
 
 async def load_counts(side: SideRecords, length: timedelta) -> tuple[Counts, bytes]:
-    """
-    Load the counts of a realm, sorted into slices of this length, and their version. Unreadable counts are none.
-
-    Raises:
-        StoreUnavailable: As the store says.
-    """
+    """Load the counts of a realm, in slices of this length, and their revision. Unreadable counts are none."""
     record = await side.load(NAME)
     counts: Counts = Counter()
     try:

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from reset_flow.domain.flow_data import FlowData, HeldUse
     from reset_flow.engine.context import Context
 
-__all__ = ["IntentExecutor"]
-
 logger = logging.getLogger("reset_flow")
 
 MOST_GIVEN_UP = 10_000

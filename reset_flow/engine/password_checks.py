@@ -8,6 +8,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from reset_flow.domain.errors import Reason
 from reset_flow.domain.text import printable, repeats
 from reset_flow.engine.background_tasks import attempt
 
@@ -24,10 +25,10 @@ CHECKS_TIMEOUT = 5.0
 MAX_COMPLAINTS = 10
 """Per check."""
 
-GUESSABLE = "it must be harder to guess"
+GUESSABLE = Reason("guessable", "it must be harder to guess")
 
 
-async def complaints(rules: PasswordRules, password: Secret, user: str) -> tuple[str, ...]:
+async def complaints(rules: PasswordRules, password: Secret, user: str) -> tuple[Reason, ...]:
     """
     Return the complaints of the rules or, if they have none, of the checks. None repeats the password or the login.
     Errors of checks are logged by their class, and count as no complaint.
@@ -38,7 +39,7 @@ async def complaints(rules: PasswordRules, password: Secret, user: str) -> tuple
     return tuple(dict.fromkeys(chain.from_iterable(said)))
 
 
-async def _ask(check: PasswordCheck, password: Secret, user: str) -> list[str]:
+async def _ask(check: PasswordCheck, password: Secret, user: str) -> list[Reason]:
     """Return the complaints of a check, safe to show; none if it fails."""
     given, failure = await attempt(partial(check, password, user), CHECKS_TIMEOUT)
     if isinstance(given, (tuple, list)):
@@ -49,7 +50,8 @@ async def _ask(check: PasswordCheck, password: Secret, user: str) -> list[str]:
     return []
 
 
-def _safe(complaint: object, password: Secret, user: str) -> str:
+def _safe(complaint: object, password: Secret, user: str) -> Reason:
     """Return the complaint on one line; replace one that repeats the password or the login."""
-    fit = isinstance(complaint, str) and not repeats(complaint, password.reveal(), user)
-    return (fit and printable(complaint)) or GUESSABLE
+    said = complaint if isinstance(complaint, Reason) else Reason(None, complaint if isinstance(complaint, str) else "")
+    text = printable(said.text)
+    return Reason(said.code, text) if text and not repeats(said.text, password.reveal(), user) else GUESSABLE

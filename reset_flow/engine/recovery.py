@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
 from reset_flow.domain import rules
 from reset_flow.domain.decide import Expired, decide
 from reset_flow.domain.errors import FlowBusy, StaleRecord, WrongBroker
+from reset_flow.domain.text import printable
+from reset_flow.persistence.batches import RACES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from reset_flow.domain.errors import ResetFlowError
     from reset_flow.domain.flow import Flow
     from reset_flow.domain.flow_data import FlowData
@@ -18,10 +24,10 @@ if TYPE_CHECKING:
     from reset_flow.engine.intents import IntentExecutor
     from reset_flow.persistence.repository import Found
 
-__all__ = ["RACES", "Recovery", "RecoveryResult"]
 
-RACES = 5
-"""How often a save that lost a race is tried again with the winner's flow."""
+T = TypeVar("T")
+
+SHORTEST_WAIT = timedelta(milliseconds=50)
 
 
 @attrs.frozen(kw_only=True)
@@ -70,7 +76,7 @@ class Recovery:
         if self._intents.was_given_up(flow.write_id):
             return await self._intents.withdraw(flow), None
         if found.busy:
-            raise FlowBusy(flow.id, flow.intent.command, found.busy).with_flow(rules.view(flow))
+            raise FlowBusy(flow.id, flow.intent.command, found.busy).with_flow(found.view(self._context.now()))
         repeat = self._intents.repeats(flow)
         if repeat and not ending:
             self.check_broker(flow)
@@ -81,6 +87,19 @@ class Recovery:
         if not rules.expired(flow, self._context.now()):
             return flow
         return await self._intents.keep(decide(flow, Expired(), self._context.moment()))
+
+    async def patiently(self, work: Callable[[], Coroutine[Any, Any, T]], patience: timedelta) -> T:
+        """Return the result of the work; while its flow is busy with another call, wait for the end of that."""
+        give_up_at = time.monotonic() + patience.total_seconds()
+        while True:
+            try:
+                return await work()
+            except FlowBusy as error:
+                left = give_up_at - time.monotonic()
+                if left <= 0 or error.flow is None:
+                    raise
+                pause = min(timedelta(seconds=left), max(error.retry_after, SHORTEST_WAIT))
+                await self._context.repository.changed(error.flow.id, error.flow.version, pause)
 
     async def resume(self, flow_id: str) -> FlowData:
         """Load a flow with nothing left open that can be settled now."""
@@ -97,7 +116,7 @@ class Recovery:
         found = await self._context.repository.load(flow_id)
         if rules.expired(found.flow, self._context.now()) and not found.busy:
             return rules.view(await self.resume(flow_id))
-        return rules.view(found.flow)
+        return found.view(self._context.now())
 
     async def tend(self, found: Found) -> RecoveryResult:
         """Do for a flow what is due. Raises like a command."""
@@ -111,4 +130,10 @@ class Recovery:
     def check_broker(self, flow: FlowData) -> None:
         """Raise WrongBroker if the flow belongs to another transport."""
         if not self._context.broker.serves(flow):
-            raise WrongBroker(flow.id, flow.transport, self._context.broker.name).with_flow(rules.view(flow))
+            bound_to, name = printable(flow.transport), printable(self._context.broker.name)
+            message = (
+                f"flow {flow.id} was started with {bound_to!r}, and this is {name!r}: if both are one broker, give its "
+                "old name to the transport as one of its aliases (RESET_FLOW_BROKER_ALIASES); else go on with the "
+                "transport that it was started with, or cancel it"
+            )
+            raise WrongBroker(message).with_flow(rules.view(flow))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -18,16 +19,16 @@ from reset_flow.domain.secret import Secret
 from reset_flow.domain.text import printable
 from reset_flow.engine.broker_client import case_of
 from reset_flow.persistence.repository import new_id, spell
+from reset_flow.ports import CommandRequest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
+    from datetime import timedelta
 
     from reset_flow.domain.flow import Flow
     from reset_flow.engine.context import Context
     from reset_flow.engine.intents import IntentExecutor
     from reset_flow.engine.recovery import Recovery
-
-__all__ = ["StartRequest", "Starter"]
 
 audit = logging.getLogger("reset_flow.audit")
 
@@ -60,13 +61,13 @@ class Starter:
         self._intents = intents
         self._recovery = recovery
 
-    async def start(self, request: StartRequest) -> Flow:
+    async def start(self, request: StartRequest, patience: timedelta) -> Flow:
         """Start a flow for a user, or return the one that was made with this ref."""
-        return await self._traced("start", self._once(request, self._start))
+        return await self._traced("start", partial(self._once, request, self._start), patience)
 
-    async def adopt(self, request: StartRequest) -> Flow:
+    async def adopt(self, request: StartRequest, patience: timedelta) -> Flow:
         """Make a flow for a token from elsewhere, or return the one that was made with this ref."""
-        return await self._traced("adopt", self._once(request, self._adopt))
+        return await self._traced("adopt", partial(self._once, request, self._adopt), patience)
 
     async def _start(self, draft: FlowData, _: StartRequest) -> Flow:
         asked = await self._ask(draft)
@@ -78,9 +79,10 @@ class Starter:
         adopted = decide(draft, Adopted(validation.token(request.token)), self._context.moment())
         return rules.view(await self._intents.keep(adopted))
 
-    async def _traced(self, command: str, work: Coroutine[Any, Any, Flow]) -> Flow:
+    async def _traced(self, command: str, work: Callable[[], Coroutine[Any, Any, Flow]], patience: timedelta) -> Flow:
         try:
-            return await self._context.tracer.during(work, "command", command=command)
+            patient = self._recovery.patiently(work, patience)
+            return await self._context.tracer.during(patient, "command", command=command)
         except ResetFlowError as error:
             audit.info("%s refused: %s (%s)", command, error.code, self._context.worker)
             raise
@@ -90,6 +92,13 @@ class Starter:
         draft, adopting = self._draft(request), request.token is not None
         if request.ref is not None and (flow := await self._known(draft, adopting=adopting)):
             return flow
+        await self._context.ask_guards(
+            CommandRequest(
+                command="adopt" if adopting else "start",
+                user=draft.user,
+                origin=None if request.origin is None else request.origin.reveal(),
+            )
+        )
         try:
             return await make(draft, request)
         except StaleRecord:
@@ -110,6 +119,7 @@ class Starter:
         return FlowData(
             id=new_id() if ref is None else spell(self._lookup("ref", validation.name(ref, "ref"))),
             user=user.reveal(),
+            ref=None if ref is None else ref.reveal(),
             credential=Credential(credential),
             transport=self._context.broker.name,
             created_at=now,
@@ -140,9 +150,11 @@ class Starter:
         canonical = self._context.broker.canonical_user
         if canonical(known.user) != canonical(draft.user) or known.credential is not draft.credential:
             raise KeyReused("this ref names the reset of another user or credential: choose another one")
-        if adopting and not rules.adopted(known):
-            raise KeyReused("this ref names a reset that was started, not adopted: choose another one")
+        if adopting is not rules.adopted(known):
+            how = "adopted, not started" if rules.adopted(known) else "started, not adopted"
+            raise KeyReused(f"this ref names a reset that was {how}: choose another one")
         if known.unsent:
+            await self._context.ask_guards(CommandRequest(command="start", user=known.user, flow=rules.view(known)))
             with suppress(StaleRecord):
                 return await self._send_first(known)
             known = await self._recovery.resume(draft.id)  # another worker was faster

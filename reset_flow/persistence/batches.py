@@ -23,7 +23,7 @@ BATCH = 256
 PURGE_BATCH = 500
 AT_ONCE = 32
 RACES = 5
-"""How often a record that others save meanwhile is loaded again before it is left to the next pass."""
+"""How often what lost a race for a save is tried again with the winner's version."""
 
 
 def ignore(_: int) -> None:

@@ -20,8 +20,6 @@ from reset_flow.domain.state_machine import EDGE_BY_LETTER
 if TYPE_CHECKING:
     from reset_flow.ports import Record
 
-__all__ = ["SCHEMA", "TAIL", "decode", "encode"]
-
 
 def _secret(_: type, text: str) -> Secret:
     if not isinstance(text, str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from base64 import b32hexencode
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
+from reset_flow.domain import rules
 from reset_flow.domain.errors import FlowNotFound, RecordUnreadable, StoreError
 from reset_flow.domain.flow_data import FlowData
 from reset_flow.domain.state_machine import COMMANDS
@@ -22,14 +24,14 @@ from reset_flow.tracebacks import forget_frames
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from reset_flow.domain.flow import Flow
     from reset_flow.observability.tracing import SafeTracer
     from reset_flow.persistence.keyring import Keyring
     from reset_flow.ports import Store, Use, UseName
 
-__all__ = ["FlowRepository", "Found", "associated_data", "new_id", "new_write_id", "opened", "sealed", "spell"]
-
 ID_BYTES = 16
 WRITE_ID_BYTES = 8
+POSSIBLE_ID = re.compile("[0-9a-z]{1,64}")
 NO_TIME, MICROSECOND = timedelta(0), timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -45,6 +47,10 @@ class Found(Struct, frozen=True, gc=False):
     flow: FlowData
     busy: timedelta
 
+    def view(self, now: datetime) -> Flow:
+        """Return the flow as embedders see it at this moment."""
+        return rules.view(self.flow, now + self.busy if self.busy else None)
+
 
 def new_id() -> str:
     """Return an id that nobody can guess, and that names nothing."""
@@ -59,6 +65,11 @@ def new_write_id() -> bytes:
 def spell(name: bytes) -> str:
     """Return bytes as the id of a record: in base32hex, lower-case, without padding."""
     return b32hexencode(name).decode().rstrip("=").lower()
+
+
+def _is_possible(flow_id: object) -> bool:
+    """Return whether a flow could have this id. Strangers may ask for anything, and no store is troubled with it."""
+    return isinstance(flow_id, str) and POSSIBLE_ID.fullmatch(flow_id) is not None
 
 
 def associated_data(record: Record) -> bytes:
@@ -146,7 +157,7 @@ class FlowRepository:
             FlowNotFound: There is none, or it is another realm's.
             RecordUnreadable: It can't be opened.
         """
-        if not isinstance(flow_id, str):
+        if not _is_possible(flow_id):
             raise FlowNotFound(flow_id)
         try:
             record = await self._store.load(flow_id)

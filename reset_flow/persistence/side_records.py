@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from reset_flow.persistence.keyring import Keyring
     from reset_flow.ports import Store
 
-__all__ = ["SideRecord", "SideRecords", "side_realm"]
-
 LONGEST_VALUE = 64 * 1024
 """Bytes: a value is read and written as a whole."""
 

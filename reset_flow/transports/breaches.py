@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from yarl import URL
 
-from reset_flow.domain.errors import ConfigurationError
+from reset_flow.domain.errors import ConfigurationError, Reason
 from reset_flow.domain.secret import Secret
 from reset_flow.transports.http import Reply, Sender, endpoint
 
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("reset_flow")
 
-BREACHED = "it must not be known from a data breach, as this one is: choose one that you use nowhere else"
+BREACHED = Reason(
+    "breached", "it must not be known from a data breach, as this one is: choose one that you use nowhere else"
+)
 PREFIX_LENGTH = 5
 OK = 200
 
@@ -70,7 +72,7 @@ class BreachCheck:
         self._threshold = threshold
         self._sender = Sender(deadline=deadline, connect_deadline=deadline, session=session, headers=HEADERS)
 
-    async def __call__(self, password: Secret, user: str, /) -> tuple[str, ...]:
+    async def __call__(self, password: Secret, user: str, /) -> tuple[Reason, ...]:
         """Return one complaint if the password was breached often enough, else none. Raise only cancellation."""
         del user  # the check does not need the login, so this frame does not keep it
         digest = sha1_hex(password)

@@ -153,7 +153,7 @@ class Person:
 
     async def reach(self, state: State) -> None:
         """Bring the flow to a state, without a crash; on a machine that stalls, a call may have to be given again."""
-        flow = await self._go_on(lambda flow: flow.state is state and flow.in_doubt is None)
+        flow = await self._go_on(lambda flow: flow.state is state and (flow.in_doubt, flow.busy_until) == (None, None))
         assert not flow.ended or flow.state is state, f"ended on the way to {state}: {flow!r}"
 
     async def finish(self) -> Flow:

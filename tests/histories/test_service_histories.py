@@ -219,7 +219,9 @@ class Histories(RuleBasedStateMachine):
         assert broker.mails <= mails + 1
         match command, told:
             case "answer" | "resend", None:
-                assert flow.in_doubt or broker.mails == mails + 1 or flow.state is not State.REQUESTED
+                assert (
+                    flow.in_doubt or flow.busy_until or broker.mails == mails + 1 or flow.state is not State.REQUESTED
+                )
             case "answer" | "resend", t if t is AnswerRejected:
                 assert broker.mails == mails
             case "verify", t if t is CodeRejected:
@@ -357,7 +359,7 @@ class Histories(RuleBasedStateMachine):
         assert self.broker.sent["request"] <= asked["answer"] + asked["resend"] + asked["start"]
         assert self.broker.sent["exchange"] <= 2 * asked["verify"]
         assert self.broker.sent["update"] <= 2 * asked["set_password"]
-        if flow.in_doubt is None and flow.state is State.TOKEN_ISSUED:
+        if flow.in_doubt is None and flow.busy_until is None and flow.state is State.TOKEN_ISSUED:
             assert self.broker.changes == 0 or flow.expects is not Step.PASSWORD
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
+EMBEDDING = ROOT / "docs" / "embedding.md"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 
 # A person at the keyboard: answers the question, reads the code in the inbox, chooses a password.
@@ -39,6 +40,88 @@ def blocks(language: str) -> list[tuple[str, str]]:
         for path in DOCUMENTS
         for match in fence.finditer(path.read_text())
     ]
+
+
+ROADS = {
+    "web": """
+import asyncio, re
+from aiohttp import ClientSession, CookieJar
+from reset_flow import from_env
+async def drive():
+    async with from_env() as service:
+        runner = web.AppRunner(make_app(service))
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = "http://127.0.0.1:%d/reset" % runner.addresses[0][1]
+        async with ClientSession(cookie_jar=CookieJar(unsafe=True)) as browser, ClientSession() as stranger:
+            shown = await (await browser.get(url)).text()
+            for text in ("robert.zak", "Peterson", "000000", None, "violet tractor sings at 5 am"):
+                once = re.search('name="once" type="hidden" value="(.*?)"', shown)[1]
+                for _ in range(2):  # a double click
+                    form = {"text": text or inbox()[-1]["code"], "once": once}
+                    shown = await (await browser.post(url, data=form)).text()
+                if text == "000000":
+                    assert "the broker refused the code" in shown, shown
+            assert "Done." in shown, shown
+            assert "Login" in await (await stranger.get(url)).text()
+        await runner.cleanup()
+asyncio.run(drive())
+""",
+    "api": """
+import asyncio
+from aiohttp import ClientSession
+from reset_flow import from_env
+async def drive():
+    async with from_env() as service:
+        runner = web.AppRunner(make_api(service))
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = "http://127.0.0.1:%d/resets" % runner.addresses[0][1]
+        async with ClientSession() as client:
+            made = await (await client.post(url, json={"user": "robert.zak"})).json()
+            mine = url + "/" + made["token"]
+            assert (await client.get(url + "/" + made["flow"]["id"])).status == 404
+            for number, text in enumerate(("Pedersen", "Peterson", None, "violet tractor sings at 5 am")):
+                for _ in range(2):
+                    reply = await client.post(mine, json={"text": text or inbox()[-1]["code"]},
+                                              headers={"Idempotency-Key": str(number)})
+                    told = await reply.json()
+                    assert reply.status == (409 if number == 0 else 200), told
+            assert (told["state"], told["attempts_left"]) == ("password_set", None)
+            assert (await (await client.get(mine)).json()) == told
+        await runner.cleanup()
+asyncio.run(drive())
+""",
+    "bot": """
+import asyncio
+from reset_flow import from_env
+async def drive():
+    async with from_env() as service:
+        bot = Bot(service)
+        for number, text in enumerate(("robert.zak", "Peterson", None, "violet tractor sings at 5 am")):
+            text = text or inbox()[-1]["code"]
+            said = await asyncio.gather(*(bot.reply("42", "message %d" % number, text) for _ in range(2)))
+            assert said[0] == said[1], said
+        assert said[0] == "Done."
+        assert (await bot.reply("43", "message 9", "robert.zak")).endswith("?")
+        assert await bot.reply("43", "message 10", "/cancel") == "Nothing was changed."
+asyncio.run(drive())
+""",
+    "job": """
+import asyncio
+from reset_flow import from_env
+async def drive():
+    async with from_env() as service:
+        jobs = [asyncio.create_task(onboard(service, "ticket-9", "robert.zak")) for _ in range(2)]
+        while not (found := await service.find(ref="ticket-9")):
+            await asyncio.sleep(0.01)
+        for text in ("Peterson", None, "violet tractor sings at 5 am"):
+            await service.submit(found[0].id, text or inbox()[-1]["code"])
+        assert await asyncio.gather(*jobs) == [True, True]
+asyncio.run(drive())
+""",
+}
+"""What drives each road of docs/embedding.md to its end, with the requests that come twice there."""
 
 
 def between(path: Path, mark: str) -> str:
@@ -63,6 +146,18 @@ def sandbox() -> Iterator[str]:
         server.stdout.close()
 
 
+def road_of(snippet: str) -> str:
+    found = re.search(r"<!-- road: (\w+) -->\n```python\n" + re.escape(snippet), EMBEDDING.read_text())
+    return found[1] if found else ""
+
+
+@pytest.mark.parametrize("road", list(ROADS))
+def test_every_road_takes_at_most_forty_lines(road: str) -> None:
+    found = re.search(rf"<!-- road: {road} -->\n```python\n(.*?)```", EMBEDDING.read_text(), re.DOTALL)
+    assert found, "there is no such road"
+    assert len([line for line in found[1].splitlines() if line.strip()]) <= 40
+
+
 @pytest.mark.parametrize("snippet", [pytest.param(text, id=place) for place, text in blocks("python")])
 def test_a_snippet_runs(snippet: str, sandbox: str, tmp_path: Path) -> None:
     environment = {
@@ -72,7 +167,7 @@ def test_a_snippet_runs(snippet: str, sandbox: str, tmp_path: Path) -> None:
         "RESET_FLOW_APP_KEY": "sandbox",
     }
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PERSON + snippet],
+        [sys.executable, "-W", "error", "-c", PERSON + snippet + ROADS.get(road_of(snippet), "")],
         env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

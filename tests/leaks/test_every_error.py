@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 from msgspec.structs import replace
@@ -17,6 +17,7 @@ from reset_flow import (
     BrokerProtocolError,
     BrokerUnavailable,
     CodeRejected,
+    CommandRequest,
     CommandVetoed,
     ConfigurationError,
     Credential,
@@ -51,7 +52,6 @@ from reset_flow.testing.records import next_version
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from reset_flow import Flow
     from tests.leaks.conftest import Raised, Scene
 
     Act: TypeAlias = Callable[[Scene], Awaitable[object]]
@@ -118,8 +118,8 @@ async def _(scene: Scene) -> None:
 
 @provokes(CommandVetoed)
 async def _(scene: Scene) -> None:
-    async def guard(flow: Flow, command: str) -> None:
-        raise CommandVetoed(f"no {command} of {flow.id} today")
+    async def guard(request: CommandRequest) -> None:
+        raise CommandVetoed(f"no {request.command} today")
 
     flow = await scene.at(State.TOKEN_ISSUED)
     async with scene.another(guards=[guard]) as service:
@@ -265,8 +265,8 @@ async def _(scene: Scene) -> None:
 async def _(scene: Scene) -> None:
     flow = await scene.at(State.QUESTION_ANSWERED)
 
-    async def somebody_is_faster(flow: Flow, command: str) -> None:
-        assert command == "verify"
+    async def somebody_is_faster(request: CommandRequest) -> None:
+        assert request.command == "verify"
         repository = scene.repository
         await repository.save(repository.record((await repository.load(flow.id)).flow))
 
@@ -365,7 +365,7 @@ async def _(scene: Scene) -> None:
 @provokes(InvalidInput)
 async def _(scene: Scene) -> None:
     flow = await scene.service.adopt(scene.secret("login"), "a token", credential=Credential.PIN)
-    bad = {
+    bad: dict[str, Any] = {
         "image_name": "x",
         "personal_phrase": scene.secret("phrase"),
         "authorization": scene.secret("password") + "\0",

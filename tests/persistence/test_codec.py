@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from reset_flow import Policy
 from reset_flow.domain.flow import Credential, Failure, State, Step, Transition
-from reset_flow.domain.flow_data import BudgetName, FlowData, HeldUse, Intent, Limits, Move, Result
+from reset_flow.domain.flow_data import SCHEMA, BudgetName, FlowData, HeldUse, Intent, Limits, Move, Result
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.state_machine import EDGE_BY_LETTER
 from reset_flow.persistence import codec
@@ -51,8 +51,9 @@ limits = st.builds(
 uses = st.builds(HeldUse, budget=st.sampled_from(BudgetName), id=st.binary(min_size=8, max_size=8))
 flows = st.builds(
     FlowData,
-    id=st.just("a" * 22), version=counts, user=texts, credential=st.sampled_from(Credential), transport=texts,
-    state=st.sampled_from(State), created_at=times, expires_at=times, ended_at=st.none() | times,
+    id=st.just("a" * 22), version=counts, user=texts, ref=st.none() | texts,
+    credential=st.sampled_from(Credential), transport=texts, state=st.sampled_from(State),
+    created_at=times, expires_at=times, ended_at=st.none() | times,
     lookups=st.lists(st.binary(min_size=16, max_size=16), max_size=3).map(tuple), question=st.none() | texts,
     continuation=st.none() | st.binary(max_size=40), answer=secrets, token=secrets, intent=st.none() | intents,
     in_doubt=st.none() | st.sampled_from(Step), failure=st.none() | st.sampled_from(Failure),
@@ -108,7 +109,7 @@ def test_two_flows_that_differ_in_the_body_give_different_bytes(one: FlowData, o
 
 
 @given(st.binary(max_size=200))
-@example(msgspec.msgpack.encode([codec.SCHEMA + 1, 0]))
+@example(msgspec.msgpack.encode([SCHEMA + 1, 0]))
 def test_bytes_that_are_no_flow_data_are_refused(body: bytes) -> None:
     # By chance, they may begin as those of a newer version would.
     with pytest.raises(ValueError, match=r"^(not flow data|schema [0-9]+ is of a newer version)"):
@@ -123,16 +124,16 @@ def test_bytes_that_do_not_begin_with_a_schema_are_of_no_version(body: bytes) ->
 
 def test_a_newer_schema_is_refused_and_says_what_to_do() -> None:
     data = flow_data()
-    newer = bytes_of([codec.SCHEMA + 1, *row_of(data)[1:]])
+    newer = bytes_of([SCHEMA + 1, *row_of(data)[1:]])
     with pytest.raises(ValueError, match="newer version of the library: upgrade"):
         codec.decode(newer, record_of(data))
 
 
 def test_every_field_of_flow_data_is_written_or_is_in_the_clear() -> None:
     assert set(FlowData.__struct_fields__) == {
-        "id", "version", "write_id", "user", "credential", "transport", "state", "created_at", "expires_at", "ended_at",
-        "lookups", "question", "continuation", "answer", "token", "intent", "in_doubt", "failure", "sent_at",
-        "answers", "codes", "passwords", "resends", "limits", "user_key", "origin_key", "uses", "reserve",
+        "id", "version", "write_id", "user", "ref", "credential", "transport", "state", "created_at", "expires_at",
+        "ended_at", "lookups", "question", "continuation", "answer", "token", "intent", "in_doubt", "failure",
+        "sent_at", "answers", "codes", "passwords", "resends", "limits", "user_key", "origin_key", "uses", "reserve",
         "compensated", "masked", "results", "listeners", "undelivered", "workers", "moves",
     }, "a new field: add it to the strategy above"  # fmt: skip
 
@@ -167,8 +168,8 @@ def test_a_history_that_can_not_be_shown_is_refused(letter: str, worker: int) ->
 
 def test_a_time_without_a_zone_is_refused() -> None:
     row = row_of(flow_data())
-    assert row[4] == START
-    row[4] = "2026-05-01T12:00:00"
+    assert row[5] == START
+    row[5] = "2026-05-01T12:00:00"
     with pytest.raises(ValueError, match="not flow data"):
         codec.decode(bytes_of(row), record_of(flow_data()))
 

@@ -79,7 +79,8 @@ def crash(house: House, at: At, clock: FrozenClock) -> Crash:
 async def test_while_the_lease_lasts_nobody_touches_the_flow(crash: Crash, clock: FrozenClock, command: str) -> None:
     flow, other = await crash(command)
     seen = await other.service.get(flow.id)
-    assert (seen.state, seen.in_doubt, seen.version) == (flow.state, IN_DOUBT[command], flow.version + 1)
+    assert (seen.state, seen.in_doubt, seen.version) == (flow.state, None, flow.version + 1)
+    assert seen.busy_until == clock() + timedelta(seconds=30), "busy, which is no doubt"
     clock.advance(timedelta(seconds=29))
     for each in ("answer", "resend", "verify", "set_password"):
         error = await refused(give(other, flow, each), FlowBusy)
@@ -89,6 +90,9 @@ async def test_while_the_lease_lasts_nobody_touches_the_flow(crash: Crash, clock
     error = await refused(other.service.cancel(flow.id), FlowBusy)
     assert (await other.service.sweep()).settled == 0
     assert (other.transport.calls, other.store.saves) == ([], [])
+    clock.advance(timedelta(seconds=2))
+    seen = await other.service.get(flow.id)
+    assert (seen.in_doubt, seen.busy_until) == (IN_DOUBT[command], None)
 
 
 @BOTH_STORES

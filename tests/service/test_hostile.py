@@ -158,7 +158,7 @@ def every_error() -> list[ResetFlowError]:
         FlowNotFound("id"),
         FlowEnded("id", "expired"),
         reset_flow.IllegalCommand("id", "answer", State.FAILED, ("cancel",)),
-        reset_flow.FlowBusy("id", "answer"),
+        reset_flow.FlowBusy("id", "answer", timedelta(seconds=7)),
         reset_flow.StaleRecord("id", 3),
         RecordUnreadable("id", "why"),
         CodeRejected("it must have 6 digits", sent=False),

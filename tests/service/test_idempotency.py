@@ -109,15 +109,47 @@ async def test_a_refusal_with_a_key_is_told_again(
 
 
 @pytest.mark.parametrize("command", ["verify", "set_password"])
-async def test_a_doubt_with_a_key_is_told_again(house: House, at: At, clock: FrozenClock, command: str) -> None:
+async def test_while_a_doubt_stands_its_key_runs_the_command_again(
+    house: House, at: At, clock: FrozenClock, command: str
+) -> None:
+    worker = house.worker()
+    flow = await stands(worker, at, clock, command)
+    worker.transport.script(**{COMMANDS[command][1]: [Unknown()] * 4, "log_in": [Unknown()] * 2})
+    for attempt in (1, 2):
+        error = await refused(give(worker, flow, command), OutcomeInDoubt)
+        assert error.flow
+        assert flow.attempts_left
+        assert error.flow.attempts_left == flow.attempts_left - attempt, "each run is counted"
+    done = await give(worker, flow, command)
+    assert done.in_doubt is None
+    calls = len(worker.transport.calls)
+    assert await give(worker, flow, command) == done, "from now on it is recalled"
+    assert len(worker.transport.calls) == calls
+
+
+@pytest.mark.parametrize("command", ["verify", "set_password"])
+async def test_a_doubt_that_another_command_cleared_is_only_recalled(
+    house: House, at: At, clock: FrozenClock, command: str
+) -> None:
     worker = house.worker()
     flow = await stands(worker, at, clock, command)
     worker.transport.script(**{COMMANDS[command][1]: [Unknown()] * 2, "log_in": [Unknown()]})
-    first = await refused(give(worker, flow, command), OutcomeInDoubt)
+    await refused(give(worker, flow, command), OutcomeInDoubt)
+    done = await give(worker, flow, command, "another key")
     calls = len(worker.transport.calls)
-    again = await refused(give(worker, flow, command), OutcomeInDoubt)
-    assert (again.flow, len(worker.transport.calls)) == (first.flow, calls)
-    assert (await give(worker, flow, command, "another key")).in_doubt is None
+    error = await refused(give(worker, flow, command), OutcomeInDoubt)
+    assert (error.flow, len(worker.transport.calls)) == (done, calls)
+
+
+async def test_a_code_that_is_spent_is_only_recalled(house: House, at: At) -> None:
+    worker = house.worker()
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    worker.transport.script(exchange=[Unknown(), Rejected()])
+    first = await refused(give(worker, flow, "verify"), OutcomeInDoubt)
+    assert first.flow
+    assert first.flow.history[-1].trigger == "code_spent"
+    again = await refused(give(worker, flow, "verify"), OutcomeInDoubt)
+    assert (again.flow, len(worker.transport.calls)) == (first.flow, 2)
 
 
 @pytest.mark.parametrize("command", CALLING)
@@ -210,11 +242,8 @@ async def test_the_key_of_a_dead_process_gives_what_became_of_it(
     await refused(give(other, flow, command), FlowBusy)
     house.lease_runs_out()
     for _ in range(2):
-        if command == "set_password":
-            await refused(give(other, flow, command), OutcomeInDoubt)
-        else:
-            assert (await give(other, flow, command)).state is not flow.state or command == "resend"
-    assert len(other.transport.calls) == (command == "verify")
+        assert (await give(other, flow, command)).state is not flow.state or command == "resend"
+    assert len(other.transport.calls) == (command in ("verify", "set_password"))
 
 
 async def test_an_expired_flow_still_knows_its_keys(house: House, at: At, clock: FrozenClock) -> None:
@@ -296,6 +325,9 @@ async def test_a_token_is_adopted_once_for_its_ref(house: House) -> None:
     assert len({flow.id for flow in flows}) == 1
     flow = await worker.service.set_password(flows[0].id, "violet tractor 5")
     assert await worker.service.adopt("robert.zak", "token", ref="r") == flow
+    await refused(worker.service.start("robert.zak", ref="r"), KeyReused)
+    await worker.service.start("robert.zak", ref="started")
+    await refused(worker.service.adopt("robert.zak", "token", ref="started"), KeyReused)
 
 
 async def test_a_ref_is_one_realms(house: House) -> None:

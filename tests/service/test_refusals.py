@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from reset_flow.domain.errors import (
     InvalidInput,
     LimitReached,
     PasswordRejected,
+    Reason,
     UnknownUser,
     WrongBroker,
 )
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from reset_flow.domain.errors import InputRejected
     from reset_flow.domain.flow import Flow
     from reset_flow.domain.outcomes import Outcome
+    from reset_flow.ports import CommandRequest
     from reset_flow.sandbox import Sandbox
     from reset_flow.service import ResetService
     from reset_flow.testing import FrozenClock
@@ -194,7 +197,7 @@ async def test_wrong_answers_are_counted_until_the_flow_ends(
     flow = await person.start(service)
     for left in (2, 1, 0):
         error = await refused(person.does(service, flow, "answer", "Pedersen"), AnswerRejected)
-        assert (error.sent, error.reasons) == (True, ("Answer is incorrect, try again.",))
+        assert (error.sent, error.reasons) == (True, (Reason(None, "Answer is incorrect, try again."),))
         assert error.flow == await service.get(flow.id)
         assert (error.flow.attempts_left or 0, error.flow.in_doubt) == (left, None)
     assert error.flow
@@ -266,7 +269,7 @@ async def test_weak_passwords_are_counted_until_the_flow_ends(
     service = house.worker(etna(), policy=Policy(password_attempts=2)).service
     flow = await person.reaches(service, State.TOKEN_ISSUED)
     error = await refused(person.does(service, flow, "set_password", "elevenchars"), PasswordRejected)
-    assert (error.sent, error.reasons) == (True, ("Password is too weak.",))
+    assert (error.sent, error.reasons) == (True, (Reason(None, "Password is too weak."),))
     assert error.flow
     assert (error.flow.state, error.flow.attempts_left, error.flow.in_doubt) == (State.TOKEN_ISSUED, 1, None)
     error = await refused(person.does(service, flow, "set_password", "elevenchars"), PasswordRejected)
@@ -295,7 +298,7 @@ async def test_the_broker_may_refuse_whom_it_asks_nothing(house: House) -> None:
     worker = house.worker(policy=Policy(mask_unknown_users=False))
     worker.transport.script(challenge=[Accepted(value=Secret(""))], request=[Rejected(reasons=["locked"])])
     error = await refused(worker.service.start("robert.zak"), UnknownUser)
-    assert error.reasons == ("locked",)
+    assert error.reasons == (Reason(None, "locked"),)
     assert error.flow
     assert (error.flow.state, error.flow.failure) == (State.FAILED, Failure.BROKER_REFUSED)
     assert error.flow == await worker.service.get(error.flow.id)
@@ -492,7 +495,7 @@ async def test_the_answer_can_be_wrong_by_the_time_of_another_code(house: House,
 
 @pytest.mark.parametrize(
     ("status", "headers", "retry_after"),
-    [(429, {}, None), (429, {"Retry-After": "7"}, 7), (503, {"Retry-After": "30"}, 30)],
+    [(429, {}, 5), (429, {"Retry-After": "7"}, 7), (503, {"Retry-After": "30"}, 30)],
 )
 async def test_a_broker_that_wants_to_be_left_alone_has_done_nothing(
     *,
@@ -503,10 +506,9 @@ async def test_a_broker_that_wants_to_be_left_alone_has_done_nothing(
     clock: FrozenClock,
     status: int,
     headers: dict[str, str],
-    retry_after: int | None,
+    retry_after: int,
 ) -> None:
     service = house.worker(etna()).service
-    expected = None if retry_after is None else timedelta(seconds=retry_after)
     for state, command, route in (
         (State.REQUESTED, "answer", "request"),
         (State.QUESTION_ANSWERED, "verify", "exchange"),
@@ -518,7 +520,7 @@ async def test_a_broker_that_wants_to_be_left_alone_has_done_nothing(
         before = len(sandbox.calls)
         sandbox.fault(route, "status", status=status, headers=headers)
         error = await refused(person.does(service, flow, command), BrokerUnavailable)
-        assert (error.retry_after, error.retryable) == (expected, True)
+        assert (error.retry_after, error.retryable) == (timedelta(seconds=retry_after), True)
         same_as_before(error.flow, flow)
         assert len(sandbox.calls) == before + 1
         moved = await person.does(service, flow, command)
@@ -594,11 +596,12 @@ async def test_what_stands_in_front_of_the_broker_has_done_nothing(
 
 
 async def test_a_guard_stops_a_command_before_anything(house: House, at: At) -> None:
-    asked: list[tuple[State, str]] = []
+    asked: list[tuple[State | None, str]] = []
 
-    async def guard(flow: Flow, command: str) -> None:
-        asked.append((flow.state, command))
-        if command == "verify":
+    async def guard(request: CommandRequest) -> None:
+        assert request.user == "robert.zak"
+        asked.append((request.flow.state if request.flow else None, request.command))
+        if request.command == "verify":
             raise CommandVetoed("not today")
 
     worker = house.worker(guards=[guard])
@@ -606,8 +609,43 @@ async def test_a_guard_stops_a_command_before_anything(house: House, at: At) -> 
     error = await refused(worker.service.verify(flow.id, "004158"), CommandVetoed)
     assert error.flow == flow == await worker.service.get(flow.id)
     assert (worker.transport.calls, worker.store.saves) == ([], [])
-    assert asked == [(State.REQUESTED, "answer"), (State.QUESTION_ANSWERED, "verify")]
+    assert asked == [(None, "start"), (State.REQUESTED, "answer"), (State.QUESTION_ANSWERED, "verify")]
     assert (await worker.service.cancel(flow.id)).failure is Failure.CANCELLED
+
+
+async def test_a_guard_stops_a_start_before_the_broker_is_asked(house: House) -> None:
+    asked: list[CommandRequest] = []
+
+    async def guard(request: CommandRequest) -> None:
+        asked.append(request)
+        raise CommandVetoed("solve the riddle first")
+
+    worker = house.worker(guards=[guard])
+    await refused(worker.service.start("robert.zak", origin="10.0.0.1"), CommandVetoed)
+    await refused(worker.service.adopt("robert.zak", "a token"), CommandVetoed)
+    assert [(each.command, each.user, each.origin, each.flow) for each in asked] == [
+        ("start", "robert.zak", "10.0.0.1", None),
+        ("adopt", "robert.zak", None, None),
+    ]
+    assert (worker.transport.calls, worker.store.saves) == ([], [])
+    assert "robert" not in repr(asked)
+    assert "10.0.0.1" not in repr(asked)
+
+
+async def test_a_guard_is_asked_again_where_a_start_goes_on_whose_first_call_was_not_made(house: House) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    async def guard(request: CommandRequest) -> None:
+        asked.append((request.command, request.flow is not None))
+
+    worker = house.worker(guards=[guard])
+    for outcome in (NotActed(), Accepted()):
+        worker.transport.script(challenge=[Accepted()], request=[outcome])
+        with suppress(BrokerUnavailable):
+            await worker.service.start("robert.zak", ref="ticket-4711")
+    assert asked == [("start", False), ("start", True)]
+    assert (await worker.service.start("robert.zak", ref="ticket-4711")).state is State.QUESTION_ANSWERED
+    assert len(asked) == 2, "one that only gives the flow asks no guard"
 
 
 # Construction
@@ -626,7 +664,7 @@ async def test_words_that_repeat_a_secret_are_withheld_whoever_wrote_the_transpo
     said = ("it must not be Violet  Tractor 5 star", "it must not hold ROBERT.ZAK", "it must be longer")
     worker.transport.script(update=[Rejected(reasons=said)])
     error = await refused(worker.service.set_password(flow.id, "violet tractor 5 star"), PasswordRejected)
-    assert error.reasons == ("it must be longer",)
+    assert error.reasons == (Reason(None, "it must be longer"),)
     worker.transport.script(update=[NotActed(detail="PUT violet tractor 5 star: refused")])
     down = await refused(worker.service.set_password(flow.id, "violet tractor 5 star"), BrokerUnavailable)
     assert "violet" not in str(down)
@@ -663,7 +701,7 @@ def test_a_worker_whose_name_nothing_could_hold_is_refused_before_it_begins(hous
             house.worker(worker=name)
 
 
-NEWEST = "only the code of the newest e-mail counts"
+NEWEST = Reason("newest_counts", "only the code of the newest e-mail counts")
 
 
 async def test_after_another_e_mail_the_refusal_says_which_code_counts(
@@ -679,7 +717,7 @@ async def test_after_another_e_mail_the_refusal_says_which_code_counts(
     error = await refused(person.does(service, flow, "verify", older), CodeRejected)
     assert error.reasons[-1] == NEWEST
     assert len(error.reasons) > 1  # beside the broker's own words
-    assert NEWEST in str(error)
+    assert NEWEST.text in str(error)
     assert (await person.does(service, flow, "verify")).state is State.TOKEN_ISSUED
 
 
@@ -718,5 +756,5 @@ async def test_a_masked_flow_says_the_same_of_the_newest_e_mail(house: House, cl
         after = await refused(worker.service.verify(flow.id, "000000"), CodeRejected)
         said.append([str(before).replace(flow.id, ""), str(after).replace(flow.id, "")])
     assert said[0] == said[1]
-    assert NEWEST not in said[0][0]
-    assert NEWEST in said[0][1]
+    assert NEWEST.text not in said[0][0]
+    assert NEWEST.text in said[0][1]

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from hypothesis import given, strategies as st
 
-from reset_flow.domain.errors import ConfigurationError
+from reset_flow.domain.errors import ConfigurationError, Reason
 from reset_flow.domain.password_rules import PasswordRules
 from reset_flow.domain.secret import Secret
 from reset_flow.engine.password_checks import complaints
@@ -309,7 +309,7 @@ def test_settings_that_no_check_can_be_made_of_are_refused(settings: dict[str, A
 def test_a_check_needs_no_loop_to_be_made() -> None:
     check = BreachCheck("http://127.0.0.1:1")
 
-    async def ask() -> tuple[str, ...]:
+    async def ask() -> tuple[Reason, ...]:
         complaints = await check(Secret(PASSWORD), USER)
         await check.aclose()
         return complaints

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import msgspec
 
 from reset_flow.domain.errors import InvalidInput
-from reset_flow.stores.postgres.notifications import notification_name
 from reset_flow.stores.rows import span, to_row
 
 if TYPE_CHECKING:
@@ -63,6 +63,15 @@ def _to_change(key: bytes, add: Sequence[Use], drop: Sequence[UseName]) -> dict[
 
 def _hex(value: bytes) -> str:
     return rf"\x{value.hex()}"
+
+
+def notification_name(flow_id: str) -> int:
+    """
+    Return the name of a flow in notifications, which every user of the database can read.
+
+    Two flows may share a name: their waiters wake each other, look, and wait on.
+    """
+    return crc32(flow_id.encode(errors="surrogatepass"))
 
 
 def is_storable(text: str) -> bool:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from reset_flow.domain.errors import ConfigurationError, StoreUnavailable
 from reset_flow.stores.batcher import Batcher
 from reset_flow.stores.postgres.connections import Pool, driver, is_per_row_error
-from reset_flow.stores.postgres.notifications import Notifications
 from reset_flow.stores.session import CLOSED
 from reset_flow.stores.statements import script, statements
+from reset_flow.stores.waiters import Listener
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,6 +23,10 @@ SCHEMA = 1
 
 OLDEST_SERVER = 12
 CREATION_TIMEOUT = 60
+
+# How often, in seconds, a waiter looks for a change: with notifications, which may get lost, and without.
+POLL = 5.0
+POLL_UNNOTIFIED = 0.5
 
 # Each key of a batch takes a lock: 64 saves stay far below a server's room for them (6400, unless configured).
 SAVES_AT_ONCE = 64
@@ -55,7 +59,7 @@ class Session:
         self._others = asyncio.Semaphore(connections)
         self._opening = asyncio.Lock()
         self._is_open = False
-        self.notifications = Notifications(self._pool.connect, f"{prefix}_changed")
+        self.notifications = _Notifications(self._pool.connect, f"{prefix}_changed")
         self.loads: Batcher[str] = Batcher(self._load_all, LOADS_AT_ONCE)
         self.saves: Batcher[Save] = Batcher(self._save_all, SAVES_AT_ONCE, is_per_job_error=is_per_row_error)
 
@@ -129,3 +133,32 @@ class Session:
         bodies = [save.body for save in saves]
         rows = {row["place"]: row for row in await self._fetch("save", self._now(), locks, batch.decode(), bodies)}
         return [rows.get(place) for place in range(1, len(saves) + 1)]
+
+
+class _Notifications(Listener[int]):
+    """Wakes tasks, by the notification names of their flows."""
+
+    def __init__(self, connect: Callable[[], Awaitable[Any]], channel: str) -> None:
+        super().__init__(POLL_UNNOTIFIED)
+        self._connect = connect
+        self._channel = channel
+
+    async def receive(self) -> None:
+        """Wake tasks until the connection is lost."""
+        connection = await self._connect()
+        lost = asyncio.Event()
+        connection.add_termination_listener(lambda _: lost.set())
+        try:
+            await connection.add_listener(self._channel, self._on_notification)
+            self.poll = POLL
+            self.connected()
+            await lost.wait()
+        finally:
+            connection.terminate()
+            self.poll = POLL_UNNOTIFIED
+            self.wake_all()
+
+    def _on_notification(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:
+        for name in payload.split():
+            if name.isdecimal():
+                self.wake(int(name))

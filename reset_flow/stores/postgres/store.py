@@ -16,8 +16,7 @@ from reset_flow.domain.errors import ConfigurationError, FlowNotFound, InvalidIn
 from reset_flow.domain.secret import Secret
 from reset_flow.ports import Store
 from reset_flow.stores.postgres.connections import Pool
-from reset_flow.stores.postgres.notifications import notification_name
-from reset_flow.stores.postgres.rows import is_storable, to_save
+from reset_flow.stores.postgres.rows import is_storable, notification_name, to_save
 from reset_flow.stores.postgres.session import Session
 from reset_flow.stores.rows import PAGE, Place, micros, scan_pages, to_record
 from reset_flow.stores.session import SessionHolder
@@ -98,7 +97,7 @@ class PostgresStore(Store):
         row = await session.loads.run(flow_id) if is_storable(flow_id) else None
         if row is None:
             raise FlowNotFound(flow_id)
-        return _to_record(row)
+        return to_record(row, row["present"])
 
     async def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:
         if not is_storable(query.after):
@@ -115,7 +114,7 @@ class PostgresStore(Store):
             }
             return await self._sessions.get().fetch(statement, self._now(), *values[statement], PAGE)
 
-        async for record in scan_pages(query, limit, fetch, _to_record):
+        async for record in scan_pages(query, limit, fetch, lambda row: to_record(row, row["present"])):
             yield record
 
     async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
@@ -143,7 +142,3 @@ class PostgresStore(Store):
 
     def _now(self) -> int | None:
         return None if self._clock is None else micros(self._clock())
-
-
-def _to_record(row: Any) -> Record:
-    return to_record(row, row["present"])
