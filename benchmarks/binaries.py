@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["NoServerError", "find_postgres", "find_redis", "provided", "unprivileged"]
+__all__ = ["NoServerError", "find_pgbouncer", "find_postgres", "find_redis", "provided", "unprivileged"]
 
 POSTGRES_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql*/bin")
 
@@ -38,6 +38,12 @@ def find_postgres() -> Path | None:
 def find_redis() -> Path | None:
     """Return Redis or Valkey."""
     found = shutil.which("redis-server") or shutil.which("valkey-server")
+    return Path(found) if found else None
+
+
+def find_pgbouncer() -> Path | None:
+    """Return PgBouncer. Debian keeps it where only root looks."""
+    found = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
     return Path(found) if found else None
 
 

@@ -17,12 +17,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.binaries import find_postgres, find_redis, provided, unprivileged
+from benchmarks.binaries import find_pgbouncer, find_postgres, find_redis, provided, unprivileged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["PostgresServer", "RedisServer", "children", "postgres", "redis"]
+__all__ = [
+    "PgBouncer",
+    "PostgresServer",
+    "PostgresStandby",
+    "RedisServer",
+    "children",
+    "pgbouncer",
+    "postgres",
+    "redis",
+]
 
 PATIENCE = 30.0
 PAUSE = 0.02
@@ -60,6 +69,7 @@ class Server:
 
     def __init__(self, binary: Path, user: str | None, settings: Mapping[str, Any] | None = None) -> None:
         self.binary = binary
+        self.user = user
         self.settings = dict(settings or {})
         self.password = secrets.token_hex(8)
         self.port = free_port()
@@ -170,14 +180,24 @@ class PostgresServer(Server):
     def __init__(self, binary: Path, user: str | None, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__(binary, user, settings)
         self._data = self.folder / "data"
+        self._create()
+
+    def _create(self) -> None:
         password = self.folder / "password"
         password.write_text(self.password)
         # Only the creation of the empty cluster skips flushes; the server itself flushes its commits.
-        make = [str(binary.parent / "initdb"), "--no-sync", "--username=postgres", f"--pwfile={password}"]
-        make += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", f"--pgdata={self._data}"]
-        done = subprocess.run(make, cwd=self.folder, capture_output=True, check=False, text=True, **self._as_user)
+        make = ["initdb", "--no-sync", "--username=postgres", f"--pwfile={password}"]
+        self._run(*make, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", f"--pgdata={self._data}")
+
+    def _run(self, program: str, *arguments: str, **environment: str) -> None:
+        """Run a program of PostgreSQL's, which must succeed."""
+        done = subprocess.run(
+            [str(self.binary.parent / program), *arguments],
+            cwd=self.folder, capture_output=True, check=False, text=True, env=os.environ | environment,
+            **self._as_user,
+        )  # fmt: skip
         if done.returncode:
-            raise RuntimeError(f"initdb failed: {done.stderr}")
+            raise RuntimeError(f"{program} failed: {done.stderr}")
 
     @property
     def url(self) -> str:
@@ -201,6 +221,65 @@ class PostgresServer(Server):
     def is_ready(self) -> bool:
         with suppress(FileNotFoundError):
             return "\nready" in (self._data / "postmaster.pid").read_text()
+        return False
+
+
+class PostgresStandby(PostgresServer):
+    """A standby of a primary that runs. Once it is promoted, it waits for no standby of its own."""
+
+    def __init__(self, primary: PostgresServer) -> None:
+        self._primary = primary
+        super().__init__(primary.binary, primary.user, {**primary.settings, "synchronous_standby_names": ""})
+        self.password = primary.password
+
+    def _create(self) -> None:
+        source = f"host=127.0.0.1 port={self._primary.port} user=postgres application_name=standby"
+        make = ["pg_basebackup", "--no-sync", "--checkpoint=fast", "--write-recovery-conf", f"--dbname={source}"]
+        self._run(*make, f"--pgdata={self._data}", PGPASSWORD=self._primary.password)
+
+    @property
+    def is_standby(self) -> bool:
+        """Return True if it was not promoted."""
+        return (self._data / "standby.signal").exists()
+
+    def promote(self) -> None:
+        """Make it a primary, and wait until it is one."""
+        self._run("pg_ctl", "promote", f"--pgdata={self._data}")
+
+
+class PgBouncer(Server):
+    """A pooler in front of a PostgreSQL."""
+
+    name = "pgbouncer"
+    gentle = rough = signal.SIGTERM
+
+    def __init__(self, binary: Path, target: PostgresServer, settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__(binary, target.user, settings)
+        self.password = target.password
+        users = self.folder / "users"
+        users.write_text(f'"postgres" "{target.password}"\n')
+        options = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": self.port,
+            "unix_socket_dir": "",
+            "auth_type": "scram-sha-256",
+            "auth_file": users,
+            "pool_mode": "transaction",
+            **self.settings,
+        }
+        lines = ["[databases]", f"* = host=127.0.0.1 port={target.port}", "[pgbouncer]"]
+        (self.folder / "config").write_text("\n".join([*lines, *(f"{each} = {options[each]}" for each in options), ""]))
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/postgres"
+
+    def command(self) -> list[str]:
+        return [str(self.binary), str(self.folder / "config")]
+
+    def is_ready(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
         return False
 
 
@@ -271,6 +350,16 @@ def postgres(settings: Mapping[str, Any] | None = None) -> PostgresServer:
         NoServerError: It cannot be installed.
     """
     return PostgresServer(provided("postgresql", find_postgres), unprivileged(), settings)
+
+
+def pgbouncer(target: PostgresServer, settings: Mapping[str, Any] | None = None) -> PgBouncer:
+    """
+    Return a PgBouncer that is not started yet, in front of a server. Install it if it is missing.
+
+    Raises:
+        NoServerError: It cannot be installed.
+    """
+    return PgBouncer(provided("pgbouncer", find_pgbouncer), target, settings)
 
 
 def redis(settings: Mapping[str, Any] | None = None) -> RedisServer:

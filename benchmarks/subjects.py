@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import aiohttp
@@ -98,6 +99,11 @@ class Library:
         await self._service.set_password(flow, PASSWORD)
 
 
+@cache
+def _own_keys() -> reset_flow.Keyring:
+    return reset_flow.Keyring.generate()
+
+
 def service(
     root: str,
     store: reset_flow.Store | str,
@@ -119,7 +125,7 @@ def service(
         return reset_flow.ResetService(
             transport,
             reset_flow.open_store(store) if isinstance(store, str) else store,
-            reset_flow.Keyring.load_or_create(keys) if keys else reset_flow.Keyring.generate(),
+            reset_flow.Keyring.load_or_create(keys) if keys else _own_keys(),
             policy=policy,
             sweep=sweep,
         )

@@ -18,6 +18,7 @@ from reset_flow.engine.context import in_utc, system_clock, worker_names
 from reset_flow.persistence import key_rotation
 from reset_flow.persistence.batches import change_all, ignore, purge
 from reset_flow.persistence.key_file import DELAY, Key
+from reset_flow.persistence.key_record import KeyedStore
 from reset_flow.persistence.repository import MICROSECOND, NO_TIME, FlowRepository, new_write_id
 from reset_flow.persistence.side_records import side_realm
 from reset_flow.ports import UseName
@@ -59,7 +60,7 @@ class ChangeReport:
 
 class Admin:
     """
-    Looks after the flows of one realm.
+    Looks after the flows of one realm. With keys that are not those of the realm, it can only purge and count.
 
     Use it as an async context manager: it closes the store with itself. Workers may run meanwhile. Each change is
     written to the audit log, `reset_flow.audit`, without any login. Long work takes `progress`, which is called after
@@ -83,8 +84,9 @@ class Admin:
         self._realm = validation.name(realm, "realm")
         self._now = in_utc(clock)
         self._name_worker = worker_names(validation.name(worker, "worker") if worker else None)
+        self._keyed = KeyedStore(store, keyring, self._realm)
         # The lease only says when listeners that were not told of an end are due again.
-        self._repository = FlowRepository(store, keyring, self._realm, Policy().lease)
+        self._repository = FlowRepository(self._keyed, keyring, self._realm, Policy().lease)
 
     async def __aenter__(self) -> Self:
         return self
@@ -123,7 +125,7 @@ class Admin:
 
     async def reseal(self, *, progress: Progress = ignore) -> key_rotation.ResealReport:
         """Seal every record of the realm, side records included, with the newest key: older ones can then go."""
-        report = await key_rotation.reseal(self._store, self._keyring, self._realm, progress)
+        report = await key_rotation.reseal(self._keyed, self._keyring, self._realm, progress)
         if report.resealed:
             self._log(f"realm {self._realm}: {report.resealed} records resealed with key {self._keyring.writes.id}")
         return report
@@ -144,7 +146,8 @@ class Admin:
             KeyringError: The key is needed (it writes, or may, or seals records), or the file can't be used.
         """
         every = dict.fromkeys((self._realm, *realms))
-        await key_rotation.remove(Path(path), key_id, self._store, every, settled=NO_TIME if at_once else DELAY)
+        settled, shared = NO_TIME if at_once else DELAY, self._keyring.shared
+        await key_rotation.remove(Path(path), key_id, self._store, every, settled=settled, shared=shared)
         self._log(f"key {key_id} removed")
 
     async def purge(self, older_than: timedelta, *, progress: Progress = ignore) -> int:
@@ -214,20 +217,23 @@ class Admin:
             self._log(f"flow {flow.id}: {'budgets lifted' if lifting else 'erased'}")
             return "changed"
 
-        results = await change_all(self._store, self._realm, change=change, progress=progress)
+        results = await change_all(self._keyed, self._realm, change=change, progress=progress)
         return ChangeReport(**{each.name: results[each.name] for each in attrs.fields(ChangeReport)})
 
     def _log(self, what: str) -> None:
         audit.info("%s (%s)", what, self._name_worker())
 
 
-def rotate_keys(path: str | Path, *, at_once: bool = False) -> Key:
+def rotate_keys(path: str | Path, *, at_once: bool = False, shared: bool = False) -> Key:
     """
     Add a sealing key to a key file, and return it. It writes once every worker has read it, or `at_once`.
+
+    Args:
+        shared: Accept a file that others can read, as `Keyring.from_file` does.
 
     Raises:
         KeyringError: The file can't be read or written.
     """
-    key = key_rotation.rotate(Path(path), delay=NO_TIME if at_once else DELAY)
+    key = key_rotation.rotate(Path(path), delay=NO_TIME if at_once else DELAY, shared=shared)
     audit.info("key %s added (%s)", key.id, worker_names()())
     return key

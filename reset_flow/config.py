@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -12,8 +15,12 @@ from urllib.request import getproxies_environment, proxy_bypass
 import reset_flow  # which imports a store, and with it a driver, when it is first asked for
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.secret import Secret
+from reset_flow.domain.text import printable
+from reset_flow.persistence import key_record, secret_file
 from reset_flow.persistence.keyring import Keyring
+from reset_flow.persistence.secret_file import OpenToOthersError
 from reset_flow.service import ResetService
+from reset_flow.tracebacks import forget_frames
 from reset_flow.transports.etna import EtnaTransport
 from reset_flow.transports.http import endpoint, proxy_address
 
@@ -24,7 +31,18 @@ if TYPE_CHECKING:
 
 PREFIX = "RESET_FLOW_"
 SETTINGS = frozenset(
-    {"APP_KEY", "BROKER_ALIASES", "BROKER_NAME", "BROKER_URL", "KEYS", "PROXY", "REALM", "REVISION", "STORE"}
+    {
+        "APP_KEY",
+        "BROKER_ALIASES",
+        "BROKER_NAME",
+        "BROKER_URL",
+        "KEYS",
+        "PROXY",
+        "REALM",
+        "REVISION",
+        "SHARED_FILES",
+        "STORE",
+    }
 )
 OF_ENVIRONMENT = "environment"
 """As `RESET_FLOW_PROXY`: the proxy that the environment names for all programs."""
@@ -73,7 +91,7 @@ def setting(name: str, default: str | None = None, overrides: Mapping[str, str |
     if given and file:
         raise ConfigurationError(f"{variable} and {variable}_FILE are both set: leave one of them")
     if file:
-        return _content(file, f"{variable}_FILE")
+        return _content(file, f"{variable}_FILE", shared=shared_files(overrides))
     if not given and default is None:
         raise ConfigurationError(f"{variable} is not set, nor is {variable}_FILE")
     return given.reveal() or default or ""
@@ -84,15 +102,40 @@ def _hidden(overrides: Mapping[str, str | Secret] | None) -> Mapping[str, Secret
     return {name: Secret(value) for name, value in (overrides or {}).items()}
 
 
-def _content(path: str, variable: str) -> str:
+def shared_files(overrides: Mapping[str, str | Secret] | None = None) -> bool:
+    """
+    Return whether files with secrets may be read by others: `RESET_FLOW_SHARED_FILES`, which is refuse or accept.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    given = _hidden(overrides).get("SHARED_FILES", Secret(os.environ.get(f"{PREFIX}SHARED_FILES", ""))).reveal()
+    if given not in ("", "refuse", "accept"):
+        raise ConfigurationError(f"{PREFIX}SHARED_FILES is {printable(given)!r}: it must be refuse or accept")
+    return given == "accept"
+
+
+def _content(path: str, variable: str, *, shared: bool) -> str:
     try:
-        with Path(path).open(encoding="utf-8") as file:
-            if os.fstat(file.fileno()).st_mode & 0o077:
-                raise ConfigurationError(f"{variable}: {path} is open to others: `chmod 600` it")
-            return file.read(1 << 20).strip()
+        with secret_file.opened(Path(path), shared=shared) as handle:
+            return b"".join(secret_file.read(handle)).decode().strip()
+    except OpenToOthersError as error:
+        why = str(error)
     except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is no text"
-    raise ConfigurationError(f"{variable}: {path} can't be read: {why}")
+        forget_frames(error)
+        why = f"can't be read: {getattr(error, 'strerror', None) or 'it is no text'}"
+    raise ConfigurationError(f"{variable}: {path} {why}")
+
+
+def _check_unused(address: Secret, realm: str, path: Path) -> None:
+    """Raise KeyringError if the store knows keys of the realm: new ones would find nothing of what is there."""
+
+    async def ask() -> None:
+        async with aclosing(open_store(address)) as store:
+            await key_record.check_unused(store, realm, path)
+
+    with ThreadPoolExecutor(1) as thread:  # the caller may be in an event loop
+        thread.submit(lambda: asyncio.run(ask())).result()
 
 
 def _names(setting_name: str, overrides: Mapping[str, Secret]) -> list[str]:
@@ -123,18 +166,21 @@ def from_env(
     It reads `RESET_FLOW_BROKER_URL`, `RESET_FLOW_APP_KEY`, `RESET_FLOW_REVISION` (default: identifiers),
     `RESET_FLOW_BROKER_NAME` (`etna:` and the URL), `RESET_FLOW_BROKER_ALIASES` (none), `RESET_FLOW_PROXY` (none),
     `RESET_FLOW_STORE` (sqlite:///reset-flow.db), `RESET_FLOW_KEYS` (the path of a key file: reset-flow.keys) and
-    `RESET_FLOW_REALM` (default), each of which may be given as `…_FILE`, too.
+    `RESET_FLOW_REALM` (default), each of which may be given as `…_FILE`, too; and `RESET_FLOW_SHARED_FILES` (refuse),
+    which says whether others may read such files.
 
     Args:
         overrides: By their names without `RESET_FLOW_`, settings that go before the environment.
 
-        create_keys: Whether a key file that is missing is made.
+        create_keys: Whether a key file that is missing is made. The store is asked before, which may take a while:
+            keys of the realm that it knows are lost.
 
         options: Passed on to `ResetService`.
 
     Raises:
         ConfigurationError: Something is missing or can't be; the message names the variable.
-        KeyringError: The key file can't be used.
+        KeyringError: The key file can't be used, or is missing, and the store knows keys of the realm.
+        StoreUnavailable: The key file is missing, and the store can't be asked.
     """
     overrides = _hidden(overrides)
     if unknown := sorted(set(overrides) - SETTINGS):
@@ -155,10 +201,14 @@ def from_env(
         aliases=_names("BROKER_ALIASES", overrides),
     )
     keys = setting("KEYS", "reset-flow.keys", overrides)
+    shared, realm = shared_files(overrides), setting("REALM", "default", overrides)
+    address = Secret(setting("STORE", "sqlite:///reset-flow.db", overrides))
+    if create_keys and not Path(keys).exists():
+        _check_unused(address, realm, Path(keys))
     return ResetService(
         transport,
-        open_store(setting("STORE", "sqlite:///reset-flow.db", overrides)),
-        Keyring.load_or_create(keys) if create_keys else Keyring.from_file(keys),
-        realm=setting("REALM", "default", overrides),
+        open_store(address),
+        Keyring.load_or_create(keys, shared=shared) if create_keys else Keyring.from_file(keys, shared=shared),
+        realm=realm,
         **options,
     )

@@ -27,6 +27,7 @@ from reset_flow.engine.starter import Starter, StartRequest
 from reset_flow.engine.sweeper import Sweeper
 from reset_flow.observability.tracing import CarefulTracer, NullTracer
 from reset_flow.persistence import key_rotation
+from reset_flow.persistence.key_record import KeyedStore
 from reset_flow.persistence.repository import NO_TIME, FlowRepository, spell
 from reset_flow.persistence.side_records import SideRecords
 
@@ -104,7 +105,7 @@ class ResetService:
         _check(policy, transport, store, keyring)
         self._realm = validation.name(realm, "realm")
         self._transport = transport
-        self._store = store
+        self._store = store = KeyedStore(store, keyring, self._realm)
         self._keyring = keyring
         self._now = in_utc(clock)
         named = {validation.name(name, "listener"): each for name, each in (listeners or {}).items()}

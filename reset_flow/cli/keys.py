@@ -14,6 +14,7 @@ from reset_flow.cli.admin import tell_unreadable
 from reset_flow.cli.options import PANEL, Json, with_settings
 from reset_flow.cli.screen import clock_time, counting, say, say_json, span
 from reset_flow.cli.session import AdminSession, Settings
+from reset_flow.config import shared_files
 from reset_flow.domain.errors import ConfigurationError
 
 __all__ = ["keys_app"]
@@ -43,7 +44,7 @@ def new(
 ) -> None:
     """Make a key file, for its owner alone. An existing one is never overwritten: flows are sealed with it."""
     ring = Keyring.generate()
-    ring.to_file(path)
+    ring.to_file(path, shared=shared_files())
     if as_json:
         say_json({"path": str(path), **_document(ring.writes)})
     else:
@@ -60,7 +61,7 @@ def rotate(
     as_json: Json = False,
 ) -> None:
     """Add a key. It writes a little later, when every worker has read it; the others go on reading."""
-    key = rotate_keys(path, at_once=at_once)
+    key = rotate_keys(path, at_once=at_once, shared=shared_files())
     if as_json:
         say_json({"path": str(path), **_document(key)})
     else:
@@ -72,7 +73,7 @@ def rotate(
 @with_settings("store", "keys")
 def reseal(*, settings: Settings, realm: Realms = None, as_json: Json = False) -> None:
     """Seal every record of the realm again that is not sealed with the key that writes. Workers may go on meanwhile."""
-    keyring = Keyring.from_file(settings.keys)
+    keyring = Keyring.from_file(settings.keys, shared=shared_files())
     total = Counter[str]()
     with AdminSession(settings, keyring, realm) as session, counting("looked at") as progress:
         for admin in session.admins:
@@ -107,7 +108,7 @@ def remove(
     """Remove a key that writes no more and seals no record any more."""
     if not settings.get("STORE", ""):
         raise ConfigurationError("RESET_FLOW_STORE is not set: without it, nobody knows what the key still seals")
-    with AdminSession(settings, Keyring.from_file(path), realm) as session:
+    with AdminSession(settings, Keyring.from_file(path, shared=shared_files()), realm) as session:
         session.run(session.admin.remove_key(path, key_id, realms=realm or (), at_once=at_once))
     if as_json:
         say_json({"path": str(path), "removed": key_id})
@@ -119,7 +120,7 @@ def remove(
 @with_settings("store")
 def show(*, settings: Settings, path: KeyFile, realm: Realms = None, as_json: Json = False) -> None:
     """List the keys by id and age, and which one writes; where a store is set, also how many records each seals."""
-    keyring = Keyring.from_file(path)
+    keyring = Keyring.from_file(path, shared=shared_files())
     records: Counter[str] | None = None
     if settings.get("STORE", ""):
         with AdminSession(settings, keyring, realm) as session:

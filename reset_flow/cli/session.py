@@ -11,7 +11,7 @@ import attrs
 
 from reset_flow import Keyring
 from reset_flow.admin import Admin
-from reset_flow.config import from_env, open_store, setting
+from reset_flow.config import from_env, open_store, setting, shared_files
 from reset_flow.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class AdminSession:
 
     def __enter__(self) -> Self:
         settings, address = self._settings, self._settings.store
-        keyring = self._keyring or Keyring.from_file(settings.keys)
+        keyring = self._keyring or Keyring.from_file(settings.keys, shared=shared_files())
         _check_exists(address)
         store = open_store(address)
         realms = dict.fromkeys(self._realms or [settings.realm])

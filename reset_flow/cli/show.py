@@ -122,6 +122,13 @@ def _node(flow: Flow, state: State, marks: Glyphs, at: str, *, here: bool) -> Te
     return Text.assemble("  ", (f"{marks.passed} {state:<{WIDTH}}", "green"), (at, "dim"))
 
 
+def _uncertain(flow: Flow, now: datetime) -> Iterator[tuple[str, str, str]]:
+    if flow.in_doubt:
+        yield "in doubt", DOUBTS[flow.in_doubt], "bold yellow"
+    if flow.busy_until:
+        yield "busy", f"a call may be under way until {clock_time(flow.busy_until, now)}", "bold yellow"
+
+
 def _facts(flow: Flow, now: datetime) -> Iterator[tuple[str, str, str]]:
     if flow.failure:
         yield "failed", _words(flow.failure), "bold red"
@@ -132,10 +139,7 @@ def _facts(flow: Flow, now: datetime) -> Iterator[tuple[str, str, str]]:
         yield "expected", f"{EXPECTED[flow.expects]}{attempts}", "bold"
     if flow.question and flow.expects is Step.ANSWER:
         yield "question", one_line(flow.question), ""
-    if flow.in_doubt:
-        yield "in doubt", DOUBTS[flow.in_doubt], "bold yellow"
-    if flow.busy_until:
-        yield "busy", f"a call may be under way until {clock_time(flow.busy_until, now)}", "bold yellow"
+    yield from _uncertain(flow, now)
     if flow.ended:
         return
     if flow.expires_at <= now:

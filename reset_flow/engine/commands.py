@@ -158,7 +158,8 @@ class CommandHandler:
             required = self._context.policy.password
             if found := await password_checks.complaints(required, given.secret, flow.user):
                 raise PasswordRejected(*found, sent=False)
-        await self._context.ask_guards(CommandRequest(command=command, user=flow.user, flow=rules.view(flow)))
+        if self._context.guards:
+            await self._context.ask_guards(CommandRequest(command=command, user=flow.user, flow=rules.view(flow)))
 
     @staticmethod
     def _recalled(flow: FlowData, command: str, key: bytes) -> Flow | None:

@@ -1,21 +1,18 @@
 """
 The keys of a ring, and the file that stores them.
 
-A key file is replaced as a whole by an atomic rename, so a reader never sees half of it. No frame of a traceback holds
-its content.
+No frame of a traceback holds its content.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
+import errno
 import re
 import secrets
-import tempfile
+import time
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import attrs
 import msgspec
@@ -24,14 +21,17 @@ from msgspec.structs import force_setattr, replace
 from reset_flow.domain.errors import KeyringError
 from reset_flow.domain.secret import Unpicklable
 from reset_flow.domain.text import printable
+from reset_flow.persistence import secret_file
+from reset_flow.persistence.secret_file import OpenToOthersError
+from reset_flow.tracebacks import forget_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 KEY_BYTES = 32
 ID_BYTES = 4
 ID = re.compile(f"[0-9a-f]{{{2 * ID_BYTES}}}")
-MAX_FILE_BYTES = 1 << 20
 FORMAT = 1
 
 DELAY = timedelta(seconds=30)
@@ -39,6 +39,9 @@ DELAY = timedelta(seconds=30)
 How long a new key waits before it writes, and an old one before it can be removed: until workers have looked at the
 file (`keyring.LOOK_INTERVAL`), though clocks may differ and a save may be on its way to the store.
 """
+
+BEING_MADE = 1.0
+"""Seconds after which an empty file is taken for a broken one, and no more for one that another process makes."""
 
 FileVersion: TypeAlias = tuple[int, ...]
 """Times, inode and size of a file: they differ when its content does."""
@@ -144,10 +147,15 @@ class KeySet(_Header, frozen=True, kw_only=True):
         return min(newer)
 
 
-def read(path: Path) -> KeySet:
-    """Read a key file. Raises KeyringError if it is missing, broken, or open to others than its owner."""
-    with _opened(path, "rb") as file:
-        return _read(path, file)
+def read(path: Path, *, shared: bool = False) -> KeySet:
+    """
+    Read a key file. Raises KeyringError if it is missing, broken, or open to others.
+
+    Args:
+        shared: Whether others may read it.
+    """
+    with _clear_errors(path, "read"), secret_file.opened(path, shared=shared) as handle:
+        return _read(path, handle)
 
 
 def version_of(path: Path) -> FileVersion | None:
@@ -159,24 +167,50 @@ def version_of(path: Path) -> FileVersion | None:
     return status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size
 
 
+def await_content(path: Path) -> None:
+    """Return once the file is not empty: another process may be making it."""
+    give_up_at = time.monotonic() + BEING_MADE
+    while (version := version_of(path)) and version[-1] == 0 and time.monotonic() < give_up_at:
+        time.sleep(BEING_MADE / 100)
+
+
 @contextmanager
-def _opened(path: Path, mode: str) -> Iterator[IO[bytes]]:
+def _clear_errors(path: Path, verb: str) -> Iterator[None]:
     try:
-        with path.open(mode) as file:
-            yield file
-    except FileNotFoundError:
-        raise KeyringError(f"{path} does not exist: make it with `reset-flow keys new`") from None
-    except OSError as error:
-        raise KeyringError(f"{path} can't be {'read' if mode == 'rb' else 'written'}: {error.strerror}") from None
+        yield
+    except (OpenToOthersError, OSError) as error:
+        forget_frames(error)  # they hold keys
+        why = _said_of(path, verb, error)
+        raise KeyringError(f"{path} {why}") from None
 
 
-def _read(path: Path, file: IO[bytes]) -> KeySet:
-    if os.fstat(file.fileno()).st_mode & 0o077:
-        raise KeyringError(f"{path} is open to others: `chmod 600` it, and rotate its keys if it was read")
-    keys = _decode(file.read(MAX_FILE_BYTES))
+def _said_of(path: Path, verb: str, error: OpenToOthersError | OSError) -> str:
+    if isinstance(error, OpenToOthersError):
+        return f"{error}; and rotate its keys if it was read"
+    if isinstance(error, FileExistsError):
+        if path.exists():
+            return "exists: choose another file, or read that one"
+        return "is a link to a file that does not exist: put that file back, or take the link away"
+    if isinstance(error, FileNotFoundError) and verb != "written":
+        return "does not exist: put it back, or make it with `reset-flow keys new` if nothing is sealed yet"
+    hint = ": change the keys where the mount comes from" if error.errno == errno.EROFS else ""
+    return f"can't be {verb}: {error.strerror}{hint}"
+
+
+def _read(path: Path, handle: int) -> KeySet:
+    keys = _decode_last(secret_file.read(handle))
     if isinstance(keys, str):
         raise KeyringError(f"{path} {keys}")
     return keys
+
+
+def _decode_last(documents: list[bytes]) -> KeySet | str:
+    """Return the keys of the last document that is whole: the one behind it may be cut off. Or say what is wrong."""
+    found: KeySet | str = "is no key file, or a broken one: it is empty"
+    for document in reversed(documents):
+        if isinstance(found := _decode(document), KeySet):
+            break
+    return found
 
 
 def _decode(document: bytes) -> KeySet | str:
@@ -192,56 +226,23 @@ def _decode(document: bytes) -> KeySet | str:
         return "is no key file, or a broken one"
 
 
-def write_new(path: Path, keys: KeySet) -> None:
+def _encode(keys: KeySet) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(keys), indent=1)
+
+
+def write_new(path: Path, keys: KeySet, *, shared: bool = False) -> None:
     """Write a new file with mode 0600. Raises KeyringError if the file exists, or can't be written."""
-    try:
-        with _temporary_file(path, keys) as temporary:
-            os.link(temporary, path)
-    except FileExistsError:
-        raise KeyringError(f"{path} exists: choose another file, or read that one") from None
-    except OSError as error:
-        raise KeyringError(f"{path} can't be written: {error.strerror}") from None
+    with _clear_errors(path, "written"):
+        secret_file.create(path, _encode(keys), shared=shared)
 
 
-def change(path: Path, changed: Callable[[KeySet], KeySet]) -> KeySet:
-    """Replace the file by one with the changed keys, and return them. On an error, the file stays as it was."""
-    path = path.resolve()  # a symbolic link keeps pointing to the file
-    with _locked(path) as file:
-        keys = changed(_read(path, file))
-        with _temporary_file(path, keys, os.fstat(file.fileno())) as temporary:
-            temporary.replace(path)
-        return keys
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[IO[bytes]]:
-    """Open the file and lock it: concurrent changes run one after another."""
-    while True:
-        with _opened(path, "r+b") as file:  # NFS does not lock a file that is open for reading only
-            fcntl.flock(file, fcntl.LOCK_EX)
-            # The last holder of the lock may have put another file in its place.
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                yield file
-                return
-
-
-@contextmanager
-def _temporary_file(path: Path, keys: KeySet, replaced: os.stat_result | None = None) -> Iterator[Path]:
-    """Write the keys to a file in the same folder and sync it; delete it afterwards, unless it was renamed."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # with mode 0600
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            if replaced and replaced.st_uid != os.fstat(handle).st_uid:
-                os.fchown(handle, replaced.st_uid, replaced.st_gid)  # root may rotate the keys of another user
-            file.write(msgspec.json.format(msgspec.json.encode(keys), indent=1))
-            file.flush()
-            os.fsync(handle)
-        yield temporary
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        temporary.unlink(missing_ok=True)
+def change(path: Path, changed: Callable[[KeySet], KeySet], *, shared: bool = False) -> KeySet:
+    """Change the keys of the file, and return them. On an error, the file holds the keys as they were or are to be."""
+    with _clear_errors(path, "changed"), secret_file.locked(path, shared=shared) as handle:
+        # First, in case an earlier change was broken off: a key that it removed may still be in the file.
+        keys = _read(path, handle)
+        if len(secret_file.read(handle)) > 1:
+            secret_file.replace(handle, _encode(keys))
+        if (after := changed(keys)) != keys:
+            secret_file.replace(handle, _encode(after))
+        return after

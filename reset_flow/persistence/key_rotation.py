@@ -14,7 +14,7 @@ import attrs
 from msgspec.structs import replace
 
 from reset_flow.domain.errors import KeyringError
-from reset_flow.persistence import key_file
+from reset_flow.persistence import key_file, key_record
 from reset_flow.persistence.batches import change_all, ignore, record_batches
 from reset_flow.persistence.key_file import DELAY
 from reset_flow.persistence.keyring import Keyring
@@ -48,23 +48,35 @@ class ResealReport:
     unreadable: int = 0
 
 
-def rotate(path: Path, *, delay: timedelta = DELAY) -> Key:
+def rotate(path: Path, *, delay: timedelta = DELAY, shared: bool = False) -> Key:
     """Add a key to a file, and return it. It writes after the delay: by then, every worker must have read the file."""
-    return key_file.change(path, lambda keys: keys.rotated(delay)).seal[-1]
+    return key_file.change(path, lambda keys: keys.rotated(delay), shared=shared).seal[-1]
 
 
-async def remove(path: Path, key_id: str, store: Store, realms: Iterable[str], *, settled: timedelta = DELAY) -> None:
+async def remove(
+    path: Path,
+    key_id: str,
+    store: Store,
+    realms: Iterable[str],
+    *,
+    settled: timedelta = DELAY,
+    shared: bool = False,
+) -> None:
     """Remove a key from a file, once a newer one has been writing for as long as `settled`."""
-    safe_at = key_file.read(path).superseded_at(key_id) + settled
+    keys = key_file.change(path, lambda keys: keys, shared=shared)  # as a removal that was broken off has left them
+    safe_at = keys.superseded_at(key_id) + settled
     if datetime.now(UTC) < safe_at:
         raise KeyringError(f"a worker may still write with key {key_id} until {safe_at:%H:%M:%S} UTC: remove it then")
+    realms = tuple(realms)
     for realm in realms:
         if records := (await sealed_with(store, realm))[key_id]:
             raise KeyringError(
                 f"key {key_id} seals {records} records of realm {realm}: "
                 "run `reset-flow keys reseal` until it seals none"
             )
-    key_file.change(path, lambda keys: keys.without(key_id))
+    key_file.change(path, lambda keys: keys.without(key_id), shared=shared)
+    for realm in realms:
+        await key_record.forget(store, realm, key_id)
 
 
 async def sealed_with(store: Store, realm: str) -> Counter[str]:

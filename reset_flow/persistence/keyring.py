@@ -72,6 +72,8 @@ class Keyring(Unpicklable):
     Attributes:
         saved: Whether the ring is in a file. One that is not is lost with the process, and all that it sealed with it.
 
+        shared: Whether others may read its file.
+
     Raises:
         KeyringError: A key is short, missing or there twice; the message names it by its id.
     """
@@ -82,6 +84,7 @@ class Keyring(Unpicklable):
         self._keys = KeySet(seal=seal, lookup=lookup)
         self._ciphers: dict[tuple[str, str, str], AESGCM] = {}
         self._path: Path | None = None
+        self.shared = False
         self._version: FileVersion | None = None
         self._look_at = 0.0
         self._writer = self.writes  # as of the last look
@@ -97,6 +100,11 @@ class Keyring(Unpicklable):
     def lookup_keys(self) -> tuple[Key, ...]:
         """The lookup keys, the one that writes first."""
         return self._keys.lookup
+
+    @property
+    def key_set(self) -> KeySet:
+        """All keys of the ring: the same object for as long as they stay the same."""
+        return self._keys
 
     @property
     def writes(self) -> Key:
@@ -122,41 +130,60 @@ class Keyring(Unpicklable):
         """Make a new ring, in memory only: write it to a file if flows are to outlive the process."""
         return cls((Key.generate(),), (Key.generate(),))
 
-    def to_file(self, path: str | Path) -> None:
+    def to_file(self, path: str | Path, *, shared: bool = False) -> None:
         """
-        Write the ring to a new file with mode 0600, whole or not at all.
+        Write the ring to a new file with mode 0600.
+
+        Args:
+            shared: Accept a file system where others can read it all the same.
 
         Raises:
             KeyringError: The file exists (flows may be sealed with its keys), or can't be written.
         """
-        key_file.write_new(Path(path), self._keys)
-        self._path, self.saved = Path(path).absolute(), True
+        key_file.write_new(Path(path), self._keys, shared=shared)
+        self._path, self.shared, self.saved = Path(path).absolute(), shared, True
 
     @classmethod
-    def from_file(cls, path: str | Path) -> Keyring:
-        """Read a ring from a file. Raises KeyringError if it is missing, broken, or open to others than its owner."""
+    def from_file(cls, path: str | Path, *, shared: bool = False) -> Keyring:
+        """
+        Read a ring from a file.
+
+        Args:
+            shared: Accept a file that others can read. One on a read-only mount, or that only a group of this process
+                can read, is always accepted. Either is warned of once.
+
+        Raises:
+            KeyringError: It is missing, broken, or open to others: they can read it, or they can write it, its folder
+                or a link on the way to it.
+        """
         version = key_file.version_of(Path(path))  # before it is read: what changes meanwhile is then read again
-        keys = key_file.read(Path(path))
+        keys = key_file.read(Path(path), shared=shared)
         ring = cls(keys.seal, keys.lookup, saved=True)
-        ring._path, ring._version = Path(path).absolute(), version
+        ring._path, ring.shared, ring._version = Path(path).absolute(), shared, version
         return ring
 
     @classmethod
-    def load_or_create(cls, path: str | Path) -> Keyring:
-        """Read the ring of this file; make the file if there is none. Of several processes, one makes it."""
+    def load_or_create(cls, path: str | Path, *, shared: bool = False) -> Keyring:
+        """
+        Read the ring of this file; make the file if there is none. Of several processes, one makes it.
+
+        It can't know whether a store is sealed with keys that are lost: `from_env` asks it before.
+        """
         try:
             if not Path(path).exists():
-                cls.generate().to_file(path)
+                cls.generate().to_file(path, shared=shared)
         except KeyringError:
             if not Path(path).exists():
                 raise
-        return cls.from_file(path)
+        key_file.await_content(Path(path))
+        return cls.from_file(path, shared=shared)
 
     def refresh(self) -> bool:
         """
         Read the file again if it has changed; a `stat` tells. Return True if the keys have changed.
 
-        If the file is missing, broken or open to others, the ring keeps its keys and logs one warning.
+        If the file is missing, broken or open to others, or shares no lookup key with the ring, the ring keeps its
+        keys and logs one warning.
         """
         self._writer = self.writes
         if self._path is None:
@@ -165,7 +192,7 @@ class Keyring(Unpicklable):
         if version is not None and version == self._version:
             return False
         try:
-            keys, self._version = key_file.read(self._path), version
+            keys, self._version = self._read_again(self._path), version
         except KeyringError as error:
             if str(error) != self._reported:
                 ids = " ".join(key.id for key in self.keys)
@@ -178,6 +205,12 @@ class Keyring(Unpicklable):
         self._keys, self._ciphers, self._writer = keys, {}, keys.writer
         logger.info("the keys are now %s", " ".join(key.id for key in self.keys))
         return True
+
+    def _read_again(self, path: Path) -> KeySet:
+        keys = key_file.read(path, shared=self.shared)
+        if set(self.lookup_keys).isdisjoint(keys.lookup):
+            raise KeyringError(f"{path} has the keys of another ring: put the right file back")
+        return keys
 
     def seal(self, realm: str, flow_id: str, body: bytes, associated: bytes) -> bytes:
         """Encrypt a body with the key that writes now, to be opened with the same realm, flow and associated data."""

@@ -73,6 +73,8 @@ class Batcher(Generic[Job]):
         try:
             while self._waiting:
                 await self._gather()
+                if self._is_taken_over():
+                    return
                 taken = [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
                 self._batch = [(job, future) for job, future in taken if not future.done()]
                 if self._batch:
@@ -82,6 +84,11 @@ class Batcher(Generic[Job]):
             self._waiting.clear()
             _resolve(batch, [StoreUnavailable("the event loop is ending") for _ in batch])
             raise
+
+    def _is_taken_over(self) -> bool:
+        """Return True if another loop runs the batches, as this one rested: two threads must not do it at once."""
+        task = self._task
+        return task is not None and task is not asyncio.current_task() and task.get_loop().is_running()
 
     async def _gather(self) -> None:
         for _ in range(self._turns):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 CLOSED = "the store was closed: make another one"
 FORKED = "the store was opened before this process was forked: make one after the fork"
+IN_USE = "the store is in use by another event loop: make one for each loop"
 
 Session = TypeVar("Session")
 
@@ -44,7 +45,7 @@ class SessionHolder(Generic[Session]):
         elif self._pid != os.getpid():
             raise StoreUnavailable(FORKED)
         elif self._loop is not loop:
-            raise ConfigurationError("the store is in use by another event loop: make one for each loop")
+            raise ConfigurationError(IN_USE)
         return self._session
 
     async def aclose(self) -> None:

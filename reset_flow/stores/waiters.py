@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 Key = TypeVar("Key")
 
 FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 10.0
+LONGEST_PAUSE = 5.0
 """Seconds between two connections for messages."""
+
+PING_INTERVAL = 5.0
+"""Seconds without a message after which the connection for messages is checked: it may have been cut without a word."""
 
 
 class Waiters(Generic[Key]):

@@ -38,7 +38,7 @@ from reset_flow import (
     StoreUnavailable,
     open_store,
 )
-from reset_flow.admin import Admin, ChangeReport, rotate_keys
+from reset_flow.admin import Admin, ChangeReport, Key, rotate_keys
 from reset_flow.testing import FrozenClock, LeakScanner, ScriptedTransport, dump, refused, shown_by_error
 
 if TYPE_CHECKING:
@@ -152,9 +152,11 @@ async def test_flows_are_listed_all_by_tag_or_running(admin: Admin, person: Pers
         await listed(admin, tag="")
 
 
-async def test_a_record_that_cannot_be_read_comes_as_the_error(admin: Admin, person: Person, store: Store) -> None:
+async def test_a_record_that_cannot_be_read_comes_as_the_error(
+    admin: Admin, person: Person, store: Store, keyring: Keyring
+) -> None:
     flow = await person(State.REQUESTED)
-    other = Keyring.generate()
+    other = Keyring((Key.generate(),), keyring.lookup_keys)
     foreign = await ResetService(ScriptedTransport(), MemoryStore(), other, sweep=False).start("maria")
     stranger = Admin(store, other)
     (error,) = await listed(stranger)
@@ -513,10 +515,13 @@ async def test_what_can_be_no_login_is_refused(admin: Admin, user: str) -> None:
     await refused(admin.erase(user), InvalidInput)
 
 
-async def test_unreadable_records_are_counted_and_left(admin: Admin, person: Person, store: Store) -> None:
+async def test_unreadable_records_are_counted_and_left(
+    admin: Admin, person: Person, store: Store, keyring: Keyring
+) -> None:
     await person(State.REQUESTED)
     with pytest.warns(UserWarning, match="in no file") if store.durable else nullcontext():
-        foreign = ResetService(ScriptedTransport(), store, Keyring.generate(), sweep=False)
+        other = Keyring((Key.generate(),), keyring.lookup_keys)
+        foreign = ResetService(ScriptedTransport(), store, other, sweep=False)
     await foreign.start("maria")
     assert await admin.lift(USER) == ChangeReport(changed=1, unreadable=1)
     assert await admin.erase(USER) == ChangeReport(changed=1, unreadable=1)

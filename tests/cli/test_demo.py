@@ -84,7 +84,7 @@ def test_kept_files_hold_the_flow_and_can_be_listed(run: Run, home: Path) -> Non
     listed = run("list", "--store", "sqlite:///kept/flows.db", "--keys", "kept/flows.keys", "--json")
     assert listed.json["state"] == "password_set"
     with closing(sqlite3.connect(home / "kept" / "flows.db")) as database:
-        assert database.execute("SELECT count(*) FROM flows").fetchone() == (1,)
+        assert database.execute("SELECT count(*) FROM flows WHERE realm = 'default'").fetchone() == (1,)
     run("demo", "--keep", "kept").refused(6, "choose another folder")
 
 

@@ -168,7 +168,7 @@ def test_a_key_file_that_is_loose_broken_or_missing_is_refused(
     run: Run, keys: Path, home: Path, command: tuple[str, ...]
 ) -> None:
     content = keys.read_bytes()
-    keys.chmod(0o640)
+    keys.chmod(0o644)
     run("keys", *command, keys.name).refused(13, "open to others", "chmod 600")
     keys.chmod(0o600)
     (home / "empty.keys").touch(mode=0o600)
@@ -176,6 +176,19 @@ def test_a_key_file_that_is_loose_broken_or_missing_is_refused(
     run("keys", *command, "none.keys").refused(13, "keys new")
     assert keys.read_bytes() == content
     assert run("keys", *command, keys.name).status == 0
+
+
+def test_no_keys_are_made_in_place_of_lost_ones(run: Run, at: At, user: str, keys: Path) -> None:
+    flow_id = at("requested")
+    kept = keys.rename(keys.with_name("kept.keys"))
+    for command in ("start", "adopt"):
+        run(command, user, given=b"token").refused(13, "reset-flow.keys does not exist", "put their file back")
+    assert not keys.exists()
+    assert run("keys", "new", keys.name).status == 0
+    for arguments in (("start", user), ("show", flow_id), ("list",), ("cancel", flow_id), ("keys", "reseal")):
+        run(*arguments).refused(13, "put their file back", "another realm")
+    kept.replace(keys)
+    assert run("show", flow_id).status == 0
 
 
 @pytest.mark.parametrize("name", ["APP_KEY", "KEYS", "STORE", "REALM"])
@@ -186,7 +199,7 @@ def test_a_file_variable_that_others_may_read_is_refused(
     file.write_text({"APP_KEY": "sandbox", "KEYS": keys.name, "STORE": DATABASE, "REALM": "default"}[name] + "\n")
     monkeypatch.delenv(f"RESET_FLOW_{name}", raising=False)
     monkeypatch.setenv(f"RESET_FLOW_{name}_FILE", str(file))
-    for mode in (0o644, 0o640, 0o620):
+    for mode in (0o644, 0o604, 0o622):
         file.chmod(mode)
         run("start", user).refused(12, f"RESET_FLOW_{name}_FILE", "open to others")
     file.chmod(0o600)

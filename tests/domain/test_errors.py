@@ -24,6 +24,7 @@ from reset_flow import (
     Secret,
     StaleRecord,
     State,
+    WrongBroker,
 )
 from reset_flow.domain import errors
 
@@ -37,6 +38,7 @@ MADE: dict[type[ResetFlowError], list[ResetFlowError]] = {
     LimitReached: [LimitReached("resends"), LimitReached("resend_cooldown", SECOND)],
     RecordUnreadable: [RecordUnreadable("id", "why")],
     StaleRecord: [StaleRecord("id", 2)],
+    WrongBroker: [WrongBroker("id", "one", "another")],
 }
 CLASSES = [each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, ResetFlowError)]
 

@@ -111,7 +111,7 @@ def test_a_file_that_cannot_be_used_is_left_as_it_is(path: Path, harm: str) -> N
         case "broken":
             path.write_bytes(content[:-20])
         case "loose":
-            path.chmod(0o640)
+            path.chmod(0o644)
         case _:
             path = path.parent
     with pytest.raises(KeyringError):
@@ -242,7 +242,7 @@ async def test_a_record_that_cannot_be_opened_is_counted_and_left(worker: Worker
     flow = await worker.at(State.REQUESTED)
     stranger = Key.generate()
     foreign = ResetService(
-        ScriptedTransport(), worker.store, Keyring((stranger,), (stranger,), saved=True), sweep=False
+        ScriptedTransport(), worker.store, Keyring((stranger,), worker.keyring.lookup_keys, saved=True), sweep=False
     )
     lost = await foreign.start("maria")
     new = key_rotation.rotate(path, delay=NOW).id
@@ -478,7 +478,7 @@ async def test_rotation_under_load_fails_no_command_and_leaves_nothing_of_the_ol
     with closing(sqlite3.connect(database)) as connection:
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
         rows = [row for name in tables for row in connection.execute(f"SELECT * FROM {name}")]  # noqa: S608 - names from the database
-        bodies = [body for (body,) in connection.execute("SELECT body FROM flows")]
+        bodies = [body for (body,) in connection.execute("SELECT body FROM flows WHERE realm <> 'default\x1fkeys'")]
     assert len(bodies) == len(parked) + sum(load.done.values()) + 1  # and the record that counts codes
     assert {Keyring.key_of(body) for body in bodies} == {left}
     texts = [value for row in rows for value in row if isinstance(value, str)]

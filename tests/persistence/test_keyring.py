@@ -266,7 +266,7 @@ def test_a_key_file_is_never_overwritten(tmp_path: Path, ring: Keyring) -> None:
     assert path.read_text() == "mine"
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
+@pytest.mark.parametrize("mode", [0o644, 0o604, 0o662])
 def test_a_file_that_others_may_read_is_refused(tmp_path: Path, ring: Keyring, mode: int) -> None:
     path = tmp_path / "keys"
     ring.to_file(path)
@@ -462,7 +462,7 @@ def test_a_ring_that_was_written_to_a_file_follows_it_and_a_ring_in_memory_has_n
 
 def test_an_unchanged_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ring = Keyring.from_file(put(tmp_path / "keys", row_of(key(1))))
-    monkeypatch.setattr(Path, "open", lambda *_, **__: pytest.fail("the file was read"))
+    monkeypatch.setattr(os, "open", lambda *_, **__: pytest.fail("the file was read"))
     assert not any(ring.refresh() for _ in range(100))
 
 

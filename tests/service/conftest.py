@@ -136,6 +136,10 @@ class FaultyStore:
             await self._store.save(record, add=add, drop=drop)
 
     async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
+        if record.realm.endswith("\x1fkeys"):  # of the ids of keys, which the first save of a worker brings with it
+            self._check()
+            await self._store.save(record)
+            return
         self.tries += 1
         self._check()
         planned = self.plan.popleft() if self.plan else "ok"

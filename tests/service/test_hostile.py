@@ -160,6 +160,7 @@ def every_error() -> list[ResetFlowError]:
         reset_flow.IllegalCommand("id", "answer", State.FAILED, ("cancel",)),
         reset_flow.FlowBusy("id", "answer", timedelta(seconds=7)),
         reset_flow.StaleRecord("id", 3),
+        reset_flow.WrongBroker("id", "one", "another"),
         RecordUnreadable("id", "why"),
         CodeRejected("it must have 6 digits", sent=False),
         reset_flow.LimitReached("codes", timedelta(seconds=3)),

@@ -14,6 +14,7 @@ from reset_flow.domain.flow import Failure, State
 from reset_flow.domain.policy import Policy
 from reset_flow.engine.recovery import RecoveryResult
 from reset_flow.engine.sweeper import AT_ONCE, SweepReport
+from reset_flow.persistence.key_file import Key
 from reset_flow.persistence.keyring import Keyring
 from reset_flow.testing import refused
 
@@ -152,7 +153,7 @@ async def test_what_can_not_be_read_is_counted_and_left(house: House, clock: Fro
     worker = house.worker()
     flow = await worker.service.start("robert.zak")
     clock.advance(timedelta(hours=1))
-    other = house.worker(keyring=Keyring.load_or_create(house.path.parent / "other"))
+    other = house.worker(keyring=Keyring((Key.generate(),), house.keyring.lookup_keys, saved=True))
     report = await other.service.sweep()
     assert (report.unreadable, report.expired, other.store.saves) == (1, 0, [])
     assert (await worker.service.get(flow.id)).failure is Failure.EXPIRED

@@ -628,7 +628,6 @@ async def test_no_error_shows_the_password(postgres_url: str) -> None:
         f"postgresql://postgres:hunter2@{parts.hostname}:{parts.port}/nothing",
         f"postgresql://postgres:hunter2@{parts.hostname}:1/nothing",
         "postgresql://postgres:hunter2@127.0.0.1:hunter2/nothing",
-        "postgresql://postgres:hunter2@127.0.0.1/nothing?sslmode=hunter2",
         "postgresql://postgres:hunter2@nowhere.invalid/nothing",
     ]
     for dsn in dsns:

@@ -429,17 +429,22 @@ async def test_nothing_stays_nothing_however_it_is_packed(serve: Serve, sender: 
     assert await posted(sender(), server.url) == Reply(status=200, body=b"")
 
 
+def packed(body: bytes) -> bytes:
+    """Pack a body the same way in every process that collects these tests: without the time."""
+    return gzip.compress(body, mtime=0)
+
+
 @pytest.mark.parametrize(
     ("body", "coding"),
     [
-        (gzip.compress(b"{}")[:-1], "gzip"),
-        (gzip.compress(b'{"a": 1}' * 100)[:30], "gzip"),
+        (packed(b"{}")[:-1], "gzip"),
+        (packed(b'{"a": 1}' * 100)[:30], "gzip"),
         (zlib.compress(b"{}")[:-1], "deflate"),
-        (gzip.compress(b"{}") + b"more", "gzip"),
+        (packed(b"{}") + b"more", "gzip"),
         (b"{}", "gzip"),
         (zlib.compress(b"{}"), "gzip"),
-        (gzip.compress(gzip.compress(b"{}")), "gzip, gzip"),
-        (gzip.compress(gzip.compress(b"{}")), "gzip\r\nContent-Encoding: gzip"),
+        (packed(packed(b"{}")), "gzip, gzip"),
+        (packed(packed(b"{}")), "gzip\r\nContent-Encoding: gzip"),
         (b"{}", "br"),
         (b"{}", "nonsense"),
     ],

@@ -15,16 +15,42 @@ from reset_flow.tracebacks import forget_frames
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from reset_flow.domain.secret import Secret
+    from reset_flow.stores.postgres.address import Address
 
 GRACE = 1.0
 """How many seconds longer than `statement_timeout` to wait for a reply: the server's own error says more."""
 
-IDLE = 300.0
-"""Seconds without use after which a connection is dropped."""
+LIFETIME = 60.0
+"""Seconds after which a connection is opened anew: the address may lead to another server by then."""
+
+UNUSED = 5.0
+"""Seconds without use after which a connection is checked before it is used: it may have been cut without a word."""
+
+CACHED_STATEMENTS = 100
+
+UNCONFIRMED = "the database can't be used: no synchronous standby has confirmed the commit"
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
+class _Entry:
+    connection: Any
+    timer: asyncio.TimerHandle
+    used_at: float
+    is_unconfirmed: bool = False
+    is_expired: bool = False
+
+    def on_log(self, _connection: Any, message: Any) -> None:
+        """Note that the server gave up waiting for a standby. Its words may be in any language; this name is not."""
+        if message.server_source_function == "SyncRepWaitForLSN":
+            self.is_unconfirmed = True
+
+    def terminate(self) -> None:
+        """Drop the connection. No request to cancel its statement is sent: that would end a wait for a standby."""
+        self.timer.cancel()
+        self.connection.terminate()
+
+
+@attrs.define(eq=False)
 class Pool:
     """
     Connections of the running loop, opened when there is none to be had. Timeouts are in seconds.
@@ -32,80 +58,170 @@ class Pool:
     The driver's own pool makes a task for each return of a connection: it takes twice the CPU of the statement.
 
     Attributes:
-        setup: The first statement of each connection.
+        setup: Sets up and checks a session, or a transaction where sessions are pooled.
+
+        pooled: Whether a pooler was found in between. It may give each transaction another session, so there are no
+            prepared statements, no notifications, and settings for one transaction only.
     """
 
-    dsn: Secret
+    address: Address
     connect_timeout: float
     statement_timeout: float
     setup: str
-    _connections: set[Any] = attrs.field(factory=set, init=False, repr=False)
-    _idle: list[tuple[Any, asyncio.TimerHandle]] = attrs.field(factory=list, init=False, repr=False)
+    pooled: bool = False
+    _entries: set[_Entry] = attrs.field(factory=set, init=False, repr=False)
+    _idle: list[_Entry] = attrs.field(factory=list, init=False, repr=False)
 
     async def connect(self) -> Any:
-        """Open a connection beside the pool, and set up its session."""
-        timeout = self.statement_timeout + GRACE
+        """Open a connection beside the pool, to a server that takes writes, and set up its session."""
+        async with asyncio.timeout(self.connect_timeout):
+            connection = await self._dial()
+            try:
+                if not await self.check(connection) and not self.pooled:
+                    self.pooled = True
+                    connection.terminate()
+                    connection = await self._dial()
+                    await self.check(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+        return connection
+
+    async def check(self, connection: Any) -> bool:
+        """Set up the session or transaction. Return True if it is with the server that was connected, not a pooler."""
+        async with asyncio.timeout(self.connect_timeout):
+            # Without a name: a pooler's other clients have the same names.
+            statement = await connection.prepare(self.setup, name="")
+            timeout = str(int(self.statement_timeout * 1000))
+            ((is_direct, is_standby, *_),) = await statement.fetch(timeout, connection.get_server_pid())
+        if is_standby:
+            raise StoreUnavailable("the database can't be used: the server is a standby, and takes no writes")
+        return bool(is_direct)
+
+    async def fetch(self, statement: str, *values: Any) -> list[Any]:
+        """Run a statement in a transaction of its own, and return all rows."""
+        rows: list[Any]
+        async with self.connection() as connection:
+            if not self.pooled:
+                rows = await connection.fetch(statement, *values)
+                return rows
+            async with self._transaction(connection):
+                rows = await connection.fetch(statement, *values)
+        return rows
+
+    @asynccontextmanager
+    async def transaction(self, timeout: float) -> AsyncIterator[Any]:
+        """Lend a connection for a transaction that takes so many seconds at most."""
+        async with self.connection(timeout) as connection, self._transaction(connection):
+            yield connection
+
+    @asynccontextmanager
+    async def connection(self, timeout: float | None = None) -> AsyncIterator[Any]:
+        """
+        Lend a connection. Drop it if its state is unknown after an error, or if its server refuses to write.
+
+        The driver's own time-outs would have the server cancel the statement, and with it a commit that waits for a
+        synchronous standby: that would then show without being confirmed.
+        """
+        asyncpg = driver()
         try:
-            connection = await driver().connect(
-                self.dsn.reveal(), timeout=self.connect_timeout, command_timeout=timeout
-            )
+            entry = await self._acquire()
+            late = entry.connection.terminate
+            timer = asyncio.get_running_loop().call_later((timeout or self.statement_timeout) + GRACE, late)
+            try:
+                yield entry.connection
+            except BaseException as error:
+                if not isinstance(error, asyncpg.PostgresError) or isinstance(
+                    error, asyncpg.ReadOnlySQLTransactionError
+                ):
+                    entry.terminate()
+                raise
+            finally:
+                timer.cancel()
+                self._give_back(entry)
+        except driver_errors() as error:
+            forget_frames(error)
+            raise _unavailable(error) from error
+        if entry.is_unconfirmed:
+            raise StoreUnavailable(UNCONFIRMED)
+
+    @asynccontextmanager
+    async def _transaction(self, connection: Any) -> AsyncIterator[None]:
+        async with connection.transaction(isolation="read_committed"):
+            if self.pooled:
+                await self.check(connection)
+            yield
+
+    async def _dial(self) -> Any:
+        options: dict[str, Any] = {"statement_cache_size": 0 if self.pooled else CACHED_STATEMENTS}
+        if self.address.system_roots:
+            options["ssl"] = True
+        if self.address.several_hosts:
+            options["target_session_attrs"] = "primary"
+        try:
+            return await driver().connect(self.address.dsn.reveal(), timeout=None, **options)
         except (ValueError, asyncio.CancelledError) as error:
             # The driver's message may show the dsn, and its frames do: so this is a new error without them.
             forget_frames(error)
             if isinstance(error, asyncio.CancelledError):
                 raise asyncio.CancelledError(*error.args) from None
-            raise ConfigurationError("the dsn, or an environment variable of libpq's, can't be read") from None
-        try:
-            await connection.fetch(self.setup, str(int(self.statement_timeout * 1000)), timeout=self.connect_timeout)
-        except BaseException:
-            connection.terminate()
-            raise
-        return connection
-
-    async def fetch(self, statement: str, *values: Any) -> list[Any]:
-        """Run a statement in a transaction of its own, and return all rows."""
-        async with self.connection() as connection:
-            rows: list[Any] = await connection.fetch(statement, *values)
-            return rows
-
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Any]:
-        """Lend a connection. Drop it if its state is unknown after an error, or if its server refuses to write."""
-        asyncpg = driver()
-        try:
-            connection = await self._acquire()
-            try:
-                yield connection
-            except BaseException as error:
-                if not isinstance(error, asyncpg.PostgresError) or isinstance(
-                    error, asyncpg.ReadOnlySQLTransactionError
-                ):
-                    connection.terminate()
+            if isinstance(error, OSError):  # a certificate that is not trusted
                 raise
-            finally:
-                timer = asyncio.get_running_loop().call_later(IDLE, connection.terminate)
-                self._idle.append((connection, timer))
-        except driver_errors() as error:
-            forget_frames(error)
-            raise _unavailable(error) from error
+            raise ConfigurationError("the dsn, or an environment variable of libpq's, can't be read") from None
 
-    async def _acquire(self) -> Any:
+    async def _acquire(self) -> _Entry:
+        now = asyncio.get_running_loop().time
         while self._idle:
-            connection, timer = self._idle.pop()
-            timer.cancel()
-            if not connection.is_closed():
-                return connection
-            self._connections.discard(connection)
+            entry = self._idle.pop()
+            if entry.connection.is_closed():
+                self._forget(entry)
+            elif now() - entry.used_at < UNUSED or await self._is_alive(entry):
+                return entry
         connection = await self.connect()
-        self._connections.add(connection)
-        return connection
+        timer = asyncio.get_running_loop().call_later(LIFETIME, lambda: self._expire(entry))
+        entry = _Entry(connection, timer, now())
+        connection.add_log_listener(entry.on_log)
+        self._entries.add(entry)
+        return entry
+
+    async def _is_alive(self, entry: _Entry) -> bool:
+        try:
+            await self.check(entry.connection)
+        except BaseException as error:
+            entry.terminate()
+            self._give_back(entry)
+            if isinstance(error, (*driver_errors(), StoreUnavailable)):
+                return False
+            raise
+        return True
+
+    def _give_back(self, entry: _Entry) -> None:
+        if entry.is_unconfirmed or entry.is_expired:
+            entry.terminate()
+        if not entry.connection.is_closed():
+            entry.used_at = asyncio.get_running_loop().time()
+            self._idle.append(entry)
+            return
+        self._forget(entry)
+        if not entry.is_expired:
+            # Whatever ended this one may have ended the others, too, without a word.
+            while self._idle:
+                self._forget(self._idle.pop())
+
+    def _expire(self, entry: _Entry) -> None:
+        entry.is_expired = True
+        if entry in self._idle:
+            self._idle.remove(entry)
+            self._forget(entry)
+
+    def _forget(self, entry: _Entry) -> None:
+        entry.terminate()
+        self._entries.discard(entry)
 
     def terminate(self) -> None:
         """Drop the connections. A server takes that in good part where no statement runs."""
-        for _, timer in self._idle:
-            timer.cancel()
-        for connection in self._connections:
-            connection.terminate()
+        for entry in self._entries:
+            entry.terminate()
 
 
 def driver() -> Any:

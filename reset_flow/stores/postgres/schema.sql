@@ -149,7 +149,9 @@ BEGIN
                     AND flow.write_id = incoming.replaces AND flow.write_id <> incoming.write_id;
         END IF;
         IF NOT FOUND THEN
-            PERFORM FROM {prefix}_flows AS flow WHERE flow.id = incoming.id AND flow.write_id = incoming.write_id;
+            -- FOR UPDATE writes something: so this commit, too, waits for a standby that the first one may have missed.
+            PERFORM FROM {prefix}_flows AS flow
+                WHERE flow.id = incoming.id AND flow.write_id = incoming.write_id FOR UPDATE;
             IF NOT FOUND THEN
                 RETURN NEXT;
             END IF;

@@ -6,16 +6,17 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from reset_flow.domain.errors import ConfigurationError, StoreUnavailable
-from reset_flow.stores.batcher import Batcher
-from reset_flow.stores.postgres.connections import Pool, driver, is_per_row_error
+from reset_flow.domain.errors import ConfigurationError, ResetFlowError, StoreUnavailable
+from reset_flow.stores.batcher import Batcher, copy_error
+from reset_flow.stores.postgres.connections import LIFETIME, driver, is_per_row_error
 from reset_flow.stores.session import CLOSED
 from reset_flow.stores.statements import script, statements
-from reset_flow.stores.waiters import Listener
+from reset_flow.stores.waiters import PING_INTERVAL, Listener
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from reset_flow.stores.postgres.connections import Pool
     from reset_flow.stores.postgres.rows import Save
 
 SCHEMA = 1
@@ -57,14 +58,16 @@ class Session:
         self._pool = make_pool()
         self._connections = connections
         self._others = asyncio.Semaphore(connections)
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Future[None] | None = None
         self._is_open = False
-        self.notifications = _Notifications(self._pool.connect, f"{prefix}_changed")
+        self.notifications = _Notifications(self._pool, f"{prefix}_changed")
         self.loads: Batcher[str] = Batcher(self._load_all, LOADS_AT_ONCE)
         self.saves: Batcher[Save] = Batcher(self._save_all, SAVES_AT_ONCE, is_per_job_error=is_per_row_error)
 
     async def fetch(self, statement: str, *values: Any) -> list[Any]:
         """Run a statement, by its name, that is neither a save nor a load: those always find a connection left."""
+        if not self._is_open:
+            await self._open()
         async with self._others:
             return await self._fetch(statement, *values)
 
@@ -77,30 +80,45 @@ class Session:
             async with asyncio.timeout(self._pool.connect_timeout):
                 for _ in range(self._connections):
                     await self._others.acquire()
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
         await self.notifications.close()
         self._pool.terminate()
         await asyncio.sleep(0)  # the sockets are closed in the next turn of the loop
 
     async def _fetch(self, statement: str, *values: Any) -> list[Any]:
-        async with self._opening:
-            if not self._is_open:
-                await self._create_tables()
-                if self.notifications.stopped:
-                    raise StoreUnavailable(CLOSED)
-                self._is_open = True
+        if not self._is_open:
+            await self._open()
         return await self._pool.fetch(self._sql[statement], *values)
+
+    async def _open(self) -> None:
+        """Prepare the tables. All that wait share one attempt: a server that is silent is waited for once."""
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(self._create_tables())
+            self._opening.add_done_callback(self._opened)
+        try:
+            await asyncio.shield(self._opening)
+        except ResetFlowError as error:
+            raise copy_error(error) from error.__cause__
+        if self.notifications.stopped:
+            raise StoreUnavailable(CLOSED)
+
+    def _opened(self, opening: asyncio.Future[None]) -> None:
+        self._opening = None
+        self._is_open = not opening.cancelled() and opening.exception() is None
 
     async def _create_tables(self) -> None:
         if await self._exist(self._pool.fetch):
             return
         asyncpg = driver()
         try:
-            async with self._pool.connection() as connection, connection.transaction():
+            async with self._pool.transaction(CREATION_TIMEOUT) as connection:
                 # Of many workers that open an empty database at once, one creates the tables.
                 await connection.execute(self._sql["lock_schema"])
                 await connection.execute(f"SET LOCAL statement_timeout = '{CREATION_TIMEOUT}s'")
                 if not await self._exist(connection.fetch):
-                    await connection.execute(script("postgres", "schema.sql", self._prefix), timeout=CREATION_TIMEOUT)
+                    await connection.execute(script("postgres", "schema.sql", self._prefix))
         except StoreUnavailable as error:
             if isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError | asyncpg.InvalidSchemaNameError):
                 raise ConfigurationError(
@@ -138,21 +156,29 @@ class Session:
 class _Notifications(Listener[int]):
     """Wakes tasks, by the notification names of their flows."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Any]], channel: str) -> None:
+    def __init__(self, pool: Pool, channel: str) -> None:
         super().__init__(POLL_UNNOTIFIED)
-        self._connect = connect
+        self._pool = pool
         self._channel = channel
 
     async def receive(self) -> None:
-        """Wake tasks until the connection is lost."""
-        connection = await self._connect()
+        """Wake tasks until the connection is lost, does not answer, or is to be opened anew."""
+        connection = await self._pool.connect()
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())
         try:
-            await connection.add_listener(self._channel, self._on_notification)
+            if self._pool.pooled:
+                return
+            async with asyncio.timeout(self._pool.connect_timeout):
+                await connection.add_listener(self._channel, self._on_notification)
             self.poll = POLL
             self.connected()
-            await lost.wait()
+            for _ in range(int(LIFETIME / PING_INTERVAL)):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PING_INTERVAL):
+                        await lost.wait()
+                        return
+                await self._pool.check(connection)
         finally:
             connection.terminate()
             self.poll = POLL_UNNOTIFIED

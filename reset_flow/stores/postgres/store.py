@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from reset_flow.domain.errors import ConfigurationError, FlowNotFound, InvalidInput, StaleRecord
 from reset_flow.domain.secret import Secret
 from reset_flow.ports import Store
+from reset_flow.stores.postgres.address import read_address
 from reset_flow.stores.postgres.connections import Pool
 from reset_flow.stores.postgres.rows import is_storable, notification_name, to_save
 from reset_flow.stores.postgres.session import Session
@@ -70,15 +71,14 @@ class PostgresStore(Store):
         statement_timeout: timedelta = timedelta(seconds=10),
         clock: Callable[[], datetime] | None = None,
     ) -> None:
-        dsn = Secret(dsn)
-        if not dsn.reveal().startswith(("postgresql://", "postgres://")):
-            raise ConfigurationError("the dsn of a PostgresStore begins with postgresql://")
+        address = read_address(Secret(dsn))
         if not PREFIX.fullmatch(prefix):
             raise ConfigurationError("a prefix has at most 40 of a-z, 0-9 and _, and does not begin with a digit")
         if connections < 1 or min(connect_timeout, statement_timeout) <= timedelta(0):
             raise ConfigurationError("connections and timeouts must be above zero")
         setup = statements("postgres", prefix)["setup"]
-        pool = partial(Pool, dsn, connect_timeout.total_seconds(), statement_timeout.total_seconds(), setup)
+        connect_seconds = float(address.connect_timeout or connect_timeout.total_seconds())
+        pool = partial(Pool, address, connect_seconds, statement_timeout.total_seconds(), setup, address.pooled)
         self._sessions = SessionHolder(partial(Session, pool, prefix, connections, self._now), Session.close)
         self._clock = clock
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from contextlib import ExitStack, closing, suppress
 from importlib.resources import files
-from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import attrs
 
 from reset_flow.domain.errors import ConfigurationError, StoreUnavailable
+from reset_flow.stores.sqlite.open_file import INDEX_BYTES, LOCKS, SHARED_BYTES, OpenFile, examine, inode
 
 SCHEMA = 1
 """`PRAGMA user_version` of the databases that this release writes; 0 is an empty database."""
@@ -27,59 +30,149 @@ parent holds for its own; the parent's last close then deletes the log that the 
 """
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Database:
     """
-    An open file, known by device and inode.
+    An open file.
 
     The cursors have a connection each: one for the thread that writes, which waits for other processes that write, and
-    one for reads in the event loop, which waits for nobody.
+    one for reads in the event loop, which waits for nobody. Each is used under its lock: the thread may find that the
+    file is another one, and close both.
     """
 
     writer: sqlite3.Cursor
     reader: sqlite3.Cursor
-    file: tuple[int, int]
+    file: OpenFile
     pid: int = attrs.field(factory=os.getpid)
+    writing: threading.Lock = attrs.field(factory=threading.Lock)
+    reading: threading.Lock = attrs.field(factory=threading.Lock)
+    closed: bool = False
+
+    def read(self, statement: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+        """Return all rows: a statement that is left half-way holds a snapshot, and the log can't be reused."""
+        with self.reading:
+            return self.reader.execute(statement, values).fetchall()
+
+    def check(self) -> None:
+        """
+        Return if what was committed is where others look for it. Else the database is closed.
+
+        Raises:
+            StoreUnavailable: It is not; the message says what to do.
+        """
+        try:
+            self.file.check()
+        except StoreUnavailable:
+            self._close(write_back=self.file.lost_its_log and LOCKS.has(self.file.file))
+            raise
 
     def close(self) -> None:
-        """Close both connections."""
-        self.reader.connection.close()
-        with suppress(sqlite3.Error):
-            self.writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        self.writer.connection.close()
-        _OPEN.remove(self)
+        """Close both connections. The last one that is closed writes the log back, and deletes it."""
+        with suppress(StoreUnavailable, sqlite3.Error):
+            self.check()
+            with self.writing:
+                self.writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        self._close(write_back=True)
+
+    def _close(self, *, write_back: bool) -> None:
+        with self.writing, self.reading:
+            if self.closed:
+                return
+            self.closed = True
+            writer, reader = self.writer.connection, self.reader.connection
+            if write_back:
+                reader.close()
+            else:
+                # One that can't write is then the last: the log is not of this file any more, or not of it alone.
+                writer.close()
+            held = ((self.file.file, SHARED_BYTES), (self.file.index, INDEX_BYTES))
+            for each in held:
+                LOCKS.let_go(*each)
+            (writer if write_back else reader).close()
+            for file, _ in held:
+                LOCKS.close(file)
+            _OPEN.remove(self)
 
 
-def is_busy(error: sqlite3.Error) -> bool:
+def primary_code(error: Exception) -> int:
+    """Return SQLite's code for the kind of an error, or 0: its lower byte, whatever detail stands above it."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def is_busy(error: Exception) -> bool:
     """Return True if another process was in the way."""
-    # The lower byte is the primary code, whatever detail stands above it.
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+    return primary_code(error) == sqlite3.SQLITE_BUSY
 
 
-def open_database(path: str, busy_timeout: float) -> Database:
-    """Open a database; create the file and its tables where they are missing."""
+def open_database(path: str, busy_timeout: float, before: OpenFile | None = None) -> Database:
+    """
+    Open a database; create the file and its tables where they are missing.
+
+    Args:
+        before: What was open there a moment ago, if anything. An empty database would stand for one that was lost, so
+            none is created.
+    """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise ConfigurationError(f"SQLite {sqlite3.sqlite_version} is too old: 3.37 or newer is needed")
-    _create(path)
-    found = Path(path).stat()
-    file = (found.st_dev, found.st_ino)
-    if any(database.file == file and database.pid != os.getpid() for database in _OPEN):
-        raise StoreUnavailable(
-            f"{path} was open when this process was forked, and can't be used in it: fork before a store is opened, "
-            "or start the process afresh (spawn)"
-        )
+    if before is None:
+        _create(path)
+    found = examine(path)
+    if before is not None:
+        _check_successor(path, found, before)
+    for other in [each for each in _OPEN if each.file.file == inode(found)]:
+        if other.pid != os.getpid():
+            raise StoreUnavailable(
+                f"{path} was open when this process was forked, and can't be used in it: fork before a store is "
+                "opened, or start the process afresh (spawn)"
+            )
+        # All connections of a process share the index of the log: one that is not at its place must not be taken over.
+        with suppress(StoreUnavailable):
+            other.check()
     try:
-        with ExitStack() as undo:
-            writer = undo.enter_context(closing(_connect(path, busy_timeout)))
-            reader = undo.enter_context(closing(_connect(path, 0)))
-            _prepare(writer, path, busy_timeout)
-            reader.execute("PRAGMA query_only = ON")
-            undo.pop_all()
+        return _connected(path, busy_timeout, before, inode(found))
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
             raise ConfigurationError(f"{path} is no SQLite database: give the store a file of its own") from error
         raise
-    database = Database(writer.cursor(), reader.cursor(), file)
+
+
+def _check_successor(path: str, found: os.stat_result, before: OpenFile) -> None:
+    """Raise `StoreUnavailable` if a file can't go on where another one was open."""
+    if not found.st_size:
+        raise StoreUnavailable(
+            f"{path} is empty now: put the database back, restore a backup, or start the service anew to"
+            " begin with none"
+        )
+    with suppress(OSError):
+        if inode(found) != before.file and inode(os.lstat(os.path.realpath(path) + "-wal")) == before.log:
+            raise StoreUnavailable(
+                f"{path} was replaced, and the log of the old database still lies beside it, which would spoil it: "
+                "end every process that uses it, and delete the files -wal and -shm (`reset-flow store restore` needs "
+                "neither)"
+            )
+
+
+def _connected(path: str, busy_timeout: float, before: OpenFile | None, file: tuple[int, int]) -> Database:
+    real = os.path.realpath(path)
+    with ExitStack() as undo:
+        # Closed in this order if the opening fails: the one that can't write is the last, and writes no log back.
+        reader = undo.enter_context(closing(_connect(f"file:{quote(os.fsencode(real))}?mode=ro", 0, uri=True)))
+        writer = undo.enter_context(closing(_connect(real, busy_timeout)))
+        if before is not None and not _schema(writer, path):
+            raise StoreUnavailable(f"{path} has lost its tables: put the database back, or restore a backup")
+        _prepare(writer, path, busy_timeout)
+        opened = OpenFile.at(path)
+        _schema(reader, path)  # opens the log
+        if file != opened.file or opened.inodes != OpenFile.at(path).inodes:
+            raise StoreUnavailable(f"{path} or its log was replaced while it was opened: try again")
+        if before is not None and file == before.file and opened.size < before.size:
+            ((sound,),) = writer.execute("PRAGMA quick_check(1)").fetchall()
+            if sound != b"ok":
+                raise StoreUnavailable(f"{path} was cut off: restore a backup")
+        LOCKS.hold(real, opened.file, SHARED_BYTES)
+        LOCKS.hold(real + "-shm", opened.index, INDEX_BYTES)
+        undo.pop_all()
+    database = Database(writer.cursor(), reader.cursor(), opened)
     _OPEN.append(database)
     return database
 
@@ -96,8 +189,8 @@ def _create(path: str) -> None:
         raise StoreUnavailable(f"{path} can't be created: {error.strerror}") from error
 
 
-def _connect(path: str, busy_timeout: float) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
+def _connect(path: str, busy_timeout: float, *, uri: bool = False) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False, uri=uri)
     # Decoded row by row: a text that is not UTF-8 must not spoil its neighbours.
     db.text_factory = bytes
     return db

@@ -12,6 +12,7 @@ import sqlite3
 import time
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reset_flow.domain.errors import ConfigurationError, FlowNotFound
@@ -60,11 +61,18 @@ class SQLiteStore(Store):
         clock: Callable[[], datetime] | None = None,
         busy_timeout: timedelta = timedelta(seconds=5),
     ) -> None:
-        if os.fspath(path) in ("", ":memory:"):
+        try:
+            name = os.fsdecode(path)
+        except TypeError:
+            raise ConfigurationError("an SQLite store needs the path of a file, as text or as a Path") from None
+        if name in ("", ":memory:"):
             raise ConfigurationError("an SQLite store needs the path of a file: without one, take a MemoryStore")
+        if "\0" in name:
+            raise ConfigurationError("the path of an SQLite store can't have a null character in it")
         self._clock = clock
         self._waiters: Waiters[str] = Waiters(POLL)
-        self._writer = Writer(partial(open_database, os.fspath(path), busy_timeout.total_seconds()))
+        # Absolute: the process may change its folder before the file is opened, and after.
+        self._writer = Writer(partial(open_database, str(Path(name).absolute()), busy_timeout.total_seconds()))
 
     async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
         row = to_row(record) | {"replaces": record.replaces}
@@ -114,15 +122,14 @@ class SQLiteStore(Store):
     async def _read(self, statement: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
         database = await self._writer.database()
         try:
-            return _fetch(database.reader, statement, values)
+            return database.read(SQL[statement], values)
         except sqlite3.Error as error:
-            if not is_busy(error):
+            if not (is_busy(error) or database.closed):
                 raise unavailable(error) from error
-        # Another process repairs or closes the log; the loop must not wait for it.
+        # Another process repairs or closes the log, and the loop must not wait for it; or the file was replaced.
         rows: list[tuple[Any, ...]] = await self._writer.run(_fetch, statement, values)
         return rows
 
 
 def _fetch(db: sqlite3.Cursor, statement: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
-    # To the end: a statement that is left half-way holds a snapshot, and the log can't be reused.
     return db.execute(SQL[statement], values).fetchall()

@@ -9,23 +9,37 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from reset_flow.domain.errors import ResetFlowError, StoreUnavailable
+from reset_flow.domain.errors import ConfigurationError, ResetFlowError, StoreUnavailable
 from reset_flow.stores.batcher import Batcher
-from reset_flow.stores.session import CLOSED, FORKED
+from reset_flow.stores.session import CLOSED, FORKED, IN_USE
+from reset_flow.stores.sqlite.database import is_busy, primary_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from sqlite3 import Cursor
 
     from reset_flow.stores.sqlite.database import Database
+    from reset_flow.stores.sqlite.open_file import OpenFile
 
 BATCH = 256
 TURNS = 4
+
+ADVICE = {
+    sqlite3.SQLITE_BUSY: "another process holds it for long: end that one",
+    sqlite3.SQLITE_CANTOPEN: "check the rights of the file and of its folder, and that the folder can be written to",
+    sqlite3.SQLITE_CORRUPT: "restore a backup",
+    sqlite3.SQLITE_FULL: "make room on its disk",
+    sqlite3.SQLITE_IOERR: "check its disk, and make room on it",
+    sqlite3.SQLITE_READONLY: "have it and its folder on a mount that this process can write to",
+}
+"""What to do, by the kind of error."""
 
 Job: TypeAlias = "Callable[[Cursor], Any] | None"
 """
@@ -39,21 +53,24 @@ class Writer:
     Runs jobs in a thread, many to a transaction. Event loops may use it one after another.
 
     Args:
-        open_database: Called in the thread for the first job, and again after it failed.
+        open_database: Called in the thread for the first job, and again after it failed or the file was replaced; then
+            with what was open before.
     """
 
-    def __init__(self, open_database: Callable[[], Database]) -> None:
+    def __init__(self, open_database: Callable[[OpenFile | None], Database]) -> None:
         self._open_database = open_database
         self._database: Database | None = None
         self._batcher: Batcher[Job] = Batcher(self._run_in_thread, BATCH, turns=TURNS)
         self._executor = ThreadPoolExecutor(1, "reset-flow-sqlite")
         self._pid = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._taking_over = threading.Lock()
         self._closed = False
 
     async def database(self) -> Database:
-        """Return the database, opened by the thread."""
+        """Return the database, opened by the thread, and looked at a moment ago: reads notice what saves would."""
         self._check_usable()
-        if self._database is None:
+        if self._database is None or self._database.closed or self._database.file.needs_look:
             await self._batcher.run(None)
             assert self._database is not None
         return self._database
@@ -64,13 +81,28 @@ class Writer:
         return await self._batcher.run(partial(_outcome, work, values))
 
     async def aclose(self) -> None:
-        """Take no more jobs. Return once those that were taken are done and the database is closed."""
+        """
+        Take no more jobs. Return once those that were taken are done and the database is closed. While another event
+        loop runs that uses it: have that one do so, without waiting.
+        """
         self._closed = True
-        if self._pid == os.getpid():
-            await self._batcher.finish()
-            with suppress(RuntimeError):  # it was closed already
-                await asyncio.get_running_loop().run_in_executor(self._executor, self._close)
-            self._executor.shutdown(wait=False)
+        if self._pid != os.getpid():
+            return
+        loop = self._loop
+        if loop is None or loop is asyncio.get_running_loop() or not loop.is_running():
+            await self._finish()
+        else:
+            with suppress(RuntimeError):  # it was closed a moment ago
+                loop.call_soon_threadsafe(self._close_soon)
+
+    def _close_soon(self) -> None:
+        self._closing = asyncio.get_running_loop().create_task(self._finish())
+
+    async def _finish(self) -> None:
+        await self._batcher.finish()
+        with suppress(RuntimeError):  # it was closed already
+            await asyncio.get_running_loop().run_in_executor(self._executor, self._close)
+        self._executor.shutdown(wait=False)
 
     def _check_usable(self) -> None:
         if self._closed:
@@ -78,6 +110,12 @@ class Writer:
         self._pid = self._pid or os.getpid()
         if self._pid != os.getpid():
             raise StoreUnavailable(FORKED)
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            with self._taking_over:
+                if self._loop is not None and self._loop.is_running():
+                    raise ConfigurationError(IN_USE)
+                self._loop = loop
 
     async def _run_in_thread(self, jobs: Sequence[Job]) -> list[Any]:
         try:
@@ -91,19 +129,29 @@ class Writer:
 
     def _transact(self, jobs: Sequence[Job]) -> list[Any]:
         try:
-            if self._database is None:
-                self._database = self._open_database()
-            return _commit(self._database.writer, jobs) if any(jobs) else [None for _ in jobs]
+            if self._database is None or self._database.closed:
+                self._database = self._open_database(self._database.file if self._database else None)
+            outcomes = self._commit(self._database, jobs)
         except ResetFlowError:
             raise
         except Exception as error:
+            if self._database is not None and not is_busy(error):
+                self._database.check()  # which says more
             raise unavailable(error) from error
+        # After the commit and before anybody is told: what was committed to another file is not saved.
+        self._database.check()
+        return outcomes
+
+    def _commit(self, database: Database, jobs: Sequence[Job]) -> list[Any]:
+        if not any(jobs):
+            return [None for _ in jobs]
+        with database.writing:
+            return _commit(database.writer, jobs)
 
     def _close(self) -> None:
         if self._database is not None:
             with suppress(Exception):
                 self._database.close()
-            self._database = None
 
 
 def _commit(cursor: Cursor, jobs: Sequence[Job]) -> list[Any]:
@@ -128,4 +176,5 @@ def _outcome(work: Callable[..., Any], values: tuple[Any, ...], cursor: Cursor) 
 
 def unavailable(error: Exception) -> StoreUnavailable:
     """Convert an error of the driver."""
-    return StoreUnavailable(f"the database can't be used: {error}")
+    advice = ADVICE.get(primary_code(error), "")
+    return StoreUnavailable(f"the database can't be used: {error}{advice and '; '}{advice}")

@@ -1,0 +1,54 @@
+"""Options in the addresses of stores: each is honoured, ignored because that does no harm, or refused by its name."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, quote, urlencode
+
+from reset_flow.domain.errors import ConfigurationError
+from reset_flow.domain.secret import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# What the value of an option must match.
+TEXT = r"[^\0]+"
+WHOLE = r"[0-9]{1,9}"
+SECONDS = r"(?!0*\.?0*$)[0-9]{1,9}(\.[0-9]{0,9})?"
+FLAG = r"(?i:true|false|yes|no|1|0|t|f|y|n)"
+
+SHOWABLE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,40}")
+UNQUOTED = re.compile(r"[^:/?#]+://([^/?#]*[/?].*@|.*#)", re.DOTALL)
+"""A part of a password would be taken for a host, a path or an option."""
+
+
+def read_options(url: Secret, what: str, known: Mapping[str, str]) -> dict[str, Secret]:
+    """
+    Return the options in the query of a URL, checked by the patterns of their values.
+
+    Raises:
+        ConfigurationError: An option is unknown, or has a value that is not known.
+    """
+    if UNQUOTED.match(url.reveal()):
+        raise ConfigurationError(f"percent-encode / ? # and @ in the password, and # and @ in the options, of {what}")
+    options = _parse(url)
+    for name, value in options.items():
+        if name not in known:
+            shown = name if SHOWABLE.fullmatch(name) else "one that has no name"
+            raise ConfigurationError(f"{what} has an option that can't be honoured: {shown}; take it out of the url")
+        if not re.fullmatch(known[name], value.reveal()):
+            raise ConfigurationError(f"the option {name} of {what} has a value that can't be honoured")
+    return options
+
+
+def with_options(url: Secret, options: Mapping[str, Secret]) -> Secret:
+    """Return the URL with these options in place of its own."""
+    query = Secret(urlencode({name: value.reveal() for name, value in options.items()}, quote_via=quote))
+    return Secret(url.reveal().partition("?")[0] + ("?" if options else "") + query.reveal())
+
+
+def _parse(url: Secret) -> dict[str, Secret]:
+    """Return the options, the last one of each name. This is a frame of its own, because secrets may be in it."""
+    query = url.reveal().partition("?")[2]
+    return {name: Secret(value) for name, value in parse_qsl(query, keep_blank_values=True)}

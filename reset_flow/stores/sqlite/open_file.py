@@ -1,0 +1,242 @@
+"""
+The file of an open database: whether it is still the one that others find, and locks on it that a copy can't drop.
+
+SQLite keeps its descriptors, whatever happens to the names. Once the file or its log was deleted, replaced, or opened
+under a second name, which has a log of its own, what is written through them is lost to everybody else.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import struct
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeAlias
+
+import attrs
+
+from reset_flow.domain.errors import StoreUnavailable
+
+LOOK = 1.0
+"""Seconds between two thorough looks, which the reads of a store wait for."""
+
+Inode: TypeAlias = "tuple[int, int]"
+"""Device and number."""
+
+SHARED_BYTES = (0x40000002, 510)
+"""Start and length of what each user of a database has locked in it (`SHARED_FIRST` of SQLite)."""
+
+INDEX_BYTES = (128, 1)
+"""The same, of the index of the log (`UNIX_SHM_DMS`)."""
+
+LEAVE = "leave the files -wal and -shm to the store, which opens its database anew at the next call"
+
+SET_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
+"""Linux alone has locks of open file descriptions; elsewhere a dropped lock is noticed, and not prevented."""
+
+
+def inode(found: os.stat_result) -> Inode:
+    """Return what tells a file from any other that is there at the same time."""
+    return found.st_dev, found.st_ino
+
+
+def examine(path: str) -> os.stat_result:
+    """
+    Return the status of a database file that may be opened.
+
+    Raises:
+        StoreUnavailable: It is missing, no file, or has a second name.
+    """
+    try:
+        found = Path(path).stat()
+    except OSError as error:
+        raise StoreUnavailable(
+            f"{path} can't be found: {error.strerror}; put the database or its folder back"
+        ) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise StoreUnavailable(f"{path} is no file: give the store the path of one")
+    _check_names(path, found)
+    if _is_mounted_alone(os.path.realpath(path)):
+        raise StoreUnavailable(
+            f"{path} is mounted as a single file: its log would lie apart from it, and from the log of whoever uses "
+            "the file elsewhere; mount its folder"
+        )
+    return found
+
+
+def _check_names(path: str, found: os.stat_result) -> None:
+    if found.st_nlink > 1:
+        raise StoreUnavailable(
+            f"{path} has a second name (a hard link): each name has a log of its own, and what is saved under one is "
+            "lost under the other; remove the links that nobody uses, and make copies with `reset-flow store backup`"
+        )
+
+
+def _is_mounted_alone(path: str) -> bool:
+    try:
+        return _mount(path) != _mount(str(Path(path).parent))
+    except (AttributeError, OSError):  # only Linux can tell
+        return False
+
+
+def _mount(path: str) -> str:
+    # Closing a descriptor of this kind drops no lock.
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
+    finally:
+        os.close(descriptor)
+    return next((line for line in lines if line.startswith("mnt_id:")), "")
+
+
+@attrs.define(eq=False)
+class OpenFile:
+    """
+    The file, its log and the log's index as a database has them open.
+
+    Attributes:
+        path: The path that was given; it may lead through links.
+
+        real: The path that SQLite uses.
+
+        size: The greatest size of the file that was seen. Only VACUUM makes it smaller.
+
+        lost_its_log: The file is at its place, and nothing is where its log was. Whoever opens a database makes a log,
+            and does not delete it while another one has the file locked: what is in ours can still be written back.
+    """
+
+    path: str
+    real: str
+    file: Inode
+    log: Inode
+    index: Inode
+    size: int
+    lost_its_log: bool = False
+    _next_look: float = 0.0
+
+    @classmethod
+    def at(cls, path: str) -> OpenFile:
+        """Return what is found at a path."""
+        real = os.path.realpath(path)
+        found = Path(path).stat()
+        log, index = (inode(os.lstat(real + suffix)) for suffix in ("-wal", "-shm"))
+        return cls(path, real, inode(found), log, index, found.st_size)
+
+    @property
+    def inodes(self) -> tuple[Inode, ...]:
+        """The file, its log and the log's index."""
+        return self.file, self.log, self.index
+
+    @property
+    def needs_look(self) -> bool:
+        """Return True if nobody has looked thoroughly for a while."""
+        return time.monotonic() >= self._next_look
+
+    def check(self) -> None:
+        """
+        Return if whoever opens the path now sees what this database holds.
+
+        Raises:
+            StoreUnavailable: Nobody does: what was committed since the last check may be lost.
+        """
+        try:
+            # Not through a link that was put at the place of the file: SQLite goes by the name behind it.
+            found = os.stat(self.path, follow_symlinks=self.path != self.real)  # noqa: PTH116 - Path costs as much again
+            real = self.real
+            if look := self.needs_look:
+                self._next_look = time.monotonic() + LOOK
+                real = os.path.realpath(self.path)
+        except OSError as error:
+            raise StoreUnavailable(
+                f"{self.path} is gone ({error.strerror}): it was deleted or moved while the store had it open; put the "
+                "database back with all its files, or restore a backup"
+            ) from error
+        if inode(found) != self.file or real != self.real:
+            raise StoreUnavailable(
+                f"another file was put at {self.path} while the store had it open; nothing was saved there: it is "
+                "opened at the next call, and to restore backups there is `reset-flow store restore`"
+            )
+        _check_names(self.path, found)
+        try:
+            index = inode(os.lstat(self.real + "-shm")) if look else self.index
+            log = inode(os.lstat(self.real + "-wal"))
+        except OSError as error:
+            self.lost_its_log = str(error.filename).endswith("-wal")
+            raise StoreUnavailable(f"{error.filename} was deleted while the store had it open: {LEAVE}") from error
+        if (log, index) != (self.log, self.index):
+            raise StoreUnavailable(f"the log of {self.path} was replaced while the store had it open: {LEAVE}")
+        if found.st_size < self.size:
+            raise StoreUnavailable(
+                f"{self.path} was cut off while the store had it open: if saves go on to fail, restore a backup"
+            )
+        self.size = found.st_size
+
+
+class Locks:
+    """
+    Shared locks of this process on files, each for as long as somebody uses it.
+
+    The locks that SQLite takes are gone as soon as any descriptor of the file is closed in the process: by
+    `shutil.copy`, or by a second SQLite. Another process then takes the database for unused, and deletes the log that
+    this one writes to. Locks of an open file description stay.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._descriptors: dict[Inode, int] = {}
+        self._users: Counter[Inode] = Counter()
+
+    def hold(self, path: str, file: Inode, span: tuple[int, int]) -> None:
+        """Lock a file for one more user."""
+        with self._lock, suppress(OSError):  # some file systems have no such locks
+            self._users[file] += 1
+            if SET_LOCK is not None and file not in self._descriptors:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                self._descriptors.setdefault(inode(os.fstat(descriptor)), descriptor)
+            self._set(file, span, fcntl.F_RDLCK)
+
+    def has(self, file: Inode) -> bool:
+        """Return True if a file is locked, so far as is known."""
+        return file in self._descriptors
+
+    def let_go(self, file: Inode, span: tuple[int, int]) -> None:
+        """Give up the lock of one user, before its database is closed: SQLite then wants the file for itself."""
+        with self._lock, suppress(OSError):
+            self._users[file] -= 1
+            if not self._users[file]:
+                self._set(file, span, fcntl.F_UNLCK)
+
+    def close(self, file: Inode) -> None:
+        """Close the descriptor of a file after its database was closed."""
+        with self._lock:
+            descriptor = self._descriptors.get(file)
+            # Else it is kept for the next user: it would drop the locks of whoever has the file open here.
+            if descriptor is not None and not self._users[file] and not _is_open_beside(descriptor, file):
+                os.close(descriptor)
+                del self._descriptors[file], self._users[file]
+
+    def forget(self) -> None:
+        """Leave what a child inherited to the parent."""
+        self._lock, self._descriptors, self._users = threading.Lock(), {}, Counter()
+
+    def _set(self, file: Inode, span: tuple[int, int], kind: int) -> None:
+        if SET_LOCK is not None and file in self._descriptors:
+            flock = struct.pack("hhqqi4x", kind, os.SEEK_SET, *span, 0)
+            fcntl.fcntl(self._descriptors[file], SET_LOCK, flock)
+
+
+def _is_open_beside(descriptor: int, file: Inode) -> bool:
+    for each in os.listdir("/proc/self/fd"):  # noqa: PTH208 - numbers are wanted
+        with suppress(OSError):
+            if int(each) != descriptor and inode(os.fstat(int(each))) == file:
+                return True
+    return False
+
+
+LOCKS = Locks()
+os.register_at_fork(after_in_child=LOCKS.forget)

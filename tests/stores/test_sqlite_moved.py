@@ -1,0 +1,591 @@
+"""The file under a running store: deleted, moved, replaced, linked, cut off, copied. Nobody is told of a lost save."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from reset_flow import Keyring, ResetService
+from reset_flow.domain.errors import ConfigurationError, FlowNotFound, StoreUnavailable
+from reset_flow.stores.sqlite.store import SQLiteStore
+from reset_flow.testing import ScriptedTransport, make_record, next_version, refused
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+PATIENCE = 30
+SUFFIXES = ("", "-wal", "-shm")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data" / "flows.db"
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncIterator[SQLiteStore]:
+    store = SQLiteStore(path)
+    yield store
+    await store.aclose()
+
+
+def files(path: Path) -> list[Path]:
+    return [path.with_name(path.name + suffix) for suffix in SUFFIXES]
+
+
+def in_another_process(script: str, *arguments: object) -> str:
+    """Run a script, which has `store` and a list of `arguments`, and return what it printed."""
+    lines = "\n    ".join(script.strip().splitlines())
+    whole = f"""
+import asyncio, json, sys
+from reset_flow.ports import Query
+from reset_flow.domain.errors import ResetFlowError
+from reset_flow.stores.sqlite.store import SQLiteStore
+from reset_flow.testing import make_record
+async def main(path, *arguments):
+    store = SQLiteStore(path)
+    {lines}
+    await store.aclose()
+asyncio.run(main(*sys.argv[1:]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", whole, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def found_by_another_process(path: Path) -> set[str]:
+    script = "print(json.dumps([each.id async for each in store.scan(Query(realm='default'), limit=10**6)]))"
+    return set(json.loads(in_another_process(script, path)))
+
+
+def save_in_another_process(path: Path, flow_id: str) -> None:
+    in_another_process("await store.save(make_record(id=arguments[0]))", path, flow_id)
+
+
+def contents(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def until_unavailable(call: Callable[[], Coroutine[Any, Any, Any]]) -> StoreUnavailable:
+    """Repeat a call until it is refused: what costs more than a look at two names is looked at once a second."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                await call()
+            except StoreUnavailable as error:
+                return error
+            await asyncio.sleep(0.02)
+
+
+# What happens to the ground
+
+
+def delete(path: Path) -> None:
+    for each in files(path):
+        each.unlink()
+
+
+def delete_all_but_the_log(path: Path) -> None:
+    path.unlink()
+
+
+def rename_the_folder(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("old"))
+
+
+def move_the_file(path: Path) -> None:
+    path.rename(path.with_name("old.db"))
+
+
+def replace_by_a_copy(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db, closing(sqlite3.connect(path.with_name("copy"))) as copy:
+        db.backup(copy)
+    path.with_name("copy").rename(path)
+    for log in files(path)[1:]:
+        log.unlink()
+
+
+def replace_by_a_copy_and_leave_the_log(path: Path) -> None:
+    shutil.copy(path, path.with_name("copy"))
+    path.with_name("copy").rename(path)
+
+
+def replace_the_folder(path: Path) -> None:
+    shutil.copytree(path.parent, path.parent.with_name("new"))
+    rename_the_folder(path)
+    path.parent.with_name("new").rename(path.parent)
+
+
+def move_elsewhere_behind_a_link(path: Path) -> None:
+    elsewhere = path.parent.with_name("elsewhere")
+    elsewhere.mkdir()
+    path.rename(elsewhere / path.name)
+    path.symlink_to(elsewhere / path.name)
+
+
+def link_to_another_file(path: Path) -> None:
+    save_in_another_process(path.with_name("other.db"), "another one")
+    path.unlink()
+    path.symlink_to(path.with_name("other.db"))
+
+
+def delete_the_log(path: Path) -> None:
+    files(path)[1].unlink()
+
+
+def replace_the_log(path: Path) -> None:
+    log = files(path)[1]
+    shutil.copy(log, log.with_name("copy"))
+    log.with_name("copy").rename(log)
+
+
+def link_to_a_log_elsewhere(path: Path) -> None:
+    log = files(path)[1]
+    log.rename(log.with_name("moved"))
+    log.symlink_to(log.with_name("moved"))
+
+
+def delete_the_index_of_the_log(path: Path) -> None:
+    files(path)[2].unlink()
+
+
+def link_hard(path: Path) -> None:
+    path.with_name("second name").hardlink_to(path)
+
+
+def cut_off(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+MOVES = [
+    delete, delete_all_but_the_log, rename_the_folder, move_the_file, replace_by_a_copy,
+    replace_by_a_copy_and_leave_the_log, replace_the_folder, move_elsewhere_behind_a_link, link_to_another_file,
+    delete_the_log, replace_the_log, link_to_a_log_elsewhere, link_hard, cut_off,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("move", MOVES)
+async def test_the_first_save_after_the_ground_moved_is_refused(
+    store: SQLiteStore, path: Path, move: Callable[[Path], None]
+) -> None:
+    await store.save(make_record())
+    await store.aclose()  # all is in the file
+    store = SQLiteStore(path)
+    await store.save(make_record())
+    move(path)
+    results = await asyncio.gather(*(store.save(make_record()) for _ in range(20)), return_exceptions=True)
+    assert [type(result) for result in results] == [StoreUnavailable] * 20
+    for result in results:
+        assert str(path) in str(result)
+        assert any(word in str(result) for word in ("put the database back", "next call", "remove", "restore", "leave"))
+    await store.aclose()
+
+
+@pytest.mark.parametrize("move", [*MOVES, delete_the_index_of_the_log])
+async def test_reads_notice_within_seconds(store: SQLiteStore, path: Path, move: Callable[[Path], None]) -> None:
+    record = make_record()
+    await store.save(record)
+    await store.aclose()
+    store = SQLiteStore(path)
+    await store.save(next_version(record))
+    move(path)
+    await until_unavailable(lambda: store.load(record.id))
+    await store.aclose()
+
+
+async def test_a_deleted_index_of_the_log_is_noticed_by_saves_within_seconds(store: SQLiteStore, path: Path) -> None:
+    await store.save(make_record())
+    delete_the_index_of_the_log(path)
+    error = await until_unavailable(lambda: store.save(make_record()))
+    assert "-shm" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("move", "mend"),
+    [
+        (rename_the_folder, lambda path: path.parent.with_name("old").rename(path.parent)),
+        (move_the_file, lambda path: path.with_name("old.db").rename(path)),
+        (link_hard, lambda path: path.with_name("second name").unlink()),
+    ],
+    ids=["folder", "file", "link"],
+)
+async def test_once_the_ground_is_mended_the_store_goes_on_with_all_that_it_had(
+    store: SQLiteStore, path: Path, move: Callable[[Path], None], mend: Callable[[Path], None]
+) -> None:
+    records = [make_record() for _ in range(20)]
+    await asyncio.gather(*(store.save(record) for record in records))
+    move(path)
+    for _ in range(3):
+        await refused(store.save(next_version(records[0])), StoreUnavailable)
+    mend(path)
+    later = make_record()
+    await store.save(later)
+    assert found_by_another_process(path) == {record.id for record in (*records, later)}
+
+
+@pytest.mark.parametrize("move", [delete, rename_the_folder, move_the_file, cut_off, delete_all_but_the_log])
+async def test_a_store_that_lost_its_database_begins_no_empty_one(
+    store: SQLiteStore, path: Path, move: Callable[[Path], None]
+) -> None:
+    record = make_record()
+    await store.save(record)
+    move(path)
+    for _ in range(3):
+        await refused(store.save(make_record()), StoreUnavailable)
+        await refused(store.load(record.id), StoreUnavailable)
+    assert contents(path) == b""
+
+
+@pytest.mark.parametrize("move", [delete, rename_the_folder])
+async def test_what_another_process_began_at_the_place_is_shared_with_it(
+    store: SQLiteStore, path: Path, move: Callable[[Path], None]
+) -> None:
+    await store.save(make_record(id="lost"))
+    move(path)
+    path.parent.mkdir(exist_ok=True)
+    save_in_another_process(path, "theirs")
+    await refused(store.save(make_record()), StoreUnavailable)
+    await store.save(make_record(id="ours"))
+    await refused(store.load("lost"), FlowNotFound)
+    assert found_by_another_process(path) == {"theirs", "ours"}
+
+
+async def test_a_database_beside_the_log_of_another_one_is_not_touched(store: SQLiteStore, path: Path) -> None:
+    await store.save(make_record())
+    replace_by_a_copy_and_leave_the_log(path)
+    before = contents(path)
+    await refused(store.save(make_record()), StoreUnavailable)
+    for _ in range(3):
+        assert "delete the files -wal" in str(await refused(store.save(make_record()), StoreUnavailable))
+    await store.aclose()
+    assert contents(path) == before
+
+
+async def test_a_log_that_is_not_at_its_place_is_not_written_back_over_the_work_of_others(
+    store: SQLiteStore, path: Path
+) -> None:
+    await store.save(make_record(id="before"))
+    await store.aclose()
+    store = SQLiteStore(path)
+    await store.save(make_record(id="lost"))
+    for log in files(path)[1:]:
+        log.unlink()
+    for n in range(20):
+        save_in_another_process(path, f"theirs {n}")
+    await store.aclose()  # with nothing saved since
+    theirs = {f"theirs {n}" for n in range(20)}
+    assert found_by_another_process(path) == {"before"} | theirs
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+async def test_every_store_of_a_process_leaves_a_log_that_was_replaced(store: SQLiteStore, path: Path) -> None:
+    second = SQLiteStore(path)
+    await store.save(make_record(id="first"))
+    await second.save(make_record(id="second"))
+    for log in files(path)[1:]:
+        log.unlink()
+    save_in_another_process(path, "theirs")
+    await refused(store.save(make_record()), StoreUnavailable)
+    await store.save(make_record(id="later"))  # though the other store is idle
+    await second.save(make_record(id="later still"))
+    assert {"theirs", "later", "later still"} <= found_by_another_process(path)
+    await second.aclose()
+
+
+async def test_nothing_is_sent_for_a_flow_that_nobody_else_would_find(store: SQLiteStore, path: Path) -> None:
+    transport = ScriptedTransport()
+    async with ResetService(
+        transport, store, Keyring.load_or_create(path.parent.with_name("keys")), sweep=False
+    ) as service:
+        flow = await service.start("robert.zak")
+        sent = len(transport.calls)
+        delete(path)
+        for _ in range(3):
+            await refused(service.answer(flow.id, "Peterson"), StoreUnavailable)
+        assert len(transport.calls) == sent
+
+
+# A second name
+
+
+SAVER = """
+import asyncio, json, sys
+from reset_flow.domain.errors import StoreUnavailable
+from reset_flow.stores.sqlite.store import SQLiteStore
+from reset_flow.testing import make_record
+async def save(store, name):
+    try:
+        await store.save(make_record(id=name))
+    except StoreUnavailable:
+        return None
+    return name
+async def main(path):
+    store = SQLiteStore(path)
+    for line in sys.stdin:
+        names = await asyncio.gather(*(save(store, f"{line.strip()} {n}") for n in range(30)))
+        print(json.dumps([name for name in names if name]), flush=True)
+    await store.aclose()
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+class Saver:
+    """A process that saves thirty flows each time that it is told to, and says which were acknowledged."""
+
+    def __init__(self, path: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", SAVER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def save(self, name: str) -> set[str]:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(f"{name}\n")
+        self._process.stdin.flush()
+        return set(json.loads(self._process.stdout.readline()))
+
+    def end(self, *, kill: bool) -> None:
+        if kill:
+            self._process.kill()
+        self._process.communicate()
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["closed", "killed"])
+def test_under_two_names_nothing_that_was_acknowledged_is_lost(path: Path, *, kill: bool) -> None:
+    first = Saver(path)
+    acknowledged = first.save("before")
+    assert len(acknowledged) == 30
+    link_hard(path)
+    second = Saver(path.with_name("second name"))
+    for n in range(5):
+        acknowledged |= first.save(f"first {n}") | second.save(f"second {n}")
+    assert len(acknowledged) == 30  # of nobody who sees two names
+    first.end(kill=kill)
+    second.end(kill=kill)
+    path.with_name("second name").unlink()
+    assert acknowledged <= found_by_another_process(path)
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["closed", "killed"])
+def test_what_is_acknowledged_after_a_move_is_found_at_the_path(path: Path, *, kill: bool) -> None:
+    savers = [Saver(path), Saver(path)]
+    before = savers[0].save("a") | savers[1].save("b")
+    assert len(before) == 60
+    rename_the_folder(path)
+    path.parent.mkdir()
+    save_in_another_process(path, "new")
+    refused, acknowledged = set[str](), set[str]()
+    for n, saver in enumerate(savers):
+        refused |= saver.save(f"c {n}")
+        acknowledged |= saver.save(f"d {n}")
+    assert refused == set()
+    assert len(acknowledged) == 60
+    for saver in savers:
+        saver.end(kill=kill)
+    assert found_by_another_process(path) == acknowledged | {"new"}
+    assert before <= found_by_another_process(path.parent.with_name("old") / path.name)
+
+
+MOUNTED = """
+for a in "$@"; do :; done
+touch "$2" && mount --bind "$1" "$2" && exec "$3" -c "$4" "$2"
+"""
+
+
+def test_a_file_that_is_mounted_alone_is_refused(path: Path) -> None:
+    save_in_another_process(path, "here")
+    mounted = path.parent.with_name("mounted.db")
+    script = """
+import asyncio, sys
+from reset_flow.stores.sqlite.store import SQLiteStore
+from reset_flow.testing import make_record
+async def main():
+    store = SQLiteStore(sys.argv[1])
+    try:
+        await store.save(make_record())
+    except Exception as error:
+        print(type(error).__name__, error)
+    await store.aclose()
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        ["/usr/bin/env", "unshare", "-rm", "sh", "-c", MOUNTED, "sh", str(path), str(mounted), sys.executable, script],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.skip(f"no mount can be made here: {done.stderr}")
+    assert done.stdout.startswith("StoreUnavailable")
+    assert "mount its folder" in done.stdout
+    assert not files(mounted)[1].exists()
+
+
+# A path that leads through others
+
+
+async def test_a_path_through_links_leads_to_one_database(store: SQLiteStore, path: Path) -> None:
+    await store.save(make_record(id="plain"))
+    file_link, folder_link = path.parent.with_name("link.db"), path.parent.with_name("folder")
+    file_link.symlink_to(path)
+    folder_link.symlink_to(path.parent)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    ways = [file_link, folder_link / path.name, Path(f"/proc/self/fd/{descriptor}") / path.name]
+    for n, way in enumerate(ways):
+        other = SQLiteStore(way)
+        await other.save(make_record(id=f"by way {n}"))
+        await store.save(make_record(id=f"beside way {n}"))
+        await other.aclose()
+    os.close(descriptor)
+    assert len(found_by_another_process(path)) == 7
+    assert not files(file_link)[1].exists()
+
+
+async def test_a_link_that_is_led_to_another_database_is_noticed(path: Path) -> None:
+    link = path.parent.with_name("link.db")
+    save_in_another_process(path, "first")
+    save_in_another_process(path.with_name("other.db"), "second")
+    link.symlink_to(path)
+    store = SQLiteStore(link)
+    await store.load("first")
+    link.unlink()
+    link.symlink_to(path.with_name("other.db"))
+    await refused(store.save(make_record()), StoreUnavailable)
+    await store.load("second")
+    await store.aclose()
+
+
+async def test_a_descriptor_of_a_deleted_file_is_no_place_for_flows(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    delete_all_but_the_log(path)
+    store = SQLiteStore(f"/proc/self/fd/{descriptor}")
+    await refused(store.save(make_record()), StoreUnavailable)
+    await store.aclose()
+    os.close(descriptor)
+    assert not any(path.parent.glob("*"))
+
+
+async def test_a_relative_path_stays_where_it_was_when_the_store_was_made(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(path.parent)
+    store = SQLiteStore(path.name)
+    monkeypatch.chdir(path.parent.parent)
+    await store.save(make_record())
+    monkeypatch.chdir("/")
+    await store.save(make_record())
+    await store.aclose()
+    assert len(found_by_another_process(path)) == 2
+
+
+@pytest.mark.parametrize("wrong", [None, 7, "a\0b", ["flows.db"]])
+def test_what_is_no_path_is_refused_when_the_store_is_made(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match="path"):
+        SQLiteStore(wrong)
+
+
+# Copies in the same process
+
+
+@pytest.mark.parametrize("suffixes", [("",), SUFFIXES], ids=["database", "all files"])
+async def test_a_copy_made_in_the_same_process_drops_no_lock(
+    store: SQLiteStore, path: Path, suffixes: tuple[str, ...]
+) -> None:
+    log = files(path)[1]
+    acknowledged = set()
+    for n in range(5):
+        await store.save(make_record(id=f"a {n}"))
+        for suffix in suffixes:
+            shutil.copy(f"{path}{suffix}", path.parent.with_name(f"copy{suffix}"))
+        save_in_another_process(path, f"b {n}")  # which would delete the log, if nobody else seemed to be there
+        assert log.exists()
+        await store.save(make_record(id=f"c {n}"))
+        acknowledged |= {f"{letter} {n}" for letter in "abc"}
+    await store.aclose()
+    assert not log.exists()
+    assert found_by_another_process(path) == acknowledged
+
+
+async def test_opening_and_closing_leaves_no_descriptor_behind(path: Path) -> None:
+    before = descriptors()
+    for _ in range(5):
+        first, second = SQLiteStore(path), SQLiteStore(path)
+        await first.save(make_record())
+        await second.save(make_record())
+        delete_the_log(path)
+        await refused(first.save(make_record()), StoreUnavailable)
+        await first.save(make_record())
+        await first.aclose()
+        await second.aclose()
+    assert descriptors() == before
+
+
+# Event loops in threads
+
+
+def test_loops_of_several_threads_get_an_error_and_lose_nothing(path: Path) -> None:
+    store = SQLiteStore(path)
+    together = threading.Barrier(3)
+    saved: list[str] = []
+    refusals: list[Exception] = []
+
+    async def work(name: str) -> None:
+        for n in range(200):
+            try:
+                record = make_record(id=f"{name} {n}")
+                await asyncio.gather(store.save(record), *(store.load(f"{name} 0") for _ in range(3 if n else 0)))
+                saved.append(record.id)
+            except (ConfigurationError, FlowNotFound) as error:
+                refusals.append(error)
+
+    def run(name: str) -> None:
+        together.wait(PATIENCE)
+        asyncio.run(work(name))
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    asyncio.run(store.aclose())
+    assert len(saved) + len(refusals) == 600
+    assert any(isinstance(error, ConfigurationError) and "event loop" in str(error) for error in refusals)
+    assert set(saved) <= found_by_another_process(path)
+
+
+def test_a_store_is_closed_by_the_loop_that_uses_it_when_another_one_says_so(path: Path) -> None:
+    store = SQLiteStore(path)
+    ready, closed = threading.Event(), threading.Event()
+
+    async def work() -> None:
+        await store.save(make_record())
+        ready.set()
+        assert await asyncio.to_thread(closed.wait, PATIENCE)
+        await refused(store.save(make_record()), StoreUnavailable)
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.wait(rest)  # the closing is among them
+
+    thread = threading.Thread(target=lambda: asyncio.run(work()))
+    thread.start()
+    assert ready.wait(PATIENCE)
+    asyncio.run(store.aclose())
+    closed.set()
+    thread.join()
+    assert not files(path)[1].exists()
