@@ -298,26 +298,9 @@ class AppKeyRejected(BrokerError):
 
 
 class WrongBroker(BrokerError):
-    """
-    The flow belongs to another transport than this service has. Nothing was sent; it may be looked at and cancelled.
-
-    Attributes:
-        bound_to: The name of the flow's transport.
-
-        name: The name of this one.
-    """
+    """The flow belongs to another transport than this service has. Nothing was sent; any service may cancel it."""
 
     code = "wrong_broker"
-
-    def __init__(self, flow_id: str, bound_to: str, name: str) -> None:
-        super().__init__(
-            f"flow {flow_id} was started with {printable(bound_to)!r}, and this is {printable(name)!r}: if both are "
-            "one broker, give its old name to the transport as one of its aliases (RESET_FLOW_BROKER_ALIASES); else go "
-            "on with the transport that it was started with, or cancel it"
-        )
-        self.flow_id = flow_id
-        self.bound_to = bound_to
-        self.name = name
 
 
 class StoreError(ResetFlowError):

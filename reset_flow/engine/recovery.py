@@ -11,6 +11,7 @@ import attrs
 from reset_flow.domain import rules
 from reset_flow.domain.decide import Expired, decide
 from reset_flow.domain.errors import FlowBusy, StaleRecord, WrongBroker
+from reset_flow.domain.text import printable
 from reset_flow.persistence.batches import RACES
 
 if TYPE_CHECKING:
@@ -129,4 +130,10 @@ class Recovery:
     def check_broker(self, flow: FlowData) -> None:
         """Raise WrongBroker if the flow belongs to another transport."""
         if not self._context.broker.serves(flow):
-            raise WrongBroker(flow.id, flow.transport, self._context.broker.name).with_flow(rules.view(flow))
+            bound_to, name = printable(flow.transport), printable(self._context.broker.name)
+            message = (
+                f"flow {flow.id} was started with {bound_to!r}, and this is {name!r}: if both are one broker, give its "
+                "old name to the transport as one of its aliases (RESET_FLOW_BROKER_ALIASES); else go on with the "
+                "transport that it was started with, or cancel it"
+            )
+            raise WrongBroker(message).with_flow(rules.view(flow))

@@ -104,7 +104,7 @@ async def test_from_env_names_the_broker_and_its_aliases(
     monkeypatch.setenv("RESET_FLOW_BROKER_NAME", "production")
     async with from_env() as service:
         error = await refused(person.does(service, flow, "answer"), WrongBroker)
-        assert (error.bound_to, error.name) == (etna().name, "production")
+        assert f"{etna().name!r}, and this is 'production'" in str(error)
     monkeypatch.setenv("RESET_FLOW_BROKER_ALIASES", f" staging,\n{etna().name} , old")
     async with from_env() as service:
         assert (await person.does(service, flow, "answer")).state is State.QUESTION_ANSWERED
@@ -138,7 +138,7 @@ def test_the_environment_gives_one_name(tmp_path: Path) -> None:
 async def test_a_wrong_broker_says_how_to_mend_it(house: House, at: At, other: ScriptedWorker) -> None:
     flow = await at(house.worker(), State.QUESTION_ANSWERED)
     error = await refused(other.service.verify(flow.id, "004158"), WrongBroker)
-    assert (error.flow, error.flow_id, error.bound_to, error.name) == (flow, flow.id, "scripted", "other")
+    assert error.flow == flow
     for word in ("'scripted'", "'other'", "aliases", "RESET_FLOW_BROKER_ALIASES", "cancel"):
         assert word in str(error)
 
