@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import reset_flow  # which imports a store, and with it a driver, when it is first asked for
-from reset_flow.domain.errors import ConfigurationError
+from reset_flow.domain.errors import ConfigurationError, KeyringError
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.text import printable
 from reset_flow.persistence import key_record, secret_file
@@ -118,7 +118,11 @@ def _check_unused(address: Secret, realm: str, path: Path) -> None:
             await key_record.check_unused(store, realm, path)
 
     with ThreadPoolExecutor(1) as thread:  # the caller may be in an event loop
-        thread.submit(lambda: asyncio.run(ask())).result()
+        try:
+            thread.submit(lambda: asyncio.run(ask())).result()
+        except KeyringError:
+            if not path.exists():  # else another process has just made it, and used it
+                raise
 
 
 def from_env(

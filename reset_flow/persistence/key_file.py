@@ -206,7 +206,9 @@ def _read(path: Path, handle: int) -> KeySet:
 
 def _decode_last(documents: list[bytes]) -> KeySet | str:
     """Return the keys of the last document that is whole: the one behind it may be cut off. Or say what is wrong."""
-    found: KeySet | str = "is no key file, or a broken one: it is empty"
+    found: KeySet | str = (
+        "is no key file, or a broken one: it is empty; put its copy back, or delete it if nothing is sealed yet"
+    )
     for document in reversed(documents):
         if isinstance(found := _decode(document), KeySet):
             break
