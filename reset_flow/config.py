@@ -104,7 +104,7 @@ def _content(path: str, variable: str, *, shared: bool) -> str:
             return b"".join(secret_file.read(handle)).decode().strip()
     except OpenToOthersError as error:
         why = str(error)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         forget_frames(error)
         why = f"can't be read: {getattr(error, 'strerror', None) or 'it is no text'}"
     raise ConfigurationError(f"{variable}: {path} {why}")
@@ -121,7 +121,7 @@ def _check_unused(address: Secret, realm: str, path: Path) -> None:
         try:
             thread.submit(lambda: asyncio.run(ask())).result()
         except KeyringError:
-            if not path.exists():  # else another process has just made it, and used it
+            if not os.path.exists(path):  # noqa: PTH110 # else another process has just made it, and used it
                 raise
 
 
@@ -163,7 +163,7 @@ def from_env(
     keys = setting("KEYS", "reset-flow.keys", overrides)
     shared, realm = shared_files(overrides), setting("REALM", "default", overrides)
     address = Secret(setting("STORE", "sqlite:///reset-flow.db", overrides))
-    if create_keys and not Path(keys).exists():
+    if create_keys and not os.path.exists(keys):  # noqa: PTH110 - never raises
         _check_unused(address, realm, Path(keys))
     return ResetService(
         transport,
