@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from urllib.request import getproxies_environment, proxy_bypass
 
 import reset_flow  # which imports a store, and with it a driver, when it is first asked for
-from reset_flow.domain.errors import ConfigurationError
+from reset_flow.domain.errors import ConfigurationError, KeyringError
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.text import printable
 from reset_flow.persistence import key_record, secret_file
@@ -121,7 +121,7 @@ def _content(path: str, variable: str, *, shared: bool) -> str:
             return b"".join(secret_file.read(handle)).decode().strip()
     except OpenToOthersError as error:
         why = str(error)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         forget_frames(error)
         why = f"can't be read: {getattr(error, 'strerror', None) or 'it is no text'}"
     raise ConfigurationError(f"{variable}: {path} {why}")
@@ -135,7 +135,11 @@ def _check_unused(address: Secret, realm: str, path: Path) -> None:
             await key_record.check_unused(store, realm, path)
 
     with ThreadPoolExecutor(1) as thread:  # the caller may be in an event loop
-        thread.submit(lambda: asyncio.run(ask())).result()
+        try:
+            thread.submit(lambda: asyncio.run(ask())).result()
+        except KeyringError:
+            if not os.path.exists(path):  # noqa: PTH110 # else another process has just made it, and used it
+                raise
 
 
 def _names(setting_name: str, overrides: Mapping[str, Secret]) -> list[str]:
@@ -203,7 +207,7 @@ def from_env(
     keys = setting("KEYS", "reset-flow.keys", overrides)
     shared, realm = shared_files(overrides), setting("REALM", "default", overrides)
     address = Secret(setting("STORE", "sqlite:///reset-flow.db", overrides))
-    if create_keys and not Path(keys).exists():
+    if create_keys and not os.path.exists(keys):  # noqa: PTH110 - never raises
         _check_unused(address, realm, Path(keys))
     return ResetService(
         transport,

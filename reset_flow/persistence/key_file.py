@@ -7,6 +7,7 @@ No frame of a traceback holds its content.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import secrets
 import time
@@ -42,6 +43,8 @@ file (`keyring.LOOK_INTERVAL`), though clocks may differ and a save may be on it
 
 BEING_MADE = 1.0
 """Seconds after which an empty file is taken for a broken one, and no more for one that another process makes."""
+
+EMPTY = "is no key file, or a broken one: it is empty; put its copy back, or delete it if nothing is sealed yet"
 
 FileVersion: TypeAlias = tuple[int, ...]
 """Times, inode and size of a file: they differ when its content does."""
@@ -162,7 +165,7 @@ def version_of(path: Path) -> FileVersion | None:
     """Return the version of the file by one system call; `None` if there is no file."""
     try:
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return None
     return status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size
 
@@ -178,21 +181,23 @@ def await_content(path: Path) -> None:
 def _clear_errors(path: Path, verb: str) -> Iterator[None]:
     try:
         yield
-    except (OpenToOthersError, OSError) as error:
+    except (OpenToOthersError, OSError, ValueError) as error:
         forget_frames(error)  # they hold keys
         why = _said_of(path, verb, error)
         raise KeyringError(f"{path} {why}") from None
 
 
-def _said_of(path: Path, verb: str, error: OpenToOthersError | OSError) -> str:
+def _said_of(path: Path, verb: str, error: OpenToOthersError | OSError | ValueError) -> str:
     if isinstance(error, OpenToOthersError):
         return f"{error}; and rotate its keys if it was read"
     if isinstance(error, FileExistsError):
-        if path.exists():
+        if os.path.exists(path):  # noqa: PTH110 - never raises
             return "exists: choose another file, or read that one"
         return "is a link to a file that does not exist: put that file back, or take the link away"
     if isinstance(error, FileNotFoundError) and verb != "written":
         return "does not exist: put it back, or make it with `reset-flow keys new` if nothing is sealed yet"
+    if isinstance(error, ValueError):
+        return f"can't be {verb}: there can be no such path"
     hint = ": change the keys where the mount comes from" if error.errno == errno.EROFS else ""
     return f"can't be {verb}: {error.strerror}{hint}"
 
@@ -206,7 +211,7 @@ def _read(path: Path, handle: int) -> KeySet:
 
 def _decode_last(documents: list[bytes]) -> KeySet | str:
     """Return the keys of the last document that is whole: the one behind it may be cut off. Or say what is wrong."""
-    found: KeySet | str = "is no key file, or a broken one: it is empty"
+    found: KeySet | str = EMPTY
     for document in reversed(documents):
         if isinstance(found := _decode(document), KeySet):
             break

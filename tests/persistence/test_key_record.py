@@ -27,6 +27,7 @@ from reset_flow import (
     StoreUnavailable,
 )
 from reset_flow.admin import Admin, Key, rotate_keys
+from reset_flow.persistence import key_record
 from reset_flow.persistence.key_record import RACES, key_realm
 from reset_flow.testing import ScriptedTransport, refused
 from reset_flow.testing.records import next_version
@@ -365,6 +366,26 @@ def test_no_key_file_is_made_while_the_store_cannot_be_asked(tmp_path: Path, add
     Keyring.generate().to_file(tmp_path / "keys")
     with suppress(StoreUnavailable):
         reset_flow.from_env(settings)  # asks nobody
+
+
+def test_a_process_takes_the_keys_that_another_made_while_it_asked_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**SETTINGS, "STORE": f"sqlite:///{tmp_path}/flows.db", "KEYS": str(tmp_path / "keys")}
+    ask = key_record.check_unused
+
+    async def ask_late(store: Store, realm: str, path: Path) -> None:
+        monkeypatch.undo()
+        async with reset_flow.from_env(settings, sweep=False) as other:
+            await other.side("links").save("a", b"theirs", revision=b"", lifetime=MINUTE)
+        await ask(store, realm, path)
+
+    async def look(service: ResetService) -> bytes | None:
+        async with service:
+            return (await service.side("links").load("a")).value
+
+    monkeypatch.setattr(key_record, "check_unused", ask_late)
+    assert asyncio.run(look(reset_flow.from_env(settings, sweep=False))) == b"theirs"
 
 
 # --- for operators

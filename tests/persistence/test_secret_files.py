@@ -650,6 +650,23 @@ def test_an_empty_file_that_another_process_is_about_to_fill_is_waited_for(folde
     assert Keyring.load_or_create(path).keys == ring.keys
 
 
+@pytest.mark.parametrize("name", ["n" * 300, "a\0b", "file/keys", "none/keys", ""])
+def test_a_path_that_can_be_none_is_a_clear_error(folder: Path, name: str) -> None:
+    (folder / "file").touch()
+    for use in (Keyring.from_file, Keyring.load_or_create, Keyring.generate().to_file, key_rotation.rotate):
+        with pytest.raises(KeyringError):
+            use(folder / name)
+    assert names(folder) == ["file"]
+
+
+@as_root
+def test_a_folder_that_cannot_be_entered_is_a_clear_error(path: Path) -> None:
+    path.parent.chmod(0o700)
+    for use in (Keyring.from_file, Keyring.load_or_create, Keyring.generate().to_file, key_rotation.rotate):
+        assert "KeyringError" in (said := as_user(use, path))
+        assert "Permission denied" in said
+
+
 # --- a file of another ring
 
 
