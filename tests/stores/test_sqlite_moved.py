@@ -18,6 +18,7 @@ import pytest
 
 from reset_flow import Keyring, ResetService
 from reset_flow.domain.errors import ConfigurationError, FlowNotFound, StoreUnavailable
+from reset_flow.stores.sqlite.open_file import LOOK
 from reset_flow.stores.sqlite.store import SQLiteStore
 from reset_flow.testing import ScriptedTransport, make_record, next_version, refused
 
@@ -209,6 +210,19 @@ async def test_reads_notice_within_seconds(store: SQLiteStore, path: Path, move:
     move(path)
     await until_unavailable(lambda: store.load(record.id))
     await store.aclose()
+
+
+async def test_looking_at_the_file_lets_no_read_wait_for_a_writer(store: SQLiteStore, path: Path) -> None:
+    record = make_record()
+    await store.save(record)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        saving = asyncio.create_task(store.save(make_record()))
+        await asyncio.sleep(LOOK)  # it has waited since
+        assert await store.load(record.id) == record
+        assert not saving.done()
+        other.execute("ROLLBACK")
+        await saving
 
 
 async def test_a_deleted_index_of_the_log_is_noticed_by_saves_within_seconds(store: SQLiteStore, path: Path) -> None:

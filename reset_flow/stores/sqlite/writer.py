@@ -70,7 +70,7 @@ class Writer:
     async def database(self) -> Database:
         """Return the database, opened by the thread, and looked at a moment ago: reads notice what saves would."""
         self._check_usable()
-        if self._database is None or self._database.closed or self._database.file.needs_look:
+        if self._database is None or self._database.closed or not self._database.file.seems_in_place:
             await self._batcher.run(None)
             assert self._database is not None
         return self._database
