@@ -71,9 +71,14 @@ class Writer:
         """Return the database, opened by the thread, and looked at a moment ago: reads notice what saves would."""
         self._check_usable()
         if self._database is None or self._database.closed or not self._database.file.seems_in_place:
-            await self._batcher.run(None)
+            await self.look()
             assert self._database is not None
         return self._database
+
+    async def look(self) -> None:
+        """Return if the database is open, and where others look for it."""
+        self._check_usable()
+        await self._batcher.run(None)
 
     async def run(self, work: Callable[..., Any], *values: Any) -> Any:
         """Return the result of the work once it is committed, or raise the `ResetFlowError` that it refused with."""
