@@ -293,6 +293,25 @@ async def test_a_database_beside_the_log_of_another_one_is_not_touched(store: SQ
     assert contents(path) == before
 
 
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="elsewhere nobody knows who came to the file meanwhile"
+)
+@pytest.mark.parametrize("deleted", [1, 2], ids=["log", "log and index"])
+@pytest.mark.parametrize("stores", [1, 2])
+async def test_a_log_that_was_deleted_alone_is_written_back(path: Path, deleted: int, stores: int) -> None:
+    opened = [SQLiteStore(path) for _ in range(stores)]
+    for n in range(20):
+        await opened[n % stores].save(make_record(id=f"flow {n}"))
+    for log in files(path)[1 : 1 + deleted]:
+        log.unlink()
+    await refused(opened[0].save(make_record(id="flow 20")), StoreUnavailable)
+    await opened[0].save(make_record(id="flow 21"))
+    assert {f"flow {n}" for n in range(20)} | {"flow 21"} <= found_by_another_process(path)
+    for store in opened:
+        await store.aclose()
+    assert {f"flow {n}" for n in range(20)} | {"flow 21"} <= found_by_another_process(path)
+
+
 async def test_a_log_that_is_not_at_its_place_is_not_written_back_over_the_work_of_others(
     store: SQLiteStore, path: Path
 ) -> None:
