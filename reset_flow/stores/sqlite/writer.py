@@ -31,13 +31,14 @@ if TYPE_CHECKING:
 BATCH = 256
 TURNS = 4
 
+WRITABLE = "see that the file and its folder can be written to: their rights, and their mount"
 ADVICE = {
     sqlite3.SQLITE_BUSY: "another process holds it for long: end that one",
-    sqlite3.SQLITE_CANTOPEN: "check the rights of the file and of its folder, and that the folder can be written to",
+    sqlite3.SQLITE_CANTOPEN: WRITABLE,
     sqlite3.SQLITE_CORRUPT: "restore a backup",
     sqlite3.SQLITE_FULL: "make room on its disk",
     sqlite3.SQLITE_IOERR: "check its disk, and make room on it",
-    sqlite3.SQLITE_READONLY: "have it and its folder on a mount that this process can write to",
+    sqlite3.SQLITE_READONLY: WRITABLE,
 }
 """What to do, by the kind of error."""
 
