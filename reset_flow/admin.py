@@ -10,7 +10,7 @@ import attrs
 
 from reset_flow.domain import validation
 from reset_flow.domain.decide import ERASED_AT, Erased, Lifted, Moment, decide
-from reset_flow.domain.errors import InvalidInput, RecordUnreadable
+from reset_flow.domain.errors import ConfigurationError, InvalidInput, RecordUnreadable
 from reset_flow.domain.policy import Policy
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.text import canonical
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from reset_flow.persistence.batches import Progress
     from reset_flow.persistence.keyring import Keyring
     from reset_flow.ports import Clock, Record, Store
+    from reset_flow.stores.sqlite import SQLiteStore
 
-__all__ = ["Admin", "ChangeReport", "Key", "rotate_keys"]
+__all__ = ["Admin", "ChangeReport", "Key", "backup", "restore", "rotate_keys"]
 
 audit = logging.getLogger("reset_flow.audit")
 
@@ -237,3 +238,39 @@ def rotate_keys(path: str | Path, *, at_once: bool = False, shared: bool = False
     key = key_rotation.rotate(Path(path), delay=NO_TIME if at_once else DELAY, shared=shared)
     audit.info("key %s added (%s)", key.id, worker_names()())
     return key
+
+
+async def backup(store: Store, path: str | Path) -> None:
+    """
+    Copy all that a store of SQLite holds, every realm and side records included, to a new file. Workers may go on
+    meanwhile. What servers keep is backed up by their own tools: docs/backup.md.
+
+    Raises:
+        ConfigurationError: The file exists, or the store is another one.
+        StoreUnavailable: The store can't be read, or the file can't be written.
+    """
+    await _file_store(store).backup(path)
+    audit.info("the store was copied to %s (%s)", path, this_process())
+
+
+async def restore(store: Store, path: str | Path) -> None:
+    """
+    Replace all that a store of SQLite holds by a backup. The store makes its file if it is missing. End the workers
+    before: docs/backup.md says what an older state means for e-mails, codes and budgets.
+
+    Raises:
+        ConfigurationError: The file is no backup of such a store, or is damaged, or the store is another one.
+        StoreUnavailable: The file can't be read, or the store can't be written.
+    """
+    await _file_store(store).restore(path)
+    audit.info("the store was replaced by the backup %s (%s)", path, this_process())
+
+
+def _file_store(store: Store) -> SQLiteStore:
+    from reset_flow.stores.sqlite import SQLiteStore  # noqa: PLC0415 - nobody else needs the driver
+
+    if not isinstance(store, SQLiteStore):
+        raise ConfigurationError(
+            f"a {type(store).__name__} is backed up and restored by the tools of its server: docs/backup.md"
+        )
+    return store

@@ -15,6 +15,7 @@ from reset_flow.cli.keys import keys_app
 from reset_flow.cli.options import Credentials, FlowId, Json, Ref, Tags, User, with_settings
 from reset_flow.cli.screen import say, say_json
 from reset_flow.cli.session import CliSession, Settings
+from reset_flow.cli.store import store_app
 from reset_flow.config import setting
 from reset_flow.domain import state_machine
 from reset_flow.domain.flow import Credential, Flow
@@ -34,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # they would print what is in variables
 )
 app.add_typer(keys_app, name="keys")
+app.add_typer(store_app, name="store")
 
 
 # --- a flow, from its start to its end

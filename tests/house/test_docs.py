@@ -198,7 +198,7 @@ def test_a_line_for_the_shell_names_what_exists(line: str) -> None:
             assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
         case "reset-flow":
             shown = subprocess.run(
-                [sys.executable, "-m", "reset_flow.cli", *words[1 : 2 + (words[1] == "keys")], "--help"],
+                [sys.executable, "-m", "reset_flow.cli", *words[1 : 2 + (words[1] in ("keys", "store"))], "--help"],
                 capture_output=True, text=True, check=False,
             )  # fmt: skip
             assert shown.returncode == 0, shown.stderr

@@ -18,6 +18,7 @@ import pytest
 
 from reset_flow import Keyring, ResetService
 from reset_flow.domain.errors import ConfigurationError, FlowNotFound, StoreUnavailable
+from reset_flow.stores.sqlite.open_file import LOOK
 from reset_flow.stores.sqlite.store import SQLiteStore
 from reset_flow.testing import ScriptedTransport, make_record, next_version, refused
 
@@ -211,6 +212,19 @@ async def test_reads_notice_within_seconds(store: SQLiteStore, path: Path, move:
     await store.aclose()
 
 
+async def test_looking_at_the_file_lets_no_read_wait_for_a_writer(store: SQLiteStore, path: Path) -> None:
+    record = make_record()
+    await store.save(record)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        saving = asyncio.create_task(store.save(make_record()))
+        await asyncio.sleep(LOOK)  # it has waited since
+        assert await store.load(record.id) == record
+        assert not saving.done()
+        other.execute("ROLLBACK")
+        await saving
+
+
 async def test_a_deleted_index_of_the_log_is_noticed_by_saves_within_seconds(store: SQLiteStore, path: Path) -> None:
     await store.save(make_record())
     delete_the_index_of_the_log(path)
@@ -277,6 +291,25 @@ async def test_a_database_beside_the_log_of_another_one_is_not_touched(store: SQ
         assert "delete the files -wal" in str(await refused(store.save(make_record()), StoreUnavailable))
     await store.aclose()
     assert contents(path) == before
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="elsewhere nobody knows who came to the file meanwhile"
+)
+@pytest.mark.parametrize("deleted", [1, 2], ids=["log", "log and index"])
+@pytest.mark.parametrize("stores", [1, 2])
+async def test_a_log_that_was_deleted_alone_is_written_back(path: Path, deleted: int, stores: int) -> None:
+    opened = [SQLiteStore(path) for _ in range(stores)]
+    for n in range(20):
+        await opened[n % stores].save(make_record(id=f"flow {n}"))
+    for log in files(path)[1 : 1 + deleted]:
+        log.unlink()
+    await refused(opened[0].save(make_record(id="flow 20")), StoreUnavailable)
+    await opened[0].save(make_record(id="flow 21"))
+    assert {f"flow {n}" for n in range(20)} | {"flow 21"} <= found_by_another_process(path)
+    for store in opened:
+        await store.aclose()
+    assert {f"flow {n}" for n in range(20)} | {"flow 21"} <= found_by_another_process(path)
 
 
 async def test_a_log_that_is_not_at_its_place_is_not_written_back_over_the_work_of_others(
@@ -405,37 +438,114 @@ def test_what_is_acknowledged_after_a_move_is_found_at_the_path(path: Path, *, k
     assert before <= found_by_another_process(path.parent.with_name("old") / path.name)
 
 
-MOUNTED = """
-for a in "$@"; do :; done
-touch "$2" && mount --bind "$1" "$2" && exec "$3" -c "$4" "$2"
+BEGIN = """
+import asyncio, os, subprocess, sys
+from reset_flow.domain.errors import ResetFlowError
+from reset_flow.stores.sqlite.store import SQLiteStore
+from reset_flow.testing import make_record
+def mount(*arguments):
+    subprocess.run(["mount", *arguments], check=True)
+async def said(call):
+    try:
+        await call
+    except ResetFlowError as error:
+        return f"{type(error).__name__} {error}"
+    return "done"
+async def main(path):
 """
+
+
+def in_mounts_of_its_own(script: str, path: Path) -> list[str]:
+    """Run the body of a coroutine as a process that may mount what it likes, and return the lines that it prints."""
+    body = "\n    ".join(["", *script.strip().splitlines()])
+    whole = f"{BEGIN}{body}\nasyncio.run(main(sys.argv[1]))\n"
+    enter = ["/usr/bin/env", "unshare", "-rm"]
+    if subprocess.run(
+        [*enter, "mount", "-t", "tmpfs", "none", path.parent], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("no file system can be mounted here")
+    done = subprocess.run([*enter, sys.executable, "-c", whole, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 def test_a_file_that_is_mounted_alone_is_refused(path: Path) -> None:
     save_in_another_process(path, "here")
-    mounted = path.parent.with_name("mounted.db")
     script = """
-import asyncio, sys
-from reset_flow.stores.sqlite.store import SQLiteStore
-from reset_flow.testing import make_record
-async def main():
-    store = SQLiteStore(sys.argv[1])
-    try:
-        await store.save(make_record())
-    except Exception as error:
-        print(type(error).__name__, error)
-    await store.aclose()
-asyncio.run(main())
+mounted = path + " mounted"
+open(mounted, "w").close()
+mount("--bind", path, mounted)
+store = SQLiteStore(mounted)
+print(await said(store.save(make_record())))
+await store.aclose()
+print(os.path.exists(mounted + "-wal"))
 """
-    done = subprocess.run(
-        ["/usr/bin/env", "unshare", "-rm", "sh", "-c", MOUNTED, "sh", str(path), str(mounted), sys.executable, script],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        pytest.skip(f"no mount can be made here: {done.stderr}")
-    assert done.stdout.startswith("StoreUnavailable")
-    assert "mount its folder" in done.stdout
-    assert not files(mounted)[1].exists()
+    refusal, log = in_mounts_of_its_own(script, path)
+    assert refusal.startswith("StoreUnavailable")
+    assert "mount its folder" in refusal
+    assert log == "False"
+
+
+def test_a_mount_that_turns_read_only_is_named_and_its_turning_back_noticed(path: Path) -> None:
+    script = """
+folder = os.path.dirname(path)
+mount("-t", "tmpfs", "none", folder)
+store, record = SQLiteStore(path), make_record()
+await store.save(record)
+await store.aclose()
+mount("-o", "remount,ro", folder)
+store = SQLiteStore(path)
+print(await said(store.save(make_record())))
+print(await said(SQLiteStore(folder + "/other.db").save(make_record())))
+mount("-o", "remount,rw", folder)
+print(await said(store.save(make_record())))
+print(await said(store.load(record.id)))
+await store.aclose()
+"""
+    first, second, *rest = in_mounts_of_its_own(script, path)
+    for refusal in (first, second):
+        assert refusal.startswith("StoreUnavailable")
+        assert "can be written to" in refusal or "Read-only" in refusal
+    assert rest == ["done", "done"]
+
+
+def test_a_disk_that_is_full_is_named_and_its_room_used_later(path: Path) -> None:
+    script = """
+folder = os.path.dirname(path)
+mount("-t", "tmpfs", "-o", "size=400k", "none", folder)
+store, saved = SQLiteStore(path), []
+while (answer := await said(store.save(record := make_record(body=os.urandom(9000))))) == "done":
+    saved.append(record.id)
+print(answer)
+print(len(saved) > 5, [each for each in saved if await said(store.load(each)) != "done"])
+mount("-o", "remount,size=4m", folder)
+print(await said(store.save(record)))
+await store.aclose()
+again = SQLiteStore(path)
+print([each for each in [*saved, record.id] if await said(again.load(each)) != "done"])
+await again.aclose()
+"""
+    refusal, kept, *rest = in_mounts_of_its_own(script, path)
+    assert refusal.startswith("StoreUnavailable")
+    assert "make room" in refusal
+    assert kept == "True []"
+    assert rest == ["done", "[]"]
+
+
+def test_a_folder_that_is_mounted_over_is_noticed(path: Path) -> None:
+    script = """
+store, record = SQLiteStore(path), make_record()
+await store.save(record)
+folder = os.path.dirname(path)
+mount("-t", "tmpfs", "none", folder)
+print(await said(store.save(make_record())))
+subprocess.run(["umount", folder], check=True)
+print(await said(store.load(record.id)))
+await store.aclose()
+"""
+    refusal, later = in_mounts_of_its_own(script, path)
+    assert "put the database back" in refusal
+    assert later == "done"
 
 
 # A path that leads through others

@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import ExitStack, closing, suppress
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -156,13 +157,13 @@ def _connected(path: str, busy_timeout: float, before: OpenFile | None, file: tu
     real = os.path.realpath(path)
     with ExitStack() as undo:
         # Closed in this order if the opening fails: the one that can't write is the last, and writes no log back.
-        reader = undo.enter_context(closing(_connect(f"file:{quote(os.fsencode(real))}?mode=ro", 0, uri=True)))
-        writer = undo.enter_context(closing(_connect(real, busy_timeout)))
-        if before is not None and not _schema(writer, path):
+        reader = undo.enter_context(closing(connect(real, 0, read_only=True)))
+        writer = undo.enter_context(closing(connect(real, busy_timeout)))
+        if before is not None and not schema(writer, path):
             raise StoreUnavailable(f"{path} has lost its tables: put the database back, or restore a backup")
         _prepare(writer, path, busy_timeout)
         opened = OpenFile.at(path)
-        _schema(reader, path)  # opens the log
+        schema(reader, path)  # opens the log
         if file != opened.file or opened.inodes != OpenFile.at(path).inodes:
             raise StoreUnavailable(f"{path} or its log was replaced while it was opened: try again")
         if before is not None and file == before.file and opened.size < before.size:
@@ -189,8 +190,13 @@ def _create(path: str) -> None:
         raise StoreUnavailable(f"{path} can't be created: {error.strerror}") from error
 
 
-def _connect(path: str, busy_timeout: float, *, uri: bool = False) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False, uri=uri)
+def connect(path: str, busy_timeout: float, *, read_only: bool = False) -> sqlite3.Connection:
+    """Return a connection that gives texts as bytes, and begins no transaction by itself."""
+    mode = "ro" if read_only else "rw"
+    db = sqlite3.connect(
+        f"file://{quote(os.fsencode(Path(path).absolute()))}?mode={mode}",
+        timeout=busy_timeout, isolation_level=None, check_same_thread=False, uri=True,
+    )  # fmt: skip
     # Decoded row by row: a text that is not UTF-8 must not spoil its neighbours.
     db.text_factory = bytes
     return db
@@ -198,12 +204,12 @@ def _connect(path: str, busy_timeout: float, *, uri: bool = False) -> sqlite3.Co
 
 def _prepare(db: sqlite3.Connection, path: str, busy_timeout: float) -> None:
     # Checked before anything is written, the journal mode included.
-    _schema(db, path)
+    schema(db, path)
     _use_wal(db, path, time.monotonic() + busy_timeout)
     db.execute("PRAGMA synchronous = FULL")
-    if _schema(db, path) == 0:
+    if schema(db, path) == 0:
         db.execute("BEGIN IMMEDIATE")
-        if _schema(db, path) == 0:  # no other process was faster
+        if schema(db, path) == 0:  # no other process was faster
             for statement in files("reset_flow.stores.sqlite").joinpath("schema.sql").read_text().split(";"):
                 db.execute(statement)
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -211,7 +217,7 @@ def _prepare(db: sqlite3.Connection, path: str, busy_timeout: float) -> None:
         db.execute("COMMIT")
 
 
-def _schema(db: sqlite3.Connection, path: str) -> int:
+def schema(db: sqlite3.Connection, path: str) -> int:
     """Return the schema of a database of this library; 0 if it is empty."""
     # One statement sees one state, also while another process makes the tables.
     ((version, application, tables),) = db.execute(

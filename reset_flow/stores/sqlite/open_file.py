@@ -23,7 +23,7 @@ import attrs
 from reset_flow.domain.errors import StoreUnavailable
 
 LOOK = 1.0
-"""Seconds between two thorough looks, which the reads of a store wait for."""
+"""Seconds between two thorough looks, and between two looks of reads."""
 
 Inode: TypeAlias = "tuple[int, int]"
 """Device and number."""
@@ -133,9 +133,14 @@ class OpenFile:
         return self.file, self.log, self.index
 
     @property
-    def needs_look(self) -> bool:
-        """Return True if nobody has looked thoroughly for a while."""
-        return time.monotonic() >= self._next_look
+    def seems_in_place(self) -> bool:
+        """Return False if a look, which there is once a second, finds that it is not; `check` says why."""
+        if time.monotonic() >= self._next_look:
+            try:
+                self.check()
+            except StoreUnavailable:
+                return False
+        return True
 
     def check(self) -> None:
         """
@@ -147,10 +152,8 @@ class OpenFile:
         try:
             # Not through a link that was put at the place of the file: SQLite goes by the name behind it.
             found = os.stat(self.path, follow_symlinks=self.path != self.real)  # noqa: PTH116 - Path costs as much again
-            real = self.real
-            if look := self.needs_look:
-                self._next_look = time.monotonic() + LOOK
-                real = os.path.realpath(self.path)
+            look = time.monotonic() >= self._next_look
+            real = os.path.realpath(self.path) if look else self.real
         except OSError as error:
             raise StoreUnavailable(
                 f"{self.path} is gone ({error.strerror}): it was deleted or moved while the store had it open; put the "
@@ -175,6 +178,8 @@ class OpenFile:
                 f"{self.path} was cut off while the store had it open: if saves go on to fail, restore a backup"
             )
         self.size = found.st_size
+        if look:
+            self._next_look = time.monotonic() + LOOK
 
 
 class Locks:

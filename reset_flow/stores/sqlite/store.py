@@ -7,6 +7,7 @@ are points on an index and take microseconds, and in WAL mode no writer holds th
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import time
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from reset_flow.domain.errors import ConfigurationError, FlowNotFound
 from reset_flow.ports import Store
 from reset_flow.stores.rows import PAGE, Place, micros, scan_pages, to_record, to_row
-from reset_flow.stores.sqlite import changes
+from reset_flow.stores.sqlite import backup, changes
 from reset_flow.stores.sqlite.changes import SQL
 from reset_flow.stores.sqlite.database import is_busy, open_database
 from reset_flow.stores.sqlite.writer import Writer, unavailable
@@ -72,7 +73,9 @@ class SQLiteStore(Store):
         self._clock = clock
         self._waiters: Waiters[str] = Waiters(POLL)
         # Absolute: the process may change its folder before the file is opened, and after.
-        self._writer = Writer(partial(open_database, str(Path(name).absolute()), busy_timeout.total_seconds()))
+        self._path = str(Path(name).absolute())
+        self._busy_timeout = busy_timeout.total_seconds()
+        self._writer = Writer(partial(open_database, self._path, self._busy_timeout))
 
     async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
         row = to_row(record) | {"replaces": record.replaces}
@@ -111,6 +114,35 @@ class SQLiteStore(Store):
         while key is not None:
             key = await self._writer.run(changes.purge_uses, key, self._now(), PIECE)
         return purged
+
+    async def backup(self, path: str | os.PathLike[str]) -> None:
+        """
+        Copy all that was saved to a new file, which is then complete in itself. Others may save meanwhile.
+
+        Raises:
+            ConfigurationError: The file exists, or there is no database.
+        """
+        if not await asyncio.to_thread(os.path.exists, self._path):
+            raise ConfigurationError(f"there is no database at {self._path}: check the address of the store")
+        await self._copy(backup.back_up, path)
+
+    async def restore(self, path: str | os.PathLike[str]) -> None:
+        """
+        Replace all that is stored by what is in a backup, for every process at once.
+
+        Raises:
+            ConfigurationError: The file is no backup of a store, or is damaged.
+        """
+        await self._copy(backup.restore, path)
+        self._waiters.wake_all()
+
+    async def _copy(self, work: Callable[[str, str, float], None], path: str | os.PathLike[str]) -> None:
+        database = await self._writer.database()
+        try:
+            await asyncio.to_thread(work, database.file.real, os.fsdecode(path), self._busy_timeout)
+        except sqlite3.Error as error:
+            raise unavailable(error) from error
+        await self._writer.look()
 
     async def aclose(self) -> None:
         self._waiters.stop()

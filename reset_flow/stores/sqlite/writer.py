@@ -31,13 +31,14 @@ if TYPE_CHECKING:
 BATCH = 256
 TURNS = 4
 
+WRITABLE = "see that the file and its folder can be written to: their rights, and their mount"
 ADVICE = {
     sqlite3.SQLITE_BUSY: "another process holds it for long: end that one",
-    sqlite3.SQLITE_CANTOPEN: "check the rights of the file and of its folder, and that the folder can be written to",
+    sqlite3.SQLITE_CANTOPEN: WRITABLE,
     sqlite3.SQLITE_CORRUPT: "restore a backup",
     sqlite3.SQLITE_FULL: "make room on its disk",
     sqlite3.SQLITE_IOERR: "check its disk, and make room on it",
-    sqlite3.SQLITE_READONLY: "have it and its folder on a mount that this process can write to",
+    sqlite3.SQLITE_READONLY: WRITABLE,
 }
 """What to do, by the kind of error."""
 
@@ -70,10 +71,15 @@ class Writer:
     async def database(self) -> Database:
         """Return the database, opened by the thread, and looked at a moment ago: reads notice what saves would."""
         self._check_usable()
-        if self._database is None or self._database.closed or self._database.file.needs_look:
-            await self._batcher.run(None)
+        if self._database is None or self._database.closed or not self._database.file.seems_in_place:
+            await self.look()
             assert self._database is not None
         return self._database
+
+    async def look(self) -> None:
+        """Return if the database is open, and where others look for it."""
+        self._check_usable()
+        await self._batcher.run(None)
 
     async def run(self, work: Callable[..., Any], *values: Any) -> Any:
         """Return the result of the work once it is committed, or raise the `ResetFlowError` that it refused with."""

@@ -1,0 +1,110 @@
+"""Copies of a database, there and back, by SQLite's backup interface: each is one state, whoever writes meanwhile."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+import time
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reset_flow.domain.errors import ConfigurationError, StoreUnavailable
+from reset_flow.stores.sqlite.database import connect, schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LEFT_OVERS = ("", "-journal", "-wal", "-shm")
+
+
+def back_up(path: str, target: str, busy_timeout: float) -> None:
+    """
+    Copy a database to a file that does not exist yet, complete in itself and its owner's alone.
+
+    Raises:
+        ConfigurationError: The file exists.
+        StoreUnavailable: The copy can't be written.
+    """
+    if os.path.lexists(target):
+        raise ConfigurationError(f"{target} exists, and a backup overwrites nothing: give the name of a new file")
+    with _errors_of(target, "written"):
+        descriptor, part = tempfile.mkstemp(".part", f"{Path(target).name}.", Path(target).parent)
+        os.close(descriptor)
+        try:
+            with closing(connect(path, busy_timeout, read_only=True)) as db, closing(connect(part, 0)) as copy:
+                _copy(db, copy, busy_timeout)
+                copy.execute(
+                    "PRAGMA journal_mode = DELETE"
+                ).fetchall()  # needs no log beside it, and no folder to write
+                _check_sound(copy, path)
+            Path(part).rename(target)
+            _sync(Path(target).parent)
+        finally:
+            for suffix in LEFT_OVERS:
+                with suppress(OSError):
+                    os.unlink(part + suffix)  # noqa: PTH108 - a suffix is appended
+
+
+def restore(path: str, source: str, busy_timeout: float) -> None:
+    """
+    Replace all that is in a database by a backup, in one transaction.
+
+    Raises:
+        ConfigurationError: The backup is no database of this library, is damaged, or is the database itself.
+        StoreUnavailable: It can't be read, or the database can't be written.
+    """
+    with _errors_of(source, "read"):
+        if Path(source).samefile(path):
+            raise ConfigurationError(f"{source} is the store itself: give the file of a backup")
+        backup = connect(source, busy_timeout, read_only=True)
+    with closing(backup):
+        with _errors_of(source, "read"):
+            try:
+                version = schema(backup, source)
+            except sqlite3.DatabaseError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
+                    raise
+                version = 0
+            if not version:
+                raise ConfigurationError(f"{source} is no backup of a store: give the file that `store backup` made")
+            _check_sound(backup, source)
+        with closing(connect(path, busy_timeout)) as db:
+            db.execute("PRAGMA synchronous = FULL")
+            _copy(backup, db, busy_timeout)
+
+
+def _copy(source: sqlite3.Connection, target: sqlite3.Connection, busy_timeout: float) -> None:
+    deadline = time.monotonic() + busy_timeout
+
+    def check(status: int, *_: int) -> None:
+        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > deadline:
+            raise StoreUnavailable("the database is in use by others all the time: try again, or end them")
+
+    source.backup(target, progress=check, sleep=0.02)
+
+
+def _check_sound(db: sqlite3.Connection, path: str) -> None:
+    ((found,),) = db.execute("PRAGMA quick_check(1)").fetchall()
+    if found != b"ok":
+        raise ConfigurationError(f"{path} is damaged: take another backup")
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _errors_of(path: str, done: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        why = getattr(error, "strerror", None) or error
+        raise StoreUnavailable(
+            f"{path} can't be {done}: {why}; check its folder, its rights and the space left"
+        ) from error
