@@ -13,6 +13,7 @@ from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.secret import Secret
 from reset_flow.persistence.keyring import Keyring
 from reset_flow.service import ResetService
+from reset_flow.stores.addresses import read_options
 from reset_flow.transports.etna import EtnaTransport
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 PREFIX = "RESET_FLOW_"
 SETTINGS = frozenset({"APP_KEY", "BROKER_URL", "KEYS", "REALM", "REVISION", "STORE"})
+
+STORES = {"memory": "a store in memory", "sqlite": "a SQLite store (a ? in its path is written %3F)"}
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 
@@ -37,6 +40,8 @@ def open_store(url: str | Secret) -> Store:
     url = Secret(url)
     found = SCHEME.match(url.reveal())
     scheme = found.group(0).lower() if found else ""
+    if scheme in ("memory", "sqlite"):
+        read_options(url, f"the address of {STORES[scheme]}", {})
     if url.reveal() == "memory:":
         return reset_flow.MemoryStore()
     if scheme == "sqlite":
