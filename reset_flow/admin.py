@@ -250,7 +250,7 @@ async def backup(store: Store, path: str | Path) -> None:
         StoreUnavailable: The store can't be read, or the file can't be written.
     """
     await _file_store(store).backup(path)
-    audit.info("the store was copied to %s (%s)", path, this_process())
+    audit.info("the store was copied to %s (%s)", path, worker_names()())
 
 
 async def restore(store: Store, path: str | Path) -> None:
@@ -263,7 +263,7 @@ async def restore(store: Store, path: str | Path) -> None:
         StoreUnavailable: The file can't be read, or the store can't be written.
     """
     await _file_store(store).restore(path)
-    audit.info("the store was replaced by the backup %s (%s)", path, this_process())
+    audit.info("the store was replaced by the backup %s (%s)", path, worker_names()())
 
 
 def _file_store(store: Store) -> SQLiteStore:

@@ -20,6 +20,7 @@ from reset_flow.persistence import key_record, secret_file
 from reset_flow.persistence.keyring import Keyring
 from reset_flow.persistence.secret_file import OpenToOthersError
 from reset_flow.service import ResetService
+from reset_flow.stores.addresses import read_options
 from reset_flow.tracebacks import forget_frames
 from reset_flow.transports.etna import EtnaTransport
 from reset_flow.transports.http import endpoint, proxy_address
@@ -47,6 +48,8 @@ SETTINGS = frozenset(
 OF_ENVIRONMENT = "environment"
 """As `RESET_FLOW_PROXY`: the proxy that the environment names for all programs."""
 
+STORES = {"memory": "a store in memory", "sqlite": "a SQLite store (a ? in its path is written %3F)"}
+
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 
 
@@ -61,6 +64,8 @@ def open_store(url: str | Secret) -> Store:
     url = Secret(url)
     found = SCHEME.match(url.reveal())
     scheme = found.group(0).lower() if found else ""
+    if scheme in ("memory", "sqlite"):
+        read_options(url, f"the address of {STORES[scheme]}", {})
     if url.reveal() == "memory:":
         return reset_flow.MemoryStore()
     if scheme == "sqlite":

@@ -23,22 +23,29 @@ UNQUOTED = re.compile(r"[^:/?#]+://([^/?#]*[/?].*@|.*#)", re.DOTALL)
 """A part of a password would be taken for a host, a path or an option."""
 
 
+LOCAL = ("sqlite:", "unix:")
+"""Addresses that are paths, which may hold anything but a question mark."""
+
+
 def read_options(url: Secret, what: str, known: Mapping[str, str]) -> dict[str, Secret]:
     """
     Return the options in the query of a URL, checked by the patterns of their values.
 
     Raises:
-        ConfigurationError: An option is unknown, or has a value that is not known.
+        ConfigurationError: An option is unknown, has a value that can't be, or is given twice.
     """
-    if UNQUOTED.match(url.reveal()):
+    if UNQUOTED.match(url.reveal()) and not url.reveal().startswith(LOCAL):
         raise ConfigurationError(f"percent-encode / ? # and @ in the password, and # and @ in the options, of {what}")
-    options = _parse(url)
-    for name, value in options.items():
+    options: dict[str, Secret] = {}
+    for name, value in _parse(url):
         if name not in known:
             shown = name if SHOWABLE.fullmatch(name) else "one that has no name"
             raise ConfigurationError(f"{what} has an option that can't be honoured: {shown}; take it out of the url")
         if not re.fullmatch(known[name], value.reveal()):
             raise ConfigurationError(f"the option {name} of {what} has a value that can't be honoured")
+        if name in options:
+            raise ConfigurationError(f"the option {name} of {what} is given twice")
+        options[name] = value
     return options
 
 
@@ -48,7 +55,7 @@ def with_options(url: Secret, options: Mapping[str, Secret]) -> Secret:
     return Secret(url.reveal().partition("?")[0] + ("?" if options else "") + query.reveal())
 
 
-def _parse(url: Secret) -> dict[str, Secret]:
-    """Return the options, the last one of each name. This is a frame of its own, because secrets may be in it."""
+def _parse(url: Secret) -> list[tuple[str, Secret]]:
+    """Return names and values. This is a frame of its own, because secrets may be in it."""
     query = url.reveal().partition("?")[2]
-    return {name: Secret(value) for name, value in parse_qsl(query, keep_blank_values=True)}
+    return [(name, Secret(value)) for name, value in parse_qsl(query, keep_blank_values=True)]

@@ -435,10 +435,9 @@ async def test_data_of_a_newer_release_is_left_alone(store: RedisStore, admin: R
     assert await admin.get("{reset_flow}:schema") == b"1"
 
 
-async def test_replies_must_stay_bytes(redis_url: str) -> None:
-    store = RedisStore(f"{redis_url}?decode_responses=true")
-    assert "decode_responses" in str(await refused(store.load("nobody"), ConfigurationError))
-    await store.aclose()
+async def test_replies_must_stay_bytes() -> None:
+    with pytest.raises(ConfigurationError, match="decode_responses"):
+        RedisStore("redis://localhost?decode_responses=true")
 
 
 async def test_a_missing_driver_is_named(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:

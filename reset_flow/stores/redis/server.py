@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from reset_flow.domain.errors import ConfigurationError
+from reset_flow.stores.addresses import FLAG, SECONDS, TEXT, WHOLE, read_options, with_options
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -28,8 +29,34 @@ SCHEMA = 1
 CONNECTIONS = 4
 CLUSTER_RETRIES = 3
 
-UNQUOTED = re.compile(r"rediss?://[^/?#]*[/?#].*@", re.DOTALL)
-"""A password that would be taken for a path."""
+WHAT = "the url of a Redis store"
+
+HONOURED = {
+    **dict.fromkeys(("username", "password", "client_name"), TEXT),
+    **dict.fromkeys(("socket_timeout", "socket_connect_timeout"), SECONDS),
+    **dict.fromkeys(("db", "health_check_interval"), WHOLE),
+    "socket_keepalive": FLAG,
+    "socket_read_size": "[1-9][0-9]{0,8}",
+}
+
+HONOURED_WITH_TLS = {
+    **dict.fromkeys(("ssl_ca_certs", "ssl_ca_data", "ssl_certfile", "ssl_keyfile", "ssl_ciphers"), TEXT),
+    "ssl_cert_reqs": "none|optional|required",
+    "ssl_check_hostname": FLAG,
+    "ssl_min_version": "771|772",
+}
+
+# The store has its own way, which does what they ask for or makes no difference to it.
+IGNORED = {
+    "protocol": "2|3",
+    "retry_on_timeout": FLAG,
+    "max_connections": "[2-9]|[1-9][0-9]{1,8}",
+    "decode_responses": "(?i:false|no|0|f|n)",
+    "encoding": "(?i:utf-?8)",
+    "encoding_errors": TEXT,
+}
+
+PATH = re.compile(r"[^/]*//[^/]*(/[0-9]{0,9})?/?")
 
 
 class Durability(StrEnum):
@@ -60,10 +87,20 @@ class Durability(StrEnum):
 
 @attrs.define
 class Clients:
-    """The driver's clients: of the node that the url names, and on a cluster one that finds the node of a slot."""
+    """
+    The driver's clients.
+
+    Attributes:
+        node: Of the node that the url names.
+
+        cluster: On a cluster, one that finds the node of a slot.
+
+        is_replica: Whether the node copies another one: what it has may be old.
+    """
 
     node: Redis
     cluster: RedisCluster | None = None
+    is_replica: bool = False
 
     async def send(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Return the replies; a refusal is an exception in the list. Raise when the connection is lost."""
@@ -93,10 +130,12 @@ class Server:
     def __init__(self, url: Secret, tag: bytes, connect_timeout: timedelta, reply_timeout: timedelta) -> None:
         if not url.reveal().startswith(("redis://", "rediss://", "unix://")):
             raise ConfigurationError("the url of a Redis store begins with redis://, rediss:// or unix://")
-        if UNQUOTED.match(url.reveal()):
-            raise ConfigurationError("a password in the url of a Redis store must be percent-encoded")
+        options = read_options(url, WHAT, HONOURED | self._with_tls(url) | IGNORED)
+        if not url.reveal().startswith("unix://") and not PATH.fullmatch(url.reveal().partition("?")[0]):
+            raise ConfigurationError(f"the path of {WHAT} is the number of a database: redis://host:6379/0")
         self.durability: Durability | None = None
-        self._url = url
+        self._url = with_options(url, {name: value for name, value in options.items() if name not in IGNORED})
+        self._has_warned = False
         self._tag = tag
         # The third version of the protocol would switch off the check for connections that the server has closed.
         self._options: dict[str, Any] = {
@@ -105,6 +144,10 @@ class Server:
             "socket_connect_timeout": connect_timeout.total_seconds(),
             "socket_timeout": reply_timeout.total_seconds(),
         }
+
+    @staticmethod
+    def _with_tls(url: Secret) -> dict[str, str]:
+        return HONOURED_WITH_TLS if url.reveal().startswith("rediss://") else {}
 
     async def connect(self) -> Clients:
         """Open the server, or raise `ConfigurationError` where records must not be kept."""
@@ -119,8 +162,6 @@ class Server:
             pool = ConnectionPool.from_url(self._url.reveal(), retry=Retry(NoBackoff(), 0), **self._options)
         if pool is None:
             raise ConfigurationError("the url of the Redis store can't be read: redis://user:password@host:6379/0")
-        if pool.connection_kwargs.get("decode_responses"):
-            raise ConfigurationError("records are bytes: take decode_responses out of the url of the Redis store")
         clients = Clients(Redis.from_pool(pool))
         try:
             info = await _answer(clients.node.info())
@@ -129,6 +170,8 @@ class Server:
                 retry = Retry(NoBackoff(), CLUSTER_RETRIES)
                 clients.cluster = RedisCluster.from_url(self._url.reveal(), retry=retry, **self._options)
                 await clients.cluster.initialize()
+            else:
+                clients.is_replica = info.get("role") == "slave"
             await self._check_schema(clients.cluster or clients.node)
         except BaseException:
             await clients.aclose()
@@ -145,7 +188,8 @@ class Server:
                 f"this Redis may throw flows away (maxmemory-policy is {policy}): CONFIG SET maxmemory-policy "
                 "noeviction, or take a server of their own"
             )
-        if policy is None:
+        if policy is None and not self._has_warned:
+            self._has_warned = True
             logger.warning("redis does not tell its maxmemory-policy: make sure that it is noeviction")
         fsync = config.get("appendfsync")
         durability = Durability(fsync) if fsync in tuple(Durability) else Durability.UNKNOWN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from contextlib import suppress
 from functools import cache
@@ -12,7 +13,7 @@ from reset_flow.domain.errors import ResetFlowError, StoreUnavailable
 from reset_flow.domain.text import printable
 from reset_flow.stores.batcher import Batcher
 from reset_flow.stores.statements import script
-from reset_flow.stores.waiters import Listener
+from reset_flow.stores.waiters import PING_INTERVAL, Listener
 from reset_flow.tracebacks import forget_frames
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ BATCH = 256
 
 # Seconds.
 POLL = 1.0
-PING_INTERVAL = 15.0
+LIFETIME = 15.0
+"""After which everything is opened anew: the address may lead to another server by then, with other settings."""
 
 
 Call: TypeAlias = "tuple[str, Sequence[bytes], Sequence[Any]]"
@@ -40,13 +42,16 @@ class Session:
     """
     A connection, which carries all calls, and another one for messages.
 
-    It connects for the first call, and after a failure for the next one.
+    It connects for the first call, and after a failure or a refusal anew for the next one: the server may be one that
+    was demoted, while the address leads to another one.
     """
 
     def __init__(self, server: Server, channel: bytes) -> None:
         self.listener = _Messages(self._subscription, channel)
         self._server = server
         self._clients: Clients | None = None
+        self._renew_at = 0.0
+        self._closing: set[asyncio.Task[None]] = set()
         self._batcher: Batcher[tuple[MakeCall, bytes]] = Batcher(self._run_all, BATCH)
 
     async def run(self, make_call: MakeCall, item: bytes = b"") -> Any:
@@ -58,9 +63,31 @@ class Session:
         self.listener.stop()
         await self._batcher.finish()
         await self.listener.close()
+        self._disconnect()
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    async def _connect(self) -> Clients:
+        now = asyncio.get_running_loop().time
+        if now() > self._renew_at:
+            self._leave()
+        if self._clients is None:
+            self._clients = await self._server.connect()
+            self._renew_at = now() + LIFETIME
+        return self._clients
+
+    def _leave(self) -> None:
+        """Have the next call connect anew. The driver's client of a cluster finds its nodes by itself."""
+        if self._clients is not None and self._clients.cluster is None:
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        """Close everything, messages too, in the background: a connection that is half open takes its time."""
         if self._clients is not None:
-            with suppress(Exception):
-                await self._clients.aclose()
+            task = asyncio.create_task(_close(self._clients))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+            self._clients = None
 
     def _subscription(self) -> PubSub:
         if self._clients is None:
@@ -73,17 +100,19 @@ class Session:
             groups.setdefault(make_call, []).append(place)
         calls = [make_call([jobs[place][1] for place in places]) for make_call, places in groups.items()]
         try:
-            if self._clients is None:
-                self._clients = await self._server.connect()
-            replies = await _send(self._clients, calls)
+            clients = await self._connect()
+            replies = await _send(clients, calls)
         except ResetFlowError:
             raise
         except Exception as error:
+            self._leave()
             raise _unavailable(error) from error
         outcomes: list[Any] = [None for _ in jobs]
         for places, reply in zip(groups.values(), replies, strict=True):
             for place, outcome in zip(places, repeat(reply) if isinstance(reply, Exception) else reply, strict=False):
                 outcomes[place] = _unavailable(outcome) if isinstance(outcome, Exception) else outcome
+        if clients.is_replica or any(isinstance(outcome, StoreUnavailable) for outcome in outcomes):
+            self._leave()
         return outcomes
 
 
@@ -116,6 +145,11 @@ class _Messages(Listener[bytes]):
         finally:
             with suppress(Exception):
                 await subscription.aclose()  # type: ignore[no-untyped-call]
+
+
+async def _close(clients: Clients) -> None:
+    with suppress(Exception):
+        await clients.aclose()
 
 
 async def _send(clients: Clients, calls: Sequence[Call]) -> list[Any]:
