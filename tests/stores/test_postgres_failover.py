@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -162,32 +161,36 @@ async def test_five_hundred_flows_survive_the_promotion_of_a_synchronous_standby
         await replica.aclose()
 
 
+@pytest.mark.parametrize("how", ["timed out", "given up"])
 async def test_a_save_that_waits_for_its_standby_is_not_cancelled_and_does_not_show(
-    primary: PostgresServer, standby: PostgresStandby, prefix: str
+    primary: PostgresServer, standby: PostgresStandby, prefix: str, how: str
 ) -> None:
     store = PostgresStore(primary.url, prefix=prefix, statement_timeout=SHORT)
-    record, given_up = make_record(), make_record()
+    other = PostgresStore(primary.url, prefix=prefix, statement_timeout=SHORT)
+    record, later = make_record(), make_record()
     await store.save(make_record())
     await asyncio.to_thread(standby.stop)
     async with connected(primary.url) as database:
-        await refused(store.save(record), StoreUnavailable)
-        saving = asyncio.create_task(store.save(given_up))
-        await until(lambda: waits_for_standby(database, 2))
-        saving.cancel()
-        await store.aclose()  # what everybody has given up is broken off
-        with suppress(asyncio.CancelledError):
-            await saving
-        other = PostgresStore(primary.url, prefix=prefix, statement_timeout=SHORT)
-        for unconfirmed in (record, given_up):
-            await refused(other.load(unconfirmed.id), FlowNotFound)
-        # Nor does a repetition pass for confirmed.
-        await refused(other.save(record), StoreUnavailable)
+        saving = asyncio.create_task(store.save(record))
+        if how == "timed out":
+            await refused(saving, StoreUnavailable)
+        else:
+            await until(lambda: waits_for_standby(database))
+            saving.cancel()
+            await store.aclose()  # what everybody has given up is broken off
+        assert await waits_for_standby(database)
+        await refused(other.load(record.id), FlowNotFound)
+        # Nor does a repetition pass for confirmed. And none leaves a process of the server behind.
+        for repeated in (record, later, record, later):
+            await refused(other.save(repeated), StoreUnavailable)
+        await until(lambda: waits_for_standby(database))
         await asyncio.to_thread(standby.start)
         await until(lambda: waits_for_standby(database, 0))
-    for confirmed in (record, given_up):
-        assert await other.load(confirmed.id) == confirmed
-        await other.save(confirmed)
-    await other.aclose()
+    assert await other.load(record.id) == record
+    for repeated in (record, later):
+        await other.save(repeated)
+    for each in (store, other):
+        await each.aclose()
 
 
 async def test_a_commit_that_no_standby_has_confirmed_is_no_success_and_neither_is_its_repetition(

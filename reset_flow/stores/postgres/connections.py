@@ -241,7 +241,7 @@ def driver_errors() -> tuple[type[Exception], ...]:
 
 def is_per_row_error(error: Exception) -> bool:
     """Return True if one row of many may have caused the error, unlike lost connections, timeouts and shutdowns."""
-    return (getattr(error.__cause__, "sqlstate", None) or "08")[:2] not in ("08", "25", "57", "58")
+    return (getattr(error.__cause__, "sqlstate", None) or "08")[:2] not in ("08", "25", "55", "57", "58")
 
 
 def _unavailable(error: Exception) -> StoreUnavailable:

@@ -67,6 +67,8 @@ SELECT max(version) FROM {prefix}_schema
 
 -- Every statement finds its rows by an index. A plan that was made while the tables were empty would read them as a
 -- whole for as long as the connection lasts. JIT: compiling a purge takes half a second, running it a millisecond.
+-- A commit that waits for the one before it (they tell of themselves in turn) is beyond the time-out of statements, but
+-- not of locks: else each repetition of a save would leave a process behind while the standby is away.
 -- Warnings: one of them says that a commit was not confirmed. $2 is the process that the connection was opened to: if
 -- another one answers, a pooler is in between, and the settings are for this transaction alone.
 
@@ -74,6 +76,7 @@ SELECT max(version) FROM {prefix}_schema
 SELECT pg_backend_pid() = $2::integer, pg_is_in_recovery(),
     set_config('default_transaction_isolation', 'read committed', pg_backend_pid() <> $2),
     set_config('statement_timeout', $1, pg_backend_pid() <> $2),
+    set_config('lock_timeout', $1, pg_backend_pid() <> $2),
     set_config('enable_seqscan', 'off', pg_backend_pid() <> $2),
     CASE WHEN pg_backend_pid() = $2 THEN set_config('jit', 'off', false)
         ELSE set_config('jit_above_cost', '-1', true) END, -- the driver puts jit back, for the session of all

@@ -43,10 +43,10 @@ class PostgresStore(Store):
     Any number of processes may share them. A store is used by one event loop at a time, and opened after a fork, not
     before. A save that returned is on disk (`synchronous_commit` is never off). A scan skips rows that were damaged
     beyond reading; `load` raises `RecordUnreadable` for them. A call raises `ConfigurationError` where the tables can't
-    be created, or are those of a newer release. A pooler in between must pool by session.
+    be created, or are those of a newer release. A pooler in between may pool by session or by transaction.
 
     Args:
-        dsn: `postgresql://user:password@host/database`, with the options of libpq; shown in no message.
+        dsn: `postgresql://user:password@host/database`, with options of libpq (docs/stores.md); shown in no message.
 
         prefix: Begins the names of the tables, which are in the first schema of the user's search path.
 

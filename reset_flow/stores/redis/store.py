@@ -58,7 +58,7 @@ class RedisStore(Store):
     store is used by one event loop at a time.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`, as redis-py takes it; percent-encode the password.
+        url: `redis://`, `rediss://` or `unix://`, with options of redis-py (docs/stores.md).
 
         prefix: What every key begins with; several stores may live side by side.
 
