@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -631,6 +632,78 @@ async def test_a_copy_made_in_the_same_process_drops_no_lock(
     await store.aclose()
     assert not log.exists()
     assert found_by_another_process(path) == acknowledged
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="elsewhere a dropped lock is noticed, and not prevented"
+)
+async def test_copies_of_all_files_under_load_let_no_two_write_at_once(path: Path) -> None:
+    stores, acknowledged = [SQLiteStore(path) for _ in range(2)], set[str]()
+    await stores[0].save(make_record(id="first"))
+    savers = [Saver(path), Saver(path)]
+    ended = asyncio.Event()
+
+    def copy() -> int:
+        copies = 0
+        while not ended.is_set():
+            for each in files(path):
+                shutil.copy(each, path.parent.with_name("copy"))
+                copies += 1
+        return copies
+
+    async def save(store: SQLiteStore, name: str) -> None:
+        for n in range(40):
+            names = [f"{name} {n} {each}" for each in range(8)]
+            await asyncio.gather(*(store.save(make_record(id=each)) for each in names))
+            acknowledged.update(names)
+
+    def saved_by(saver: Saver, name: str) -> set[str]:
+        return set[str]().union(*(saver.save(f"{name} {n}") for n in range(40)))
+
+    copying = asyncio.create_task(asyncio.to_thread(copy))
+    results = await asyncio.gather(
+        *(asyncio.to_thread(saved_by, saver, name) for saver, name in zip(savers, "ab", strict=True)),
+        *(save(store, name) for store, name in zip(stores, "cd", strict=True)),
+    )
+    ended.set()
+    assert await copying
+    for saver in savers:
+        saver.end(kill=False)
+    for store in stores:
+        await store.aclose()
+    acknowledged |= set[str]().union(*filter(None, results))
+    assert len(acknowledged) == 2 * 40 * 30 + 2 * 40 * 8
+    assert found_by_another_process(path) == acknowledged | {"first"}
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere nothing is locked that a child inherits")
+def test_a_child_holds_no_lock_of_a_parent_that_was_killed(path: Path) -> None:
+    script = """
+import asyncio, os, signal, sys, time
+from datetime import UTC, datetime
+from reset_flow.stores.sqlite.store import SQLiteStore
+from reset_flow.testing import make_record
+now = lambda: datetime.now(UTC)
+store = SQLiteStore(sys.argv[1], clock=lambda: now())
+asyncio.run(store.save(make_record(id="before")))
+child = os.fork()
+if not child:
+    os.close(1)
+    time.sleep(600)
+print(child, flush=True)
+now = lambda: os.kill(os.getpid(), signal.SIGKILL)  # asked in the midst of a transaction
+asyncio.run(store.save(make_record()))
+"""
+    died = subprocess.run([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True, check=False)
+    assert died.returncode == -signal.SIGKILL
+    try:
+        save_in_another_process(path, "after")
+        assert found_by_another_process(path) == {"before", "after"}
+        assert not files(path)[1].exists()
+    finally:
+        os.kill(int(died.stdout), signal.SIGKILL)
 
 
 async def test_opening_and_closing_leaves_no_descriptor_behind(path: Path) -> None:

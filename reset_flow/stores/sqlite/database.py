@@ -6,16 +6,19 @@ import os
 import sqlite3
 import threading
 import time
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import attrs
 
 from reset_flow.domain.errors import ConfigurationError, StoreUnavailable
 from reset_flow.stores.sqlite.open_file import INDEX_BYTES, LOCKS, SHARED_BYTES, OpenFile, examine, inode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SCHEMA = 1
 """`PRAGMA user_version` of the databases that this release writes; 0 is an empty database."""
@@ -44,6 +47,7 @@ class Database:
     writer: sqlite3.Cursor
     reader: sqlite3.Cursor
     file: OpenFile
+    busy_timeout: float
     pid: int = attrs.field(factory=os.getpid)
     writing: threading.Lock = attrs.field(factory=threading.Lock)
     reading: threading.Lock = attrs.field(factory=threading.Lock)
@@ -53,6 +57,12 @@ class Database:
         """Return all rows: a statement that is left half-way holds a snapshot, and the log can't be reused."""
         with self.reading:
             return self.reader.execute(statement, values).fetchall()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other stores from writing, and this database from being closed."""
+        with self.writing, LOCKS.writing(self.file.file, self.busy_timeout):
+            yield
 
     def check(self) -> None:
         """
@@ -71,7 +81,7 @@ class Database:
         """Close both connections. The last one that is closed writes the log back, and deletes it."""
         with suppress(StoreUnavailable, sqlite3.Error):
             self.check()
-            with self.writing:
+            with self.alone():
                 self.writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         self._close(write_back=True)
 
@@ -173,7 +183,7 @@ def _connected(path: str, busy_timeout: float, before: OpenFile | None, file: tu
         LOCKS.hold(real, opened.file, SHARED_BYTES)
         LOCKS.hold(real + "-shm", opened.index, INDEX_BYTES)
         undo.pop_all()
-    database = Database(writer.cursor(), reader.cursor(), opened)
+    database = Database(writer.cursor(), reader.cursor(), opened, busy_timeout)
     _OPEN.append(database)
     return database
 

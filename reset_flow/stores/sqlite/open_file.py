@@ -7,20 +7,28 @@ under a second name, which has a log of its own, what is written through them is
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
 import struct
 import threading
 import time
-from collections import Counter
-from contextlib import suppress
+from collections import Counter, defaultdict
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
 from reset_flow.domain.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BUSY = "another process writes to the database all the time: end that one, or give it less to do"
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.0005, 0.01
+"""Seconds between two tries to write."""
 
 LOOK = 1.0
 """Seconds between two thorough looks, and between two looks of reads."""
@@ -33,6 +41,9 @@ SHARED_BYTES = (0x40000002, 510)
 
 INDEX_BYTES = (128, 1)
 """The same, of the index of the log (`UNIX_SHM_DMS`)."""
+
+WRITING_BYTE = (0x40000400, 1)
+"""What a store has locked while it writes; SQLite locks nothing there."""
 
 LEAVE = "leave the files -wal and -shm to the store, which opens its database anew at the next call"
 
@@ -184,30 +195,73 @@ class OpenFile:
 
 class Locks:
     """
-    Shared locks of this process on files, each for as long as somebody uses it.
+    Locks of this process on files: a shared one for as long as somebody uses a file, one for whoever writes to it.
 
     The locks that SQLite takes are gone as soon as any descriptor of the file is closed in the process: by
     `shutil.copy`, or by a second SQLite. Another process then takes the database for unused, and deletes the log that
-    this one writes to. Locks of an open file description stay.
+    this one writes to, or writes at the same time. Locks of an open file description stay.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._descriptors: dict[Inode, int] = {}
         self._users: Counter[Inode] = Counter()
+        self._turns: defaultdict[Inode, threading.Lock] = defaultdict(threading.Lock)
 
     def hold(self, path: str, file: Inode, span: tuple[int, int]) -> None:
         """Lock a file for one more user."""
         with self._lock, suppress(OSError):  # some file systems have no such locks
             self._users[file] += 1
             if SET_LOCK is not None and file not in self._descriptors:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
                 self._descriptors.setdefault(inode(os.fstat(descriptor)), descriptor)
             self._set(file, span, fcntl.F_RDLCK)
 
     def has(self, file: Inode) -> bool:
         """Return True if a file is locked, so far as is known."""
         return file in self._descriptors
+
+    @contextmanager
+    def writing(self, file: Inode, patience: float) -> Iterator[None]:
+        """
+        Keep all other stores, here and in other processes, from writing meanwhile.
+
+        Raises:
+            StoreUnavailable: One of them writes all the time.
+        """
+        if not self.has(file):
+            yield
+            return
+        deadline = time.monotonic() + patience
+        with self._turn(file, patience):  # the stores of a process share the lock of the file
+            pause = SHORTEST_PAUSE
+            while not self._try_to_write(file):
+                if time.monotonic() > deadline:
+                    raise StoreUnavailable(BUSY)
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    self._set(file, WRITING_BYTE, fcntl.F_UNLCK)
+
+    @contextmanager
+    def _turn(self, file: Inode, patience: float) -> Iterator[None]:
+        turn = self._turns[file]
+        if not turn.acquire(timeout=patience):
+            raise StoreUnavailable(BUSY)
+        try:
+            yield
+        finally:
+            turn.release()
+
+    def _try_to_write(self, file: Inode) -> bool:
+        try:
+            self._set(file, WRITING_BYTE, fcntl.F_WRLCK)
+        except OSError as error:
+            return error.errno not in (errno.EAGAIN, errno.EACCES)  # some file systems have no such locks
+        return True
 
     def let_go(self, file: Inode, span: tuple[int, int]) -> None:
         """Give up the lock of one user, before its database is closed: SQLite then wants the file for itself."""
@@ -224,10 +278,13 @@ class Locks:
             if descriptor is not None and not self._users[file] and not _is_open_beside(descriptor, file):
                 os.close(descriptor)
                 del self._descriptors[file], self._users[file]
+                self._turns.pop(file, None)
 
     def forget(self) -> None:
-        """Leave what a child inherited to the parent."""
-        self._lock, self._descriptors, self._users = threading.Lock(), {}, Counter()
+        """In a child: let go of what it inherited, else it would hold the locks of a parent that was killed."""
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+        self.__init__()  # type: ignore[misc] # another thread of the parent may have held the lock
 
     def _set(self, file: Inode, span: tuple[int, int], kind: int) -> None:
         if SET_LOCK is not None and file in self._descriptors:

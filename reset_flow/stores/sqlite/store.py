@@ -22,6 +22,7 @@ from reset_flow.stores.rows import PAGE, Place, micros, scan_pages, to_record, t
 from reset_flow.stores.sqlite import backup, changes
 from reset_flow.stores.sqlite.changes import SQL
 from reset_flow.stores.sqlite.database import is_busy, open_database
+from reset_flow.stores.sqlite.open_file import LOCKS
 from reset_flow.stores.sqlite.writer import Writer, unavailable
 from reset_flow.stores.waiters import Waiters
 
@@ -133,7 +134,13 @@ class SQLiteStore(Store):
         Raises:
             ConfigurationError: The file is no backup of a store, or is damaged.
         """
-        await self._copy(backup.restore, path)
+
+        def replace(real: str, source: str, busy_timeout: float) -> None:
+            with LOCKS.writing(file, busy_timeout):
+                backup.restore(real, source, busy_timeout)
+
+        file = (await self._writer.database()).file.file
+        await self._copy(replace, path)
         self._waiters.wake_all()
 
     async def _copy(self, work: Callable[[str, str, float], None], path: str | os.PathLike[str]) -> None:

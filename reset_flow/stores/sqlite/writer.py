@@ -151,7 +151,7 @@ class Writer:
     def _commit(self, database: Database, jobs: Sequence[Job]) -> list[Any]:
         if not any(jobs):
             return [None for _ in jobs]
-        with database.writing:
+        with database.alone():
             return _commit(database.writer, jobs)
 
     def _close(self) -> None:
