@@ -9,10 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+UPTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""The clock that goes on while the machine sleeps, where it has one."""
+
+
+def uptime() -> float:
+    """Return seconds since some moment, those included in which the machine slept."""
+    return time.clock_gettime(UPTIME)
 
 
 class Deadlines:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from reset_flow.deadlines import Deadlines
+from reset_flow.deadlines import Deadlines, uptime
 from reset_flow.domain import rules
 from reset_flow.domain.decide import leaves_password_in_doubt
 from reset_flow.domain.flow import Credential
@@ -20,7 +20,6 @@ from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejec
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.state_machine import COMMANDS, Call
 from reset_flow.domain.text import plain, repeats
-from reset_flow.engine.context import uptime
 from reset_flow.ports import Case
 
 if TYPE_CHECKING:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from reset_flow.deadlines import uptime
 from reset_flow.domain.decide import Moment
 from reset_flow.domain.errors import ConfigurationError
-from reset_flow.persistence.keyring import UPTIME
 from reset_flow.persistence.repository import new_write_id
 
 if TYPE_CHECKING:
@@ -35,11 +34,6 @@ logger = logging.getLogger("reset_flow")
 def system_clock() -> datetime:
     """Return the time of this machine."""
     return datetime.now(UTC)
-
-
-def uptime() -> float:
-    """Return seconds since some moment, those included in which the machine slept."""
-    return time.clock_gettime(UPTIME)
 
 
 def in_utc(clock: Clock) -> Clock:

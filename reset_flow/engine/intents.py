@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from reset_flow.deadlines import uptime
 from reset_flow.domain import rules
 from reset_flow.domain.decide import Concluded, Decision, Event, Repeated, decide
 from reset_flow.domain.errors import (
@@ -21,7 +22,6 @@ from reset_flow.domain.errors import (
 from reset_flow.domain.flow_data import BudgetName
 from reset_flow.domain.outcomes import NotActed, Outcome, Unknown
 from reset_flow.engine.background_tasks import Backoff
-from reset_flow.engine.context import uptime
 from reset_flow.ports import Use, UseName
 
 if TYPE_CHECKING:
