@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import TracebackType
 
-
 UPTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""The clock that nobody sets; it counts the time that the machine slept, where the system can."""
+"""The clock that goes on while the machine sleeps, where it has one."""
 
 
 def uptime() -> float:

@@ -94,7 +94,7 @@ class ResetService:
         *,
         policy: Policy | None = None,
         realm: str = "default",
-        listeners: Mapping[str, Listener] | None = None,
+        listeners: Mapping[str, Listener | None] | None = None,
         guards: Sequence[Guard] = (),
         clock: Clock = system_clock,
         sweep: bool = True,
@@ -111,7 +111,8 @@ class ResetService:
         named = {validation.name(name, "listener"): each for name, each in (listeners or {}).items()}
         name_worker = worker_names(validation.name(worker, "worker") if worker else None)
         safe: SafeTracer = CarefulTracer(tracer) if tracer else NullTracer()
-        self._repository = FlowRepository(store, keyring, self._realm, policy.lease, safe)
+        present = [name for name, each in named.items() if each is not None]
+        self._repository = FlowRepository(store, keyring, self._realm, policy.lease, safe, listeners=present)
         self._tasks = BackgroundTasks()
         self._alarm = guess_alarm.GuessMonitor(self.side(guess_alarm.KIND), safe, policy, self._now)
         context = Context(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from reset_flow.domain import rules
 from reset_flow.domain.decide import Delivered, Moment, decide
@@ -34,13 +36,19 @@ audit = logging.getLogger("reset_flow.audit")
 PATIENCE = timedelta(seconds=10)
 """How long one listener may take for one event."""
 
+SOON = timedelta(seconds=1)
+"""How long what others do waits for a listener at most."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds for which a listener is told no late ends after it failed or was slow; doubled each time."""
+
 
 class Notifications:
     """Tells the world about the flows of one service."""
 
     def __init__(
         self,
-        listeners: Mapping[str, Listener],
+        listeners: Mapping[str, Listener | None],
         repository: FlowRepository,
         tasks: BackgroundTasks,
         tracer: SafeTracer,
@@ -48,8 +56,11 @@ class Notifications:
         *,
         now: Callable[[], datetime],
     ) -> None:
-        self._listeners = dict(listeners)
-        self.names = tuple(sorted(self._listeners))
+        self._listeners = {name: each for name, each in listeners.items() if each is not None}
+        self.names = tuple(sorted(listeners))
+        self.listening = bool(self._listeners)
+        self._late: set[str] = set()  # flows whose end is being told late
+        self._pauses: dict[str, _Pause] = {}
         self._repository = repository
         self._tasks = tasks
         self._tracer = tracer
@@ -69,22 +80,81 @@ class Notifications:
             since = len(saved.moves) - len(decision.moves)
             self._tasks.spawn(self._deliver(saved, since, saved.listeners, alarm=alarm))
 
-    async def deliver_end(self, flow: FlowData) -> int:
-        """Tell the end to the listeners that were not told yet. Return how many were told."""
-        return await self._deliver(flow, len(flow.moves) - 1, flow.undelivered)
+    def owes(self, flow: FlowData, paused_before: float = -math.inf) -> bool:
+        """Return whether a listener is to be told the end now; pauses that began before that time do not count."""
+        return not self._tasks.closed and flow.id not in self._late and bool(self._owed(flow, paused_before))
 
-    async def _deliver(self, flow: FlowData, since: int, names: tuple[str, ...], *, alarm: bool = False) -> int:
+    def _owed(self, flow: FlowData, paused_before: float) -> tuple[str, ...]:
+        now = time.monotonic()
+
+        def is_paused(name: str) -> bool:
+            pause = self._pauses.get(name)
+            return pause is not None and pause.began >= paused_before and now < pause.began + pause.length
+
+        return tuple(name for name in flow.undelivered if name in self._listeners and not is_paused(name))
+
+    async def deliver_end(self, flow: FlowData, paused_before: float = -math.inf) -> int:
+        """Tell the end to the listeners that are owed it. Return how many were told soon; the others go on."""
+        names = self._owed(flow, paused_before)
+        soon: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._late.add(flow.id)
+        self._tasks.spawn(self._deliver(flow, len(flow.moves) - 1, names, soon=soon)).add_done_callback(
+            partial(self._end_late, flow.id, soon)
+        )
+        return await soon
+
+    def _end_late(self, flow_id: str, soon: asyncio.Future[int], _: asyncio.Task[None]) -> None:
+        self._late.discard(flow_id)
+        if not soon.done():
+            soon.set_result(0)
+
+    async def _deliver(
+        self,
+        flow: FlowData,
+        since: int,
+        names: tuple[str, ...],
+        *,
+        alarm: bool = False,
+        soon: asyncio.Future[int] | None = None,
+    ) -> None:
         """Tell listeners every transition from this index on. Note in the flow who was told of its end."""
         view = rules.view(flow)
-        present = [name for name in names if name in self._listeners]
-        results = await asyncio.gather(*(self._tell(name, view, since, alarm=alarm) for name in present))
-        told = frozenset(name for name, delivered in zip(present, results, strict=True) if delivered)
-        if told & set(flow.undelivered):
-            noted = decide(flow, Delivered(told), Moment(self._now(), self._name_worker(), new_write_id()))
-            # An end that is not noted is told again, for which listeners are prepared.
-            with suppress(StaleRecord, StoreUnavailable):
-                await self._repository.save(self._repository.record(noted.flow, noted.write_id))
-        return len(told)
+        telling = {
+            asyncio.create_task(self._tell(name, view, since, alarm=alarm)): name
+            for name in names
+            if name in self._listeners
+        }
+        waiting = set(telling)
+        timeout: float | None = SOON.total_seconds()
+        try:
+            while waiting:  # twice: who is slow must not keep it from being noted that others were told
+                done, waiting = await asyncio.wait(waiting, timeout=timeout)
+                for task in waiting:
+                    self._pause(telling[task])
+                flow = await self._note(flow, frozenset(telling[task] for task in done if task.result()))
+                if soon and not soon.done():
+                    soon.set_result(sum(task.result() for task in done))
+                timeout = None
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    async def _note(self, flow: FlowData, told: frozenset[str]) -> FlowData:
+        if not told & set(flow.undelivered):
+            return flow
+        noted = decide(flow, Delivered(told), Moment(self._now(), self._name_worker(), new_write_id()))
+        # An end that is not noted is told again, for which listeners are prepared.
+        with suppress(StaleRecord, StoreUnavailable):
+            await self._repository.save(self._repository.record(noted.flow, noted.write_id))
+            return noted.flow
+        return flow
+
+    def _pause(self, name: str) -> None:
+        now, last = time.monotonic(), self._pauses.get(name)
+        if last is None:
+            self._pauses[name] = _Pause(now, FIRST_PAUSE)
+        elif now >= last.began + last.length:
+            self._pauses[name] = _Pause(now, min(2 * last.length, LONGEST_PAUSE))
 
     async def _tell(self, name: str, flow: Flow, since: int, *, alarm: bool) -> bool:
         """Tell one listener. Return whether it took the last event: one that fails or is slow misses an event."""
@@ -95,4 +165,13 @@ class Notifications:
             delivered = not failure
             if failure:
                 logger.warning("listener %s missed event %s: %s", name, event.id, failure)
+        if delivered:
+            self._pauses.pop(name, None)
+        else:
+            self._pause(name)
         return delivered
+
+
+class _Pause(NamedTuple):
+    began: float
+    length: float

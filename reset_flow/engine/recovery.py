@@ -118,13 +118,13 @@ class Recovery:
             return rules.view(await self.resume(flow_id))
         return found.view(self._context.now())
 
-    async def tend(self, found: Found) -> RecoveryResult:
-        """Do for a flow what is due. Raises like a command."""
+    async def tend(self, found: Found, paused_before: float) -> RecoveryResult:
+        """Do for a flow what is due, but wait for no listener that is slow. Raises like a command."""
         flow, _ = await self.settle(found)
         ended = await self.expire(flow)
         delivered = 0
-        if found.flow.undelivered:
-            delivered = await self._context.tasks.run(self._context.notifications.deliver_end(ended))
+        if self._context.notifications.owes(found.flow, paused_before):
+            delivered = await self._context.notifications.deliver_end(ended, paused_before)
         return RecoveryResult(settled=found.flow.intent is not None, expired=ended is not flow, delivered=delivered)
 
     def check_broker(self, flow: FlowData) -> None:

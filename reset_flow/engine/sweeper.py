@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
+import time
 from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ from reset_flow.persistence.batches import purge
 from reset_flow.persistence.side_records import side_realm
 
 if TYPE_CHECKING:
+    from reset_flow.domain.flow_data import FlowData
     from reset_flow.engine.context import Context
     from reset_flow.engine.recovery import Recovery
     from reset_flow.persistence.repository import Found
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("reset_flow")
 
 INTERVAL = timedelta(seconds=15)
+LATE_INTERVAL = timedelta(seconds=0.5)
+"""Between two looks for ends that others brought about, where there are listeners."""
+LATE_AT_MOST = 256
 AT_ONCE = 16
 """Flows that are tended side by side."""
 DUE_AT_MOST = 100_000
@@ -85,12 +91,18 @@ class Sweeper:
             await asyncio.gather(self._task, return_exceptions=True)
         self._task = None
 
-    async def sweep(self) -> SweepReport:
-        """Go once through all that is due. If the store goes away, what was done is done."""
-        return await self._context.tracer.during(self._sweep(), "sweep")
+    async def sweep(self, *, at_once: bool = True) -> SweepReport:
+        """
+        Go once through all that is due. If the store goes away, what was done is done.
 
-    async def _sweep(self) -> SweepReport:
+        Args:
+            at_once: Whether listeners that failed or were slow before are tried again before their pause is over.
+        """
+        return await self._context.tracer.during(self._sweep(at_once=at_once), "sweep")
+
+    async def _sweep(self, *, at_once: bool) -> SweepReport:
         counts = Counter[str]()
+        paused_before = time.monotonic() if at_once else -math.inf
         batch: list[Found] = []
         async for found in self._context.repository.scan(due=True, limit=DUE_AT_MOST):
             if isinstance(found, RecordUnreadable):
@@ -98,9 +110,9 @@ class Sweeper:
                 continue
             batch.append(found)
             if len(batch) == AT_ONCE:
-                await self._tend(batch, counts)
+                await self._tend(batch, counts, paused_before)
                 batch.clear()
-        await self._tend(batch, counts)
+        await self._tend(batch, counts, paused_before)
         if counts["unreadable"]:
             logger.error("%d records can't be read and are left as they are", counts["unreadable"])
         counts["purged"], held_back = await self._purge()
@@ -110,16 +122,43 @@ class Sweeper:
         return SweepReport(**counts, held_back=held_back)
 
     async def _run(self) -> None:
-        """Sweep again and again, at times that differ from worker to worker."""
+        """Sweep again and again, at times that differ from worker to worker; in between, tell ends that are due."""
+        next_sweep = self._after(INTERVAL)
         while True:
-            await asyncio.sleep(INTERVAL.total_seconds() * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+            if self._context.notifications.listening:
+                await asyncio.sleep(min(self._after(LATE_INTERVAL), next_sweep) - time.monotonic())
+            else:
+                await asyncio.sleep(next_sweep - time.monotonic())
+            is_sweep = time.monotonic() >= next_sweep
             try:
-                await self.sweep()
+                if is_sweep:
+                    next_sweep = self._after(INTERVAL)
+                    await self.sweep(at_once=False)
+                else:
+                    await self._deliver()
             except Exception as error:  # noqa: BLE001 - the next sweep may be luckier
-                logger.warning("a sweep broke off: %s", type(error).__name__)
+                if is_sweep:
+                    logger.warning("a sweep broke off: %s", type(error).__name__)
 
-    async def _tend(self, batch: list[Found], counts: Counter[str]) -> None:
-        for done in await asyncio.gather(*(self._recovery.tend(found) for found in batch), return_exceptions=True):
+    @staticmethod
+    def _after(interval: timedelta) -> float:
+        return time.monotonic() + interval.total_seconds() * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+
+    async def _deliver(self) -> None:
+        """Tell listeners of the ends that are due, the longest due first."""
+        notifications = self._context.notifications
+        batch: list[FlowData] = []
+        async for found in self._context.repository.scan(due=True, limit=LATE_AT_MOST):
+            if not isinstance(found, RecordUnreadable) and notifications.owes(found.flow):
+                batch.append(found.flow)
+            if len(batch) == AT_ONCE:
+                await asyncio.gather(*map(notifications.deliver_end, batch))
+                batch.clear()
+        await asyncio.gather(*map(notifications.deliver_end, batch))
+
+    async def _tend(self, batch: list[Found], counts: Counter[str], paused_before: float) -> None:
+        tending = (self._recovery.tend(found, paused_before) for found in batch)
+        for done in await asyncio.gather(*tending, return_exceptions=True):
             if isinstance(done, RecoveryResult):
                 counts["settled"] += done.settled
                 counts["expired"] += done.expired

@@ -22,7 +22,7 @@ from reset_flow.ports import Query, Record
 from reset_flow.tracebacks import forget_frames
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Collection, Sequence
 
     from reset_flow.domain.flow import Flow
     from reset_flow.observability.tracing import SafeTracer
@@ -106,16 +106,26 @@ class FlowRepository:
 
     Args:
         lease: How long a worker may be busy with the call of an intent.
+
+        listeners: The names of those that this process has.
     """
 
     def __init__(
-        self, store: Store, keyring: Keyring, realm: str, lease: timedelta, tracer: SafeTracer | None = None
+        self,
+        store: Store,
+        keyring: Keyring,
+        realm: str,
+        lease: timedelta,
+        tracer: SafeTracer | None = None,
+        *,
+        listeners: Collection[str] = (),
     ) -> None:
         self._store = store
         self._keyring = keyring
         self._realm = realm
         self._lease = lease
         self._tracer = tracer or NullTracer()
+        self._listeners = frozenset(listeners)
 
     def record(self, flow: FlowData, write_id: bytes | None = None) -> Record:
         """Return the record that makes this flow data the next version. Saving it twice is saving it once."""
@@ -137,8 +147,10 @@ class FlowRepository:
     def _due_at(self, flow: FlowData) -> datetime | None:
         if flow.ended_at is None:
             return flow.expires_at
-        # The worker that ended it tells the listeners at once; others need to look only if that one can't.
-        return flow.ended_at + self._lease if flow.undelivered else None
+        if not flow.undelivered:
+            return None
+        # The worker that ended it tells its own listeners at once: others need to look only if it can't.
+        return flow.ended_at + self._lease if self._listeners.issuperset(flow.undelivered) else flow.ended_at
 
     async def save(self, record: Record, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
         """Save a record and change uses; the errors are the store's."""

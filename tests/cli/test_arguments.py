@@ -38,7 +38,13 @@ every_command = pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 
 def arguments(path: tuple[str, ...]) -> list[str]:
     """Those that a command needs."""
-    values = {"flow_id": FLOW_ID, "user": "robert.zak", "key_id": "0badc0de", "path": "some.keys"}
+    values = {
+        "flow_id": FLOW_ID,
+        "user": "robert.zak",
+        "key_id": "0badc0de",
+        "path": "some.keys",
+        "file": "some.backup",
+    }
     given = [values[each.name] for each in COMMANDS[path].params if each.param_type_name == "argument"]
     return [*path, *given[-1:], *(("--older-than", "9") if path == ("purge",) else ())]
 

@@ -51,7 +51,7 @@ class ServiceOptions(TypedDict, total=False):
 
     policy: Policy
     realm: str
-    listeners: Mapping[str, Listener]
+    listeners: Mapping[str, Listener | None]
     guards: Sequence[Guard]
     clock: Clock
     sweep: bool

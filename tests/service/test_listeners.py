@@ -297,3 +297,125 @@ async def test_a_listener_may_give_commands(house: House) -> None:
     await worker.service.verify(flow.id, "004158")
     await worker.idle()
     assert (await worker.service.get(flow.id)).state is State.PASSWORD_SET
+
+
+# What is passed in may do anything
+
+
+async def owed(house: House, ends: int, **listeners: Listener | None) -> None:
+    """Let so many flows have ended whose listeners were told nothing, as the worker died."""
+    worker = house.worker(listeners=listeners)
+    for number in range(ends):
+        flow = await worker.service.start(f"person {number}")
+        worker.store.plan.extend(["ok", "before and away"])
+        await worker.service.cancel(flow.id)
+        await worker.idle()
+        worker.store.down = False
+        worker.store.plan.clear()
+    await worker.dies()
+    for listener in listeners.values():
+        if listener is not None:
+            listener.events.clear()
+
+
+@BOTH_STORES
+async def test_many_ends_that_are_owed_to_a_hanging_listener_hold_up_nothing_else(
+    house: House, clock: FrozenClock
+) -> None:
+    hanging, quick = Listener(), Listener()
+    await owed(house, 64, bad=hanging, good=quick)
+    hanging.does = hangs
+    worker = house.worker(listeners={"bad": hanging, "good": quick})
+    late = await worker.service.start("robert.zak")
+    clock.advance(timedelta(hours=1))
+    async with asyncio.timeout(9):  # four listeners' patience, one after the other, would be 40 seconds
+        report = await worker.service.sweep()
+    assert (report.delivered, report.expired) == (64, 1)
+    assert (await worker.service.get(late.id)).ended
+    assert len({event.id for event in quick.events}) >= 64
+    assert len(hanging.events) <= 32  # it was not told the others, having been slow with the first
+
+
+async def test_a_listener_that_hangs_is_asked_less_and_less(
+    house: House, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reset_flow.engine.sweeper.INTERVAL", timedelta(milliseconds=10))
+    monkeypatch.setattr("reset_flow.engine.notifications.SOON", timedelta(milliseconds=10))
+    monkeypatch.setattr("reset_flow.engine.notifications.PATIENCE", timedelta(seconds=1))
+    monkeypatch.setattr("reset_flow.engine.notifications.FIRST_PAUSE", 3600.0)
+    hanging, quick = Listener(), Listener()
+    await owed(house, 40, bad=hanging, good=quick)
+    house.lease_runs_out()
+    hanging.does = hangs
+    worker = house.worker(sweep=True, listeners={"bad": hanging, "good": quick})
+    async with worker.service:
+        await until(lambda: len({event.id for event in quick.events}) == 40)
+        heard = len(hanging.events)
+        assert 1 <= heard <= 16
+        late = await worker.service.start("robert.zak")
+        quick.events.clear()
+        await worker.service.cancel(late.id)
+        await until(lambda: quick.events)
+    assert len(hanging.events) == heard + 1  # of what happens now, it is told all the same
+
+
+async def test_of_a_slow_and_a_quick_listener_the_quick_one_is_noted_first(
+    house: House, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reset_flow.engine.notifications.SOON", timedelta(milliseconds=10))
+    slow, quick = Listener(hangs), Listener()
+    worker = house.worker(listeners={"slow": slow, "quick": quick})
+    flow = await worker.service.start("robert.zak")
+    saves = len(worker.store.saves)
+    await worker.service.cancel(flow.id)
+    await until(lambda: len(worker.store.saves) == saves + 2)
+    await worker.dies()
+    house.lease_runs_out()
+    slow.does = None
+    assert (await house.worker(listeners={"slow": slow, "quick": quick}).service.sweep()).delivered == 1
+    assert (len(slow.events), len(quick.events)) == (2, 1)
+
+
+async def test_a_listener_may_sweep(house: House) -> None:
+    async def sweeps(_: Event) -> None:
+        await worker.service.sweep()
+
+    listener = Listener()
+    await owed(house, 3, mail=listener)
+    house.lease_runs_out()
+    listener.does = sweeps
+    worker = house.worker(listeners={"mail": listener})
+    async with asyncio.timeout(30):
+        assert (await worker.service.sweep()).delivered == 3
+    assert len(listener.events) == 3
+
+
+# Listeners of other processes
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres", "redis"])
+async def test_a_listener_hears_at_once_of_an_end_that_another_process_brought_about(
+    house: House, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reset_flow.engine.sweeper.INTERVAL", timedelta(hours=1))  # not by a sweep
+    crm, mail = Listener(), Listener()
+    web = house.worker(listeners={"crm": None, "mail": mail})
+    worker = house.worker(sweep=True, listeners={"crm": crm})
+    async with worker.service:
+        ended = [await whole(web), await whole(web)]
+        await until(lambda: len(crm.events) == 2)
+        assert {event.flow.id for event in crm.events} == {flow.id for flow in ended}
+        assert crm.triggers == ["password_accepted"] * 2
+        await worker.idle()
+    assert len(mail.events) == 8
+    assert (await house.worker(listeners={"crm": crm, "mail": mail}).service.sweep()).delivered == 0
+    assert len(crm.events) == 2
+
+
+async def test_a_name_without_a_listener_is_owed_the_end_and_told_nothing_here(house: House) -> None:
+    web = house.worker(listeners={"crm": None})
+    await whole(web)
+    assert (await web.service.sweep()).delivered == 0
+    crm = Listener()
+    assert (await house.worker(listeners={"crm": crm}).service.sweep()).delivered == 1  # before any lease is over
+    assert crm.triggers == ["password_accepted"]
