@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import traceback
-from datetime import timedelta
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from reset_flow import EtnaTransport, open_store
 from reset_flow.domain.errors import ConfigurationError, FlowNotFound, StoreUnavailable
@@ -101,6 +107,49 @@ def test_channel_binding_may_be_asked_for_where_the_host_is_verified() -> None:
         PostgresStore(f"postgresql://localhost/flows?channel_binding=require&{query}")
     assert "sslrootcert" in refusal("postgresql://localhost/flows?sslmode=require&sslrootcert=system")
     assert "verify-full" in refusal("postgresql://localhost/flows?sslmode=require&channel_binding=require")
+
+
+async def test_a_setting_that_the_server_does_not_know_is_told(postgres_url: str) -> None:
+    for setting in ("nonsense%3D1", "work_mem%3Dmuch"):
+        store = PostgresStore(f"{postgres_url}?options=-c%20{setting}")
+        assert setting.partition("%")[0] in str(await refused(store.load("any"), ConfigurationError))
+        await store.aclose()
+
+
+async def test_a_certificate_that_is_not_trusted_is_told_as_such(tmp_path: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(self_signed(tmp_path))
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(8)  # the request for TLS
+        writer.write(b"S")
+        with suppress(OSError):
+            await writer.start_tls(context)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    for query in ("sslrootcert=system&channel_binding=require", "sslmode=verify-full&sslrootcert=system"):
+        store = PostgresStore(f"postgresql://user:hunter2@127.0.0.1:{port}/flows?{query}")
+        assert "certificate" in str(await refused(store.load("any"), StoreUnavailable))
+        await store.aclose()
+    server.close()
+
+
+def self_signed(folder: Path) -> Path:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "certificate").write_bytes(private + certificate.public_bytes(pem))
+    return folder / "certificate"
 
 
 # Redis

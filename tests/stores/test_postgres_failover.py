@@ -14,7 +14,7 @@ import pytest
 from benchmarks import servers
 from benchmarks.binaries import NoServerError
 from benchmarks.servers import PgBouncer, PostgresServer, PostgresStandby
-from reset_flow.domain.errors import FlowNotFound, LimitReached, StoreUnavailable
+from reset_flow.domain.errors import ConfigurationError, FlowNotFound, LimitReached, StoreUnavailable
 from reset_flow.ports import Query, Use
 from reset_flow.stores.postgres import PostgresStore, connections
 from reset_flow.testing import StoreContract, make_record, next_version, refused
@@ -475,3 +475,40 @@ async def test_a_pooler_that_restarts_is_got_over(pooled_url: str, pooler: PgBou
     await asyncio.to_thread(pooler.start)
     await store.save(next_version(record))
     await store.aclose()
+
+
+@pytest.fixture
+def start_pooler(postgres_server: PostgresServer, pooler: PgBouncer) -> Iterator[Callable[[str], PgBouncer]]:
+    started: list[PgBouncer] = []
+
+    def start(mode: str) -> PgBouncer:
+        server = PgBouncer(pooler.binary, postgres_server, {"pool_mode": mode})
+        started.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in started:
+        server.close()
+
+
+async def test_a_pooler_is_taken_or_refused_when_the_store_opens(
+    postgres_url: str, start_pooler: Callable[[str], PgBouncer]
+) -> None:
+    path = urlsplit(postgres_url).path
+    by_session, by_statement = [
+        urlsplit((await asyncio.to_thread(start_pooler, mode)).url)._replace(path=path).geturl()
+        for mode in ("session", "statement")
+    ]
+    stores = [
+        PostgresStore(url)
+        for url in (by_session, f"{by_session}?pgbouncer=true", by_statement, f"{by_session}?options=-c%20jit%3Doff")
+    ]
+    record = make_record()
+    for store in stores[:2]:
+        await store.save(record)
+        record = next_version(record)
+    assert "pools by statement" in str(await refused(stores[2].load("any"), ConfigurationError))
+    assert "options" in str(await refused(stores[3].load("any"), ConfigurationError))
+    for store in stores:
+        await store.aclose()

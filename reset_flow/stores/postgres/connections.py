@@ -81,7 +81,8 @@ class Pool:
                     self.pooled = True
                     connection.terminate()
                     connection = await self._dial()
-                    await self.check(connection)
+                if self.pooled:
+                    await self._check_pooler(connection)
             except BaseException:
                 connection.terminate()
                 raise
@@ -97,6 +98,18 @@ class Pool:
         if is_standby:
             raise StoreUnavailable("the database can't be used: the server is a standby, and takes no writes")
         return bool(is_direct)
+
+    async def _check_pooler(self, connection: Any) -> None:
+        try:
+            async with self._transaction(connection):
+                pass
+        except driver().PostgresError as error:
+            forget_frames(error)
+            if "statement pooling" in str(error):  # PgBouncer's words, which are not translated
+                raise ConfigurationError(
+                    "the pooler in front of the database pools by statement: set it to pool by transaction or session"
+                ) from None
+            raise
 
     async def fetch(self, statement: str, *values: Any) -> list[Any]:
         """Run a statement in a transaction of its own, and return all rows."""
@@ -158,8 +171,16 @@ class Pool:
             options["ssl"] = True
         if self.address.several_hosts:
             options["target_session_attrs"] = "primary"
+        asyncpg = driver()
         try:
-            return await driver().connect(self.address.dsn.reveal(), timeout=None, **options)
+            return await asyncpg.connect(self.address.dsn.reveal(), timeout=None, **options)
+        except asyncpg.PostgresError as error:
+            forget_frames(error)
+            # An unknown setting or value, or one that PgBouncer lets nobody set (in words that are not translated).
+            if (error.sqlstate or "")[:2] in ("22", "42") or "startup parameter" in str(error):
+                words = printable(error.args[0])
+                raise ConfigurationError(f"the server refuses an option of the dsn: {words}") from None
+            raise
         except (ValueError, asyncio.CancelledError) as error:
             # The driver's message may show the dsn, and its frames do: so this is a new error without them.
             forget_frames(error)
