@@ -130,6 +130,14 @@ def replace_by_a_copy_and_leave_the_log(path: Path) -> None:
     path.with_name("copy").rename(path)
 
 
+def overwrite_by_a_copy(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db, closing(sqlite3.connect(path.with_name("copy"))) as copy:
+        db.backup(copy)
+    shutil.copyfile(path.with_name("copy"), path)
+    for log in files(path)[1:]:
+        log.unlink()
+
+
 def replace_the_folder(path: Path) -> None:
     shutil.copytree(path.parent, path.parent.with_name("new"))
     rename_the_folder(path)
@@ -178,7 +186,7 @@ def cut_off(path: Path) -> None:
 
 
 MOVES = [
-    delete, delete_all_but_the_log, rename_the_folder, move_the_file, replace_by_a_copy,
+    delete, delete_all_but_the_log, rename_the_folder, move_the_file, replace_by_a_copy, overwrite_by_a_copy,
     replace_by_a_copy_and_leave_the_log, replace_the_folder, move_elsewhere_behind_a_link, link_to_another_file,
     delete_the_log, replace_the_log, link_to_a_log_elsewhere, link_hard, cut_off,
 ]  # fmt: skip
@@ -311,6 +319,24 @@ async def test_a_log_that_was_deleted_alone_is_written_back(path: Path, deleted:
     for store in opened:
         await store.aclose()
     assert {f"flow {n}" for n in range(20)} | {"flow 21"} <= found_by_another_process(path)
+
+
+async def test_a_backup_that_was_copied_over_the_file_is_not_spoilt_by_the_log_of_before(
+    store: SQLiteStore, path: Path
+) -> None:
+    await store.save(make_record(id="in the backup"))
+    save_in_another_process(path.with_name("backup"), "theirs")
+    for n in range(20):
+        await store.save(make_record(id=f"since {n}"))
+    shutil.copyfile(path.with_name("backup"), path)
+    for log in files(path)[1:]:
+        log.unlink()
+    await refused(store.save(make_record()), StoreUnavailable)
+    await store.save(make_record(id="later"))
+    await store.aclose()
+    assert found_by_another_process(path) == {"theirs", "later"}
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
 async def test_a_log_that_is_not_at_its_place_is_not_written_back_over_the_work_of_others(

@@ -117,8 +117,10 @@ class OpenFile:
 
         size: The greatest size of the file that was seen. Only VACUUM makes it smaller.
 
-        lost_its_log: The file is at its place, and nothing is where its log was. Whoever opens a database makes a log,
-            and does not delete it while another one has the file locked: what is in ours can still be written back.
+        changed: When the file was written to, as of the last check.
+
+        lost_its_log: The file is at its place as it was, and nothing is where its log was. Whoever opens a database
+            makes a log, and deletes none while another one has the file locked: what is in ours can be written back.
     """
 
     path: str
@@ -127,6 +129,7 @@ class OpenFile:
     log: Inode
     index: Inode
     size: int
+    changed: int
     lost_its_log: bool = False
     _next_look: float = 0.0
 
@@ -136,7 +139,7 @@ class OpenFile:
         real = os.path.realpath(path)
         found = Path(path).stat()
         log, index = (inode(os.lstat(real + suffix)) for suffix in ("-wal", "-shm"))
-        return cls(path, real, inode(found), log, index, found.st_size)
+        return cls(path, real, inode(found), log, index, found.st_size, found.st_ctime_ns)
 
     @property
     def inodes(self) -> tuple[Inode, ...]:
@@ -180,7 +183,8 @@ class OpenFile:
             index = inode(os.lstat(self.real + "-shm")) if look else self.index
             log = inode(os.lstat(self.real + "-wal"))
         except OSError as error:
-            self.lost_its_log = str(error.filename).endswith("-wal")
+            as_it_was = found.st_ctime_ns == self.changed  # else a backup may have been copied over it
+            self.lost_its_log = as_it_was and str(error.filename).endswith("-wal")
             raise StoreUnavailable(f"{error.filename} was deleted while the store had it open: {LEAVE}") from error
         if (log, index) != (self.log, self.index):
             raise StoreUnavailable(f"the log of {self.path} was replaced while the store had it open: {LEAVE}")
@@ -188,7 +192,7 @@ class OpenFile:
             raise StoreUnavailable(
                 f"{self.path} was cut off while the store had it open: if saves go on to fail, restore a backup"
             )
-        self.size = found.st_size
+        self.size, self.changed = found.st_size, found.st_ctime_ns
         if look:
             self._next_look = time.monotonic() + LOOK
 
