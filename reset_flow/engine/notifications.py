@@ -11,6 +11,8 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from msgspec.structs import replace
+
 from reset_flow.domain import rules
 from reset_flow.domain.decide import Delivered, Moment, decide
 from reset_flow.domain.errors import StaleRecord, StoreUnavailable
@@ -143,10 +145,11 @@ class Notifications:
         if not told & set(flow.undelivered):
             return flow
         noted = decide(flow, Delivered(told), Moment(self._now(), self._name_worker(), new_write_id()))
+        record = self._repository.record(noted.flow, noted.write_id)
         # An end that is not noted is told again, for which listeners are prepared.
         with suppress(StaleRecord, StoreUnavailable):
-            await self._repository.save(self._repository.record(noted.flow, noted.write_id))
-            return noted.flow
+            await self._repository.save(record)
+            return replace(noted.flow, version=record.version, write_id=record.write_id)
         return flow
 
     def _pause(self, name: str) -> None:

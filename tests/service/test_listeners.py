@@ -376,6 +376,28 @@ async def test_of_a_slow_and_a_quick_listener_the_quick_one_is_noted_first(
     assert (len(slow.events), len(quick.events)) == (2, 1)
 
 
+async def test_a_slow_listener_that_heard_the_end_is_not_told_again(
+    house: House, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reset_flow.engine.notifications.SOON", timedelta(milliseconds=10))
+    released = asyncio.Event()
+
+    async def waits(_: Event) -> None:
+        await released.wait()
+
+    slow, quick = Listener(waits), Listener()
+    worker = house.worker(listeners={"slow": slow, "quick": quick})
+    flow = await worker.service.start("robert.zak")
+    saves = len(worker.store.saves)
+    await worker.service.cancel(flow.id)
+    await until(lambda: len(worker.store.saves) == saves + 2)
+    released.set()
+    await worker.idle()
+    house.lease_runs_out()
+    assert (await worker.service.sweep()).delivered == 0
+    assert (len(slow.events), len(quick.events)) == (1, 1)
+
+
 async def test_a_listener_may_sweep(house: House) -> None:
     async def sweeps(_: Event) -> None:
         await worker.service.sweep()
