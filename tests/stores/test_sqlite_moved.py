@@ -11,6 +11,8 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -219,6 +221,28 @@ async def test_reads_notice_within_seconds(store: SQLiteStore, path: Path, move:
     move(path)
     await until_unavailable(lambda: store.load(record.id))
     await store.aclose()
+
+
+async def test_a_commit_costs_one_look_at_the_file_and_one_at_its_log(
+    store: SQLiteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.save(make_record())
+    looks = Counter[str]()
+    for name in ("stat", "lstat"):
+        real = getattr(os, name)
+
+        def look(target: Any, *rest: Any, real: Any = real, **named: Any) -> Any:
+            looks[str(target)] += 1
+            return real(target, *rest, **named)
+
+        monkeypatch.setattr(os, name, look)
+    began = time.monotonic()
+    for _ in range(100):
+        await asyncio.gather(*(store.save(make_record()) for _ in range(5)))
+    thorough = (time.monotonic() - began) // LOOK + 1  # which follow the path once more
+    for each in files(path)[:2]:
+        assert 100 <= looks[str(each)] <= 100 + thorough
+    assert looks[str(files(path)[2])] <= thorough
 
 
 async def test_looking_at_the_file_lets_no_read_wait_for_a_writer(store: SQLiteStore, path: Path) -> None:
