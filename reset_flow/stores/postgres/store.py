@@ -71,7 +71,8 @@ class PostgresStore(Store):
         statement_timeout: timedelta = timedelta(seconds=10),
         clock: Callable[[], datetime] | None = None,
     ) -> None:
-        address = read_address(Secret(dsn))
+        dsn = Secret(dsn)
+        address = read_address(dsn)
         if not PREFIX.fullmatch(prefix):
             raise ConfigurationError("a prefix has at most 40 of a-z, 0-9 and _, and does not begin with a digit")
         if connections < 1 or min(connect_timeout, statement_timeout) <= timedelta(0):
