@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from benchmarks.servers import RedisServer
+from benchmarks.servers import RedisSentinel, RedisServer
 from reset_flow.domain.errors import ConfigurationError, LimitReached, StoreUnavailable
 from reset_flow.ports import Query, Use
 from reset_flow.stores.redis import Durability, RedisStore, session
@@ -175,6 +176,47 @@ async def test_five_hundred_flows_survive_a_failover_behind_one_address(
         await refused(store.save(next_version(record), add=[use(record, record.version)]), LimitReached)
         await store.save(next_version(record), add=[use(record, record.version + 1)])
     await store.aclose()
+
+
+async def test_a_frozen_master_is_left_for_the_one_that_sentinel_promotes(
+    store: RedisStore, first: RedisServer, second: RedisServer, switch: Switch
+) -> None:
+    sentinel = await asyncio.to_thread(RedisSentinel, first)
+    try:
+        await asyncio.to_thread(sentinel.start)
+        record = make_record()
+        await store.save(record)
+        async with client(first.url) as old, client(sentinel.url) as asked:
+            assert await old.wait(1, 5000) == 1
+
+            async def master() -> int:
+                address: Any = await asked.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "watched")  # type: ignore[no-untyped-call]
+                return int(address[1])
+
+            async def replicas() -> Any:
+                return await asked.execute_command("SENTINEL", "REPLICAS", "watched")  # type: ignore[no-untyped-call]
+
+            async def is_switched() -> bool:
+                switch.target = await master()
+                return switch.target == second.port
+
+            await until(replicas)
+            os.kill(first.pid, signal.SIGSTOP)
+            try:
+                await refused(store.save(next_version(record)), StoreUnavailable)
+                await until(is_switched)
+                async with asyncio.timeout(5):
+                    while True:
+                        try:
+                            await use_all(store, record)
+                            break
+                        except StoreUnavailable:
+                            await asyncio.sleep(0.05)
+            finally:
+                os.kill(first.pid, signal.SIGCONT)
+    finally:
+        await asyncio.to_thread(sentinel.close)
+    await store.save(next_version(record))
 
 
 async def test_after_a_failover_messages_come_from_the_new_server(
