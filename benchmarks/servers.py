@@ -26,6 +26,7 @@ __all__ = [
     "PgBouncer",
     "PostgresServer",
     "PostgresStandby",
+    "RedisSentinel",
     "RedisServer",
     "children",
     "pgbouncer",
@@ -317,6 +318,35 @@ class RedisServer(Server):
         except OSError:
             return False
         return reply == b"+OK\r\n+PONG\r\n"
+
+
+class RedisSentinel(Server):
+    """Watches a Redis, and promotes its replica half a second after it has gone."""
+
+    name = "sentinel"
+    gentle = signal.SIGTERM
+    rough = signal.SIGKILL
+
+    def __init__(self, watched: RedisServer) -> None:
+        super().__init__(watched.binary, None)
+        lines = [
+            f"port {self.port}", "bind 127.0.0.1", f"dir {self.folder}",
+            f"sentinel monitor watched 127.0.0.1 {watched.port} 1", f"sentinel auth-pass watched {watched.password}",
+            "sentinel down-after-milliseconds watched 500", "sentinel failover-timeout watched 3000",
+        ]  # fmt: skip
+        (self.folder / "config").write_text("\n".join([*lines, ""]))
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        return [str(self.binary), str(self.folder / "config"), "--sentinel"]
+
+    def is_ready(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
+        return False
 
 
 def free_port() -> int:

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.secret import Secret
+from reset_flow.stores.postgres.address import read_address
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,7 +43,7 @@ async def _files(url: Secret) -> AsyncIterator[bytes]:
 async def _rows(url: Secret) -> AsyncIterator[bytes]:
     import asyncpg  # noqa: PLC0415 - only who has such a store has the driver
 
-    connection = await asyncpg.connect(url.reveal())
+    connection = await asyncpg.connect(read_address(url).dsn.reveal())
     try:
         tables = await connection.fetch("SELECT relid::regclass::text FROM pg_stat_user_tables")
         for (table,) in tables:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from benchmarks.servers import RedisServer
+from benchmarks.servers import RedisSentinel, RedisServer
 from reset_flow.domain.errors import ConfigurationError, LimitReached, StoreUnavailable
 from reset_flow.ports import Query, Use
 from reset_flow.stores.redis import Durability, RedisStore, session
@@ -177,12 +178,53 @@ async def test_five_hundred_flows_survive_a_failover_behind_one_address(
     await store.aclose()
 
 
-async def test_after_a_failover_messages_come_from_the_new_server(
+async def test_a_frozen_master_is_left_for_the_one_that_sentinel_promotes(
     store: RedisStore, first: RedisServer, second: RedisServer, switch: Switch
 ) -> None:
+    sentinel = await asyncio.to_thread(RedisSentinel, first)
+    try:
+        await asyncio.to_thread(sentinel.start)
+        record = make_record()
+        await store.save(record)
+        async with client(first.url) as old, client(sentinel.url) as asked:
+            assert await old.wait(1, 5000) == 1
+
+            async def master() -> int:
+                address: Any = await asked.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "watched")  # type: ignore[no-untyped-call]
+                return int(address[1])
+
+            async def replicas() -> Any:
+                return await asked.execute_command("SENTINEL", "REPLICAS", "watched")  # type: ignore[no-untyped-call]
+
+            async def is_switched() -> bool:
+                switch.target = await master()
+                return switch.target == second.port
+
+            await until(replicas)
+            os.kill(first.pid, signal.SIGSTOP)
+            try:
+                await refused(store.save(next_version(record)), StoreUnavailable)
+                await until(is_switched)
+                async with asyncio.timeout(5):
+                    while True:
+                        try:
+                            await use_all(store, record)
+                            break
+                        except StoreUnavailable:
+                            await asyncio.sleep(0.05)
+            finally:
+                os.kill(first.pid, signal.SIGCONT)
+    finally:
+        await asyncio.to_thread(sentinel.close)
+    await store.save(next_version(record))
+
+
+async def test_after_a_failover_messages_come_from_the_new_server(
+    store: RedisStore, first: RedisServer, second: RedisServer, switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "POLL", 60.0)
     record = make_record()
     await store.save(record)
-    store._sessions.get().listener.poll = 60.0
     waiting = asyncio.create_task(store.changed(record.id, 1, LONG))
     channel = b"{reset_flow}:changed"
     async with client(first.url) as old, client(second.url) as new:
@@ -209,6 +251,7 @@ async def test_after_a_failover_messages_come_from_the_new_server(
 async def test_an_old_master_that_nobody_demoted_is_left_in_time(
     store: RedisStore, first: RedisServer, second: RedisServer, switch: Switch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(session, "LIFETIME", 0.1)
     record = make_record()
     await store.save(record)
     async with client(first.url) as admin:
@@ -217,8 +260,7 @@ async def test_an_old_master_that_nobody_demoted_is_left_in_time(
     switch.target = second.port
     other = RedisStore(second.url)
     await other.save(next_version(record))
-    assert (await store.load(record.id)).version == 1
-    monkeypatch.setattr(store._sessions.get(), "_renew_at", 0.0)  # which is a quarter of a minute
+    await asyncio.sleep(0.1)
     assert (await store.load(record.id)).version == 2
     await other.aclose()
 
@@ -286,9 +328,9 @@ async def test_messages_come_again_after_their_connection_went_silent(
     store: RedisStore, switch: Switch, first: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "PING_INTERVAL", 0.1)
+    monkeypatch.setattr(session, "POLL", 60.0)
     record = make_record()
     await store.save(record)
-    store._sessions.get().listener.poll = 60.0
     waiting = asyncio.create_task(store.changed(record.id, 1, LONG))
     await until(lambda: asyncio.sleep(0, switch.opened == 2))
     await asyncio.sleep(0.3)
@@ -349,13 +391,13 @@ async def test_a_batch_that_is_broken_off_leaves_no_reply_to_the_next(store: Red
     records = [make_record() for _ in range(3)]
     for record in records:
         await store.save(record)
-    batches = store._sessions.get()._batcher
     for turns in range(2, 12):
         loading = [asyncio.create_task(store.load(records[0].id)) for _ in range(5)]
         for _ in range(turns):
             await asyncio.sleep(0)
-        if batches._task:
-            batches._task.cancel()
+        for task in asyncio.all_tasks():
+            if "Batcher" in str(task):
+                task.cancel()
         async with asyncio.timeout(5):
             outcomes = await asyncio.gather(*loading, return_exceptions=True)
         assert all(isinstance(outcome, StoreUnavailable) or outcome == records[0] for outcome in outcomes)

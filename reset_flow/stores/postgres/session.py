@@ -163,6 +163,8 @@ class _Notifications(Listener[int]):
 
     async def receive(self) -> None:
         """Wake tasks until the connection is lost, does not answer, or is to be opened anew."""
+        if self._pool.pooled:
+            return
         connection = await self._pool.connect()
         lost = asyncio.Event()
         connection.add_termination_listener(lambda _: lost.set())
