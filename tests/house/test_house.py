@@ -135,7 +135,6 @@ REACHED_INTO = {
     "service/conftest.py": {"_alarm", "_tasks"},  # shared by a timer, and idle: only a test waits for either
     "service/hosted.py": {"_alarm"},  # a process that ends would wait for the timer otherwise
     "service/test_loops_and_forks.py": {"_alarm"},  # that two looks meet is a matter of moments
-    "stores/test_redis_failover.py": {"_batcher", "_sessions", "_task"},  # a batch is broken off between two replies
     "stores/test_sqlite.py": {"_database", "_writer"},  # no other connection sees the settings of the one that writes
     "stores/test_sqlite_loops.py": {"_log_destroy_pending"},  # a task that is meant to be left behind
     "transports/test_etna.py": {"_sender"},  # a traceback with variables shows private attributes, too
