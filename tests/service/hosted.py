@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import sys
+import warnings
 from datetime import timedelta
 from typing import Any
 from urllib.request import urlopen
@@ -58,7 +59,10 @@ def say(document: dict[str, Any]) -> None:
 
 def fork(login: str) -> None:
     """Reset a password in a child, and wait for it."""
-    child = os.fork()
+    with warnings.catch_warnings():
+        # From 3.12 on, Python warns of threads beside a fork: here they are what is tried.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         say(reset(login))
         asyncio.run(service.aclose())
