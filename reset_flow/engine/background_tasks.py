@@ -94,7 +94,7 @@ async def _into(outcome: asyncio.Future[T] | None, work: Coroutine[Any, Any, T])
     """Do the work. By a callback of the task, the caller would be woken one turn of the event loop later."""
     try:
         result = await work
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, GeneratorExit):  # the second where its event loop was left for good
         raise
     except BaseException as error:
         if outcome and not outcome.done():
