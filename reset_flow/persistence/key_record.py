@@ -85,7 +85,10 @@ class KeyedStore(Store):
         self._remembered: KeySet | None = None
 
     async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
-        if (keys := self._keyring.key_set) is not self._remembered:
+        if not self._keyring.saved:  # lost with the process, by choice: such keys are not remembered
+            if not self._checked:
+                await self._check()
+        elif (keys := self._keyring.key_set) is not self._remembered:
             own = KeyIds.of(keys)
             if await _change(self._store, self._realm, lambda ids: self._joined(ids, own)):
                 self._remembered = keys

@@ -142,6 +142,15 @@ COMMANDS: dict[str, Callable[[ResetService, Flow], Awaitable[object]]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:these keys are in no file")
+async def test_keys_in_no_file_are_used_where_no_others_are_and_are_not_remembered(store: Store, path: Path) -> None:
+    for _ in range(2):
+        await service_of(store, Keyring.generate()).start("robert.zak")
+    assert await records(store, key_realm("default")) == []
+    await service_of(store, Keyring.from_file(path)).start("robert.zak")
+    await refused(service_of(store, Keyring.generate()).start("robert.zak"), KeyringError)
+
+
 async def test_a_service_that_shares_no_key_with_the_realm_does_nothing_there(store: Store, path: Path) -> None:
     ring = Keyring.from_file(path)
     flow = await service_of(store, ring).start("robert.zak", ref="ticket", tags=["tag"])
