@@ -23,13 +23,13 @@ from reset_flow.domain.errors import (
     StaleRecord,
     StoreUnavailable,
 )
-from reset_flow.domain.flow import NewCredential
+from reset_flow.domain.flow import NewCredential, Step
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.state_machine import expected
 from reset_flow.domain.text import printable
 from reset_flow.engine import password_checks
 from reset_flow.persistence.batches import RACES
-from reset_flow.persistence.repository import NO_TIME
+from reset_flow.persistence.repository import LONGEST_ID, NO_TIME
 from reset_flow.ports import CommandRequest
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ Given: TypeAlias = Secret | NewCredential | InputRejected | None
 SETTLED_BY_ASKING = frozenset({"answer", "resend", "verify"})
 """Commands that a person repeats to learn what became of the first: the same again is not sent again."""
 
+TAKING_TEXT = frozenset(step.command for step in Step)
+
 audit = logging.getLogger("reset_flow.audit")
 """Gets a line at INFO for each transition, and for each command that was refused."""
 
@@ -60,12 +62,12 @@ class CommandHandler:
         self._recovery = recovery
 
     async def command_for(self, flow_id: str, key: bytes | None) -> str:
-        """Return the command that takes what the flow expects now, or the one that had this key."""
+        """Return the command that takes what the flow expects now, or the one that took a text with this key."""
         flow = (await self._context.repository.load(flow_id)).flow
-        if key and (result := rules.recall(flow, key)):
-            return result.command
-        if key and flow.intent and flow.intent.key == key:
-            return flow.intent.command
+        if key:
+            known = rules.recall(flow, key) or (flow.intent if flow.intent and flow.intent.key == key else None)
+            if known and known.command in TAKING_TEXT:
+                return known.command
         step = expected(flow.state, flow.credential)
         if step is None:
             raise FlowEnded(flow.id, flow.failure or flow.state).with_flow(rules.view(flow))
@@ -92,7 +94,7 @@ class CommandHandler:
         """
         try:
             work = self._recovery.patiently(partial(self._run, flow_id, command, given, key), patience)
-            return await self._context.tracer.during(work, "command", command=command, flow=printable(flow_id))
+            return await self._context.tracer.during(work, "command", command=command, flow=str(flow_id)[:LONGEST_ID])
         except ResetFlowError as error:
             worker = self._context.worker
             audit.info("flow %s: %s refused: %s (%s)", printable(flow_id), command, error.code, worker)

@@ -17,6 +17,7 @@ import msgspec
 from reset_flow.domain.errors import FlowNotFound, KeyringError, StaleRecord, StoreError
 from reset_flow.domain.flow import State
 from reset_flow.domain.text import printable
+from reset_flow.persistence.batches import RACES
 from reset_flow.persistence.repository import ID_BYTES, WRITE_ID_BYTES, spell
 from reset_flow.ports import Record, Store
 from reset_flow.tracebacks import forget_frames
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from reset_flow.persistence.key_file import KeySet
     from reset_flow.persistence.keyring import Keyring
     from reset_flow.ports import Query, Use, UseName
-
-RACES = 5
-"""How often the record is loaded again when others save it meanwhile, before it is left to a later save."""
 
 logger = logging.getLogger("reset_flow")
 

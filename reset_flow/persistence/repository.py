@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 ID_BYTES = 16
 WRITE_ID_BYTES = 8
-POSSIBLE_ID = re.compile("[0-9a-z]{1,64}")
+LONGEST_ID = 64
+POSSIBLE_ID = re.compile(f"[0-9a-z]{{1,{LONGEST_ID}}}")
 NO_TIME, MICROSECOND = timedelta(0), timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -104,7 +104,9 @@ async def drive():
             assert said[0] == said[1], said
         assert said[0] == "Done."
         assert (await bot.reply("43", "message 9", "robert.zak")).endswith("?")
-        assert await bot.reply("43", "message 10", "/cancel") == "Nothing was changed."
+        for _ in range(2):
+            assert await bot.reply("43", "message 10", "/cancel") == "Nothing was changed."
+        assert len(await service.find("chat 43")) == 1
 asyncio.run(drive())
 """,
     "job": """

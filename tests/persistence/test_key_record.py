@@ -28,7 +28,8 @@ from reset_flow import (
 )
 from reset_flow.admin import Admin, Key, rotate_keys
 from reset_flow.persistence import key_record
-from reset_flow.persistence.key_record import RACES, key_realm
+from reset_flow.persistence.batches import RACES
+from reset_flow.persistence.key_record import key_realm
 from reset_flow.testing import ScriptedTransport, refused
 from reset_flow.testing.records import next_version
 

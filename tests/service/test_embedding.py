@@ -135,6 +135,17 @@ async def test_a_code_that_is_delivered_twice_is_no_new_pin(house: House) -> Non
     await refused(worker.service.verify(flow.id, "004158", key="message-1"), KeyReused)
 
 
+async def test_the_key_of_a_command_that_takes_no_text_is_no_key_for_one(house: House, clock: FrozenClock) -> None:
+    worker = house.worker()
+    flow = await worker.service.start("robert.zak")
+    await worker.service.submit(flow.id, "Peterson")
+    clock.advance(timedelta(minutes=2))
+    await worker.service.resend(flow.id, key="message-2")
+    await refused(worker.service.submit(flow.id, "004158", key="message-2"), KeyReused)
+    await worker.service.cancel(flow.id, key="message-3")
+    await refused(worker.service.submit(flow.id, "004158", key="message-3"), FlowEnded)
+
+
 async def test_a_message_whose_call_is_under_way_is_the_same_command(house: House) -> None:
     worker, other = house.worker(), house.worker()
     flow = await worker.service.start("robert.zak", credential=Credential.PIN)
