@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from reset_flow.domain.errors import LimitReached, StaleRecord, StoreUnavailable
+from reset_flow.domain.errors import LimitReached, StaleRecord, StoreError
 from reset_flow.engine.background_tasks import BackgroundTasks
 from reset_flow.persistence.batches import RACES
 from reset_flow.persistence.repository import EPOCH, MICROSECOND
@@ -144,7 +144,7 @@ class GuessMonitor:
                 return
             try:
                 await self._merge(save=not first)
-            except StoreUnavailable as error:
+            except StoreError as error:
                 logger.warning("the codes of this worker are not counted with others': %s", type(error).__name__)
                 self._look_in(INTERVAL)
         self._judge()

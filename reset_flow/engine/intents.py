@@ -119,21 +119,24 @@ class IntentExecutor:
                 await backoff.pause()
             except StaleRecord:
                 # An earlier try may have got through without a word, and others may have gone on from there.
-                if backoff is None or not await self._is_history(decision):
+                if backoff is None or not await self._is_history(decision, backoff):
                     raise
                 break
             else:
                 break
         return replace(decision.flow, version=record.version, write_id=record.write_id)
 
-    async def _is_history(self, decision: Decision) -> bool:
+    async def _is_history(self, decision: Decision, backoff: Backoff) -> bool:
         """Return whether the stored flow has taken the transitions of a decision."""
         moves = decision.flow.moves
-        try:
-            stored = (await self._context.repository.load(decision.flow.id)).flow
-        except (FlowNotFound, StoreUnavailable):
-            return False
-        return bool(decision.moves) and stored.moves[: len(moves)] == moves
+        while True:
+            with suppress(StoreUnavailable):
+                try:
+                    stored = (await self._context.repository.load(decision.flow.id)).flow
+                except FlowNotFound:
+                    return False
+                return bool(decision.moves) and stored.moves[: len(moves)] == moves
+            await backoff.pause()
 
     def _uses(self, decision: Decision) -> tuple[list[Use], list[UseName]]:
         flow = decision.flow

@@ -167,7 +167,7 @@ async def _load(store: Store, realm: str) -> tuple[Record | None, KeyIds]:
     except StoreError as error:
         forget_frames(error.__cause__ or error.__context__)
         raise
-    with suppress(msgspec.DecodeError):
+    with suppress(ValueError):  # also of a text in it that is no UTF-8
         return record, msgspec.json.decode(record.body, type=KeyIds)
     logger.error("the store does not know the keys of realm %s any more: that record was changed", printable(realm))
     return record, KeyIds()

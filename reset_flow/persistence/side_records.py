@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from reset_flow.domain import validation
-from reset_flow.domain.errors import FlowNotFound, InvalidInput, RecordUnreadable, StoreError
+from reset_flow.domain.errors import FlowNotFound, InvalidInput, StoreError
 from reset_flow.domain.flow import State
 from reset_flow.persistence.repository import EPOCH, new_write_id, opened, sealed, spell
 from reset_flow.ports import Record
@@ -93,7 +93,7 @@ class SideRecords:
             return SideRecord.of(record, None)
         try:
             value = opened(record, self._keyring)
-        except (ValueError, RecordUnreadable):
+        except ValueError:
             return SideRecord.of(record, None)
         return SideRecord.of(record, value)
 

@@ -264,7 +264,7 @@ async def test_a_record_that_somebody_changed_is_told_of_and_written_again(
 ) -> None:
     ring = Keyring.from_file(path)
     flow = await service_of(store, ring).start("robert.zak")
-    for body in (b"", b"\xff", b"[]", b'{"seal": 3}', b'{"lookup": [7]}'):
+    for body in (b"", b"\xff", b"[]", b'{"lookup": ["\xff"]}', b'{"seal": 3}', b'{"lookup": [7]}'):
         await store.save(next_version(await record_of(store), body=body))
         caplog.clear()
         again = service_of(store, Keyring.from_file(path))
