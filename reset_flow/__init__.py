@@ -11,6 +11,7 @@ if _os.name != "posix" or _find_spec("fcntl") is None:
     )
 
 from reset_flow.config import from_env, open_store
+from reset_flow.domain.capabilities import Capabilities, CodeFormat
 from reset_flow.domain.errors import (
     AnswerRejected,
     AppKeyRejected,
@@ -80,9 +81,11 @@ __all__ = [
     "BrokerProtocolError",
     "BrokerUnavailable",
     "Budget",
+    "Capabilities",
     "Case",
     "Cause",
     "Clock",
+    "CodeFormat",
     "CodeRejected",
     "CommandRequest",
     "CommandVetoed",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractContextManager
 
+    from reset_flow.domain.capabilities import Capabilities
     from reset_flow.domain.errors import Reason
     from reset_flow.domain.flow import NewCredential
     from reset_flow.domain.outcomes import Outcome
@@ -43,7 +44,10 @@ class Case(Shown, Unpicklable, Struct, frozen=True, kw_only=True, gc=False):
     The part of a flow that a transport may know. It can't be pickled.
 
     Attributes:
-        continuation: The bytes that the transport returned with its last `Accepted`; kept sealed.
+        continuation: The bytes that the transport returned with its last outcome that had any; kept sealed.
+
+        attempt: The same for both sendings of one intent, and for no other: an idempotency key, for providers that take
+            one. Empty with calls that change nothing.
     """
 
     refusal = "a case can't be pickled, as it has a login"
@@ -52,6 +56,7 @@ class Case(Shown, Unpicklable, Struct, frozen=True, kw_only=True, gc=False):
     user: str
     credential: Credential = Credential.PASSWORD
     continuation: bytes | None = None
+    attempt: str = ""
 
 
 class Record(Shown, Struct, frozen=True, kw_only=True, gc=False, eq=False):
@@ -238,7 +243,7 @@ class Transport(Protocol):
 
     name: str
     deadline: timedelta
-    credentials: frozenset[Credential]
+    capabilities: Capabilities
 
     def canonical_user(self, user: str) -> str:
         """Return the one spelling of all that the broker takes for the same user; for lookup and budget keys only."""
@@ -250,13 +255,23 @@ class Transport(Protocol):
         """Have a code sent to the person."""
 
     async def exchange(self, case: Case, code: Secret) -> Outcome:
-        """Spend the code; accepted with the token."""
+        """Spend the code; accepted with the token. Not called where `capabilities.verifies_code` is `False`."""
 
     async def update(self, case: Case, token: Secret, new: NewCredential) -> Outcome:
-        """Spend the token on a new password or PIN."""
+        """
+        Spend the token on a new password or PIN. Where `capabilities.verifies_code` is `False`, the token is the code
+        that the person typed.
+        """
 
     async def log_in(self, case: Case, password: Secret) -> Outcome:
         """Try the password. `Accepted`: it is right. Any other outcome says nothing about it."""
+
+    async def probe(self, case: Case) -> Outcome:
+        """
+        Make a harmless request of the same host, for flows whose user the broker refused: such a flow shares its
+        faults, which are `Unknown`, and `NotActed` for `UNAVAILABLE` or `THROTTLED`. Any other outcome says that the
+        host is up; where there is no such request, that is `NotActed(cause=Cause.PROTOCOL)`.
+        """
 
     async def aclose(self) -> None:
         """Let go of what it opened itself. Idempotent."""

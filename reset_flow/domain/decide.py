@@ -476,7 +476,7 @@ def leaves_password_in_doubt(flow: FlowData, outcome: Outcome) -> bool:
 def not_acted(outcome: NotActed) -> ResetFlowError:
     """Return the error for a call that certainly did nothing."""
     match outcome.cause:
-        case Cause.APP_KEY:
+        case Cause.FORBIDDEN:
             return AppKeyRejected("the broker does not know the app key, and nothing happened: check key and address")
         case Cause.PROTOCOL:
             return BrokerProtocolError(f"the broker's reply is none that is known of it: {outcome.detail}")

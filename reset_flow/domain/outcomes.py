@@ -13,6 +13,8 @@ from reset_flow.domain.text import printable
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from reset_flow.domain.flow import Step
+
 REASONS = 10
 
 
@@ -21,12 +23,15 @@ def _reasons(texts: object) -> tuple[str, ...]:
 
 
 class Cause(StrEnum):
-    """Why a call certainly did nothing. `THROTTLED`: the provider asks to be called less often."""
+    """
+    Why a call certainly did nothing. `THROTTLED`: the provider asks to be called less often. `FORBIDDEN`: our own
+    credentials or our configuration are wrong, which the operator must see.
+    """
 
     UNAVAILABLE = "unavailable"
     THROTTLED = "throttled"
     PROTOCOL = "protocol"
-    APP_KEY = "app_key"
+    FORBIDDEN = "forbidden"
 
 
 @attrs.frozen(kw_only=True)
@@ -38,20 +43,31 @@ class Accepted(Unpicklable):
         value: The question (`""`: none is needed, `None`: the broker does not say), or the token
             (`None`: accepted without one that can be used).
 
+        sent_to: Where the code went, masked by the provider.
+
         continuation: Bytes that the transport wants back with the next call of this flow; `None` keeps the last ones.
+            Any outcome may bring some.
     """
 
     refusal: ClassVar[str] = "an outcome can't be pickled, as it may have a secret"
 
     value: Secret | None = None
+    sent_to: str | None = attrs.field(default=None, repr=False)
     continuation: bytes | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen(kw_only=True)
 class Rejected:
-    """The broker said no, in these words (bounded, free of control characters)."""
+    """
+    The broker said no, in these words (bounded, free of control characters).
+
+    Attributes:
+        about: `Step.CODE` where an update was refused for its code or token, and not for the new password.
+    """
 
     reasons: tuple[str, ...] = attrs.field(default=(), converter=_reasons)
+    about: Step | None = None
+    continuation: bytes | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -66,6 +82,7 @@ class NotActed:
     cause: Cause = Cause.UNAVAILABLE
     detail: str = attrs.field(default="", converter=printable)
     retry_after: timedelta | None = None
+    continuation: bytes | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -73,6 +90,7 @@ class Unknown:
     """The broker may have acted, or not."""
 
     detail: str = attrs.field(default="", converter=printable)
+    continuation: bytes | None = attrs.field(default=None, repr=False)
 
 
 Outcome: TypeAlias = Accepted | Rejected | NotActed | Unknown

@@ -67,7 +67,7 @@ class BrokerClient:
         self._took: dict[Call, deque[float]] = {route: deque(maxlen=RECENT) for route in Call}
         self.name: str = plain(transport.name)
         self._names = frozenset([self.name, *map(plain, getattr(transport, "aliases", ()))])
-        self.credentials = transport.credentials
+        self.credentials = transport.capabilities.credentials
         self.canonical_user = transport.canonical_user
 
     def serves(self, flow: FlowData) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
+from reset_flow.domain.capabilities import Capabilities
 from reset_flow.domain.flow import Credential, NewCredential
 from reset_flow.domain.outcomes import Accepted, NotActed, Outcome, Rejected, Unknown
 from reset_flow.domain.secret import Secret
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Held", "Part", "ScriptedCall", "ScriptedTransport"]
 
 DEADLINE = timedelta(seconds=10)
+CAPABILITIES = Capabilities(credentials=frozenset(Credential))
 
 
 @attrs.frozen(kw_only=True)
@@ -30,7 +32,7 @@ class ScriptedCall:
     One call that a scripted transport got. Shows no secret and no login.
 
     Attributes:
-        name: `challenge`, `request`, `exchange`, `update` or `log_in`.
+        name: `challenge`, `request`, `exchange`, `update`, `log_in` or `probe`.
 
         given: The answer, the code or the password that came with it; of an update, the new credential.
 
@@ -53,6 +55,7 @@ DEFAULTS: dict[str, Outcome] = {
     "exchange": Accepted(value=Secret("b5f1c2d0-scripted")),
     "update": Accepted(),
     "log_in": Accepted(),
+    "probe": Accepted(),
 }
 
 
@@ -95,11 +98,11 @@ class ScriptedTransport:
         name: str = "scripted",
         *,
         deadline: timedelta = DEADLINE,
-        credentials: Iterable[Credential] = tuple(Credential),
+        capabilities: Capabilities = CAPABILITIES,
     ) -> None:
         self.name = name
         self.deadline = deadline
-        self.credentials = frozenset(credentials)
+        self.capabilities = capabilities
         self.calls: list[ScriptedCall] = []
         self.closed = False
         self._parts: dict[str, deque[Part]] = {call: deque() for call in DEFAULTS}
@@ -166,6 +169,10 @@ class ScriptedTransport:
     async def log_in(self, case: Case, password: Secret) -> Outcome:
         """As scripted."""
         return await self._next(ScriptedCall(name="log_in", case=case, given=password))
+
+    async def probe(self, case: Case) -> Outcome:
+        """As scripted; by default, the host is up."""
+        return await self._next(ScriptedCall(name="probe", case=case))
 
     async def aclose(self) -> None:
         """As the port says."""

@@ -10,6 +10,7 @@ import msgspec
 from yarl import URL
 
 from reset_flow.domain import validation
+from reset_flow.domain.capabilities import Capabilities
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.flow import Credential
 from reset_flow.domain.outcomes import Cause, NotActed
@@ -20,6 +21,7 @@ from reset_flow.transports.etna_protocol import (
     judge,
     judge_question,
     read_log_in,
+    read_question,
     read_request,
     read_token,
     read_update,
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
     from reset_flow.domain.flow import NewCredential
     from reset_flow.domain.outcomes import Accepted, Outcome
     from reset_flow.ports import Case
-    from reset_flow.transports.etna_protocol import Document, Refusal
+    from reset_flow.transports.etna_protocol import Document, Refusal, Secrets
+    from reset_flow.transports.http import Result
 
 Revision: TypeAlias = Literal["identifiers", "password"]
 """The revision of the broker's documents that step 3 follows."""
@@ -118,7 +121,8 @@ class EtnaTransport:
         self.name = f"etna:{base}" if name is None else validation.broker(name, "name")
         self.aliases = validation.brokers(aliases)
         self.deadline = deadline
-        self.credentials = frozenset(IDENTIFIERS if revision == "identifiers" else {Credential.PASSWORD})
+        credentials = frozenset(IDENTIFIERS if revision == "identifiers" else {Credential.PASSWORD})
+        self.capabilities = Capabilities(credentials=credentials)
 
         users = f"{base}/v1.0/users"
         self._challenge_url = f"{users}/password/secret-question?username="
@@ -143,12 +147,7 @@ class EtnaTransport:
 
     async def challenge(self, case: Case) -> Outcome:
         """Ask for the secret question (step 2): accepted with it, with `""` for none, or with `None` for unknown."""
-        try:
-            url = URL(self._challenge_url + quote(case.user, safe=""), encoded=True)
-        except UnicodeEncodeError:
-            return UNSENDABLE
-        result = await self._sender.send("GET", url)
-        return judge_question(result, (case.user,))
+        return await self._ask_question(case, judge_question)
 
     async def request(self, case: Case, answer: Secret | None) -> Outcome:
         """Ask for a code by e-mail (step 1)."""
@@ -159,7 +158,7 @@ class EtnaTransport:
 
     async def exchange(self, case: Case, code: Secret) -> Outcome:
         """Exchange a code for a token (step 3). Send the code as text, with its leading zeros."""
-        if case.credential not in self.credentials:
+        if case.credential not in self.capabilities.credentials:
             return NotActed(cause=Cause.PROTOCOL, detail="this revision of the API can't reset it")
         body = {"Code": code.reveal()}
         if self._revision == "identifiers":
@@ -200,9 +199,20 @@ class EtnaTransport:
         result = await self._sender.send("POST", self._log_in_url, b"", headers)
         return judge(result, read_log_in, (case.user, password), LOG_IN_KEYS)
 
+    async def probe(self, case: Case) -> Outcome:
+        """Ask for the secret question (step 2) again, which changes nothing, and leave its faults as they are."""
+        return await self._ask_question(case, lambda result, secrets: judge(result, read_question, secrets))
+
     async def aclose(self) -> None:
         """Close the connections. Later calls return `NotActed`. Idempotent."""
         await self._sender.aclose()
+
+    async def _ask_question(self, case: Case, read: Callable[[Result, Secrets], Outcome]) -> Outcome:
+        try:
+            url = URL(self._challenge_url + quote(case.user, safe=""), encoded=True)
+        except UnicodeEncodeError:
+            return UNSENDABLE
+        return read(await self._sender.send("GET", url), (case.user,))
 
     async def _send_json(
         self,

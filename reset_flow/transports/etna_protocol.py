@@ -113,7 +113,7 @@ def judge_question(result: Result, secrets: Secrets) -> Outcome:
 
     It is accepted with the question, with `""` for none, or with `None` if the broker has no such route.
     """
-    outcome = judge(result, _read_question, secrets)
+    outcome = judge(result, read_question, secrets)
     if isinstance(outcome, NotActed) and isinstance(result, Reply) and outcome.cause is Cause.PROTOCOL:
         return Accepted(value=None) if result.status in NO_SUCH_ROUTE else outcome
     if isinstance(outcome, Unknown):
@@ -126,7 +126,7 @@ def _turned_away(reply: Reply, document: Document | None, *, enveloped: bool) ->
     """Apply the first three rows."""
     status, error = reply.status, document and document.get("error")
     if isinstance(error, str) and error.strip().lower().startswith("application key"):
-        return NotActed(cause=Cause.APP_KEY, detail="the broker does not know the app key")
+        return NotActed(cause=Cause.FORBIDDEN, detail="the broker does not know the app key")
     if status == TOO_MANY_REQUESTS or (status == SERVICE_UNAVAILABLE and reply.retry_after is not None):
         return NotActed(cause=Cause.THROTTLED, detail=f"HTTP {status}", retry_after=reply.retry_after)
     if not enveloped and reply.body is not None and (status in NEVER_HANDLED or status // 100 == REDIRECTION):
@@ -145,7 +145,7 @@ def read_request(document: Document) -> Accepted | Refusal | None:
     return Accepted() if errors == [] or (errors is None and succeeded is True) else None
 
 
-def _read_question(document: Document) -> Accepted | Refusal | None:
+def read_question(document: Document) -> Accepted | Refusal | None:
     """Read the envelope of step 2."""
     errors, words, codes = _complaints(document)
     model, succeeded = document.get("Model"), document.get("IsSucceed")

@@ -198,7 +198,7 @@ ROWS: list[Row] = [
     (State.TOKEN_ISSUED, "set_password", NO, 2, ["password_in_doubt"], OutcomeInDoubt, Step.PASSWORD),
     (State.TOKEN_ISSUED, "set_password", Unknown(), 2, ["password_in_doubt"], OutcomeInDoubt, Step.PASSWORD),
     (State.TOKEN_ISSUED, "set_password", NotActed(cause=Cause.PROTOCOL), 1, [], BrokerProtocolError, None),
-    (State.TOKEN_ISSUED, "set_password", NotActed(cause=Cause.APP_KEY), 1, [], AppKeyRejected, None),
+    (State.TOKEN_ISSUED, "set_password", NotActed(cause=Cause.FORBIDDEN), 1, [], AppKeyRejected, None),
 ]
 
 

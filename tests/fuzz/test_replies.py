@@ -321,7 +321,7 @@ def expected(call: str, reply: Reply) -> Verdict:
     enveloped = bool(document.keys() & ({"State"} if call == "log_in" else {"IsSucceed", "Errors"}))
     error = document.get("error")
     if not enveloped and type(error) is str and error.strip().casefold().startswith("application key"):
-        return "NotActed", Cause.APP_KEY
+        return "NotActed", Cause.FORBIDDEN
     if status == 429 or (status == 503 and reply.retry_after is not None):
         return "NotActed", Cause.THROTTLED
     handled = status not in {401, 403, 404, 405, 406, 411, 413, 414, 415} and not 300 <= status < 400

@@ -20,9 +20,9 @@ from reset_flow import (
     Accepted,
     AnswerRejected,
     BrokerUnavailable,
+    Capabilities,
     Case,
     CodeRejected,
-    Credential,
     Failure,
     FlowBusy,
     FlowEnded,
@@ -63,7 +63,7 @@ class Broker:
 
     name = "broker"
     deadline = timedelta(seconds=10)
-    credentials = frozenset({Credential.PASSWORD})
+    capabilities = Capabilities()
 
     def __init__(self, *, question: bool) -> None:
         self.question = question
@@ -118,6 +118,10 @@ class Broker:
             return Accepted()
 
         return await self._wire(act)
+
+    async def probe(self, case: Case) -> Outcome:
+        self.sent["probe"] += 1
+        return Accepted()
 
     async def log_in(self, case: Case, password: Secret) -> Outcome:
         self.sent["log_in"] += 1

@@ -171,7 +171,7 @@ async def test_what_did_not_happen_may_be_tried_again_with_its_key(
 ) -> None:
     worker = house.worker()
     flow = await stands(worker, at, clock, command)
-    nothing = [NotActed(), NotActed(cause=Cause.APP_KEY)]
+    nothing = [NotActed(), NotActed(cause=Cause.FORBIDDEN)]
     worker.transport.script(**{COMMANDS[command][1]: nothing})
     await refused(give(worker, flow, command), BrokerUnavailable)
     await refused(give(worker, flow, command), AppKeyRejected)

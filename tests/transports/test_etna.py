@@ -172,8 +172,8 @@ async def test_what_utf_8_can_not_carry_is_not_sent(etna: MakeEtna, broker: Brok
 
 async def test_the_first_revision_resets_no_pin(etna: MakeEtna, broker: Broker) -> None:
     transport = etna(revision="password")
-    assert transport.credentials == {Credential.PASSWORD}
-    assert etna().credentials == {Credential.PASSWORD, Credential.PIN}
+    assert transport.capabilities.credentials == {Credential.PASSWORD}
+    assert etna().capabilities.credentials == {Credential.PASSWORD, Credential.PIN}
     got = await transport.exchange(PIN_CASE, Secret("741175"))
     assert got == NotActed(cause=Cause.PROTOCOL, detail="this revision of the API can't reset it")
     assert broker.calls == []
@@ -181,7 +181,7 @@ async def test_the_first_revision_resets_no_pin(etna: MakeEtna, broker: Broker) 
 
 # Statuses, row by row.
 
-APP_KEY = NotActed(cause=Cause.APP_KEY, detail="the broker does not know the app key")
+APP_KEY = NotActed(cause=Cause.FORBIDDEN, detail="the broker does not know the app key")
 
 
 @pytest.mark.parametrize("step", ASK)
