@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, ClassVar, TypedDict
+from typing import ClassVar, TypedDict
 
 import attrs
+from msgspec import Struct
 
 from reset_flow.domain.secret import Secret, Unpicklable
-
-if TYPE_CHECKING:
-    from datetime import datetime
 
 
 class State(StrEnum):
@@ -74,8 +73,7 @@ class Failure(StrEnum):
     BROKER_REFUSED = "broker_refused"
 
 
-@attrs.frozen(kw_only=True)
-class Transition:
+class Transition(Struct, frozen=True, kw_only=True, gc=False):
     """
     One step that a flow durably took.
 

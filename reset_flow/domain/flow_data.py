@@ -231,17 +231,18 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
         """Its transitions, as embedders see them."""
         transitions, source = [], State.REQUESTED
         for move in self.moves:
+            edge = EDGE_BY_LETTER[move.letter]
             transitions.append(
                 Transition(
-                    trigger=move.edge.trigger,
+                    trigger=edge.trigger,
                     source=source,
-                    target=move.edge.target,
+                    target=edge.target,
                     at=move.at,
                     worker=self.workers[move.worker],
                     reason=move.reason,
                 )
             )
-            source = move.edge.target
+            source = edge.target
         return tuple(transitions)
 
     @property

@@ -70,12 +70,12 @@ def worker_names(given: str | None = None) -> Callable[[], str]:
     Return what names this process in histories and in the audit log: as given, or host and process id. A process that
     is forked later has a name of its own: the given one, too, gets its id.
     """
-    made_by = os.getpid()
     host = socket.gethostname().encode("utf-8", "replace").decode()
+    names = {os.getpid(): given or f"{host}:{os.getpid()}"}
 
     def name() -> str:
         pid = os.getpid()
-        return given if given and pid == made_by else f"{given or host}:{pid}"
+        return names.get(pid) or names.setdefault(pid, f"{given or host}:{pid}")
 
     return name
 

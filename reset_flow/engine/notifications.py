@@ -71,9 +71,9 @@ class Notifications:
 
     def publish(self, decision: Decision, saved: FlowData, *, alarm: bool = False) -> None:
         """Publish the transitions of a decision that is saved. Listeners are told in the background."""
-        worker = self._name_worker()
         for move in decision.moves:
             why = f" ({move.reason})" if move.reason else ""
+            worker = saved.workers[move.worker]
             audit.info("flow %s: %s%s to %s (%s)", saved.id, move.edge.trigger, why, move.edge.target, worker)
             self._tracer.count("transition", trigger=move.edge.trigger)
         for trigger in decision.doubts:

@@ -90,6 +90,8 @@ class Recovery:
 
     async def patiently(self, work: Callable[[], Coroutine[Any, Any, T]], patience: timedelta) -> T:
         """Return the result of the work; while its flow is busy with another call, wait for the end of that."""
+        if not patience:
+            return await work()
         give_up_at = time.monotonic() + patience.total_seconds()
         while True:
             try:

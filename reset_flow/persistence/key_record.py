@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,7 +23,7 @@ from reset_flow.ports import Record, Store
 from reset_flow.tracebacks import forget_frames
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
     from datetime import datetime, timedelta
     from pathlib import Path
 
@@ -79,22 +79,31 @@ class KeyedStore(Store):
         self._store = store
         self._keyring = keyring
         self._realm = realm
-        self._checked = False
-        self._remembered: KeySet | None = None
+        self._checked = False  # for reads
+        self._accepted: KeySet | None = None  # for saves
 
-    async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
-        if not self._keyring.saved:  # lost with the process, by choice: such keys are not remembered
-            if not self._checked:
-                await self._check()
-        elif (keys := self._keyring.key_set) is not self._remembered:
-            own = KeyIds.of(keys)
-            if await _change(self._store, self._realm, lambda ids: self._joined(ids, own)):
-                self._remembered = keys
+    def save(
+        self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()
+    ) -> Coroutine[Any, Any, None]:
+        if self._accepted is self._keyring.key_set:
+            return self._store.save(record, add=add, drop=drop)
+        return self._check_and_save(record, add, drop)
+
+    async def _check_and_save(self, record: Record, add: Sequence[Use], drop: Sequence[UseName]) -> None:
+        keys = self._keyring.key_set
+        own = KeyIds.of(keys)
+        if not self._keyring.saved:  # lost with the process, by choice: the store does not remember such keys
+            await self._check()
+            self._accepted = keys
+        elif await _change(self._store, self._realm, lambda ids: self._joined(ids, own)):
+            self._accepted = keys
         await self._store.save(record, add=add, drop=drop)
 
-    async def load(self, flow_id: str) -> Record:
-        if not self._checked:
-            await self._check()
+    def load(self, flow_id: str) -> Coroutine[Any, Any, Record]:
+        return self._store.load(flow_id) if self._checked else self._check_and_load(flow_id)
+
+    async def _check_and_load(self, flow_id: str) -> Record:
+        await self._check()
         return await self._store.load(flow_id)
 
     async def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:

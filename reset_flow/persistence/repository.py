@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
-from base64 import b32hexencode
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, msgpack
 from msgspec.structs import replace
 
 from reset_flow.domain import rules
@@ -36,6 +35,8 @@ POSSIBLE_ID = re.compile(f"[0-9a-z]{{1,{LONGEST_ID}}}")
 NO_TIME, MICROSECOND = timedelta(0), timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+_FORM = msgpack.Encoder()
+
 
 class Found(Struct, frozen=True, gc=False):
     """
@@ -55,17 +56,17 @@ class Found(Struct, frozen=True, gc=False):
 
 def new_id() -> str:
     """Return an id that nobody can guess, and that names nothing."""
-    return spell(secrets.token_bytes(ID_BYTES))
+    return spell(os.urandom(ID_BYTES))
 
 
 def new_write_id() -> bytes:
     """Return 8 random bytes."""
-    return secrets.token_bytes(WRITE_ID_BYTES)
+    return os.urandom(WRITE_ID_BYTES)
 
 
 def spell(name: bytes) -> str:
-    """Return bytes as the id of a record: in base32hex, lower-case, without padding."""
-    return b32hexencode(name).decode().rstrip("=").lower()
+    """Return bytes as the id of a record."""
+    return name.hex()
 
 
 def _is_possible(flow_id: object) -> bool:
@@ -75,15 +76,19 @@ def _is_possible(flow_id: object) -> bool:
 
 def associated_data(record: Record) -> bytes:
     """Return every clear column that the library sets, in one form, for a body to be sealed beside."""
-    due, ended, lease = record.due_at, record.ended_at, record.lease
-    # The realm alone is free text; its length in front keeps it from running into its neighbour.
-    return (
-        f"{len(record.realm)}\n{record.realm}\n{record.id}\n{record.version}\n{record.state}\n"
-        f"{'' if due is None else (due - EPOCH) // MICROSECOND}\n"
-        f"{'' if ended is None else (ended - EPOCH) // MICROSECOND}\n"
-        f"{'' if lease is None else lease // MICROSECOND}\n"
-        f"{b''.join(record.lookups).hex() if record.lookups else ''}\n{record.write_id.hex()}"
-    ).encode()
+    return _FORM.encode(
+        (
+            record.realm,
+            record.id,
+            record.version,
+            record.state,
+            record.due_at,
+            record.ended_at,
+            record.lease,
+            record.lookups,
+            record.write_id,
+        )
+    )
 
 
 def sealed(record: Record, body: bytes, keyring: Keyring) -> Record:

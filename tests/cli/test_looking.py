@@ -15,6 +15,7 @@ from io import BytesIO, StringIO, TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
 import attrs
+from msgspec import structs
 from rich.console import Console
 
 from reset_flow.cli import show
@@ -109,7 +110,7 @@ def test_what_is_left_of_its_time_is_rounded_up() -> None:
 def test_a_reason_is_drawn_with_the_end() -> None:
     ended = flow(State.FAILED, ("abandon", State.FAILED), failure=Failure.OUTCOME_UNKNOWN, expects=None)
     (abandoned,) = ended.history
-    ended = attrs.evolve(ended, history=(attrs.evolve(abandoned, reason=Failure.TOO_MANY_ATTEMPTS),))
+    ended = attrs.evolve(ended, history=(structs.replace(abandoned, reason=Failure.TOO_MANY_ATTEMPTS),))
     assert "abandon (too many attempts), " in drawn(ended)
     assert "failed    outcome unknown" in drawn(ended)
 
