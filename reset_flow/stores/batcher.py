@@ -24,7 +24,8 @@ class Batcher(Generic[Job]):
 
         size: How many jobs a batch has at most.
 
-        turns: How many more turns of the event loop to gather jobs for, while each turn brings more.
+        turns: How many more turns of the event loop to gather jobs for, while each turn brings more. None for a job
+            that is alone, as the last one was.
 
         is_per_job_error: Tells an error that one job of many may have caused: each is then run alone.
     """
@@ -91,6 +92,8 @@ class Batcher(Generic[Job]):
         return task is not None and task is not asyncio.current_task() and task.get_loop().is_running()
 
     async def _gather(self) -> None:
+        if len(self._waiting) == 1 and len(self._batch) == 1:
+            return
         for _ in range(self._turns):
             before = len(self._waiting)
             await asyncio.sleep(0)
