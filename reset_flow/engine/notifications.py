@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -21,7 +21,7 @@ from reset_flow.engine.background_tasks import attempt
 from reset_flow.persistence.repository import new_write_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
     from datetime import datetime
 
     from reset_flow.domain.decide import Decision
@@ -61,7 +61,7 @@ class Notifications:
         self._listeners = {name: each for name, each in listeners.items() if each is not None}
         self.names = tuple(sorted(listeners))
         self.listening = bool(self._listeners)
-        self._late: set[str] = set()  # flows whose end is being told late
+        self._telling: dict[str, asyncio.Task[None]] = {}  # by the flow, of those whose end is being told
         self._pauses: dict[str, _Pause] = {}
         self._repository = repository
         self._tasks = tasks
@@ -80,11 +80,21 @@ class Notifications:
             self._tracer.count("doubt", trigger=trigger)
         if self._listeners and decision.moves and not self._tasks.closed:
             since = len(saved.moves) - len(decision.moves)
-            self._tasks.spawn(self._deliver(saved, since, saved.listeners, alarm=alarm))
+            self._begin(saved, self._deliver(saved, since, saved.listeners, alarm=alarm))
+
+    def _begin(self, flow: FlowData, delivery: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._tasks.spawn(delivery)
+        if flow.ended_at is not None:
+            self._telling[flow.id] = task
+            task.add_done_callback(lambda _: self._telling.pop(flow.id, None))
+        return task
 
     def owes(self, flow: FlowData, paused_before: float = -math.inf) -> bool:
         """Return whether a listener is to be told the end now; pauses that began before that time do not count."""
-        return not self._tasks.closed and flow.id not in self._late and bool(self._owed(flow, paused_before))
+        if self._tasks.closed or not self._owed(flow, paused_before):
+            return False
+        telling = self._telling.get(flow.id)
+        return telling is None or telling.get_loop().is_closed()  # with its loop, a task may be left for good
 
     def _owed(self, flow: FlowData, paused_before: float) -> tuple[str, ...]:
         now = time.monotonic()
@@ -96,19 +106,14 @@ class Notifications:
         return tuple(name for name in flow.undelivered if name in self._listeners and not is_paused(name))
 
     async def deliver_end(self, flow: FlowData, paused_before: float = -math.inf) -> int:
-        """Tell the end to the listeners that are owed it. Return how many were told soon; the others go on."""
-        names = self._owed(flow, paused_before)
+        """Tell the end to the listeners that are owed it now. Return how many were told soon; the others go on."""
+        if not self.owes(flow, paused_before):
+            return 0
         soon: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._late.add(flow.id)
-        self._tasks.spawn(self._deliver(flow, len(flow.moves) - 1, names, soon=soon)).add_done_callback(
-            partial(self._end_late, flow.id, soon)
-        )
-        return await soon
-
-    def _end_late(self, flow_id: str, soon: asyncio.Future[int], _: asyncio.Task[None]) -> None:
-        self._late.discard(flow_id)
-        if not soon.done():
-            soon.set_result(0)
+        delivery = self._deliver(flow, len(flow.moves) - 1, self._owed(flow, paused_before), soon=soon)
+        task = self._begin(flow, delivery)
+        await asyncio.wait((task, soon), return_when=asyncio.FIRST_COMPLETED)
+        return soon.result() if soon.done() else 0
 
     async def _deliver(
         self,

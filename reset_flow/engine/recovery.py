@@ -124,9 +124,7 @@ class Recovery:
         """Do for a flow what is due, but wait for no listener that is slow. Raises like a command."""
         flow, _ = await self.settle(found)
         ended = await self.expire(flow)
-        delivered = 0
-        if self._context.notifications.owes(found.flow, paused_before):
-            delivered = await self._context.notifications.deliver_end(ended, paused_before)
+        delivered = await self._context.notifications.deliver_end(found.flow, paused_before)
         return RecoveryResult(settled=found.flow.intent is not None, expired=ended is not flow, delivered=delivered)
 
     def check_broker(self, flow: FlowData) -> None:

@@ -441,3 +441,25 @@ async def test_a_name_without_a_listener_is_owed_the_end_and_told_nothing_here(h
     crm = Listener()
     assert (await house.worker(listeners={"crm": crm}).service.sweep()).delivered == 1  # before any lease is over
     assert crm.triggers == ["password_accepted"]
+
+
+async def test_a_listener_that_is_still_being_told_of_an_end_is_not_told_again_meanwhile(
+    house: House, until: Until
+) -> None:
+    released = asyncio.Event()
+
+    async def waits(_: Event) -> None:
+        await released.wait()
+
+    mail, crm = Listener(waits), Listener()
+    web = house.worker(listeners={"crm": None, "mail": mail})  # the end is due at once, for somebody to tell `crm`
+    flow = await web.service.start("robert.zak")
+    await web.service.cancel(flow.id)
+    await until(lambda: mail.events)
+    assert (await web.service.sweep()).delivered == 0
+    assert len(mail.events) == 1
+    released.set()
+    await web.idle()
+    assert (await web.service.sweep()).delivered == 0
+    assert (await house.worker(listeners={"crm": crm, "mail": mail}).service.sweep()).delivered == 1
+    assert (mail.triggers, crm.triggers) == (["abandon"], ["abandon"])
