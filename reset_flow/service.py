@@ -375,8 +375,9 @@ class ResetService:
             left = give_up_at - time.monotonic()
             if flow.ended or left <= 0:
                 return flow
-            until_expiry = max((flow.expires_at - self._now()).total_seconds(), SHORTEST_WAIT)
-            pause = timedelta(seconds=min(left, until_expiry, LONGEST_WAIT))
+            ends_at = max(flow.expires_at, flow.busy_until or flow.expires_at)
+            until_end = max((ends_at - self._now()).total_seconds(), SHORTEST_WAIT)
+            pause = timedelta(seconds=min(left, until_end, LONGEST_WAIT))
             await self._repository.changed(flow_id, flow.version, pause)
 
     def side(self, kind: str) -> SideRecords:

@@ -77,6 +77,32 @@ async def test_who_waits_sees_the_time_run_out(house: House) -> None:
         assert (await worker.service.wait(flow.id)).failure is Failure.EXPIRED
 
 
+@BOTH_STORES
+async def test_who_waits_for_a_call_after_the_time_is_up_looks_again_when_the_call_must_have_ended(
+    house: House, clock: FrozenClock, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = house.worker(policy=Policy(lease=house.lease, flow_lifetime=timedelta(seconds=20)))
+    flow = await worker.service.start("robert.zak")
+    held = worker.transport.hold("request")
+    answering = asyncio.create_task(worker.service.answer(flow.id, "Peterson"))
+    await held.arrived.wait()
+    clock.advance(timedelta(seconds=21))
+    pauses, changed = [], worker.store.changed
+
+    async def note_and_wait(flow_id: str, version: int, timeout: timedelta) -> None:
+        pauses.append(timeout)
+        await changed(flow_id, version, timeout)
+
+    monkeypatch.setattr(worker.store, "changed", note_and_wait)
+    waiting = asyncio.create_task(worker.service.wait(flow.id))
+    await until(lambda: pauses)
+    assert pauses == [house.lease - timedelta(seconds=21)]
+    held.released.set()
+    assert (await answering).state is State.QUESTION_ANSWERED
+    async with asyncio.timeout(30):
+        assert (await waiting).failure is Failure.EXPIRED
+
+
 async def test_who_waits_may_leave(house: House, at: At) -> None:
     worker = house.worker()
     flow = await at(worker, State.REQUESTED)
