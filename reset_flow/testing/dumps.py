@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio.subprocess import PIPE
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from reset_flow.domain.errors import ConfigurationError
+from reset_flow.domain.errors import ConfigurationError, StoreUnavailable
 from reset_flow.domain.secret import Secret
 from reset_flow.stores.postgres.address import read_address
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["dump"]
 
+SQLITE_FILES = ("", "-journal", "-wal", "-shm")
+
 
 async def dump(url: str | Secret) -> bytes:
     """
@@ -23,7 +26,8 @@ async def dump(url: str | Secret) -> bytes:
     database, or all keys of a Redis database with their values.
 
     Raises:
-        ConfigurationError: A store of such an address can't be dumped.
+        ConfigurationError: A store of such an address can't be dumped, or there is no such file.
+        StoreUnavailable: The files of SQLite can't be read.
     """
     url = Secret(url)
     for scheme, parts in (("sqlite:///", _files), ("postgres", _rows), ("redis", _values)):
@@ -33,11 +37,19 @@ async def dump(url: str | Secret) -> bytes:
 
 
 async def _files(url: Secret) -> AsyncIterator[bytes]:
-    path = Path(unquote(url.reveal().removeprefix("sqlite:///")))
     # By another process: closing a descriptor of the file in this one would drop SQLite's locks on it.
-    files = sorted(str(each) for each in path.parent.glob(f"{path.name}*"))
-    reading = await asyncio.create_subprocess_exec("cat", *files, stdout=asyncio.subprocess.PIPE)
-    yield (await reading.communicate())[0]
+    reading = await asyncio.create_subprocess_exec("cat", "--", *_names(url), stdout=PIPE, stderr=PIPE)
+    read, complaint = await reading.communicate()
+    if reading.returncode:
+        raise StoreUnavailable(f"the files of the database can't be read: {complaint.decode(errors='replace').strip()}")
+    yield read
+
+
+def _names(url: Secret) -> list[str]:
+    path = unquote(url.reveal().removeprefix("sqlite:///"))
+    if not Path(path).is_file():
+        raise ConfigurationError("there is no database at this address")
+    return [path + suffix for suffix in SQLITE_FILES if Path(path + suffix).exists()]
 
 
 async def _rows(url: Secret) -> AsyncIterator[bytes]:

@@ -26,7 +26,7 @@ class Witness(logging.Handler):
     It is a handler for the root logger (see `hear_all`); `listen` is a listener for the service, `tracer` a tracer.
 
     Args:
-        path: Of the file, which is appended to; `None` keeps it in memory, as `heard`.
+        path: Of the file, which is appended to, and which `close` closes; `None` keeps it in memory, as `heard`.
 
         callers: As `traceback_of` takes them.
     """
@@ -44,6 +44,13 @@ class Witness(logging.Handler):
         for each in (root, *root.manager.loggerDict.values()):
             if isinstance(each, logging.Logger):
                 each.setLevel(1)
+
+    def close(self) -> None:
+        """Close the file. What is written down from now on is kept in memory."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        super().close()
 
     def write(self, text: str | bytes) -> None:
         """Write this down as well."""

@@ -260,7 +260,9 @@ def lines() -> Iterator[Lines]:
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return the URL of an empty store that is on disk."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'flows.db'}"
+        path = tmp_path / "flows.db"
+        path.touch()
+        return f"sqlite:///{path}"
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
 
