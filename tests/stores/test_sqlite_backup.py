@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 from contextlib import closing
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -202,6 +204,37 @@ async def test_a_backup_overwrites_nothing(store: SQLiteStore, path: Path, copy:
     error = await refused(backup(store, copy.with_name("no folder") / "x.db"), StoreUnavailable)
     assert "check its folder" in str(error)
     assert names(copy.parent) == ["link", copy.name]
+
+
+def without_links(*_: object) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted")  # as of a memory stick
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+async def test_a_backup_replaces_nothing_that_was_made_while_it_was_copied(
+    store: SQLiteStore, copy: Path, monkeypatch: pytest.MonkeyPatch, *, links: bool
+) -> None:
+    if not links:
+        monkeypatch.setattr(os, "link", without_links)
+    record = make_record()
+    await store.save(record)
+    make_part = tempfile.mkstemp
+
+    def make_both(*given: Any) -> tuple[int, str]:
+        copy.write_text("another's")
+        return make_part(*given)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(tempfile, "mkstemp", make_both)
+        error = await refused(backup(store, copy), ConfigurationError)
+    assert "overwrites nothing" in str(error)
+    assert contents(copy) == b"another's"
+    assert names(copy.parent) == [copy.name]
+    delete(copy)
+    await backup(store, copy)
+    assert (names(copy.parent), mode(copy)) == ([copy.name], 0o600)
+    await restore(store, copy)
+    assert await ids(store) == [record.id]
 
 
 async def test_a_mistyped_store_is_not_made_for_its_backup(path: Path, copy: Path) -> None:

@@ -28,7 +28,7 @@ def back_up(path: str, target: str, busy_timeout: float) -> None:
         StoreUnavailable: The copy can't be written.
     """
     if os.path.lexists(target):
-        raise ConfigurationError(f"{target} exists, and a backup overwrites nothing: give the name of a new file")
+        raise _exists(target)
     with _errors_of(target, "written"):
         descriptor, part = tempfile.mkstemp(".part", f"{Path(target).name}.", Path(target).parent)
         os.close(descriptor)
@@ -39,12 +39,30 @@ def back_up(path: str, target: str, busy_timeout: float) -> None:
                     "PRAGMA journal_mode = DELETE"
                 ).fetchall()  # needs no log beside it, and no folder to write
                 _check_sound(copy, path)
-            Path(part).rename(target)
+            _name(part, target)
             _sync(Path(target).parent)
         finally:
             for suffix in LEFT_OVERS:
                 with suppress(OSError):
                     os.unlink(part + suffix)  # noqa: PTH108 - a suffix is appended
+
+
+def _name(part: str, target: str) -> None:
+    """Give a complete copy its name, unless somebody has taken the name meanwhile."""
+    try:
+        try:
+            os.link(part, target)
+        except FileExistsError:
+            raise
+        except OSError:  # on a file system without hard links, take the name first
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL, 0o600))
+            Path(part).rename(target)
+    except FileExistsError:
+        raise _exists(target) from None
+
+
+def _exists(target: str) -> ConfigurationError:
+    return ConfigurationError(f"{target} exists, and a backup overwrites nothing: give the name of a new file")
 
 
 def restore(path: str, source: str, busy_timeout: float) -> None:
