@@ -305,8 +305,9 @@ class Sender:
             return self._given if self._given_to is loop else OTHER_LOOP
         own = self._own.get(loop)
         if own is None:
-            for other in [other for other in self._own if other.is_closed()]:  # without a word to its tasks
-                self._own.pop(other).session.detach()
+            for other in list(self._own):  # other threads change it meanwhile
+                if other.is_closed() and (left := self._own.pop(other, None)):  # without a word to its tasks
+                    left.session.detach()
             session = aiohttp.ClientSession(
                 connector=_Connector(limit=CONNECTIONS, keepalive_timeout=KEEPALIVE, ssl=self._ssl),
                 cookie_jar=aiohttp.DummyCookieJar(),

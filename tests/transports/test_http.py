@@ -676,6 +676,42 @@ def test_a_loop_that_ends_without_a_word_is_in_nobody_s_way() -> None:
     in_a_loop(client.aclose)
 
 
+def test_a_loop_of_another_thread_may_begin_to_send_at_any_time() -> None:
+    client, unanswered = Sender(deadline=LONG, connect_deadline=LONG), NotActed(detail="ClientConnectorError")
+    results, watched = [], Watched()
+    loops = [watched, asyncio.new_event_loop(), asyncio.new_event_loop()]
+
+    def send(loop: asyncio.AbstractEventLoop) -> None:
+        results.append(loop.run_until_complete(posted(client, "http://127.0.0.1:1")))
+
+    send(loops[0])
+
+    def send_from_another_thread() -> None:
+        thread = threading.Thread(target=send, args=(loops[1],))
+        thread.start()
+        thread.join()
+
+    watched.looked_at = send_from_another_thread
+    send(loops[2])
+    assert results == [unanswered] * 3
+    for loop in loops:
+        loop.run_until_complete(client.aclose())
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+
+
+class Watched(asyncio.SelectorEventLoop):
+    """An event loop that calls a function once when somebody asks whether it is closed."""
+
+    looked_at: Callable[[], object] | None = None
+
+    def is_closed(self) -> bool:
+        looked_at, self.looked_at = self.looked_at, None
+        if looked_at:
+            looked_at()
+        return super().is_closed()
+
+
 def test_closing_in_another_loop_closes_what_rests() -> None:
     client = Sender(deadline=LONG, connect_deadline=LONG)
     loop = asyncio.new_event_loop()
