@@ -139,6 +139,8 @@ class Sweeper:
             except Exception as error:  # noqa: BLE001 - the next sweep may be luckier
                 if is_sweep:
                     logger.warning("a sweep broke off: %s", type(error).__name__)
+                elif not isinstance(error, ResetFlowError):  # such as of the store: the next sweep says so
+                    logger.error("ends can't be told: %s", type(error).__name__)  # noqa: TRY400 - frames hold secrets
 
     @staticmethod
     def _after(interval: timedelta) -> float:

@@ -434,6 +434,28 @@ async def test_a_listener_hears_at_once_of_an_end_that_another_process_brought_a
     assert len(crm.events) == 2
 
 
+async def test_a_defect_in_the_look_for_such_ends_is_logged_and_the_next_look_goes_on(
+    house: House, until: Until, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("reset_flow.engine.sweeper.INTERVAL", timedelta(hours=1))  # not by a sweep
+    monkeypatch.setattr("reset_flow.engine.sweeper.LATE_INTERVAL", timedelta(milliseconds=10))
+    crm = Listener()
+    await whole(house.worker(listeners={"crm": None}))
+    worker = house.worker(sweep=True, listeners={"crm": crm})
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("Peterson")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(worker.store, "scan", broken)
+        async with worker.service:
+            await until(lambda: "ZeroDivisionError" in caplog.text)
+            assert crm.events == []
+            meanwhile.undo()
+            await until(lambda: crm.events)
+    assert crm.triggers == ["password_accepted"]
+
+
 async def test_a_name_without_a_listener_is_owed_the_end_and_told_nothing_here(house: House) -> None:
     web = house.worker(listeners={"crm": None})
     await whole(web)
