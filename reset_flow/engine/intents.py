@@ -15,6 +15,7 @@ from reset_flow.domain.errors import (
     FlowNotFound,
     LimitReached,
     OutcomeInDoubt,
+    RecordUnreadable,
     ResetFlowError,
     StaleRecord,
     StoreUnavailable,
@@ -133,7 +134,7 @@ class IntentExecutor:
             with suppress(StoreUnavailable):
                 try:
                     stored = (await self._context.repository.load(decision.flow.id)).flow
-                except FlowNotFound:
+                except (FlowNotFound, RecordUnreadable):
                     return False
                 return bool(decision.moves) and stored.moves[: len(moves)] == moves
             await backoff.pause()
@@ -169,7 +170,7 @@ class IntentExecutor:
         except StaleRecord:
             # Not to be tried again: it was sent. Another worker took this one for dead and settled its intent.
             error = OutcomeInDoubt("another worker has settled this call meanwhile: look at the flow again")
-            with suppress(StoreUnavailable, FlowNotFound):
+            with suppress(StoreUnavailable, FlowNotFound, RecordUnreadable):
                 flow = (await self._context.repository.load(flow.id)).flow
         if error:
             raise error.with_flow(rules.view(flow))

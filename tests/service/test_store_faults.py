@@ -8,14 +8,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from reset_flow.domain.errors import CodeRejected, FlowBusy, OutcomeInDoubt, ResetFlowError, StoreUnavailable
+from reset_flow.domain.errors import (
+    CodeRejected,
+    FlowBusy,
+    OutcomeInDoubt,
+    RecordUnreadable,
+    ResetFlowError,
+    StoreUnavailable,
+)
 from reset_flow.domain.flow import State, Step
 from reset_flow.domain.outcomes import Accepted, NotActed, Rejected, Unknown
 from reset_flow.domain.secret import Secret
+from reset_flow.persistence.key_file import Key
+from reset_flow.persistence.keyring import Keyring
 from reset_flow.testing import refused
 
 if TYPE_CHECKING:
     from reset_flow.engine.background_tasks import Backoff
+    from reset_flow.ports import Record
     from reset_flow.sandbox import Sandbox
     from reset_flow.testing import FrozenClock
     from tests.service.conftest import At, House, MakeEtna, Person, Until
@@ -182,6 +192,52 @@ async def test_an_outcome_that_was_taken_without_a_word_is_no_doubt_when_others_
     moved = await worker.service.verify(flow.id, "004158")
     assert (moved.state, moved.in_doubt) == (State.TOKEN_ISSUED, None)
     assert (await worker.service.get(flow.id)).ended
+
+
+async def test_a_stored_outcome_is_looked_up_until_the_store_says(
+    house: House, at: At, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, other = house.worker(), house.worker()
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    pauses = 0
+
+    async def others_go_on_and_the_store_fails_again(_: Backoff) -> None:
+        nonlocal pauses
+        pauses += 1
+        if pauses == 1:
+            await other.service.set_password(flow.id, "violet tractor 5")
+            monkeypatch.setattr(worker.store, "load", away)
+        elif pauses == 3:
+            monkeypatch.setattr(worker.store, "load", load)
+
+    async def away(_: str) -> Record:
+        raise StoreUnavailable("the store is away")
+
+    load = worker.store.load
+    monkeypatch.setattr("reset_flow.engine.background_tasks.Backoff.pause", others_go_on_and_the_store_fails_again)
+    worker.store.plan.extend(["ok", "after"])
+    moved = await worker.service.verify(flow.id, "004158")
+    assert (moved.state, moved.in_doubt, pauses) == (State.TOKEN_ISSUED, None, 3)
+    assert (await worker.service.get(flow.id)).state is State.PASSWORD_SET
+
+
+async def test_an_outcome_is_in_doubt_where_what_others_made_of_the_flow_can_not_be_read(
+    house: House, at: At, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = Keyring((*house.keyring.keys, Key.generate()), house.keyring.lookup_keys, saved=True)
+    worker, other = house.worker(), house.worker(keyring=newer)
+    flow = await at(worker, State.QUESTION_ANSWERED)
+
+    async def others_go_on(_: Backoff) -> None:
+        await other.service.set_password(flow.id, "violet tractor 5")
+
+    monkeypatch.setattr("reset_flow.engine.background_tasks.Backoff.pause", others_go_on)
+    worker.store.plan.extend(["ok", "after"])
+    error = await refused(worker.service.verify(flow.id, "004158"), OutcomeInDoubt)
+    assert error.flow
+    assert (error.flow.id, error.flow.in_doubt) == (flow.id, Step.CODE)
+    await refused(worker.service.get(flow.id), RecordUnreadable)
+    assert (await other.service.get(flow.id)).state is State.PASSWORD_SET
 
 
 async def test_while_an_outcome_is_not_taken_the_flow_is_busy_for_all(house: House, at: At, until: Until) -> None:
