@@ -28,6 +28,7 @@ from reset_flow.ports import Query
 from reset_flow.testing import refused
 
 if TYPE_CHECKING:
+    from reset_flow.ports import Record
     from reset_flow.testing import FrozenClock
     from tests.service.conftest import At, House, ScriptedWorker, Until
 
@@ -323,6 +324,32 @@ async def test_a_store_that_is_away_loses_no_count(house: House, at: At, guess: 
     await worker.tells()
     await worker.tells()
     assert await is_on(house.worker(policy=TEN_STOPS), at)
+
+
+async def test_a_record_that_the_store_can_not_read_stops_no_code_and_loses_no_count(
+    house: House, at: At, guess: Guess, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = house.worker(policy=TEN_STOPS)
+    await guess(other, 6)
+    await other.tells()
+    worker = house.worker(policy=TEN_STOPS)
+    load = worker.store.load
+
+    async def spoilt(flow_id: str) -> Record:
+        record = await load(flow_id)
+        if record.realm == side_realm("default"):
+            raise RecordUnreadable(flow_id, "its value is none")
+        return record
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(worker.store, "load", spoilt)
+        flow = await at(worker, State.QUESTION_ANSWERED)
+        assert (await worker.service.verify(flow.id, "004158")).state is State.TOKEN_ISSUED
+        await guess(worker, 5)
+        await worker.tells()
+    assert "not counted with others'" in caplog.text
+    await worker.tells()
+    assert await is_on(worker, at)
 
 
 async def test_workers_that_tell_at_once_lose_and_double_nothing(house: House, guess: Guess) -> None:
