@@ -10,12 +10,15 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from reset_flow.sandbox.broker import Mail
 from reset_flow.sandbox.server import Sandbox
 
 DEFAULT_PORT = 8000
 HIGHEST_PORT = 65_535
+WRONG_ARGUMENTS = 2
+"""Exit status."""
 
 
 def serve(
@@ -82,6 +85,14 @@ def _print(line: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses arguments without repeating any: the app key may be among them, and errors land in logs."""
+
+    def error(self, _: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(WRONG_ARGUMENTS, f"{self.prog}: an argument can't be used\n")
+
+
 def _port(text: str) -> int:
     port = int(text)
     if not 0 <= port <= HIGHEST_PORT:
@@ -91,7 +102,7 @@ def _port(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m reset_flow.sandbox",
         description="A toy broker on loopback, with an inbox, a log of calls and faults on order.",
     )

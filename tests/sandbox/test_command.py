@@ -123,3 +123,25 @@ def test_what_is_no_port_is_refused(port: str, capsys: pytest.CaptureFixture[str
         main([f"--port={port}"])
     assert ended.value.code == 2
     assert "port" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--port=violet-tractor"],
+        ["--port", "violet-tractor"],
+        ["violet-tractor"],
+        ["--app-key", "k", "violet-tractor"],
+        ["--violet-tractor"],
+        ["--app-kee=violet-tractor"],
+        ["--quiet=violet-tractor"],
+    ],
+    ids=" ".join,
+)
+def test_an_error_repeats_no_argument(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (2, "")
+    assert "violet" not in said.err
+    assert "--app-key APP_KEY" in said.err  # how it is used
