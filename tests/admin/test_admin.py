@@ -186,6 +186,24 @@ async def test_looking_changes_nothing(
     assert (await verifying).version == seen.version + 1
 
 
+@pytest.mark.parametrize("address", ["postgres", "redis"], indirect=True)
+async def test_in_a_database_that_holds_nothing_nothing_is_found_and_nothing_made(
+    address: str, keyring: Keyring
+) -> None:
+    async with Admin(open_store(address), keyring) as admin:
+        assert await listed(admin) == await listed(admin, tag="desk-3") == []
+        await refused(admin.get("0" * 26), FlowNotFound)
+        assert await admin.sealed_with() == {}
+        assert (await admin.reseal()).resealed == await admin.purge(DAY) == 0
+        assert await admin.lift(USER) == await admin.erase(USER) == ChangeReport()
+    assert await dump(address) == b""
+    async with ResetService(ScriptedTransport(), open_store(address), keyring, sweep=False) as service:
+        flow = await service.start(USER)
+    async with Admin(open_store(address), keyring) as admin:
+        assert await listed(admin) == [flow]
+    assert flow.id.encode() in await dump(address)
+
+
 async def test_a_clock_or_a_realm_that_can_be_none_is_refused(store: Store, keyring: Keyring) -> None:
     naive = Admin(store, keyring, clock=lambda: datetime(2030, 1, 1))  # noqa: DTZ001 - that is the fault
     await refused(naive.purge(DAY), ConfigurationError)

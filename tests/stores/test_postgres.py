@@ -221,7 +221,7 @@ async def test_saves_are_durable_and_not_compiled_whatever_the_databases_default
     name = urlsplit(postgres_url).path[1:]
     await database.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
     await database.execute(f"ALTER DATABASE {name} SET jit = on")
-    await refused(store.load("any"), FlowNotFound)
+    await store.save(make_record())
     await database.execute("CREATE TABLE seen AS SELECT '' AS jit, '' AS synchronous_commit")
     await database.execute(
         "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN UPDATE seen SET "
@@ -244,7 +244,8 @@ async def test_rows_are_found_by_an_index_even_if_there_were_none_when_it_was_pl
         tables = "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE relname <> 'reset_flow_schema'"
         return dict(await database.fetch(tables))
 
-    await refused(other.load("any"), FlowNotFound)
+    await other.save(make_record(ended_at=datetime(2000, 1, 1, tzinfo=UTC)))
+    assert await other.purge("default", datetime.now(UTC), 9) == 1
     await other.aclose()
     await database.execute("VACUUM ANALYZE")
     before = await full_scans()
@@ -599,6 +600,31 @@ async def test_a_newer_schema_is_left_alone(
     await other.save(make_record())
 
 
+async def test_looking_makes_no_tables_and_sees_those_that_another_makes(
+    store: PostgresStore, other: PostgresStore, database: asyncpg.Connection
+) -> None:
+    record = make_record(lookups=(b"a" * 16,), ended_at=datetime(2000, 1, 1, tzinfo=UTC))
+    everything = Query(realm=record.realm)
+    looks = [store.load(record.id) for _ in range(3)]
+    assert [type(each) for each in await asyncio.gather(*looks, return_exceptions=True)] == [FlowNotFound] * 3
+    await refused(store.changed(record.id, 0, LONG), FlowNotFound)
+    for query in (everything, Query(realm=record.realm, due=True), Query(realm=record.realm, lookup=b"a" * 16)):
+        assert [each async for each in store.scan(query, limit=9)] == []
+    assert await store.purge(record.realm, datetime.now(UTC), 9) == 0
+    assert await database.fetchval("SELECT count(*) FROM pg_stat_user_tables") == 0
+    await other.save(record)
+    assert [each async for each in store.scan(everything, limit=9)] == [await store.load(record.id)] == [record]
+    assert await store.purge(record.realm, datetime.now(UTC), 9) == 1
+
+
+async def test_of_a_look_and_a_save_at_once_the_save_makes_the_tables(store: PostgresStore) -> None:
+    record = make_record()
+    found, saved = await asyncio.gather(store.load(record.id), store.save(record), return_exceptions=True)
+    assert isinstance(found, FlowNotFound) or found == record
+    assert saved is None
+    assert await store.load(record.id) == record
+
+
 async def test_who_may_not_make_tables_is_told_what_to_do(
     postgres_url: str, store: PostgresStore, database: asyncpg.Connection
 ) -> None:
@@ -608,7 +634,7 @@ async def test_who_may_not_make_tables_is_told_what_to_do(
     parts = urlsplit(postgres_url)
     guest = PostgresStore(parts._replace(netloc=f"{role}:guest@{parts.hostname}:{parts.port}").geturl())
     try:
-        error = await refused(guest.load("any"), ConfigurationError)
+        error = await refused(guest.save(make_record()), ConfigurationError)
         assert "CREATE on a schema" in str(error)
         # What another has made serves as well.
         await store.save(make_record(id="any"))

@@ -14,7 +14,7 @@ from reset_flow.stores.statements import script, statements
 from reset_flow.stores.waiters import PING_INTERVAL, Listener
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from reset_flow.stores.postgres.connections import Pool
     from reset_flow.stores.postgres.rows import Save
@@ -36,7 +36,7 @@ LOADS_AT_ONCE = 256
 
 class Session:
     """
-    Connections, and the batches that wait for them. The first statement prepares the tables.
+    Connections, and the batches that wait for them. The first save creates the tables; before it, nothing is found.
 
     Attributes:
         saves: Returns `None` for what was saved, and else its row of the function `save`.
@@ -58,7 +58,7 @@ class Session:
         self._pool = make_pool()
         self._connections = connections
         self._others = asyncio.Semaphore(connections)
-        self._opening: asyncio.Future[None] | None = None
+        self._attempts: dict[Callable[[], Coroutine[Any, Any, bool]], asyncio.Task[bool]] = {}  # to find or make tables
         self._is_open = False
         self.notifications = _Notifications(self._pool, f"{prefix}_changed")
         self.loads: Batcher[str] = Batcher(self._load_all, LOADS_AT_ONCE)
@@ -66,8 +66,8 @@ class Session:
 
     async def fetch(self, statement: str, *values: Any) -> list[Any]:
         """Run a statement, by its name, that is neither a save nor a load: those always find a connection left."""
-        if not self._is_open:
-            await self._open()
+        if not self._is_open and not await self._open():
+            return []
         async with self._others:
             return await self._fetch(statement, *values)
 
@@ -80,37 +80,42 @@ class Session:
             async with asyncio.timeout(self._pool.connect_timeout):
                 for _ in range(self._connections):
                     await self._others.acquire()
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.wait([self._opening])
+        if attempts := list(self._attempts.values()):
+            for attempt in attempts:
+                attempt.cancel()
+            await asyncio.wait(attempts)
         await self.notifications.close()
         self._pool.terminate()
         await asyncio.sleep(0)  # the sockets are closed in the next turn of the loop
 
-    async def _fetch(self, statement: str, *values: Any) -> list[Any]:
-        if not self._is_open:
-            await self._open()
+    async def _fetch(self, statement: str, *values: Any, create: bool = False) -> list[Any]:
+        if not self._is_open and not await self._open(create=create):
+            return []
         return await self._pool.fetch(self._sql[statement], *values)
 
-    async def _open(self) -> None:
-        """Prepare the tables. All that wait share one attempt: a server that is silent is waited for once."""
-        if self._opening is None:
-            self._opening = asyncio.ensure_future(self._create_tables())
-            self._opening.add_done_callback(self._opened)
+    async def _open(self, *, create: bool = False) -> bool:
+        """Return True if the tables are there, or are created because that is wanted."""
+        self._is_open = await self._shared(self._find_tables) or (create and await self._shared(self._create_tables))
+        return self._is_open
+
+    async def _shared(self, work: Callable[[], Coroutine[Any, Any, bool]]) -> bool:
+        """Return the result of the work. All that wait share one attempt: a silent server is waited for once."""
+        attempt = self._attempts.get(work)
+        if attempt is None:
+            attempt = self._attempts[work] = asyncio.create_task(work())
+            attempt.add_done_callback(lambda _: self._attempts.pop(work))
         try:
-            await asyncio.shield(self._opening)
+            result = await asyncio.shield(attempt)
         except ResetFlowError as error:
             raise copy_error(error) from error.__cause__
         if self.notifications.stopped:
             raise StoreUnavailable(CLOSED)
+        return result
 
-    def _opened(self, opening: asyncio.Future[None]) -> None:
-        self._opening = None
-        self._is_open = not opening.cancelled() and opening.exception() is None
+    async def _find_tables(self) -> bool:
+        return await self._exist(self._pool.fetch)
 
-    async def _create_tables(self) -> None:
-        if await self._exist(self._pool.fetch):
-            return
+    async def _create_tables(self) -> bool:
         asyncpg = driver()
         try:
             async with self._pool.transaction(CREATION_TIMEOUT) as connection:
@@ -123,9 +128,10 @@ class Session:
             if isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError | asyncpg.InvalidSchemaNameError):
                 raise ConfigurationError(
                     f"the tables {self._prefix}_* can't be created in this database: grant its user CREATE on a schema "
-                    "of its search path, or open the store once as a user who may"
+                    "of its search path, or save once as a user who may"
                 ) from error.__cause__
             raise
+        return True
 
     async def _exist(self, fetch: Callable[[str], Awaitable[list[Any]]]) -> bool:
         ((found, encoding, server),) = await fetch(self._sql["find_schema"])
@@ -149,7 +155,8 @@ class Session:
         locks = sorted({lock for save in saves for lock in save.locks})
         batch = b"[%b]" % b",".join([save.json for save in saves])
         bodies = [save.body for save in saves]
-        rows = {row["place"]: row for row in await self._fetch("save", self._now(), locks, batch.decode(), bodies)}
+        values = self._now(), locks, batch.decode(), bodies
+        rows = {row["place"]: row for row in await self._fetch("save", *values, create=True)}
         return [rows.get(place) for place in range(1, len(saves) + 1)]
 
 

@@ -38,7 +38,7 @@ PURGE_BATCH = 256
 
 class PostgresStore(Store):
     """
-    Keeps records in tables of a PostgreSQL database (12 or newer, UTF-8), which it creates where they are missing.
+    Keeps records in tables of a PostgreSQL database (12 or newer, UTF-8), which its first save creates if need be.
 
     Any number of processes may share them. A store is used by one event loop at a time, and opened after a fork, not
     before. A save that returned is on disk (`synchronous_commit` is never off). A scan skips rows that were damaged

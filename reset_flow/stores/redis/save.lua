@@ -2,15 +2,16 @@
 -- 0 it is stored, -1 it is stale, -2 what is stored is no record, the error that kept it from being written, or a list
 -- of the budgets that are full: the key of each, and the microseconds until it is not (-1 if waiting does not help).
 -- KEYS: what the keys of flows begin with, the count of flows; then what the other keys begin with: all, due and ended
--- of a realm, lookups, budgets; and the channel for changes.
+-- of a realm, lookups, budgets; the channel for changes, and the version of what is stored.
 -- ARGV: time, then each save as `encode_save` in records.py packs it.
 
+local SCHEMA = 1 -- as in server.py
 local SAVED, STALE, UNREADABLE = 0, -1, -2
 local NEVER = -1
 local NOTHING = -2 ^ 63 -- in place of a time that there is none of
 local LINGER = 60000 -- milliseconds; an unexpired use must never be missed, so its key goes a little later
 
-local flows, count, alls, dues, endeds, by_lookup, by_budget, channel = unpack(KEYS)
+local flows, count, alls, dues, endeds, by_lookup, by_budget, channel, schema = unpack(KEYS)
 
 -- The changes of uses, budget by budget. -> budgets, where the changes end
 local function unpack_budgets(text, at, drops, adds)
@@ -120,6 +121,9 @@ local function save(text)
 
     -- Nothing was written until here, and nothing below is refused once the first write was not.
     local number = known.number or redis.call('INCR', count)
+    if number == 1 then
+        redis.call('SET', schema, SCHEMA)
+    end
     local leased_until = lease ~= NOTHING and now + lease or 0
     local placed = member(number, id)
     if not stored then

@@ -227,11 +227,9 @@ class Server:
         self.durability = durability
 
     async def _check_schema(self, client: Redis | RedisCluster) -> None:
-        key = self._tag + b"schema"
-        schema: Any = await client.get(key)
-        if schema is None:
-            await client.set(key, SCHEMA, nx=True)
-            schema = await client.get(key)
+        schema: Any = await client.get(self._tag + b"schema")
+        if schema is None:  # the first save writes it
+            return
         if not schema.isdigit():
             raise ConfigurationError("something else is kept under the prefix of the Redis store: choose another one")
         if int(schema) > SCHEMA:

@@ -36,7 +36,7 @@ PIECE = 100
 
 FLOWS, COUNT = b"flow:", b"flows"
 ALL, DUE, ENDED, LOOKUPS = b"all:", b"due:", b"ended:", b"lookup:"
-USES, CHANGED = b"uses:", b"changed"
+USES, CHANGED, SCHEMA = b"uses:", b"changed", b"schema"
 
 SAVED, STALE, UNREADABLE = 0, -1, -2
 """Outcomes of a save, as `save.lua` gives them; a list where budgets are full."""
@@ -144,7 +144,7 @@ class RedisStore(Store):
         await self._sessions.aclose()
 
     def _save_all(self, saves: Sequence[bytes]) -> Call:
-        names = FLOWS, COUNT, ALL, DUE, ENDED, LOOKUPS, USES, CHANGED
+        names = FLOWS, COUNT, ALL, DUE, ENDED, LOOKUPS, USES, CHANGED, SCHEMA
         return "save", [self._tag + name for name in names], [self._now(), *saves]
 
     def _load_all(self, keys: Sequence[bytes]) -> Call:
