@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from reset_flow.domain.flow import NewCredential
     from reset_flow.domain.outcomes import Accepted, Outcome
     from reset_flow.ports import Case
-    from reset_flow.transports.etna_protocol import Document, Refusal, Secrets
+    from reset_flow.transports.etna_protocol import Refusal
     from reset_flow.transports.http import Result
+    from reset_flow.transports.replies import Document, Secrets
 
 Revision: TypeAlias = Literal["identifiers", "password"]
 """The revision of the broker's documents that step 3 follows."""

@@ -8,7 +8,7 @@ reply                                                                  outcome
 =====================================================================  =============================================
 any status, `{"error": "Application key ..."}`                         `NotActed`, the app key
 429; 503 with a valid `Retry-After`                                    `NotActed`, throttled
-3xx and `NEVER_HANDLED`, without the envelope, the whole body read     `NotActed`, the protocol
+3xx, `http.NEVER_HANDLED`: without the envelope, the whole body read   `NotActed`, the protocol
 2xx and 4xx, the envelope or `ModelState`                              by the table below
 everything else                                                        `Unknown`; at step 2, which changes nothing,
                                                                        `NotActed`
@@ -42,36 +42,27 @@ At step 3 words beside `IsSucceed: true` are no contradiction: the documents' sa
 
 from __future__ import annotations
 
-import json
-import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejected, Unknown
-from reset_flow.domain.secret import HIDDEN, Secret, redact
-from reset_flow.domain.text import MIN_REPEATED, one_line
-from reset_flow.transports.http import Reply
+from reset_flow.domain.secret import Secret
+from reset_flow.domain.text import one_line
+from reset_flow.transports.http import Reply, turned_away
+from reset_flow.transports.replies import USABLE_TOKEN, parse, redact_words, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from reset_flow.transports.http import Result
+    from reset_flow.transports.replies import Document, Secrets
 
-Document: TypeAlias = dict[str, Any]
 Refusal: TypeAlias = list[str]
 """The words of a refusal, as the broker sent them."""
 
-Secrets: TypeAlias = tuple[str | Secret | None, ...]
-"""Sent with the call; redacted in the words of the reply."""
-
-NEVER_HANDLED = frozenset({401, 403, 404, 405, 406, 411, 413, 414, 415})
-"""Statuses with which a gateway in front of the API turns a request away."""
-
 ENVELOPE_KEYS, LOG_IN_KEYS = frozenset({"IsSucceed", "Errors"}), frozenset({"State"})
 MAX_QUESTION_LENGTH = 1000
-USABLE_TOKEN = re.compile(r"[!-~]{1,4096}")
 NO_SUCH_ROUTE = (404, 405)
-TOO_MANY_REQUESTS, SERVICE_UNAVAILABLE = 429, 503
-SUCCESS, REDIRECTION, CLIENT_ERROR, SERVER_ERROR = 2, 3, 4, 5  # the first digits of a status
+SUCCESS, CLIENT_ERROR, SERVER_ERROR = 2, 4, 5  # the first digits of a status
 
 
 def judge(
@@ -92,19 +83,20 @@ def judge(
     """
     if not isinstance(result, Reply):
         return result
-    document = None if result.body is None else _parse(result.body)
+    document = parse(result.body)
     enveloped = document is not None and not keys.isdisjoint(document)
-    turned_away = _turned_away(result, None if enveloped else document, enveloped=enveloped)
-    if turned_away is not None:
-        return turned_away
+    if document is not None and not enveloped and _misses_app_key(document):
+        return NotActed(cause=Cause.FORBIDDEN, detail="the broker does not know the app key")
+    if (outcome := turned_away(result, recognized=enveloped)) is not None:
+        return outcome
     verdict: Accepted | Refusal | None = None
     if document is not None and result.status // 100 in (SUCCESS, CLIENT_ERROR):
         verdict = read(document) if enveloped else _read_model_state(document)
     if isinstance(verdict, Accepted):
         return verdict
     if verdict is not None:
-        return Rejected(reasons=_redact(verdict, secrets))
-    return Unknown(detail=f"HTTP {result.status}, {result.flaw or 'and nothing known to mean yes or no'}")
+        return Rejected(reasons=redact_words(verdict, secrets))
+    return unknown(result)
 
 
 def judge_question(result: Result, secrets: Secrets) -> Outcome:
@@ -122,16 +114,9 @@ def judge_question(result: Result, secrets: Secrets) -> Outcome:
     return outcome
 
 
-def _turned_away(reply: Reply, document: Document | None, *, enveloped: bool) -> NotActed | None:
-    """Apply the first three rows."""
-    status, error = reply.status, document and document.get("error")
-    if isinstance(error, str) and error.strip().lower().startswith("application key"):
-        return NotActed(cause=Cause.FORBIDDEN, detail="the broker does not know the app key")
-    if status == TOO_MANY_REQUESTS or (status == SERVICE_UNAVAILABLE and reply.retry_after is not None):
-        return NotActed(cause=Cause.THROTTLED, detail=f"HTTP {status}", retry_after=reply.retry_after)
-    if not enveloped and reply.body is not None and (status in NEVER_HANDLED or status // 100 == REDIRECTION):
-        return NotActed(cause=Cause.PROTOCOL, detail=f"HTTP {status}")
-    return None
+def _misses_app_key(document: Document) -> bool:
+    error = document.get("error")
+    return isinstance(error, str) and error.strip().lower().startswith("application key")
 
 
 def read_request(document: Document) -> Accepted | Refusal | None:
@@ -208,42 +193,3 @@ def _complaints(document: Document) -> tuple[Any, Refusal, Refusal]:
 
 def _texts(values: Any) -> list[str]:
     return [text for text in values if isinstance(text, str) and text.strip()] if isinstance(values, list) else []
-
-
-def _parse(body: bytes) -> Document | None:
-    """Return the JSON object in the body, whatever its content type; `None` if it is no object or no strict JSON."""
-    try:
-        document = DECODER.decode(body.decode("utf-8-sig"))  # .NET may write a byte order mark
-    except (ValueError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> Document:
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        raise ValueError("a duplicate key: its meaning is ambiguous")
-    return document
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse_constant)
-
-
-def _redact(words: Refusal, secrets: Secrets) -> Refusal:
-    """Redact our own secrets in the words: they go into errors, and errors go into logs."""
-    for normalize in (str, one_line):  # as it was sent, and as it will be printed
-        words = [normalize(word) for word in words]
-        for secret in secrets:
-            hidden = Secret(normalize(secret.reveal() if isinstance(secret, Secret) else secret or ""))
-            words = [_redact_word(hidden, word) for word in words] if hidden else words
-    return words
-
-
-def _redact_word(secret: Secret, word: str) -> str:
-    word = redact(secret, word)
-    repeated = len(secret.reveal()) >= MIN_REPEATED and secret.reveal().lower() in word.lower()  # in another spelling
-    return HIDDEN if repeated else word

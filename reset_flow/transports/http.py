@@ -51,6 +51,12 @@ read, which takes a tenth of the CPU of a call."""
 NEVER_RESENT = frozenset({"PATCH", "POST"})
 """Methods that aiohttp never sends a second time."""
 
+NEVER_HANDLED = frozenset({401, 403, 404, 405, 406, 411, 413, 414, 415})
+"""Statuses with which a gateway in front of an API turns a request away."""
+
+TOO_MANY_REQUESTS, SERVICE_UNAVAILABLE = 429, 503
+REDIRECTION = 3  # the first digit of a status
+
 CONNECTIONS = 256
 IDENTITY = "identity"
 WINDOWS = {
@@ -319,6 +325,21 @@ class Sender:
             session.trace_configs.clear()
             own = self._own[loop] = _OwnSession(session, partial(self._own.pop, loop, None))
         return own.session
+
+
+def turned_away(reply: Reply, *, recognized: bool) -> NotActed | None:
+    """
+    Return the outcome of a reply that throttles a request, or keeps it from an API; `None` for all others.
+
+    Args:
+        recognized: Whether the reply is in the API's own shape: then its status has a meaning of its own.
+    """
+    status = reply.status
+    if status == TOO_MANY_REQUESTS or (status == SERVICE_UNAVAILABLE and reply.retry_after is not None):
+        return NotActed(cause=Cause.THROTTLED, detail=f"HTTP {status}", retry_after=reply.retry_after)
+    if not recognized and reply.body is not None and (status in NEVER_HANDLED or status // 100 == REDIRECTION):
+        return NotActed(cause=Cause.PROTOCOL, detail=f"HTTP {status}")
+    return None
 
 
 def endpoint(given: str | Secret, name: str = "base_url") -> URL:
