@@ -274,7 +274,7 @@ class Transport(Protocol):
         """
 
     async def aclose(self) -> None:
-        """Let go of what it opened itself. Idempotent."""
+        """Let go of what it opened itself. Idempotent. Later calls return `NotActed` and send nothing."""
 
 
 class Tracer(Protocol):

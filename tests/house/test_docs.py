@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 EMBEDDING = ROOT / "docs" / "embedding.md"
+PROVIDERS = ROOT / "docs" / "providers.md"
+ACCOUNTS_SERVER = ROOT / "tests" / "transports" / "accounts_server.py"
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 
 # A person at the keyboard: answers the question, reads the code in the inbox, chooses a password.
@@ -166,6 +168,9 @@ def test_every_road_takes_at_most_forty_lines(road: str) -> None:
 
 @pytest.mark.parametrize("snippet", [pytest.param(text, id=place) for place, text in blocks("python")])
 def test_a_snippet_runs(snippet: str, sandbox: str, tmp_path: Path) -> None:
+    for name, text in re.findall(r"<!-- file: (\S+) -->\n```python\n(.*?)```", PROVIDERS.read_text(), re.DOTALL):
+        (tmp_path / name).write_text(text)
+    (tmp_path / ACCOUNTS_SERVER.name).write_text(ACCOUNTS_SERVER.read_text())
     environment = {
         "PATH": os.environ["PATH"],
         "SANDBOX": sandbox,
@@ -183,7 +188,7 @@ def test_a_snippet_runs(snippet: str, sandbox: str, tmp_path: Path) -> None:
         (tmp_path / "test_snippet.py").write_text(snippet)
         tests = [sys.executable, "-m", "pytest", "-q", "-o", "asyncio_mode=auto", "test_snippet.py"]
         done = subprocess.run(
-            tests, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+            tests, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
         )
         assert done.returncode == 0, done.stdout
 
