@@ -205,7 +205,7 @@ class Admin:
             except RecordUnreadable:
                 return "unreadable"
             flow = found.flow
-            if canonical(flow.user).strip() != wanted.reveal() or (lifting and not flow.uses and not flow.intent):
+            if canonical(flow.user).strip() != wanted.reveal() or (lifting and not flow.held and not flow.intent):
                 return "nothing to do"
             if flow.intent and (found.busy or lifting):
                 # Another version would take the outcome of the call from the worker that makes it.
@@ -213,7 +213,7 @@ class Admin:
             # Without the reserve for the next guess: how many uses a budget holds is the service's policy to say.
             moment = Moment(self._now(), self._name_worker(), new_write_id())
             decision = decide(flow, event, moment).without_optional()
-            drop = [UseName(flow.budget_key(use.budget), use.id) for use in decision.drop]
+            drop = [UseName(key, use.id) for use in decision.drop for _, key in flow.budget_keys(use)]
             await self._repository.save(self._repository.record(decision.flow, decision.write_id), drop=drop)
             self._log(f"flow {flow.id}: {'budgets lifted' if lifting else 'erased'}")
             return "changed"

@@ -39,8 +39,8 @@ ERASED_AT = datetime(1970, 1, 1, tzinfo=UTC)
 RESULTS = 8
 """How many results of commands with an idempotency key a flow remembers."""
 
-STARTS = frozenset({BudgetName.STARTS_PER_USER, BudgetName.STARTS_PER_ORIGIN})
-"""The budgets that count what makes the broker send its first e-mail of a flow."""
+GUESSES = {State.REQUESTED: BudgetName.ANSWERS_PER_USER, State.QUESTION_ANSWERED: BudgetName.CODES_PER_USER}
+"""The budget of the guess that a flow asks for in a state."""
 
 SENDS_CODE = frozenset(
     trigger
@@ -147,7 +147,7 @@ class Decision(Struct, frozen=True, kw_only=True, gc=False):
 
         add, drop: The uses of budgets to add and to drop with the save.
 
-        optional: One more use to add: it is left out where its budget is full.
+        optional: The reserve, as one more use to add: it is left out where its budget is full.
 
         moves: The transitions that were taken, oldest first.
 
@@ -165,8 +165,7 @@ class Decision(Struct, frozen=True, kw_only=True, gc=False):
 
     def without_optional(self) -> Decision:
         """Return the same decision without its optional use."""
-        uses = tuple(use for use in self.flow.uses if use != self.optional)
-        return replace(self, flow=replace(self.flow, uses=uses, reserve=None), optional=None)
+        return replace(self, flow=replace(self.flow, reserve=None), optional=None)
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -265,37 +264,52 @@ class _Change(Struct):
 
     # --- uses of budgets
 
-    def add(self, *budgets: BudgetName) -> None:
-        uses = tuple([HeldUse(budget, self.moment.write_id) for budget in budgets])
-        self.added += uses
-        self.set(uses=self.flow.uses + uses)
+    def _new_use(self, budget: BudgetName) -> HeldUse:
+        return HeldUse(budget, self.moment.write_id)
 
-    def add_starts(self) -> None:
-        """Count the start of this flow; where it is counted, once more under the same names, as it may have expired."""
-        if counted := tuple([use for use in self.flow.uses if use.budget in STARTS]):
-            self.added += counted
-        elif self.flow.origin_key is None:
-            self.add(BudgetName.STARTS_PER_USER)
-        else:
-            self.add(BudgetName.STARTS_PER_USER, BudgetName.STARTS_PER_ORIGIN)
+    def add_start(self) -> None:
+        """Count the start of this flow; where it is counted, once more under the same name, as it may have expired."""
+        counted = [use for use in self.flow.uses if use.budget is BudgetName.STARTS_PER_USER]
+        if not counted:
+            counted = [self._new_use(BudgetName.STARTS_PER_USER)]
+            self.set(uses=(*self.flow.uses, *counted))
+        self.added += tuple(counted)
 
-    def drop(self, write_id: bytes | None, **known: Any) -> None:
-        """Drop the uses that this save has added."""
-        self.dropped += tuple([use for use in self.flow.uses if use.id == write_id])
-        self.set(uses=tuple([use for use in self.flow.uses if use.id != write_id]), **known)
+    def add_guess(self) -> None:
+        """Count a guess in the place of the reserve."""
+        self.drop_reserve()
+        guess = self._new_use(GUESSES[self.flow.state])
+        self.added += (guess,)
+        self.set(reserve=guess)
+
+    def spend_guess(self, intent: Intent) -> None:
+        """Leave the guess of an intent counted, if it was one."""
+        guess = self.flow.reserve
+        if guess is not None and guess.id == intent.write_id:
+            self.set(uses=(*self.flow.uses, guess), reserve=None)
+
+    def drop_start(self, intent: Intent) -> None:
+        """Drop the start that was counted for an intent."""
+        self.dropped += tuple([use for use in self.flow.uses if use.id == intent.write_id])
+        self.set(uses=tuple([use for use in self.flow.uses if use.id != intent.write_id]))
+
+    def drop_reserve(self) -> None:
+        if self.flow.reserve is not None:
+            self.dropped += (self.flow.reserve,)
+            self.set(reserve=None)
 
     def drop_all(self) -> None:
-        self.dropped = self.flow.uses
+        self.dropped = self.flow.held
         self.set(uses=(), reserve=None)
 
     def _keep_reserve(self) -> None:
-        """Hold a use for the next guess where one may come, and only there."""
-        if self.flow.state is not State.QUESTION_ANSWERED:
-            if self.flow.reserve is not None:
-                self.drop(self.flow.reserve, reserve=None)
-        elif self.flow.reserve is None:
-            self.optional = HeldUse(BudgetName.CODES_PER_USER, self.moment.write_id)
-            self.set(uses=(*self.flow.uses, self.optional), reserve=self.moment.write_id)
+        """Hold a use for the next guess where one may come, and only there. A guess that was right is none."""
+        budget = None if self.flow.unsent else GUESSES.get(self.flow.state)
+        if self.flow.reserve is not None and self.flow.reserve.budget is not budget:
+            self.drop_reserve()
+        if budget and self.flow.reserve is None:
+            self.optional = self._new_use(budget)
+            self.set(reserve=self.optional)
 
 
 def _erased(flow: FlowData) -> FlowData:
@@ -329,18 +343,22 @@ def _asked(change: _Change, event: Asked) -> None:
         case Rejected(reasons=reasons):
             change.error = UnknownUser(*reasons)
     if change.flow.question:  # else the first call follows, whose intent counts the start
-        change.add_starts()
+        change.add_start()
 
 
 def _intended(change: _Change, event: Intended) -> None:
     command, moment = event.command, change.moment
     if COMMANDS[command].call is Call.REQUEST and change.flow.state is State.REQUESTED:
-        change.add_starts()
-    if command == "verify":
-        change.drop(change.flow.reserve, reserve=None)
-        change.add(BudgetName.CODES_PER_USER)
+        change.add_start()
+    if command == "verify" or (command == "answer" and event.secret is not None and not _unasked(change.flow)):
+        change.add_guess()
     intent = Intent(command=command, at=moment.at, write_id=moment.write_id, secret=event.secret, key=event.key)
     change.set(intent=intent, **_counted(change.flow, command, 1))
+
+
+def _unasked(flow: FlowData) -> bool:
+    """Return whether the broker said that it asks no question, and has not taken that back."""
+    return flow.question == "" and not flow.moves
 
 
 def _counted(flow: FlowData, command: str, amount: int) -> dict[str, Any]:
@@ -382,7 +400,6 @@ def _accepted(change: _Change, intent: Intent, outcome: Accepted) -> None:
             known.pop("resends", None)
             change.fire(*command.accepted, answer=intent.secret or change.flow.answer, sent_at=intent.at, **known)
         case Call.EXCHANGE:
-            change.drop(intent.write_id)
             if outcome.value:
                 change.fire(*command.accepted, answer=None, **known, **_granted(change, outcome.value))
             else:
@@ -401,19 +418,18 @@ def _granted(change: _Change, token: Secret) -> dict[str, Any]:
 
 
 def _give_back(change: _Change, intent: Intent, outcome: NotActed) -> None:
-    """Leave the flow as it was before the intent; a start that was throttled stays counted."""
+    """Leave the flow as it was, with the guess in reserve again; a start that was throttled stays counted."""
     known = _counted(change.flow, intent.command, -1)
-    if intent.command == "verify":
-        known["reserve"] = intent.write_id  # the use of the guess becomes the reserve that it was before
-    elif outcome.cause is not Cause.THROTTLED:
-        change.drop(intent.write_id)
+    if outcome.cause is not Cause.THROTTLED:
+        change.drop_start(intent)
     change.set(intent=None, **known)
     change.error = not_acted(outcome)
 
 
 def _rejected(change: _Change, intent: Intent, outcome: Rejected) -> None:
+    change.spend_guess(intent)
     flow, command, triggers = change.flow, intent.command, COMMANDS[intent.command].rejected
-    if command in ("start", "answer") and flow.question == "" and not flow.moves:
+    if command in ("start", "answer") and _unasked(flow):
         # The first word of the broker on this user: a start that was given back goes on with an answer.
         if flow.limits.mask_unknown_users:
             change.fire(*COMMANDS[command].accepted, masked=True, sent_at=intent.at)
@@ -449,6 +465,7 @@ def _codes_sent(flow: FlowData) -> int:
 
 
 def _unknown(change: _Change, intent: Intent) -> None:
+    change.spend_guess(intent)
     command, known = COMMANDS[intent.command], dict[str, Any](in_doubt=step_in_doubt(change.flow, intent))
     if command.call is Call.REQUEST:
         known |= {"answer": intent.secret or change.flow.answer, "sent_at": intent.at}

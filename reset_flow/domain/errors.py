@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from reset_flow.domain.flow import Flow, State
 
 LIMITS = {
+    "answers_per_user": "wrong answers for this user",
     "codes_per_user": "wrong codes for this user",
     "guess_alarm": "wrong codes of all users together",
     "resend_cooldown": "one code at a time",

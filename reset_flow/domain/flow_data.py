@@ -23,12 +23,17 @@ class BudgetName(StrEnum):
 
     STARTS_PER_USER = "s"
     STARTS_PER_ORIGIN = "o"
+    ANSWERS_PER_USER = "a"
     CODES_PER_USER = "c"
 
     @property
     def field(self) -> str:
         """The field of `Policy` that holds the budget."""
         return self.name.lower()
+
+
+PER_ORIGIN = {BudgetName.STARTS_PER_USER: BudgetName.STARTS_PER_ORIGIN}
+"""The budget in which a use counts as well if the flow has an origin, by the budget of the user."""
 
 
 class _Kept(Shown, Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
@@ -53,6 +58,8 @@ class HeldUse(_Kept, frozen=True):
     A counted use of a budget that this flow may still drop.
 
     Attributes:
+        budget: Of the user; the use counts for the origin as well, as `PER_ORIGIN` says.
+
         id: The write id of the save that added it.
     """
 
@@ -151,9 +158,9 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
         user_key, origin_key: Keyed hashes, 15 bytes each, of the user and of user and origin. With the letter of a
             budget behind it, each is a key of that budget.
 
-        uses: The uses that this flow has added to budgets and has not dropped; some may have expired.
+        uses: The uses of starts and wrong guesses that this flow has added and not dropped; some may have expired.
 
-        reserve: The id of the use, among those, that is held for the next guess.
+        reserve: The use that is held for the next guess, or that counts the guess under way.
 
         compensated: Whether an attempt was given back for a code that was lost to doubt.
 
@@ -210,7 +217,7 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
     user_key: bytes = b""
     origin_key: bytes | None = None
     uses: tuple[HeldUse, ...] = ()
-    reserve: bytes | None = None
+    reserve: HeldUse | None = None
     compensated: bool = False
     masked: bool = False
     results: tuple[Result, ...] = ()
@@ -250,7 +257,14 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
         """Whether its first call needs nothing of the person and was not made yet."""
         return self.state is State.REQUESTED and not self.question and not self.intent and not self.moves
 
-    def budget_key(self, budget: BudgetName) -> bytes:
-        """Return the key of a budget for the user of this flow: 16 bytes."""
-        owner = self.origin_key if budget is BudgetName.STARTS_PER_ORIGIN else self.user_key
-        return (owner or b"") + budget.encode()
+    @property
+    def held(self) -> tuple[HeldUse, ...]:
+        """All its uses, the reserve included."""
+        return self.uses if self.reserve is None else (*self.uses, self.reserve)
+
+    def budget_keys(self, use: HeldUse) -> list[tuple[BudgetName, bytes]]:
+        """Return the budgets that a use counts in, each with its key of 16 bytes."""
+        keys = [(use.budget, self.user_key + use.budget.encode())]
+        if self.origin_key is not None and (budget := PER_ORIGIN.get(use.budget)):
+            keys.append((budget, self.origin_key + budget.encode()))
+        return keys

@@ -27,7 +27,7 @@ from reset_flow.ports import Use, UseName
 
 if TYPE_CHECKING:
     from reset_flow.domain.flow import Flow, NewCredential
-    from reset_flow.domain.flow_data import FlowData, HeldUse
+    from reset_flow.domain.flow_data import FlowData
     from reset_flow.engine.context import Context
 
 logger = logging.getLogger("reset_flow")
@@ -108,7 +108,7 @@ class IntentExecutor:
             try:
                 await self._context.repository.save(record, *self._uses(decision))
             except LimitReached as error:
-                if decision.optional is None or not self._is_about(error, decision.optional, decision.flow):
+                if decision.optional is None:
                     raise _limit_of(error) from None
                 decision = decision.without_optional()
                 record = self._context.repository.record(decision.flow, decision.write_id)
@@ -144,17 +144,12 @@ class IntentExecutor:
         added = decision.add if decision.optional is None else (*decision.add, decision.optional)
         add = []
         for use in added:
-            budget = self._context.policy.budget(use.budget)
-            if use.id != decision.write_id and self._context.now() - flow.created_at < budget.window:
-                continue  # it was added by an earlier save and has not expired
-            key = flow.budget_key(use.budget)
-            add.append(Use(key=key, id=use.id, limit=budget.limit, window=budget.window))
-        return add, [UseName(flow.budget_key(use.budget), use.id) for use in decision.drop]
-
-    @staticmethod
-    def _is_about(error: LimitReached, use: HeldUse, flow: FlowData) -> bool:
-        """Return whether a save was refused for this use alone."""
-        return all(key == flow.budget_key(use.budget) for key in error.keys)
+            for name, key in flow.budget_keys(use):
+                budget = self._context.policy.budget(name)
+                if use.id != decision.write_id and self._context.now() - flow.created_at < budget.window:
+                    continue  # it was added by an earlier save and has not expired
+                add.append(Use(key=key, id=use.id, limit=budget.limit, window=budget.window))
+        return add, [UseName(key, use.id) for use in decision.drop for _, key in flow.budget_keys(use)]
 
     def _decide(self, flow: FlowData, event: Event) -> Decision:
         return decide(flow, event, self._context.moment())

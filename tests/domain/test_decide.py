@@ -54,7 +54,7 @@ from reset_flow.domain.state_machine import COMMANDS, EDGES, Call
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 STEPS = {(edge.trigger, source, edge.target) for edge in EDGES for source in edge.sources}
-CODES, STARTS, ORIGINS = BudgetName.CODES_PER_USER, BudgetName.STARTS_PER_USER, BudgetName.STARTS_PER_ORIGIN
+CODES, ANSWERS, STARTS = BudgetName.CODES_PER_USER, BudgetName.ANSWERS_PER_USER, BudgetName.STARTS_PER_USER
 TOKEN, ANSWER, CODE = Secret("a token"), Secret("Peterson"), Secret("004158")
 GIVEN = {"answer": ANSWER, "verify": CODE}
 NO = Rejected(reasons=["no, says the broker"])
@@ -133,7 +133,7 @@ def test_a_flow_with_a_question_is_kept_and_its_start_is_counted() -> None:
     decision = scene.happens(Asked(Accepted(value=Secret("Pet?"), continuation=b"c")))
     assert (decision.flow.question, decision.flow.continuation) == ("Pet?", b"c")
     assert (decision.flow.state, decision.moves, decision.error) == (State.REQUESTED, (), None)
-    assert budgets(decision.add) == [STARTS, ORIGINS]
+    assert budgets(decision.add) == [STARTS]
 
 
 @pytest.mark.parametrize("value", [None, Secret("")])
@@ -141,12 +141,17 @@ def test_a_flow_without_a_question_counts_its_start_with_the_first_call(value: S
     scene = Scene()
     assert scene.happens(Asked(Accepted(value=value))).add == ()
     assert scene.flow.unsent
-    assert budgets(scene.happens(Intended("start")).add) == [STARTS, ORIGINS]
+    assert budgets(scene.happens(Intended("start")).add) == [STARTS]
 
 
-def test_without_an_origin_only_the_user_is_counted() -> None:
-    scene = Scene(origin_key=None)
-    assert budgets(scene.happens(Asked(Accepted(value=Secret("Pet?")))).add) == [STARTS]
+def test_a_start_counts_for_the_user_and_the_origin_and_without_an_origin_for_the_user_alone() -> None:
+    for origin, expected in (
+        (b"o" * 15, [(STARTS, b"u" * 15 + b"s"), (BudgetName.STARTS_PER_ORIGIN, b"o" * 15 + b"o")]),
+        (None, [(STARTS, b"u" * 15 + b"s")]),
+    ):
+        scene = Scene(origin_key=origin)
+        (start,) = scene.happens(Asked(Accepted(value=Secret("Pet?")))).add
+        assert scene.flow.budget_keys(start) == expected
 
 
 def texts(error: InputRejected) -> tuple[str, ...]:
@@ -261,10 +266,10 @@ def test_a_call_that_certainly_did_nothing_leaves_the_flow_as_it_was() -> None:
         scene = Scene().reaches(state)
         before, used = scene.flow, len(scene.uses)
         scene.sends(command, NotActed())
-        same = {"version": 0, "uses": (), "reserve": None}
+        same = {"version": 0, "reserve": None}
         assert replace(scene.flow, **same) == replace(before, **same)
         assert len(scene.uses) == used
-        assert budgets(scene.flow.uses) == budgets(before.uses)
+        assert budgets(scene.flow.held) == budgets(before.held)
 
 
 def test_a_doubt_about_the_password_stays_until_it_is_accepted() -> None:
@@ -380,7 +385,7 @@ def test_a_recorded_error_is_of_its_kind(code: str, error: type[ResetFlowError])
 def test_a_guess_is_held_in_reserve_exchanged_and_spent_or_given_back() -> None:
     scene = Scene().reaches(State.REQUESTED)
     sent = scene.sends("answer", Accepted())
-    assert (budgets(sent.add), sent.optional and sent.optional.budget) == ([], CODES)
+    assert (budgets(sent.add), budgets(sent.drop), sent.optional and sent.optional.budget) == ([], [ANSWERS], CODES)
     typed = scene.happens(Intended("verify", CODE))
     assert (budgets(typed.drop), budgets(typed.add), typed.optional) == ([CODES], [CODES], None)
     assert typed.drop[0] == sent.optional
@@ -388,16 +393,72 @@ def test_a_guess_is_held_in_reserve_exchanged_and_spent_or_given_back() -> None:
     assert (wrong.right_guess, wrong.drop, wrong.optional and wrong.optional.budget) == (False, (), CODES)
     right = scene.sends("verify", Accepted(value=TOKEN))
     assert (right.right_guess, budgets(right.drop), right.optional) == (True, [CODES], None)
-    assert Counter(budgets(scene.flow.uses)) == {STARTS: 1, ORIGINS: 1, CODES: 1}  # the wrong one
+    assert Counter(budgets(scene.flow.held)) == {STARTS: 1, CODES: 1}  # the wrong one
+
+
+def test_an_answer_is_held_in_reserve_exchanged_and_spent_or_given_back() -> None:
+    scene = Scene()
+    asked = scene.happens(Asked(Accepted(value=Secret("Pet?"))))
+    assert asked.optional == asked.flow.reserve == HeldUse(ANSWERS, asked.write_id)
+    typed = scene.happens(Intended("answer", ANSWER))
+    assert (typed.drop, budgets(typed.add), typed.optional) == ((asked.optional,), [STARTS, ANSWERS], None)
+    wrong = scene.happens(Concluded(NO))
+    assert (wrong.drop, wrong.add, wrong.optional and wrong.optional.budget) == ((), (), ANSWERS)
+    right = scene.sends("answer", Accepted())
+    assert (budgets(right.drop), right.optional and right.optional.budget) == ([ANSWERS], CODES)
+    assert Counter(budgets(scene.flow.held)) == {STARTS: 1, ANSWERS: 1, CODES: 1}
+
+
+def test_an_answer_of_unknown_outcome_stays_counted() -> None:
+    scene = Scene().reaches(State.REQUESTED)
+    unknown = scene.sends("answer", Unknown())
+    assert (unknown.drop, unknown.optional and unknown.optional.budget) == ((), CODES)
+    assert budgets(scene.flow.uses) == [STARTS, ANSWERS]
+
+
+def test_a_flow_that_is_asked_for_an_answer_after_all_holds_one_and_a_code_no_more() -> None:
+    scene = Scene(question="")
+    scene.sends("start", Accepted())
+    refused = scene.sends("resend", NO)
+    assert (budgets(refused.drop), refused.optional and refused.optional.budget) == ([CODES], ANSWERS)
+    assert budgets(scene.happens(Intended("answer", ANSWER)).add) == [STARTS, ANSWERS]
+
+
+@pytest.mark.parametrize(
+    ("question", "given", "first", "guesses"),
+    [
+        ("Pet?", ANSWER, [], 1),
+        (None, ANSWER, [], 1),  # the broker does not say whether it asks one
+        (None, ANSWER, [("start", NO)], 1),
+        (None, None, [("start", NO)], 0),
+        (None, None, [], 0),
+        ("", ANSWER, [], 0),  # the broker asks none: nobody looks at it
+        ("", None, [], 0),
+    ],
+)
+@pytest.mark.parametrize("outcome", [Accepted(), NO, Unknown(), NotActed()])
+def test_only_an_answer_that_the_broker_may_judge_is_a_guess(
+    question: str | None, given: Secret | None, first: list[tuple[str, Outcome]], guesses: int, outcome: Outcome
+) -> None:
+    scene = Scene(question=question)
+    for command, before in first:
+        scene.sends(command, before)
+    assert budgets(scene.happens(Intended("answer", given)).add).count(ANSWERS) == guesses
+    scene.happens(Concluded(outcome))
+    wrong = guesses if isinstance(outcome, Rejected | Unknown) else 0
+    assert budgets(scene.flow.uses).count(ANSWERS) == wrong
+    asks = scene.flow.state is State.REQUESTED and not scene.flow.unsent
+    assert (scene.flow.reserve is not None and scene.flow.reserve.budget is ANSWERS) == asks
 
 
 def test_a_guess_that_never_arrived_becomes_the_reserve_again() -> None:
     scene = Scene().reaches(State.QUESTION_ANSWERED)
-    decision = scene.sends("verify", NotActed())
+    typed = scene.happens(Intended("verify", CODE))
+    decision = scene.happens(Concluded(NotActed()))
     assert (decision.right_guess, decision.add, decision.drop, decision.optional) == (None, (), (), None)
-    assert decision.flow.reserve == decision.flow.uses[-1].id
+    assert (decision.flow.reserve,) == typed.add
     exchanged = scene.happens(Intended("verify", CODE))
-    assert budgets(exchanged.drop) == [CODES]
+    assert exchanged.drop == typed.add
 
 
 def test_a_decision_without_its_optional_use_holds_no_reserve() -> None:
@@ -405,7 +466,7 @@ def test_a_decision_without_its_optional_use_holds_no_reserve() -> None:
     scene.happens(Intended("answer", ANSWER))
     decision = decide(scene.flow, Concluded(Accepted()), scene.moment())
     without = decision.without_optional()
-    assert (without.optional, without.flow.reserve, budgets(without.flow.uses)) == (None, None, [STARTS, ORIGINS])
+    assert (without.optional, without.flow.reserve, budgets(without.flow.uses)) == (None, None, [STARTS])
     assert (without.write_id, without.moves) == (decision.write_id, decision.moves)
     scene.flow = without.flow
     typed = scene.happens(Intended("verify", CODE))
@@ -415,18 +476,18 @@ def test_a_decision_without_its_optional_use_holds_no_reserve() -> None:
 def test_a_start_that_certainly_did_nothing_is_given_back_and_counted_anew_before_anything_is_sent() -> None:
     scene = Scene(question="")
     given_back = scene.sends("start", NotActed())
-    assert (budgets(given_back.drop), given_back.flow.uses) == ([STARTS, ORIGINS], ())
+    assert (budgets(given_back.drop), given_back.flow.uses) == ([STARTS], ())
     assert isinstance(given_back.error, BrokerUnavailable)
     for command in ("start", "answer"):
         other = Scene()
         other.flow = scene.flow
-        assert budgets(other.happens(Intended(command)).add) == [STARTS, ORIGINS]
+        assert budgets(other.happens(Intended(command)).add) == [STARTS]
 
 
 def test_a_throttled_start_stays_counted_and_is_counted_again_only_where_it_has_expired() -> None:
     scene = Scene(question="")
     throttled = scene.sends("start", NotActed(cause=Cause.THROTTLED, retry_after=timedelta(seconds=9)))
-    assert (throttled.drop, budgets(throttled.flow.uses)) == ((), [STARTS, ORIGINS])
+    assert (throttled.drop, budgets(throttled.flow.uses)) == ((), [STARTS])
     assert throttled.error is not None
     assert throttled.error.retryable
     again = scene.happens(Intended("start"))
@@ -446,7 +507,7 @@ def test_lifting_drops_every_use_and_changes_nothing_else(state: State) -> None:
         scene.sends("verify", NO)
     before = scene.flow
     lifted = scene.happens(Lifted())
-    assert (set(lifted.drop), lifted.add, lifted.moves, lifted.error) == (set(before.uses), (), (), None)
+    assert (set(lifted.drop), lifted.add, lifted.moves, lifted.error) == (set(before.held), (), (), None)
     without = lifted.without_optional().flow
     assert (without.uses, without.reserve) == ((), None)
     assert replace(without, uses=before.uses, reserve=before.reserve) == replace(before, version=without.version)
@@ -455,7 +516,7 @@ def test_lifting_drops_every_use_and_changes_nothing_else(state: State) -> None:
 def test_a_lifted_flow_goes_on_and_its_uses_are_counted_anew() -> None:
     scene = Scene().reaches(State.REQUESTED)
     scene.happens(Lifted())
-    assert budgets(scene.happens(Intended("answer", ANSWER)).add) == [STARTS, ORIGINS]
+    assert budgets(scene.happens(Intended("answer", ANSWER)).add) == [STARTS, ANSWERS]
     scene.happens(Concluded(Accepted()))
     scene.flow = scene.happens(Lifted()).without_optional().flow
     typed = scene.happens(Intended("verify", CODE))
@@ -469,7 +530,7 @@ def test_nothing_personal_is_left_of_an_erased_flow(state: State) -> None:
         scene.happens(Intended("resend", ANSWER, b"1" * 16))
     before = scene.flow
     erased = scene.happens(Erased())
-    assert (set(erased.drop), erased.add, erased.optional, erased.moves) == (set(before.uses), (), None, ())
+    assert (set(erased.drop), erased.add, erased.optional, erased.moves) == (set(before.held), (), None, ())
     flow = erased.flow
     assert (flow.id, flow.version, flow.state, flow.ended_at) == ("a", before.version, State.FAILED, ERASED_AT)
     assert (flow.lookups, flow.uses, flow.undelivered) == (before.lookups, (), ())
@@ -547,7 +608,7 @@ def outcomes(chance: random.Random, command: str) -> Outcome:
 def steps_of(scene: Scene, chance: random.Random) -> None:
     """One random thing that may happen, and what must hold after it."""
     flow = scene.flow
-    before = set(flow.uses)
+    before = set(flow.held)
     if flow.intent:
         if rules.repeatable(flow.intent) and chance.random() < 0.2:
             decision = scene.happens(Repeated())
@@ -576,10 +637,12 @@ def check(scene: Scene, before: FlowData, decision: Decision, uses: set[HeldUse]
     added = {*decision.add, *([decision.optional] if decision.optional else [])}
     assert set(decision.drop) <= uses, "only its own uses are dropped"
     again = added & uses
-    assert not again - {use for use in uses if use.budget in (STARTS, ORIGINS)}, "no id is used for another use"
-    assert set(flow.uses) == (uses - set(decision.drop)) | added == scene.uses, "it knows its uses by name"
-    holds = flow.state is State.QUESTION_ANSWERED and flow.intent is None
-    assert (flow.reserve is not None) == holds or flow.intent is not None
+    assert not again - {use for use in uses if use.budget is STARTS}, "no id is used for another use"
+    assert set(flow.held) == (uses - set(decision.drop)) | added == scene.uses, "it knows its uses by name"
+    assert len(set(flow.held)) == len(flow.held)
+    if flow.intent is None:
+        asks = {State.QUESTION_ANSWERED: CODES, State.REQUESTED: None if flow.unsent else ANSWERS}.get(flow.state)
+        assert (flow.reserve and flow.reserve.budget) == asks, "it holds what it asks for"
     assert (flow.intent is None) or (flow.intent.command in COMMANDS)
     stands = before.state
     for move in decision.moves:
@@ -611,7 +674,7 @@ def test_random_histories_keep_every_rule(seed: int) -> None:
         asked = decide(scene.flow, Asked(chance.choice(answers)), scene.moment())
         if asked.error:
             continue
-        scene.flow, scene.uses = asked.flow, set(asked.add)
+        scene.flow, scene.uses = asked.flow, set(asked.flow.held)
         for _ in range(60):
             steps_of(scene, chance)
             if scene.flow.state.ended:

@@ -60,7 +60,7 @@ flows = st.builds(
     sent_at=st.none() | times, answers=counts, codes=counts, passwords=counts,
     resends=counts, compensated=st.booleans(), masked=st.booleans(), limits=limits,
     user_key=st.binary(max_size=15), origin_key=st.none() | st.binary(max_size=15),
-    uses=st.lists(uses, max_size=4).map(tuple), reserve=st.none() | st.binary(max_size=8),
+    uses=st.lists(uses, max_size=4).map(tuple), reserve=st.none() | uses,
     results=st.lists(results, max_size=3).map(tuple),
     listeners=names, undelivered=names, workers=st.just(("", "a:1")), moves=st.lists(moves, max_size=8).map(tuple),
 )  # fmt: skip

@@ -240,7 +240,7 @@ async def test_no_command_saves_more_often_than_it_must(house: House, clock: Fro
         for _ in range(2):
             await refused(worker.service.answer(flow.id, "Peterson"), ResetFlowError)
         await worker.service.cancel(flow.id)
-        assert worker.store.used == [("+s", "+o"), (), (), (), (), ()]
+        assert worker.store.used == [("+s", "+o", "+a"), *[("-a", "+a"), ("+a",)] * 2, ("-a",)]
         return
     await worker.service.answer(flow.id, "Peterson")
     clock.advance(timedelta(minutes=1))
@@ -253,8 +253,8 @@ async def test_no_command_saves_more_often_than_it_must(house: House, clock: Fro
     await worker.service.verify(flow.id, "004158")
     await worker.service.set_password(flow.id, "violet tractor 5")
     assert worker.store.used == [
-        ("+s", "+o"),
-        *[(), ("+c",)],  # answer: its intent, its outcome
+        ("+s", "+o", "+a"),
+        *[("-a", "+a"), ("-a", "+c")],  # answer: its intent, its outcome
         *[(), ()],  # resend
         *[("-c", "+c"), ("+c",)] * 2,
         *[("-c", "+c"), ()],  # not acted
@@ -279,6 +279,90 @@ async def test_known_and_unknown_users_cost_the_same(house: House, clock: Frozen
         used.append(worker.store.used)
     assert used[0] == [("+s",), ("+c",), (), (), *[("-c", "+c"), ("+c",)] * 4, ("-c", "+c"), ()]
     assert used[1] == used[0]
+
+
+async def use_up_answers(worker: ScriptedWorker, user: str = "robert.zak") -> int:
+    """Give wrong answers in new flows until no more are taken; return how many were."""
+    taken = 0
+    while True:
+        flow = await worker.service.start(user)
+        for _ in range(3):
+            worker.transport.script(request=[Rejected()])
+            error = await refused(worker.service.answer(flow.id, "Berlin"), ResetFlowError)
+            if isinstance(error, LimitReached):
+                assert error.limit == "answers_per_user"
+                worker.transport.unscript("request")
+                return taken
+            taken += 1
+
+
+async def test_who_uses_up_the_answers_of_a_user_does_not_stop_a_flow_that_runs(
+    house: House, clock: FrozenClock
+) -> None:
+    worker, stranger = house.worker(), house.worker()
+    flow = await worker.service.start("robert.zak")
+    clock.advance(timedelta(minutes=10))
+    assert await use_up_answers(stranger, " Robert.Zak") == 19
+    flow = await house.worker().service.answer(flow.id, "Peterson")
+    assert flow.state is State.QUESTION_ANSWERED
+    # It was right, so one more may be wrong; then the first of the stranger's has to grow old.
+    assert await use_up_answers(stranger) == 1
+    later = await stranger.service.start("robert.zak")
+    error = await refused(stranger.service.answer(later.id, "Peterson"), LimitReached)
+    assert (error.limit, error.retry_after) == ("answers_per_user", DAY)
+    clock.advance(DAY)
+    later = await stranger.service.start("robert.zak")
+    assert (await stranger.service.answer(later.id, "Peterson")).state is State.QUESTION_ANSWERED
+
+
+async def test_right_answers_and_answers_that_never_arrived_are_no_guesses_and_doubtful_ones_are(
+    house: House, clock: FrozenClock
+) -> None:
+    worker = house.worker(policy=Policy(answers_per_user=Budget(1, DAY)))
+    for _ in range(2):
+        flow = await worker.service.start("robert.zak")
+        worker.transport.script(request=[NotActed()])
+        await refused(worker.service.answer(flow.id, "Peterson"), ResetFlowError)
+        assert (await worker.service.answer(flow.id, "Peterson")).state is State.QUESTION_ANSWERED
+    waiting = await worker.service.start("robert.zak")
+    await worker.service.cancel(waiting.id)
+    doubtful = await worker.service.start("robert.zak")
+    worker.transport.script(request=[Unknown()])
+    assert (await worker.service.answer(doubtful.id, "Peterson")).in_doubt == "answer"
+    flow = await worker.service.start("robert.zak")
+    error = await refused(worker.service.answer(flow.id, "Peterson"), LimitReached)
+    assert error.retry_after == DAY
+    assert error.flow
+    assert error.flow.attempts_left == 3
+    clock.advance(DAY)
+    flow = await worker.service.start("robert.zak")
+    assert (await worker.service.answer(flow.id, "Peterson")).state is State.QUESTION_ANSWERED
+
+
+async def test_a_full_budget_of_answers_shows_nothing_of_who_is_known(house: House) -> None:
+    seen = []
+    for who in ("known", "unknown"):
+        worker = house.worker(policy=Policy(decoy_questions=["Where?"], answers_per_user=Budget(4, DAY)))
+        worker.transport.script(challenge=[Accepted(value=Secret("Where?")) if who == "known" else Rejected()] * 2)
+        told: list[object] = []
+        for _ in range(2):
+            flow = await worker.service.start(who)
+            for _ in range(3):
+                worker.transport.script(request=[Rejected()])
+                error = await refused(worker.service.answer(flow.id, "Berlin"), ResetFlowError)
+                told.append((type(error), getattr(error, "limit", None), error.retry_after, error.retryable))
+        assert told[-1] == (LimitReached, "answers_per_user", DAY, True)
+        seen.append((told, worker.store.used, worker.store.tries))
+        worker.transport.unscript("request")
+    assert seen[0] == seen[1]
+
+
+async def test_a_start_that_is_refused_says_so_and_not_that_the_answers_are_used_up(house: House) -> None:
+    policy = Policy(starts_per_user=Budget(1, HOUR), answers_per_user=Budget(1, DAY))
+    worker = house.worker(policy=policy)
+    await worker.service.start("robert.zak")
+    error = await refused(worker.service.start("robert.zak"), LimitReached)
+    assert (error.limit, error.retry_after) == ("starts_per_user", HOUR)
 
 
 class Guessing:
