@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 LIMITS = {
     "answers_per_user": "wrong answers for this user",
+    "codes_per_origin": "wrong codes for this user from one origin",
     "codes_per_user": "wrong codes for this user",
     "guess_alarm": "wrong codes of all users together",
     "resend_cooldown": "one code at a time",

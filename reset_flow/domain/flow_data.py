@@ -25,6 +25,7 @@ class BudgetName(StrEnum):
     STARTS_PER_ORIGIN = "o"
     ANSWERS_PER_USER = "a"
     CODES_PER_USER = "c"
+    CODES_PER_ORIGIN = "d"
 
     @property
     def field(self) -> str:
@@ -32,7 +33,10 @@ class BudgetName(StrEnum):
         return self.name.lower()
 
 
-PER_ORIGIN = {BudgetName.STARTS_PER_USER: BudgetName.STARTS_PER_ORIGIN}
+PER_ORIGIN = {
+    BudgetName.STARTS_PER_USER: BudgetName.STARTS_PER_ORIGIN,
+    BudgetName.CODES_PER_USER: BudgetName.CODES_PER_ORIGIN,
+}
 """The budget in which a use counts as well if the flow has an origin, by the budget of the user."""
 
 

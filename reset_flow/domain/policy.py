@@ -110,6 +110,8 @@ class Policy:
         codes_per_user: Wrong codes for one user, over all flows (NIST SP 800-63B-4 has a ceiling of 100 an account). A
             flow that runs holds its next guess in reserve.
 
+        codes_per_origin: Of those, wrong codes in flows that one origin started: nobody can use up all of them alone.
+
         answers_per_user: Wrong answers for one user, over all flows. A flow that asks for one holds its next try in
             reserve.
 
@@ -144,6 +146,7 @@ class Policy:
     lease: timedelta = attrs.field(default=timedelta(seconds=30), validator=_time)
     retention: timedelta = attrs.field(default=timedelta(days=30), validator=_wait)
     codes_per_user: Budget = attrs.field(default=Budget(10, timedelta(hours=24)), validator=_budget)
+    codes_per_origin: Budget = attrs.field(default=Budget(5, timedelta(hours=24)), validator=_budget)
     answers_per_user: Budget = attrs.field(default=Budget(20, timedelta(hours=24)), validator=_budget)
     starts_per_origin: Budget = attrs.field(default=Budget(5, timedelta(hours=1)), validator=_budget)
     starts_per_user: Budget = attrs.field(default=Budget(20, timedelta(hours=1)), validator=_budget)

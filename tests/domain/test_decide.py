@@ -154,6 +154,16 @@ def test_a_start_counts_for_the_user_and_the_origin_and_without_an_origin_for_th
         assert scene.flow.budget_keys(start) == expected
 
 
+def test_a_code_counts_for_the_user_and_the_origin_and_an_answer_for_the_user() -> None:
+    scene = Scene().reaches(State.REQUESTED)
+    _, answer = scene.happens(Intended("answer", ANSWER)).add
+    assert scene.flow.budget_keys(answer) == [(ANSWERS, b"u" * 15 + b"a")]
+    scene.happens(Concluded(Accepted()))
+    (code,) = scene.happens(Intended("verify", CODE)).add
+    of_origin = (BudgetName.CODES_PER_ORIGIN, b"o" * 15 + b"d")
+    assert scene.flow.budget_keys(code) == [(CODES, b"u" * 15 + b"c"), of_origin]
+
+
 def texts(error: InputRejected) -> tuple[str, ...]:
     """Return the reasons of an error, none of which is the library's own."""
     assert all(reason.code is None for reason in error.reasons)

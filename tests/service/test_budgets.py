@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from reset_flow import (
     Accepted,
+    AnswerRejected,
     Budget,
     CodeRejected,
     GuessAlarm,
@@ -28,17 +31,20 @@ if TYPE_CHECKING:
     from reset_flow.domain.flow import Flow
     from reset_flow.testing import FrozenClock
     from reset_flow.testing.transport import Part
-    from tests.service.conftest import At, House
+    from tests.service.conftest import At, House, ScriptedWorker
 
-HOUR = timedelta(hours=1)
+DAY, HOUR = timedelta(hours=24), timedelta(hours=1)
+CODES, OF_ORIGIN = Policy().codes_per_user.limit, Policy().codes_per_origin.limit
+SECURITY = Path(__file__).parents[2] / "docs" / "security.md"
 
 
-async def test_ten_wrong_codes_a_day_for_one_user_whatever_the_flow_worker_and_spelling(
+async def test_wrong_codes_for_one_user_are_counted_for_a_day_whatever_the_flow_worker_and_spelling(
     house: House, at: At, clock: FrozenClock
 ) -> None:
     spellings = ["robert.zak", " Robert.Zak", "ROBERT.ZAK"]
     sent = 0
-    for number in range(4):
+    flows = CODES // 4 + 2
+    for number in range(flows):
         worker = house.worker()
         worker.transport.script(exchange=[Rejected()] * 5)
         flow = await at(worker, State.QUESTION_ANSWERED, user=spellings[number % 3])
@@ -50,12 +56,12 @@ async def test_ten_wrong_codes_a_day_for_one_user_whatever_the_flow_worker_and_s
             assert rejected.flow.attempts_left == 5 - len(worker.transport.calls_of("exchange"))
         clock.advance(timedelta(minutes=61))
         await worker.service.sweep()  # what expires gives back the guess that it had reserved
-    assert sent == 10
-    # The first use is 4 h 4 min old, and frees its place after 24 h, to the microsecond.
+    assert sent == CODES
+    # The first use frees its place after 24 h, to the microsecond.
     worker = house.worker()
     flow = await at(worker, State.QUESTION_ANSWERED)
     error = await refused(worker.service.verify(flow.id, "000000"), LimitReached)
-    assert error.retry_after == timedelta(hours=24) - 4 * timedelta(minutes=61)
+    assert error.retry_after == DAY - flows * timedelta(minutes=61)
     assert worker.transport.calls == []
     clock.advance(error.retry_after)
     flow = await at(worker, State.QUESTION_ANSWERED)
@@ -106,6 +112,193 @@ async def test_a_flow_that_runs_stays_usable_when_no_more_may_be_started(house: 
     flow = await worker.service.answer(flow.id, "Peterson")
     flow = await worker.service.verify(flow.id, "004158")
     assert (await worker.service.set_password(flow.id, "violet tractor 5")).state is State.PASSWORD_SET
+
+
+# --- what it costs to keep somebody from resetting
+
+
+class Stranger:
+    """Somebody who knows a login; each start and each guess is a request."""
+
+    def __init__(self, worker: ScriptedWorker) -> None:
+        self.worker = worker
+        self.requests = 0
+
+    async def guess(self, command: str, wrong: int, origin: str = "there", user: str = "robert.zak") -> None:
+        """Start a flow that asks for an answer or a code, and make so many wrong guesses in it."""
+        question, call = ("Where?", "request") if command == "answer" else ("", "exchange")
+        self.worker.transport.script(challenge=[Accepted(value=Secret(question))])
+        flow = await self.worker.service.start(user, origin=origin)
+        self.requests += 1
+        for _ in range(wrong):
+            self.worker.transport.script(**{call: [Rejected()]})
+            error = await refused(getattr(self.worker.service, command)(flow.id, "000000"), ResetFlowError)
+            if not isinstance(error, (AnswerRejected, CodeRejected)):
+                raise error
+            self.requests += 1
+
+
+class Person:
+    """The person whose login it is: at home, and of good memory."""
+
+    def __init__(self, worker: ScriptedWorker) -> None:
+        self.worker = worker
+
+    async def start(self, origin: str = "home", *, question: str = "") -> Flow:
+        self.worker.transport.script(challenge=[Accepted(value=Secret(question))])
+        return await self.worker.service.start("robert.zak", origin=origin)
+
+    async def finishes(self, flow: Flow) -> None:
+        if flow.question:
+            await self.worker.service.answer(flow.id, "Peterson")
+        await self.worker.service.verify(flow.id, "004158")
+        done = await self.worker.service.set_password(flow.id, "violet tractor 5")
+        assert done.state is State.PASSWORD_SET
+
+    async def is_stopped(self, flow: Flow, limit: str) -> None:
+        command = "answer" if flow.question else "verify"
+        error = await refused(getattr(self.worker.service, command)(flow.id, "004158"), LimitReached)
+        assert error.limit == limit
+
+
+@pytest.fixture
+def stranger(house: House) -> Stranger:
+    return Stranger(house.worker())
+
+
+@pytest.fixture
+def person(house: House) -> Person:
+    return Person(house.worker())
+
+
+def documented(limit: str) -> int:
+    """Return the requests in the row of a limit in docs/security.md."""
+    (requests,) = re.findall(rf"^\| {re.escape(limit)} \| (\d+)", SECURITY.read_text(), re.MULTILINE)
+    return int(requests)
+
+
+async def test_starts_for_a_user_can_be_used_up_for_an_hour(
+    stranger: Stranger, person: Person, clock: FrozenClock
+) -> None:
+    for number in range(20):
+        await stranger.guess("answer", 0, f"there {number // 5}")
+    assert stranger.requests == documented("`starts_per_user`")
+    assert (await refused(person.start(), LimitReached)).limit == "starts_per_user"
+    clock.advance(HOUR)
+    await person.finishes(await person.start())
+
+
+async def test_starts_from_the_origin_of_a_user_can_be_used_up_for_an_hour(
+    stranger: Stranger, person: Person, clock: FrozenClock
+) -> None:
+    for _ in range(5):
+        await stranger.guess("answer", 0, "home")
+    assert stranger.requests == documented("`starts_per_origin`")
+    assert (await refused(person.start(), LimitReached)).limit == "starts_per_origin"
+    await person.finishes(await person.start("elsewhere"))
+    clock.advance(HOUR)
+    await person.finishes(await person.start())
+
+
+async def test_codes_from_the_origin_of_a_user_can_be_used_up_for_a_day(
+    stranger: Stranger, person: Person, clock: FrozenClock
+) -> None:
+    for _ in range(OF_ORIGIN // 5):
+        await stranger.guess("verify", 5, "home")
+    assert stranger.requests == documented("`codes_per_origin`")
+    await person.is_stopped(await person.start(), "codes_per_origin")
+    await person.finishes(await person.start("elsewhere"))
+    clock.advance(DAY)
+    await person.finishes(await person.start())
+
+
+async def test_one_origin_uses_up_half_of_the_codes_of_a_user_and_no_more(stranger: Stranger, person: Person) -> None:
+    for _ in range(OF_ORIGIN // 5):
+        await stranger.guess("verify", 5)
+    with pytest.raises(LimitReached, match="from one origin"):
+        await stranger.guess("verify", 1)
+    flow = await person.start()
+    for _ in range(4):
+        person.worker.transport.script(exchange=[Rejected()])
+        await refused(person.worker.service.verify(flow.id, "000000"), CodeRejected)
+    await person.finishes(flow)
+
+
+async def test_codes_of_a_user_can_be_used_up_for_a_day_from_two_origins(
+    stranger: Stranger, person: Person, clock: FrozenClock
+) -> None:
+    for number in range(CODES // 5):
+        await stranger.guess("verify", 5, f"there {number % 2}")
+    assert stranger.requests == documented("`codes_per_user`")
+    await person.is_stopped(await person.start("elsewhere"), "codes_per_user")
+    clock.advance(DAY)
+    await person.finishes(await person.start())
+
+
+async def test_codes_of_a_user_can_be_held_for_an_hour_from_two_origins(
+    stranger: Stranger, person: Person, clock: FrozenClock
+) -> None:
+    for number in range(CODES // 5):
+        await stranger.guess("verify", 4, f"there {number % 2}")
+    assert stranger.requests == documented("`codes_per_user`, partly held")
+    await person.is_stopped(await person.start(), "codes_per_user")
+    clock.advance(HOUR)
+    await stranger.worker.service.sweep()
+    await person.finishes(await person.start())
+
+
+async def test_who_uses_up_codes_does_not_stop_a_flow_that_runs(stranger: Stranger, person: Person) -> None:
+    running = await person.start()
+    for number in range(CODES // 5 - 1):
+        await stranger.guess("verify", 5, f"there {number % 2}")
+    with pytest.raises(LimitReached):
+        await stranger.guess("verify", 5, "anywhere")
+    assert stranger.requests == documented("`codes_per_user`") - 1
+    await person.finishes(running)
+
+
+async def test_answers_of_a_user_can_be_used_up_for_a_day(
+    stranger: Stranger, person: Person, clock: FrozenClock
+) -> None:
+    for number in range(6):
+        await stranger.guess("answer", 3, f"there {number // 5}")
+    await stranger.guess("answer", 2, "there 1")
+    assert stranger.requests == documented("`answers_per_user`")
+    await person.is_stopped(await person.start(question="Where?"), "answers_per_user")
+    clock.advance(DAY)
+    await person.finishes(await person.start(question="Where?"))
+
+
+async def test_answers_of_a_user_can_be_held_for_an_hour(
+    stranger: Stranger, person: Person, clock: FrozenClock
+) -> None:
+    for number in range(6):
+        await stranger.guess("answer", 2, f"there {number // 5}")
+    await stranger.guess("answer", 1, "there 1")
+    assert stranger.requests == documented("`answers_per_user`, partly held")
+    await person.is_stopped(await person.start(question="Where?"), "answers_per_user")
+    clock.advance(HOUR)
+    await stranger.worker.service.sweep()
+    await person.finishes(await person.start(question="Where?"))
+
+
+async def test_an_alarm_that_stops_can_be_set_off_for_an_hour(house: House, clock: FrozenClock) -> None:
+    policy = Policy(stop_on_alarm=True)
+    stranger, person = Stranger(house.worker(policy=policy)), Person(house.worker(policy=policy))
+    flow = await person.start()
+    for number in range(20):
+        await stranger.guess("verify", 5, user=f"invented {number}")
+    await stranger.guess("verify", 1, user="invented 20")
+    assert stranger.requests == documented("`guess_alarm` with `stop_on_alarm`")
+    await stranger.worker.tells()
+    await person.is_stopped(flow, "guess_alarm")
+    clock.advance(HOUR)
+    await stranger.worker.tells()
+    await person.worker.tells()
+    await person.finishes(await person.start())
+
+
+# --- the alarm and masks
 
 
 async def test_many_guesses_set_off_the_alarm_and_stop_nobody(
