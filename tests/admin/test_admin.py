@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from reset_flow import (
+    AnswerRejected,
     Budget,
     CodeRejected,
     CommandRequest,
@@ -309,6 +310,26 @@ async def test_the_budgets_of_one_person_are_lifted_at_once(
     assert audit.text.count("budgets lifted (desk)") == 4
 
 
+async def test_wrong_answers_and_wrong_codes_of_an_origin_are_lifted_too(
+    admin: Admin, store: Store, keyring: Keyring, transport: ScriptedTransport, clock: FrozenClock
+) -> None:
+    policy = Policy(answers_per_user=Budget(1, DAY), codes_per_origin=Budget(1, DAY))
+    async with ResetService(transport, store, keyring, policy=policy, clock=clock, sweep=False) as service:
+        flow = await service.start(USER, origin="home")
+        await service.answer(flow.id, "Peterson")
+        transport.script(exchange=[Rejected()])
+        await refused(service.verify(flow.id, CODE), CodeRejected)
+        transport.script(request=[Rejected()])
+        other = await service.start(USER, origin="home")
+        await refused(service.answer(other.id, "Berlin"), AnswerRejected)
+        assert (await refused(service.verify(flow.id, CODE), LimitReached)).limit == "codes_per_origin"
+        assert (await refused(service.answer(other.id, "Peterson"), LimitReached)).limit == "answers_per_user"
+        assert await admin.lift(USER) == ChangeReport(changed=2)
+        assert (await service.answer(other.id, "Peterson")).state is State.QUESTION_ANSWERED
+        await service.cancel(other.id)
+        assert (await service.verify(flow.id, CODE)).state is State.TOKEN_ISSUED
+
+
 async def test_a_flow_whose_budgets_are_lifted_holds_its_next_guess_again(
     admin: Admin, person: Person, service: ResetService, transport: ScriptedTransport
 ) -> None:
@@ -440,6 +461,7 @@ async def test_nothing_of_one_person_is_left(address: str, keyring: Keyring, aud
     other = await service.start("maria", tags="desk-4")
     before = await dump(address)
     names = [keyring.lookup("default", "tag", "desk-3"), keyring.lookup("default", "budgets", USER)[:15]]
+    names.append(keyring.lookup("default", "budgets", f"8 10.0.0.7 {USER}")[:15])
     traces = [flow.id.encode() for flow in mine] + names
     assert all(trace in before for trace in traces), "the search finds what is there"
 
