@@ -10,7 +10,7 @@ if _os.name != "posix" or _find_spec("fcntl") is None:
         "Promises about files and locks can't be kept elsewhere."
     )
 
-from reset_flow.config import from_env, open_store
+from reset_flow.config import from_env, open_store, open_transport
 from reset_flow.domain.capabilities import Capabilities, CodeFormat
 from reset_flow.domain.errors import (
     AnswerRejected,
@@ -147,6 +147,7 @@ __all__ = [
     "WrongBroker",
     "from_env",
     "open_store",
+    "open_transport",
 ]
 
 _STORES = {"PostgresStore": "postgres", "RedisStore": "redis", "SQLiteStore": "sqlite"}

@@ -16,7 +16,7 @@ from reset_flow.cli.options import Credentials, FlowId, Json, Ref, Tags, User, w
 from reset_flow.cli.screen import say, say_json
 from reset_flow.cli.session import CliSession, Settings
 from reset_flow.cli.store import store_app
-from reset_flow.config import setting
+from reset_flow.config import broker_secret
 from reset_flow.domain import state_machine
 from reset_flow.domain.flow import Credential, Flow
 from reset_flow.domain.secret import Secret
@@ -27,9 +27,9 @@ YEAR = 365 * 86_400
 
 app = typer.Typer(
     help="Carries a password reset through a broker's API, from request to working password.",
-    epilog="Settings come from RESET_FLOW_BROKER_URL, _BROKER_NAME, _BROKER_ALIASES, _APP_KEY, _REVISION, _PROXY, "
-    "_STORE, _KEYS and _REALM, or from the files that the same names with _FILE give. Secrets are asked for, or read "
-    "from standard input, a line for each.",
+    epilog="Settings come from RESET_FLOW_BROKER_URL, _BROKER_SECRET, _BROKER_NAME, _BROKER_ALIASES, _REVISION, "
+    "_PROXY, _STORE, _KEYS and _REALM, or from the files that the same names with _FILE give. Secrets are asked for, "
+    "or read from standard input, a line for each.",
     no_args_is_help=False,
     add_completion=False,
     pretty_exceptions_enable=False,  # they would print what is in variables
@@ -233,11 +233,10 @@ def sandbox(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not print mails.")] = False,
 ) -> None:
-    """Run a toy broker on loopback, with an inbox. Its app key is RESET_FLOW_APP_KEY, or sandbox."""
+    """Run a toy broker on loopback, with an inbox. Its app key is RESET_FLOW_BROKER_SECRET, or sandbox."""
     from reset_flow.sandbox import serve  # noqa: PLC0415 - no other command needs a web server
 
-    app_key = setting("APP_KEY", "sandbox")
-    refused = serve(port=port, app_key=app_key, ready_file=ready_file, quiet=quiet)
+    refused = serve(port=port, app_key=broker_secret("sandbox"), ready_file=ready_file, quiet=quiet)
     raise typer.Exit(SYSTEM if refused else 0)
 
 

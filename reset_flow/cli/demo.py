@@ -155,7 +155,7 @@ class Demo:
         worker.write_line(
             {
                 "BROKER_URL": sandbox.api_url,
-                "APP_KEY": APP_KEY,
+                "BROKER_SECRET": APP_KEY,
                 "STORE": f"sqlite:///{self._database.resolve()}",
                 "KEYS": str((self._folder / KEYS).resolve()),
             }

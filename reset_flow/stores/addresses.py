@@ -1,4 +1,4 @@
-"""Options in the addresses of stores: each is honoured, ignored because that does no harm, or refused by its name."""
+"""Options in addresses: each is honoured, ignored because that does no harm, or refused by its name."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ LOCAL = ("sqlite:", "unix:")
 """Addresses that are paths, which may hold anything but a question mark."""
 
 
-def read_options(url: Secret, what: str, known: Mapping[str, str]) -> dict[str, Secret]:
+def read_options(url: Secret, what: str, known: Mapping[str, str] | None) -> dict[str, Secret]:
     """
-    Return the options in the query of a URL, checked by the patterns of their values.
+    Return the options in the query of a URL, checked by the patterns of their values; `None` takes all names.
 
     Raises:
         ConfigurationError: An option is unknown, has a value that can't be, or is given twice.
@@ -38,10 +38,11 @@ def read_options(url: Secret, what: str, known: Mapping[str, str]) -> dict[str, 
         raise ConfigurationError(f"percent-encode / ? # and @ in the password, and # and @ in the options, of {what}")
     options: dict[str, Secret] = {}
     for name, value in _parse(url):
-        if name not in known:
-            shown = name if SHOWABLE.fullmatch(name) else "one that has no name"
+        shown = name if SHOWABLE.fullmatch(name) else "one that has no name"
+        pattern = TEXT if known is None else known.get(name)
+        if pattern is None or shown != name:
             raise ConfigurationError(f"{what} has an option that can't be honoured: {shown}; take it out of the url")
-        if not re.fullmatch(known[name], value.reveal()):
+        if not re.fullmatch(pattern, value.reveal()):
             raise ConfigurationError(f"the option {name} of {what} has a value that can't be honoured")
         if name in options:
             raise ConfigurationError(f"the option {name} of {what} is given twice")

@@ -77,9 +77,10 @@ def test_a_wait_is_rounded_up() -> None:
     assert "try again in 1 s" in exits.line_of(errors.BrokerUnavailable("away", timedelta(milliseconds=200)))
 
 
-@pytest.mark.parametrize("name", ["BROKER_URL", "APP_KEY"])
+@pytest.mark.parametrize("name", ["BROKER_URL", "BROKER_SECRET"])
 def test_a_missing_setting_is_named(run: Run, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.delenv(f"RESET_FLOW_{name}")
+    for variable in (name, "APP_KEY"):
+        monkeypatch.delenv(f"RESET_FLOW_{variable}", raising=False)
     run("start", "robert.zak").refused(12, f"RESET_FLOW_{name} is not set", "set it")
     run("cancel", "x").refused(12, f"RESET_FLOW_{name}")
 
@@ -89,9 +90,20 @@ def test_settings_that_cannot_be_are_refused(run: Run, monkeypatch: pytest.Monke
     run("list", "--store", "memory:").refused(12, "sqlite:///")
     run("start", "u", "--store", "mongodb://x").refused(12, "mongodb")
     run("start", "u", "--revision", "third").refused(12, "identifiers or password")
-    run("start", "u", "--broker-url", "ftp://x").refused(12)
+    run("start", "u", "--broker-url", "ftp://x").refused(12, "no provider is addressed by ftp")
+    run("start", "u", "--broker-url", "https://h/api?colour=red").refused(12, "colour")
+    run("start", "u", "--broker-url", "https://me:phrase@h/api").refused(12, "RESET_FLOW_BROKER_URL")
     monkeypatch.setenv("RESET_FLOW_REALM_FILE", "missing")
     run("start", "u").refused(12, "RESET_FLOW_REALM_FILE", "No such file")
+
+
+def test_the_secret_at_the_broker_has_a_name_for_all_and_one_for_etna(
+    run: Run, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESET_FLOW_BROKER_SECRET", "sandbox")
+    run("start", user).refused(12, "RESET_FLOW_BROKER_SECRET", "RESET_FLOW_APP_KEY")
+    monkeypatch.delenv("RESET_FLOW_APP_KEY")
+    assert run("start", user).status == 0
 
 
 def test_key_files_that_cannot_be_used_are_refused(run: Run, home: Path) -> None:

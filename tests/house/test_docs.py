@@ -175,7 +175,7 @@ def test_a_snippet_runs(snippet: str, sandbox: str, tmp_path: Path) -> None:
         "PATH": os.environ["PATH"],
         "SANDBOX": sandbox,
         "RESET_FLOW_BROKER_URL": f"{sandbox}/api",
-        "RESET_FLOW_APP_KEY": "sandbox",
+        "RESET_FLOW_BROKER_SECRET": "sandbox",
     }
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PERSON + snippet + ROADS.get(road_of(snippet), "")],

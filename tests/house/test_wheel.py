@@ -44,7 +44,8 @@ def example_of(contract: type) -> str:
         pytest.param(
             TransportContract,
             {
-                "my_package": "from accounts import AccountsTransport as MyTransport",
+                "my_package": "from functools import partial\nfrom accounts import AccountsTransport\n"
+                "MyTransport = partial(AccountsTransport, secret='toy key')",
                 "my_package.tests": "from accounts_server import AccountsServer as MyProvider",
             },
             id="transport",

@@ -24,6 +24,7 @@ from reset_flow import (
     StoreUnavailable,
     from_env,
     open_store,
+    open_transport,
 )
 from reset_flow.testing import LeakScanner, ScriptedTransport, make_record, shown_by, shown_by_error
 from reset_flow.transports.breaches import BreachCheck
@@ -121,6 +122,11 @@ async def test_an_address_that_leads_nowhere(number: int, clean: Clean, raised: 
         lambda: from_env({"APP_KEY": PASSWORD}),
         lambda: from_env({"BROKER_URL": "https://h/api", "APP_KEY": "k", "PROXY": f"socks5://me:{QUOTED}@host"}),
         lambda: from_env({"BROKER_URL": "https://h/api", "APP_KEY": "k", "PROXY": f"http://me:{PASSWORD}@[host"}),
+        lambda: open_transport(f"acme+https://me:{QUOTED}@host/api", "key"),
+        lambda: open_transport(f"etna+https://me:{PASSWORD}@host/api", "key"),
+        lambda: open_transport(f"allauth+https://host/_allauth?code={QUOTED}"),
+        lambda: open_transport("https://host/api", "key", proxy=f"http://me:{QUOTED}@host/{QUOTED}"),
+        lambda: open_transport("https://host/api", f"key {PASSWORD} \N{SNOWMAN}"),
         lambda: EtnaTransport("https://host/api", "key", proxy=f"http://me:{QUOTED}@host/{QUOTED}"),
         lambda: EtnaTransport("https://host/api", "key", proxy=f"http://me:{QUOTED}@host:3128"),
     ],

@@ -13,6 +13,9 @@ from reset_flow.testing import Counts
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from aiohttp.typedefs import Handler
+
+KEY = "toy key"
 LETTERS = "BCDFGHJKLMNPQRSTVWXZ"
 
 
@@ -32,7 +35,7 @@ class AccountsServer:
         self.url = ""
         self._users: dict[str, User] = {}
         self._recoveries: dict[str, str] = {}
-        application = web.Application()
+        application = web.Application(middlewares=[wants_key])
         application.router.add_post("/api/recoveries", self._recover)
         application.router.add_put("/api/recoveries/{id}", self._reset)
         application.router.add_post("/api/sessions", self._log_in)
@@ -94,6 +97,13 @@ class AccountsServer:
 
     async def _status(self, request: web.Request) -> web.Response:
         return web.json_response({"up": True})
+
+
+@web.middleware
+async def wants_key(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if request.headers.get("Api-Key") != KEY:
+        return web.json_response({"error": "wrong_key"}, status=401)
+    return await handler(request)
 
 
 def refusal(error: str, message: str) -> web.Response:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from reset_flow import Accepted, Case, Cause, NewCredential, NotActed, Outcome, Rejected, Secret, Step, Unknown
 from reset_flow.testing import Fault, TransportContract
-from tests.transports.accounts_server import AccountsServer
+from tests.transports.accounts_server import KEY, AccountsServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ def accounts_transport(url: str, deadline: timedelta) -> Transport:
     assert snippet
     names: dict[str, Any] = {}
     exec(snippet[1], names)  # noqa: S102 - the page is ours
-    made: Transport = names["AccountsTransport"](url, deadline=deadline)
+    made: Transport = names["AccountsTransport"](url, KEY, deadline=deadline)
     return made
 
 
