@@ -105,6 +105,12 @@ class TransportContract:
                 tolerance=self.tolerance,
             )
 
+    async def go_on(self, reset: CheckedReset, call: str) -> None:
+        """Make the calls that come after one that was accepted: it brought all that they need."""
+        for later in {"request": ("exchange", "update"), "exchange": ("update",)}.get(call, ()):
+            outcome = await reset.play(later, self.good_password)
+            assert isinstance(outcome, Accepted), f"{later} after an accepted {call}: {outcome!r}"
+
     async def finish(self, reset: CheckedReset) -> None:
         """Carry a reset to its end with another code and another password, wherever it stands."""
         password = self.good_password + "2"
@@ -261,6 +267,8 @@ class TransportContract:
                     assert not host_is_up(outcome), said
                 if fault in HANGS:
                     reset.renew()
+                if isinstance(outcome, Accepted):
+                    await self.go_on(reset, call)
                 await self.finish(reset)
 
     async def test_where_connections_are_refused_nothing_has_happened(self, provider: Provider) -> None:
