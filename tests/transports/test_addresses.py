@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
 import sys
 from pathlib import Path
@@ -203,6 +205,21 @@ async def test_the_environment_chooses_a_provider_of_another_package(
     async with from_env(sweep=False) as service:
         flow = await service.start(user)
         assert flow.allowed
+    assert (await accounts.counts(user)).mails == 1
+
+
+async def test_the_command_line_takes_the_address_of_another_package(
+    accounts: AccountsServer, packages: Packages, environment: Callable[..., None], tmp_path: Path
+) -> None:
+    environment(BROKER_SECRET=KEY, STORE="sqlite:///flows.db")
+    user = await accounts.add_user()
+    command = [sys.executable, "-m", "reset_flow.cli", "start", user, "--broker-url", f"accounts+{accounts.url}"]
+    process = await asyncio.create_subprocess_exec(
+        *command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(packages.folder)}, stdout=asyncio.subprocess.PIPE
+    )
+    shown, _ = await process.communicate()
+    assert process.returncode == 0
+    assert b"code" in shown
     assert (await accounts.counts(user)).mails == 1
 
 
