@@ -66,6 +66,7 @@ from reset_flow.ports import (
 )
 from reset_flow.service import ResetService
 from reset_flow.stores.memory import MemoryStore
+from reset_flow.transports.allauth import AllauthTransport
 from reset_flow.transports.etna import EtnaTransport
 
 if _typing.TYPE_CHECKING:
@@ -75,6 +76,7 @@ if _typing.TYPE_CHECKING:
 
 __all__ = [
     "Accepted",
+    "AllauthTransport",
     "AnswerRejected",
     "AppKeyRejected",
     "BrokerError",
