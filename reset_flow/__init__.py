@@ -67,6 +67,7 @@ from reset_flow.ports import (
 from reset_flow.service import ResetService
 from reset_flow.stores.memory import MemoryStore
 from reset_flow.transports.allauth import AllauthTransport
+from reset_flow.transports.cognito import CognitoTransport
 from reset_flow.transports.etna import EtnaTransport
 
 if _typing.TYPE_CHECKING:
@@ -89,6 +90,7 @@ __all__ = [
     "Clock",
     "CodeFormat",
     "CodeRejected",
+    "CognitoTransport",
     "CommandRequest",
     "CommandVetoed",
     "ConfigurationError",
