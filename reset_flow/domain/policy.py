@@ -146,7 +146,7 @@ class Policy:
     lease: timedelta = attrs.field(default=timedelta(seconds=30), validator=_time)
     retention: timedelta = attrs.field(default=timedelta(days=30), validator=_wait)
     codes_per_user: Budget = attrs.field(default=Budget(10, timedelta(hours=24)), validator=_budget)
-    codes_per_origin: Budget = attrs.field(default=Budget(5, timedelta(hours=24)), validator=_budget)
+    codes_per_origin: Budget = attrs.field(default=Budget(8, timedelta(hours=24)), validator=_budget)
     answers_per_user: Budget = attrs.field(default=Budget(20, timedelta(hours=24)), validator=_budget)
     starts_per_origin: Budget = attrs.field(default=Budget(5, timedelta(hours=1)), validator=_budget)
     starts_per_user: Budget = attrs.field(default=Budget(20, timedelta(hours=1)), validator=_budget)
