@@ -8,7 +8,6 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote
@@ -26,6 +25,8 @@ from reset_flow.persistence.secret_file import OpenToOthersError
 from reset_flow.service import ResetService
 from reset_flow.stores.addresses import TEXT, read_options
 from reset_flow.tracebacks import forget_frames
+from reset_flow.transports.allauth import AllauthTransport
+from reset_flow.transports.cognito import CognitoTransport
 from reset_flow.transports.etna import EtnaTransport
 from reset_flow.transports.http import endpoint, proxy_address
 
@@ -62,7 +63,7 @@ STORES = {"memory": "a store in memory", "sqlite": "a SQLite store (a ? in its p
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 TRANSPORTS = "reset_flow.transports"
-"""The group of entry points of transports, and the package of ours."""
+"""The group of entry points of other packages."""
 
 CODES = {"letters": CodeFormat.letters(), "digits": CodeFormat.digits(), "link": CodeFormat.token()}
 
@@ -186,16 +187,14 @@ def _etna(url: str, app_key: Secret | None, **options: Any) -> Transport:
 def _allauth(url: str, secret: Secret | None, *, code: str | CodeFormat = "letters", **options: Any) -> Transport:
     if secret:
         raise ConfigurationError("a site with django-allauth knows no secret of ours: leave it out")
-    factory: Factory = import_module(f"{TRANSPORTS}.allauth").AllauthTransport
     options["code"] = CODES.get(code, code) if isinstance(code, str) else code
-    _check_options(factory, url, **options)
-    return factory(url, **options)
+    _check_options(AllauthTransport, url, **options)
+    return AllauthTransport(url, **options)
 
 
 def _cognito(url: str, client_secret: Secret | None, **options: Any) -> Transport:
-    factory: Factory = import_module(f"{TRANSPORTS}.cognito").CognitoTransport
-    _check_options(factory, url, client_secret=client_secret, **options)
-    return factory(url, client_secret=client_secret, **options)
+    _check_options(CognitoTransport, url, client_secret=client_secret, **options)
+    return CognitoTransport(url, client_secret=client_secret, **options)
 
 
 OWN: Mapping[str, tuple[Factory, Mapping[str, str]]] = {

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from reset_flow import Case, ConfigurationError, EtnaTransport, NotActed, Secret, from_env, open_transport
+from reset_flow import (
+    AllauthTransport,
+    Case,
+    CodeFormat,
+    CognitoTransport,
+    ConfigurationError,
+    EtnaTransport,
+    NotActed,
+    Secret,
+    from_env,
+    open_transport,
+)
 from reset_flow.sandbox import Sandbox
 from tests.transports.accounts_server import KEY, AccountsServer
 
@@ -93,6 +104,37 @@ async def test_an_address_of_the_web_is_etna(prefix: str) -> None:
         await transport.aclose()
 
 
+@pytest.mark.parametrize(
+    ("query", "options", "code"),
+    [
+        ("", {}, CodeFormat.letters(8)),
+        ("?code=letters", {}, CodeFormat.letters(8)),
+        ("?code=digits", {}, CodeFormat.digits(6)),
+        ("?code=link", {}, CodeFormat.token()),
+        ("", {"code": "link"}, CodeFormat.token()),
+        ("", {"code": CodeFormat.letters(6)}, CodeFormat.letters(6)),
+    ],
+)
+def test_a_site_with_allauth_says_which_codes_it_sends(query: str, options: dict[str, Any], code: CodeFormat) -> None:
+    transport = open_transport(
+        f"allauth+https://host/_allauth{query}", aliases=["old"], proxy="http://proxy", **options
+    )
+    assert isinstance(transport, AllauthTransport)
+    assert transport.name == "allauth:https://host/_allauth"
+    assert transport.aliases == {"old"}
+    assert transport.capabilities.code == code
+
+
+@pytest.mark.parametrize("secret", [None, "the client's"])
+def test_a_user_pool_is_named_with_its_client(secret: str | None) -> None:
+    address = "cognito+https://cognito-idp.eu-central-1.amazonaws.com?client_id=abc"
+    transport = open_transport(address, secret, name="pool", aliases=["old"], proxy="http://proxy")
+    assert isinstance(transport, CognitoTransport)
+    assert transport.name == "pool"
+    assert transport.aliases == {"old"}
+    assert open_transport(address, secret).name == "cognito:https://cognito-idp.eu-central-1.amazonaws.com/abc"
+
+
 def test_a_name_is_made_of_the_address_where_none_is_given() -> None:
     assert open_transport("https://broker.test/api/", "key").name == "etna:https://broker.test/api"
 
@@ -147,7 +189,11 @@ def test_a_scheme_without_another_behind_it_is_passed_as_it_is() -> None:
         ("acme+https://host/api?x=1", {"x": "2"}, "the option x of the provider is given twice"),
         ("allauth+https://host/_allauth?code=words", {}, "the option code of .* has a value that can't be honoured"),
         ("allauth+https://host/_allauth?answers_alike=no", {}, "can't be honoured: answers_alike"),
+        ("allauth+https://host/_allauth", {}, "knows no secret of ours"),
         ("cognito+https://host?client=1", {}, "an option that can't be honoured: client"),
+        ("cognito+https://host", {}, "missing a required argument: 'client_id'"),
+        ("cognito+https://host?client_id=abc", {"colour": "red"}, "unexpected keyword argument 'colour'"),
+        ("cognito+http://host?client_id=abc", {}, "the address of the provider must be https"),
     ],
 )
 def test_an_address_or_an_option_that_nobody_has_is_refused_by_its_name(
@@ -156,6 +202,15 @@ def test_an_address_or_an_option_that_nobody_has_is_refused_by_its_name(
     with pytest.raises(ConfigurationError, match=words) as caught:
         open_transport(address, "key", **options)
     assert "phrase" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"code": "words"}, "code must be a CodeFormat"), ({"colour": "red"}, "unexpected keyword argument 'colour'")],
+)
+def test_a_site_with_allauth_has_no_other_options(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        open_transport("allauth+https://host/_allauth", **options)
 
 
 def test_an_app_key_is_needed_at_etna() -> None:
