@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from base64 import b32hexencode
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -65,8 +66,8 @@ def new_write_id() -> bytes:
 
 
 def spell(name: bytes) -> str:
-    """Return bytes as the id of a record."""
-    return name.hex()
+    """Return bytes as the id of a record: in base32hex, lower-case, without padding."""
+    return b32hexencode(name).decode().rstrip("=").lower()
 
 
 def _is_possible(flow_id: object) -> bool:
