@@ -10,7 +10,10 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
+import attrs
+
 from reset_flow.domain import validation
+from reset_flow.domain.capabilities import Capabilities
 from reset_flow.domain.errors import ConfigurationError, FlowNotFound, InputRejected, InvalidInput, RecordUnreadable
 from reset_flow.domain.flow import Credential, NewCredential
 from reset_flow.domain.policy import Policy
@@ -63,6 +66,26 @@ def _patience(given: Any) -> timedelta:
     return given
 
 
+def _fitted(policy: Policy, can: Capabilities) -> Policy:
+    """Return the policy, with the lifetimes of the provider's codes and tokens where it leaves them open."""
+    return attrs.evolve(
+        policy,
+        code_lifetime=policy.code_lifetime or can.code_lifetime,
+        token_lifetime=policy.token_lifetime or can.token_lifetime,
+    )
+
+
+def _check_transport(transport: Any) -> None:
+    """Raise ConfigurationError if a transport of somebody else's is none."""
+    validation.broker(getattr(transport, "name", None), "the transport's name")
+    validation.brokers(getattr(transport, "aliases", ()))
+    deadline = getattr(transport, "deadline", None)
+    if not isinstance(deadline, timedelta) or deadline <= NO_TIME:
+        raise ConfigurationError("the transport's deadline must be a timedelta longer than zero")
+    if not isinstance(getattr(transport, "capabilities", None), Capabilities):
+        raise ConfigurationError("the transport's capabilities must be Capabilities()")
+
+
 def _check(policy: Policy, transport: Transport, store: Store, keyring: Keyring) -> None:
     for what, length in (("transport's deadline", transport.deadline), ("response floor", policy.response_floor)):
         if length >= policy.lease:
@@ -101,10 +124,12 @@ class ResetService:
         worker: str | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        policy = policy or Policy()
+        _check_transport(transport)
+        policy = _fitted(policy or Policy(), transport.capabilities)
         _check(policy, transport, store, keyring)
         self._realm = validation.name(realm, "realm")
         self._transport = transport
+        self._code = transport.capabilities.code
         self._store = store = KeyedStore(store, keyring, self._realm)
         self._keyring = keyring
         self._now = in_utc(clock)
@@ -253,14 +278,15 @@ class ResetService:
         Give the code from the e-mail. The flow then expects the new password or PIN.
 
         Args:
-            code: Six digits, however they are typed.
+            code: As `Capabilities.code` says, such as six digits, however they are typed.
 
         Raises:
-            CodeRejected: It is wrong, or can't be a code.
+            CodeRejected: It is wrong, or can't be a code. Where the broker judges it only together with the new
+                password, it is held until then, and `set_password` raises this.
             OutcomeInDoubt: Nobody knows whether the code is spent: the person types it again or asks for another one.
         """
         code, key = Secret(code), validation.hidden(key)
-        return await self._run(flow_id, "verify", key, patience, lambda: validation.code(code))
+        return await self._run(flow_id, "verify", key, patience, lambda: validation.code(code, self._code))
 
     async def set_password(
         self, flow_id: str, password: str | Secret, *, key: str | Secret | None = None, patience: timedelta = NO_TIME
@@ -273,6 +299,7 @@ class ResetService:
 
         Raises:
             PasswordRejected: It is not good enough.
+            CodeRejected: The code or token that goes with it is refused: the flow expects another code.
             OutcomeInDoubt: Nobody knows; the person may try to log in, or set it again.
         """
         password, key = Secret(password), validation.hidden(key)
@@ -302,10 +329,10 @@ class ResetService:
         """
         pin, key = Secret(pin), validation.hidden(key)
         personal_phrase, authorization = validation.hidden(personal_phrase), validation.hidden(authorization)
-        validation.extras(image_name, personal_phrase, authorization)
-        new = partial(
-            NewCredential, image_name=image_name, personal_phrase=personal_phrase, authorization=authorization
+        details = validation.details(
+            image_name=validation.hidden(image_name), personal_phrase=personal_phrase, authorization=authorization
         )
+        new = partial(NewCredential, details=details)
         return await self._run(flow_id, "set_pin", key, patience, lambda: new(secret=validation.pin(pin)))
 
     async def cancel(self, flow_id: str, *, key: str | Secret | None = None, patience: timedelta = NO_TIME) -> Flow:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import attrs
 
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.flow import Credential
-
-if TYPE_CHECKING:
-    from datetime import timedelta
 
 LONGEST_CODE = 64
 
@@ -29,6 +28,34 @@ def _length(_: Any, field: attrs.Attribute[int], value: int) -> None:
         raise ConfigurationError(f"{field.name} must be a whole number from 0 to {LONGEST_CODE}")
 
 
+def _kind(given: Any) -> CodeKind:
+    if given not in tuple(CodeKind):
+        raise ConfigurationError(f"kind must be one of {', '.join(CodeKind)}")
+    return CodeKind(given)
+
+
+def _format(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, CodeFormat):
+        raise ConfigurationError(f"{field.name} must be like CodeFormat.digits(6)")
+
+
+def _switch(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{field.name} must be True or False")
+
+
+def _credentials(given: Any) -> frozenset[Credential]:
+    known = frozenset(given) if isinstance(given, Iterable) and not isinstance(given, str) else frozenset()
+    if not known or not known <= frozenset(Credential):
+        raise ConfigurationError(f"credentials must be some of {', '.join(Credential)}")
+    return frozenset(map(Credential, known))
+
+
+def _lifetime(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and (type(value) is not timedelta or value <= timedelta(0)):
+        raise ConfigurationError(f"{field.name} must be a timedelta longer than zero, or None")
+
+
 @attrs.frozen
 class CodeFormat:
     """
@@ -38,7 +65,7 @@ class CodeFormat:
         length: Characters, without separators; 0 where it varies.
     """
 
-    kind: CodeKind = attrs.field(converter=CodeKind)
+    kind: CodeKind = attrs.field(converter=_kind)
     length: int = attrs.field(validator=_length)
 
     @classmethod
@@ -76,9 +103,9 @@ class Capabilities:
         answers_alike: Whether it answers the same for logins that it does not know.
     """
 
-    code: CodeFormat = SIX_DIGITS
-    verifies_code: bool = True
-    credentials: frozenset[Credential] = frozenset({Credential.PASSWORD})
-    code_lifetime: timedelta | None = None
-    token_lifetime: timedelta | None = None
-    answers_alike: bool = False
+    code: CodeFormat = attrs.field(default=SIX_DIGITS, validator=_format)
+    verifies_code: bool = attrs.field(default=True, validator=_switch)
+    credentials: frozenset[Credential] = attrs.field(default=(Credential.PASSWORD,), converter=_credentials)
+    code_lifetime: timedelta | None = attrs.field(default=None, validator=_lifetime)
+    token_lifetime: timedelta | None = attrs.field(default=None, validator=_lifetime)
+    answers_alike: bool = attrs.field(default=False, validator=_switch)

@@ -29,7 +29,7 @@ from reset_flow.domain.errors import (
 from reset_flow.domain.flow import Failure, State, Step
 from reset_flow.domain.flow_data import BudgetName, FlowData, HeldUse, Intent, Move, Result
 from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejected
-from reset_flow.domain.rules import COUNTERS, attempts_left, step_in_doubt
+from reset_flow.domain.rules import COUNTERS, adopted, step_in_doubt, unsent_code, used_up
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.state_machine import COMMANDS, EDGE_BY_TRIGGER, Call, move
 
@@ -61,9 +61,11 @@ REFUSALS: dict[str, type[InputRejected]] = {
 
 NO_TOKEN = "the broker took the code and gave no token that can be used: ask for another code"  # noqa: S105 - words
 NEWEST_COUNTS = Reason("newest_counts", "only the code of the newest e-mail counts")
+TOKEN_REFUSED = Reason("token_refused", "it was taken before, and is no longer good for a new password")
 CODE_IN_DOUBT = "nobody knows whether the code is spent: type it again, or ask for another one"
 CODE_SPENT = "the code may be spent, and its token is lost: ask for another one"
 PASSWORD_IN_DOUBT = "nobody knows whether the new password is set: try to log in with it, or set it again"  # noqa: S105
+RETURNED_IN_DOUBT = "nobody knows whether the new password is set: try to log in with it, or ask for another code"
 
 
 # --- events
@@ -90,8 +92,17 @@ class Intended(Struct, frozen=True, gc=False):
     key: bytes | None = None
 
 
+class Held(Struct, frozen=True, gc=False):
+    """A code was given that the broker judges only together with the new password. `key` as in `Intended`."""
+
+    code: Secret
+    key: bytes | None = None
+
+
 class Repeated(Struct, frozen=True, gc=False):
-    """The same call is about to be sent once more."""
+    """The same call is about to be sent once more. `continuation`: what the first sending brought, if anything."""
+
+    continuation: bytes | None = None
 
 
 class Concluded(Struct, frozen=True, gc=False):
@@ -125,7 +136,9 @@ class Erased(Struct, frozen=True, gc=False):
     """An operator erases the person: nothing is left of the flow but a record to be purged."""
 
 
-Event: TypeAlias = Asked | Adopted | Intended | Repeated | Concluded | Cancelled | Expired | Delivered | Lifted | Erased
+Event: TypeAlias = (
+    Asked | Adopted | Intended | Held | Repeated | Concluded | Cancelled | Expired | Delivered | Lifted | Erased
+)
 
 
 class Moment(Struct, frozen=True, gc=False):
@@ -187,16 +200,17 @@ def decide(flow: FlowData, event: Event, moment: Moment) -> Decision:
             change.fire("token_adopted", **_granted(change, token))
         case Intended():
             _intended(change, event)
-        case Repeated():
+        case Held():
+            _held(change, event)
+        case Repeated(continuation=continuation):
             assert flow.intent is not None
+            change.keep(continuation)
             change.set(intent=replace(flow.intent, sendings=flow.intent.sendings + 1))
         case Concluded(outcome=outcome, key=key):
             _concluded(change, outcome, key)
-        case Cancelled(key=key):
-            change.end(Failure.CANCELLED)
-            change.remember("cancel", key)
-        case Expired():
-            change.end(Failure.EXPIRED)
+        case Cancelled() | Expired():
+            change.end(Failure.CANCELLED if isinstance(event, Cancelled) else Failure.EXPIRED)
+            change.remember("cancel", event.key if isinstance(event, Cancelled) else None)
         case Delivered(names=names):
             change.set(undelivered=tuple(name for name in flow.undelivered if name not in names))
         case Lifted() | Erased():
@@ -234,8 +248,15 @@ class _Change(Struct):
     def set(self, **known: Any) -> None:
         self.flow = replace(self.flow, **known)
 
+    def keep(self, continuation: bytes | None) -> None:
+        """Keep what the transport wants back, if it gave any."""
+        if continuation is not None:
+            self.set(continuation=continuation)
+
     def fire(self, *triggers: str, reason: Failure | None = None, **known: Any) -> None:
         """Take transitions, which end the intent, and set all that is known with them."""
+        if _password_in_doubt(self.flow) and triggers[-1] != "password_accepted":
+            known.pop("in_doubt", None)  # nothing else ends it, or may hide it
         state, workers = self.flow.state, self.flow.workers
         if self.moment.worker not in workers:
             workers = (*workers, self.moment.worker)
@@ -243,6 +264,8 @@ class _Change(Struct):
         for trigger in triggers:
             state = move(state, trigger)
             taken.append(Move(EDGE_BY_TRIGGER[trigger].letter, self.moment.at, worker, reason))
+        if self.flow.holds_code and state is not State.TOKEN_ISSUED:
+            self.let_go()
         if state.ended:
             known |= {"answer": None, "token": None, "continuation": None}
             known |= {"ended_at": self.moment.at, "undelivered": self.flow.listeners}
@@ -257,7 +280,8 @@ class _Change(Struct):
         """Record the result of a command under its idempotency keys."""
         code = self.error.code if self.error else ""
         if isinstance(self.error, OutcomeInDoubt):
-            code = self.flow.moves[-1].edge.trigger
+            taken = [move.edge.trigger for move in self.flow.moves[self.since :]]
+            code = "password_in_doubt" if "password_in_doubt" in taken else taken[-1]
         results = tuple(Result(key=key, command=command, code=code) for key in dict.fromkeys(keys) if key)
         if results:
             self.set(results=(*self.flow.results, *results)[-RESULTS:])
@@ -275,17 +299,17 @@ class _Change(Struct):
             self.set(uses=(*self.flow.uses, *counted))
         self.added += tuple(counted)
 
-    def add_guess(self) -> None:
-        """Count a guess in the place of the reserve."""
+    def add_guess(self, budget: BudgetName) -> None:
+        """Count a guess in the place of the reserve: its window begins anew."""
         self.drop_reserve()
-        guess = self._new_use(GUESSES[self.flow.state])
+        guess = self._new_use(budget)
         self.added += (guess,)
         self.set(reserve=guess)
 
     def spend_guess(self, intent: Intent) -> None:
-        """Leave the guess of an intent counted, if it was one."""
+        """Leave the guess of an intent counted, if it was one; that of a held code as long as it is held."""
         guess = self.flow.reserve
-        if guess is not None and guess.id == intent.write_id:
+        if guess is not None and guess.id == intent.write_id and not self.flow.holds_code:
             self.set(uses=(*self.flow.uses, guess), reserve=None)
 
     def drop_start(self, intent: Intent) -> None:
@@ -298,12 +322,21 @@ class _Change(Struct):
             self.dropped += (self.flow.reserve,)
             self.set(reserve=None)
 
+    def let_go(self) -> None:
+        """Forget the code that is held. The guess stays counted if it was sent; else it is the reserve that it was."""
+        if unsent_code(self.flow):
+            self.set(token=None, holds_code=False, **_counted(self.flow, "verify", -1))
+        elif self.flow.holds_code:
+            self.set(token=None, holds_code=False, uses=self.flow.held, reserve=None)
+
     def drop_all(self) -> None:
         self.dropped = self.flow.held
         self.set(uses=(), reserve=None)
 
     def _keep_reserve(self) -> None:
         """Hold a use for the next guess where one may come, and only there. A guess that was right is none."""
+        if self.flow.holds_code:
+            return  # its own guess is the one
         budget = None if self.flow.unsent else GUESSES.get(self.flow.state)
         if self.flow.reserve is not None and self.flow.reserve.budget is not budget:
             self.drop_reserve()
@@ -351,9 +384,20 @@ def _intended(change: _Change, event: Intended) -> None:
     if COMMANDS[command].call is Call.REQUEST and change.flow.state is State.REQUESTED:
         change.add_start()
     if command == "verify" or (command == "answer" and event.secret is not None and not _unasked(change.flow)):
-        change.add_guess()
+        change.add_guess(GUESSES[change.flow.state])
+    if COMMANDS[command].call is Call.UPDATE and change.flow.holds_code:
+        change.add_guess(BudgetName.CODES_PER_USER)
     intent = Intent(command=command, at=moment.at, write_id=moment.write_id, secret=event.secret, key=event.key)
     change.set(intent=intent, **_counted(change.flow, command, 1))
+
+
+def _held(change: _Change, event: Held) -> None:
+    """Keep a code until the password comes. Its guess counts now, and anew when it is sent."""
+    change.let_go()
+    change.add_guess(BudgetName.CODES_PER_USER)
+    counted = _counted(change.flow, "verify", 1)
+    change.fire(*COMMANDS["verify"].held, token=event.code, holds_code=True, **counted)
+    change.remember("verify", event.key)
 
 
 def _unasked(flow: FlowData) -> bool:
@@ -373,6 +417,7 @@ def _counted(flow: FlowData, command: str, amount: int) -> dict[str, Any]:
 def _concluded(change: _Change, outcome: Outcome, key: bytes | None) -> None:
     intent = change.flow.intent
     assert intent is not None
+    change.keep(outcome.continuation)
     if isinstance(outcome, NotActed) and intent.sendings == 1:
         _give_back(change, intent, outcome)
         return  # nothing happened, and the command may be tried again with its key
@@ -385,7 +430,7 @@ def _concluded(change: _Change, outcome: Outcome, key: bytes | None) -> None:
             _unknown(change, intent)
     if intent.command == "verify" and isinstance(outcome, Accepted | Rejected):
         change.right_guess = isinstance(outcome, Accepted)
-    if attempts_left(change.flow) == 0:
+    if used_up(change.flow):
         change.end(Failure.TOO_MANY_ATTEMPTS)
     change.remember(intent.command, intent.key, key)
 
@@ -393,12 +438,11 @@ def _concluded(change: _Change, outcome: Outcome, key: bytes | None) -> None:
 def _accepted(change: _Change, intent: Intent, outcome: Accepted) -> None:
     """Move the flow on. The attempt of an accepted guess is given back; that of another code is not."""
     command, known = COMMANDS[intent.command], {"in_doubt": None, **_counted(change.flow, intent.command, -1)}
-    if outcome.continuation is not None:
-        known["continuation"] = outcome.continuation
     match command.call:
         case Call.REQUEST:
             known.pop("resends", None)
-            change.fire(*command.accepted, answer=intent.secret or change.flow.answer, sent_at=intent.at, **known)
+            known |= {"answer": intent.secret or change.flow.answer, "sent_at": intent.at, "sent_to": outcome.sent_to}
+            change.fire(*command.accepted, **known)
         case Call.EXCHANGE:
             if outcome.value:
                 change.fire(*command.accepted, answer=None, **known, **_granted(change, outcome.value))
@@ -406,6 +450,9 @@ def _accepted(change: _Change, intent: Intent, outcome: Accepted) -> None:
                 change.fire(*command.accepted[:1], **known | {"in_doubt": Step.CODE})
                 change.error = OutcomeInDoubt(NO_TOKEN)
         case Call.UPDATE:
+            if change.flow.holds_code:
+                change.set(holds_code=False)
+                change.right_guess = True
             change.fire(*command.accepted, in_doubt=None)
 
 
@@ -442,6 +489,8 @@ def _rejected(change: _Change, intent: Intent, outcome: Rejected) -> None:
         given_back = {} if flow.compensated else _counted(flow, "verify", -1)
         change.fire("code_spent", in_doubt=Step.CODE, compensated=True, **given_back)
         change.error = OutcomeInDoubt(CODE_SPENT)
+    elif COMMANDS[command].call is Call.UPDATE and outcome.about is Step.CODE:
+        _returned(change, intent, outcome)
     elif leaves_password_in_doubt(flow, outcome):
         # The broker may have refused the token that an earlier sending spent, or the password: nobody can know.
         _unknown(change, intent)
@@ -453,10 +502,36 @@ def _rejected(change: _Change, intent: Intent, outcome: Rejected) -> None:
             change.fire(*road, answer=None, in_doubt=None)
         else:
             change.fire(*triggers)
-        # The broker's words for a wrong answer or code might tell who is known to it.
         mute = flow.limits.mask_unknown_users and COMMANDS[command].call is not Call.UPDATE
-        hint = (NEWEST_COUNTS,) if command == "verify" and _codes_sent(flow) > 1 else ()
-        change.error = REFUSALS[command](*(() if mute else outcome.reasons), *hint)
+        change.error = REFUSALS[command](*_said(flow, outcome, mute=mute, code=command == "verify"))
+
+
+def _said(flow: FlowData, outcome: Rejected, *, mute: bool, code: bool) -> tuple[Reason | str, ...]:
+    """Return the reasons of a refusal. The broker's words for a wrong answer or code might tell who is known to it."""
+    hint = (NEWEST_COUNTS,) if code and _codes_sent(flow) > 1 else ()
+    return (*(() if mute else outcome.reasons), *hint)
+
+
+def _returned(change: _Change, intent: Intent, outcome: Rejected) -> None:
+    """Go back for another code: the broker refused the one that was held, or the token, and not the password."""
+    flow, held, doubt = change.flow, change.flow.holds_code, leaves_password_in_doubt(change.flow, outcome)
+    if doubt:  # it is also what a success of an earlier sending produces
+        _unknown(change, intent)
+        change.error = OutcomeInDoubt(PASSWORD_IN_DOUBT if adopted(flow) else RETURNED_IN_DOUBT)
+    else:
+        change.error = CodeRejected(
+            *_said(flow, outcome, mute=held and flow.limits.mask_unknown_users, code=held),
+            *(() if held else (TOKEN_REFUSED,)),
+        )
+    if adopted(flow):
+        change.end(Failure.BROKER_REFUSED)
+        return
+    known: dict[str, Any] = {"token": None, "expires_at": flow.created_at + flow.limits.flow_lifetime}
+    if not doubt:  # the attempt was one at the code, and none at the password
+        known |= _counted(flow, intent.command, -1) | ({} if held else _counted(flow, "verify", 1))
+        change.right_guess = False if held else None
+    of_code, of_token = COMMANDS[intent.command].returned
+    change.fire(of_code if held else of_token, **known)
 
 
 def _codes_sent(flow: FlowData) -> int:
@@ -494,7 +569,9 @@ def not_acted(outcome: NotActed) -> ResetFlowError:
     """Return the error for a call that certainly did nothing."""
     match outcome.cause:
         case Cause.FORBIDDEN:
-            return AppKeyRejected("the broker does not know the app key, and nothing happened: check key and address")
+            return AppKeyRejected(
+                "the broker refuses our own credentials or settings, and nothing happened: check them and its address"
+            )
         case Cause.PROTOCOL:
             return BrokerProtocolError(f"the broker's reply is none that is known of it: {outcome.detail}")
         case _:

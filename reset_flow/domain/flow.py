@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import ClassVar, TypedDict
+from typing import TYPE_CHECKING, ClassVar, TypedDict
 
 import attrs
 from msgspec import Struct
 
 from reset_flow.domain.secret import Secret, Unpicklable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class State(StrEnum):
@@ -111,6 +114,7 @@ class PublicFlow(TypedDict):
     created_at: str
     expires_at: str
     resend_at: str | None
+    sent_to: str | None
     version: int
 
 
@@ -142,6 +146,9 @@ class Flow(Unpicklable):
 
         resend_at: From when on another code may be asked for; `None` where that can't be done (any more).
 
+        sent_to: Where the newest code went, masked by the broker; `None` where it does not say, and while unknown users
+            are masked, unless the broker answers alike for them.
+
         history: What happened so far, oldest first.
 
         version: Goes up by one with each durable change.
@@ -164,6 +171,7 @@ class Flow(Unpicklable):
     created_at: datetime
     expires_at: datetime
     resend_at: datetime | None
+    sent_to: str | None = attrs.field(default=None, repr=False)
     history: tuple[Transition, ...] = attrs.field(repr=False)
     version: int
 
@@ -188,6 +196,7 @@ class Flow(Unpicklable):
             "created_at": self.created_at.isoformat(),
             "expires_at": self.expires_at.isoformat(),
             "resend_at": self.resend_at.isoformat() if self.resend_at else None,
+            "sent_to": self.sent_to,
             "version": self.version,
         }
 
@@ -219,12 +228,8 @@ class NewCredential:
     Attributes:
         secret: The new password or PIN.
 
-        image_name: Of the security images that the broker offers; a PIN's alone, as are the next two.
-
-        authorization: A bearer token from a log-in.
+        details: What goes with it for brokers that want more, by names that their transports know.
     """
 
     secret: Secret
-    image_name: str | None = None
-    personal_phrase: Secret | None = None
-    authorization: Secret | None = None
+    details: Mapping[str, Secret] = attrs.field(factory=dict, repr=False)

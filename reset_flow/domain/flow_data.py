@@ -12,7 +12,7 @@ from reset_flow.domain.flow import Credential, Failure, State, Step, Transition
 from reset_flow.domain.secret import Secret, Shown, Unpicklable
 from reset_flow.domain.state_machine import EDGE_BY_LETTER, Edge
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the bytes that flow data is written as; the first element in them."""
 
 Time: TypeAlias = Annotated[datetime, Meta(tz=True)]
@@ -55,6 +55,7 @@ class Limits(_Kept, frozen=True, kw_only=True):
     code_lifetime: timedelta | None
     token_lifetime: timedelta | None
     mask_unknown_users: bool
+    flow_lifetime: timedelta
 
 
 class HeldUse(_Kept, frozen=True):
@@ -151,9 +152,11 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
 
         answer: Kept until the code is verified, for asking for another one.
 
-        token: Kept until the end.
+        token: Kept until the end; where the broker judges the code only together with the password, the code.
 
         sent_at: When a code was last asked for.
+
+        sent_to: Where it went, masked by the broker.
 
         answers, codes, passwords, resends: How many of the attempts are used up.
 
@@ -164,7 +167,9 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
 
         uses: The uses of starts and wrong guesses that this flow has added and not dropped; some may have expired.
 
-        reserve: The use that is held for the next guess, or that counts the guess under way.
+        reserve: The use that is held for the next guess, or that counts the guess under way, or the code that is held.
+
+        holds_code: Whether `token` is a code that the broker has not judged.
 
         compensated: Whether an attempt was given back for a code that was lost to doubt.
 
@@ -188,6 +193,7 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
             "ref",
             "lookups",
             "question",
+            "sent_to",
             "continuation",
             "workers",
             "moves",
@@ -214,6 +220,7 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
     in_doubt: Step | None = None
     failure: Failure | None = None
     sent_at: Time | None = None
+    sent_to: str | None = None
     answers: int = 0
     codes: int = 0
     passwords: int = 0
@@ -222,6 +229,7 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
     origin_key: bytes | None = None
     uses: tuple[HeldUse, ...] = ()
     reserve: HeldUse | None = None
+    holds_code: bool = False
     compensated: bool = False
     masked: bool = False
     results: tuple[Result, ...] = ()

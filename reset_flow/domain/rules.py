@@ -47,8 +47,25 @@ def attempts_left(flow: FlowData) -> int | None:
             return None
 
 
+def may_come(flow: FlowData) -> tuple[str, ...]:
+    """Return the names of the commands that may come now, sorted. A code that is held may be exchanged for another."""
+    held = flow.holds_code and (unsent_code(flow) or flow.codes < flow.limits.code_attempts)
+    return allowed(flow.state, flow.credential, held=held)
+
+
+def unsent_code(flow: FlowData) -> bool:
+    """Return whether a code is held that was never sent: whatever comes of a sending is a move of its own."""
+    sending = flow.intent is not None and COMMANDS[flow.intent.command].call is Call.UPDATE
+    return flow.holds_code and not sending and flow.moves[-1].edge.trigger in COMMANDS["verify"].held
+
+
+def used_up(flow: FlowData) -> bool:
+    """Return whether the flow can't go on because attempts are used up: those that it needs now, or will."""
+    return attempts_left(flow) == 0 or (not flow.state.ended and flow.passwords >= flow.limits.password_attempts)
+
+
 def _resend_at(flow: FlowData) -> datetime | None:
-    if flow.state not in COMMANDS["resend"].legal_in or flow.resends >= flow.limits.resends:
+    if "resend" not in may_come(flow) or flow.resends >= flow.limits.resends:
         return None
     return (flow.sent_at or flow.created_at) + flow.limits.resend_cooldown
 
@@ -62,12 +79,13 @@ def view(flow: FlowData, busy_until: datetime | None = None) -> Flow:
         credential=flow.credential,
         state=flow.state,
         expects=expected(flow.state, flow.credential),
-        allowed=allowed(flow.state, flow.credential),
+        allowed=may_come(flow),
         question=flow.question or None,
         attempts_left=attempts_left(flow),
         in_doubt=step_in_doubt(flow, flow.intent) if flow.intent and not busy_until else flow.in_doubt,
         busy_until=busy_until,
         failure=flow.failure,
+        sent_to=flow.sent_to,
         created_at=flow.created_at,
         expires_at=flow.expires_at,
         resend_at=_resend_at(flow),
@@ -77,9 +95,9 @@ def view(flow: FlowData, busy_until: datetime | None = None) -> Flow:
 
 
 def step_in_doubt(flow: FlowData, intent: Intent) -> Step:
-    """Return the step that an unknown outcome would leave in doubt."""
+    """Return the step that an unknown outcome would leave in doubt. A doubt about the password hides any other."""
     call = COMMANDS[intent.command].call
-    if call is Call.UPDATE:
+    if call is Call.UPDATE or flow.in_doubt is flow.credential.step:
         return flow.credential.step
     return Step.CODE if call is Call.EXCHANGE else Step.ANSWER
 
@@ -114,7 +132,7 @@ def admit(flow: FlowData, command: str, now: datetime) -> None:
     """Raise FlowEnded, IllegalCommand, LimitReached or CodeRejected if the command may not come now. Count nothing."""
     if flow.state.ended:
         raise FlowEnded(flow.id, flow.failure or flow.state)
-    legal = allowed(flow.state, flow.credential)
+    legal = may_come(flow)
     if command not in legal:
         raise IllegalCommand(flow.id, command, flow.state, legal)
     if command == "resend":

@@ -32,18 +32,22 @@ class Edge:
     target: State
 
 
+ASKED_AGAIN = (State.QUESTION_ANSWERED, State.CODE_VERIFIED, State.TOKEN_ISSUED)
+
 EDGES = (
     Edge("w", "question_waived", (State.REQUESTED,), State.QUESTION_ANSWERED),
     Edge("a", "answer_accepted", (State.REQUESTED,), State.QUESTION_ANSWERED),
-    Edge("A", "answer_refused", (State.REQUESTED, State.QUESTION_ANSWERED), State.REQUESTED),
+    Edge("A", "answer_refused", (State.REQUESTED, State.QUESTION_ANSWERED, State.TOKEN_ISSUED), State.REQUESTED),
     Edge("d", "answer_in_doubt", (State.REQUESTED,), State.QUESTION_ANSWERED),
-    Edge("s", "code_sent", (State.QUESTION_ANSWERED, State.CODE_VERIFIED), State.QUESTION_ANSWERED),
-    Edge("r", "resend_in_doubt", (State.QUESTION_ANSWERED, State.CODE_VERIFIED), State.QUESTION_ANSWERED),
+    Edge("s", "code_sent", ASKED_AGAIN, State.QUESTION_ANSWERED),
+    Edge("r", "resend_in_doubt", ASKED_AGAIN, State.QUESTION_ANSWERED),
     Edge("c", "code_accepted", (State.QUESTION_ANSWERED,), State.CODE_VERIFIED),
-    Edge("C", "code_refused", (State.QUESTION_ANSWERED,), State.QUESTION_ANSWERED),
+    Edge("h", "code_held", (State.QUESTION_ANSWERED, State.TOKEN_ISSUED), State.TOKEN_ISSUED),
+    Edge("C", "code_refused", (State.QUESTION_ANSWERED, State.TOKEN_ISSUED), State.QUESTION_ANSWERED),
     Edge("k", "code_in_doubt", (State.QUESTION_ANSWERED,), State.QUESTION_ANSWERED),
     Edge("x", "code_spent", (State.QUESTION_ANSWERED, State.CODE_VERIFIED), State.QUESTION_ANSWERED),
     Edge("t", "token_granted", (State.CODE_VERIFIED,), State.TOKEN_ISSUED),
+    Edge("R", "token_refused", (State.TOKEN_ISSUED,), State.QUESTION_ANSWERED),
     Edge("T", "token_adopted", (State.REQUESTED,), State.TOKEN_ISSUED),
     Edge("P", "password_refused", (State.TOKEN_ISSUED,), State.TOKEN_ISSUED),
     Edge("q", "password_in_doubt", (State.TOKEN_ISSUED,), State.TOKEN_ISSUED),
@@ -71,19 +75,28 @@ class Command:
     Attributes:
         legal_in: The states that it may come in; none for what makes a flow.
 
+        while_held: Whether it may come in `token_issued`, too, while a code is held in the place of the token.
+
         asks: The step whose input the person gives with it.
 
         accepted: The triggers that are fired, in their order, when the broker accepts; `rejected` and `unknown`
             likewise.
+
+        held: Fired without a call, where the broker judges the code only together with the password.
+
+        returned: Those of which one is fired when the broker refuses the held code, or the token.
     """
 
     name: str
     legal_in: tuple[State, ...] = ()
+    while_held: bool = False
     asks: Step | None = None
     call: Call | None = None
     accepted: tuple[str, ...] = ()
     rejected: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
+    returned: tuple[str, ...] = ()
 
 
 COMMANDS = {
@@ -108,6 +121,7 @@ COMMANDS = {
         Command(
             name="resend",
             legal_in=(State.QUESTION_ANSWERED, State.CODE_VERIFIED),
+            while_held=True,
             asks=Step.CODE,
             call=Call.REQUEST,
             accepted=("code_sent",),
@@ -117,11 +131,13 @@ COMMANDS = {
         Command(
             name="verify",
             legal_in=(State.QUESTION_ANSWERED,),
+            while_held=True,
             asks=Step.CODE,
             call=Call.EXCHANGE,
             accepted=("code_accepted", "token_granted"),
             rejected=("code_refused",),
             unknown=("code_in_doubt",),
+            held=("code_held",),
         ),
         *(
             Command(
@@ -132,6 +148,7 @@ COMMANDS = {
                 accepted=("password_accepted",),
                 rejected=("password_refused",),
                 unknown=("password_in_doubt",),
+                returned=("code_refused", "token_refused"),
             )
             for step in (Step.PASSWORD, Step.PIN)
         ),
@@ -152,10 +169,11 @@ def expected(state: State, credential: Credential) -> Step | None:
 
 
 @cache
-def allowed(state: State, credential: Credential) -> tuple[str, ...]:
-    """Return the names of the commands that may come in this state, sorted."""
+def allowed(state: State, credential: Credential, *, held: bool = False) -> tuple[str, ...]:
+    """Return the names of the commands that may come in this state, sorted. `held`: while a code is held."""
     other = {each.step for each in Credential} - {credential.step}
-    return tuple(sorted(name for name, each in COMMANDS.items() if state in each.legal_in and each.asks not in other))
+    legal = [each for each in COMMANDS.values() if state in each.legal_in or (held and each.while_held)]
+    return tuple(sorted(each.name for each in legal if each.asks not in other))
 
 
 _EVENTS = Machine(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
+from reset_flow.domain.capabilities import SIX_DIGITS, CodeFormat, CodeKind
 from reset_flow.domain.errors import (
     AnswerRejected,
     CodeRejected,
@@ -18,7 +19,6 @@ from reset_flow.domain.errors import (
 )
 from reset_flow.domain.secret import Secret
 
-CODE_DIGITS = 6
 CODE_LENGTH = 64
 """Characters of a code as typed, with all its spaces and dashes."""
 SEPARATORS = "\N{MINUS SIGN}\N{COMBINING GRAPHEME JOINER}\N{VARIATION SELECTOR-15}\N{VARIATION SELECTOR-16}"
@@ -97,11 +97,13 @@ def token(given: Any) -> Secret:
     return Secret(given)
 
 
-def extras(*given: Any) -> None:
-    """Raise InvalidInput if what comes with a PIN can't be sent: nothing must be in doubt because of that."""
-    for each in given:
-        if each is not None and (flaw := _flaw(each, TOKEN_LENGTH, empty=True)):
-            raise InvalidInput(f"image_name, personal_phrase or authorization: {flaw}")
+def details(**given: Secret | None) -> dict[str, Secret]:
+    """Return what comes with a PIN. Raises InvalidInput if it can't be sent, which must leave nothing in doubt."""
+    known = {name: each for name, each in given.items() if each is not None}
+    for name, each in known.items():
+        if flaw := _flaw(each, TOKEN_LENGTH, empty=True):
+            raise InvalidInput(f"{name}: {flaw}")
+    return known
 
 
 def broker(text: Any, what: str) -> str:
@@ -139,24 +141,34 @@ def pin(given: Any) -> Secret:
     return _typed(given, PIN_LENGTH, PasswordRejected)
 
 
-def code(given: Any) -> Secret:
+def code(given: Any, form: CodeFormat = SIX_DIGITS) -> Secret:
     """
-    Return the digits of a code, however they were typed or pasted: with spaces, dashes, line breaks or invisible
-    characters, in full width or another script. They stay text, as the first may be 0. Raises CodeRejected if they
-    can't be read as six digits.
+    Return a code as the provider writes it, however it was typed or pasted: with spaces, dashes, line breaks or
+    invisible characters, in full width, its digits in another script. Digits stay text, as the first may be 0; letters
+    keep their case, which counts for some providers. A token stays as it is, but for outer spaces. Raises CodeRejected
+    if it can't be read so.
     """
-    if misfit := _misfit(given, CODE_LENGTH):
+    opaque, letters = form.kind is CodeKind.TOKEN, form.kind is CodeKind.LETTERS
+    if misfit := _misfit(given, TOKEN_LENGTH if opaque else CODE_LENGTH):
         raise CodeRejected(misfit, sent=False)
-    digits = Secret(given)
-    if not (digits.reveal().isascii() and digits.reveal().isdecimal()):
-        digits = Secret("".join([_digit(char) for char in digits.reveal()]))
-    if len(digits.reveal()) != CODE_DIGITS or "?" in digits.reveal():
-        raise CodeRejected(Reason("malformed", f"it must have {CODE_DIGITS} digits"), sent=False)
-    return digits
+    read = Secret(given)
+    if opaque:
+        return _typed(Secret(read.reveal().strip()), TOKEN_LENGTH, CodeRejected)
+    if not (read.reveal().isascii() and (read.reveal().isalnum() if letters else read.reveal().isdecimal())):
+        read = Secret("".join([_read(char, letters=letters) for char in read.reveal()]))
+    length = len(read.reveal())
+    if "?" in read.reveal() or not length or (form.length and length != form.length):
+        many = f"{form.length} " if form.length else ""
+        what = "letters and digits" if letters else "digits"
+        raise CodeRejected(Reason("malformed", f"it must have {many}{what}"), sent=False)
+    return read
 
 
-def _digit(char: str) -> str:
-    """Return 0 to 9 for a decimal digit of any script, nothing for a separator, `?` for all else."""
+def _read(char: str, *, letters: bool) -> str:
+    """Return 0 to 9 for a decimal digit of any script, a letter of ASCII if such count, nothing for a separator."""
     if (value := unicodedata.decimal(char, None)) is not None:
         return str(value)
-    return "" if char.isspace() or char in SEPARATORS or unicodedata.category(char) in ("Pd", "Cf") else "?"
+    if char.isspace() or char in SEPARATORS or unicodedata.category(char) in ("Pd", "Cf"):
+        return ""
+    plain = unicodedata.normalize("NFKC", char) if letters else ""
+    return plain if len(plain) == 1 and plain.isascii() and plain.isalpha() else "?"

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import deque
+from bisect import bisect_left
+from collections import defaultdict, deque
 from functools import partial
-from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
 from reset_flow.deadlines import Deadlines, uptime
 from reset_flow.domain import rules
 from reset_flow.domain.decide import leaves_password_in_doubt
-from reset_flow.domain.flow import Credential
+from reset_flow.domain.errors import BrokerProtocolError
+from reset_flow.domain.flow import Credential, Step
 from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejected, Unknown
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.state_machine import COMMANDS, Call
-from reset_flow.domain.text import plain, repeats
+from reset_flow.domain.text import plain
+from reset_flow.engine.scrubbing import scrubbed, scrubbed_question
 from reset_flow.ports import Case
 
 if TYPE_CHECKING:
@@ -40,17 +42,13 @@ CHALLENGE_PAUSE = 0.2
 
 RECENT = 32
 """How many durations of real calls are remembered, for calls that are only pretended."""
-FIRST_GUESS = (0.1,)
-"""Seconds, until there was a real call."""
 TIMER = 0.001
 """Seconds by which an event loop sleeps too long: it waits in whole milliseconds, rounded up."""
 
-WITHHELD = "withheld, as it repeats what is secret"
 
-
-def case_of(flow: FlowData) -> Case:
+def case_of(flow: FlowData, attempt: str = "") -> Case:
     """Return what the transport may know of the flow."""
-    return Case(user=flow.user, credential=flow.credential, continuation=flow.continuation)
+    return Case(user=flow.user, credential=flow.credential, continuation=flow.continuation, attempt=attempt)
 
 
 class BrokerClient:
@@ -64,11 +62,29 @@ class BrokerClient:
         self._lease = policy.lease.total_seconds()
         self._may_log_in = policy.probe_by_login
         self._floor = policy.response_floor.total_seconds()
-        self._took: dict[Call, deque[float]] = {route: deque(maxlen=RECENT) for route in Call}
+        self._durations = Durations()
         self.name: str = plain(transport.name)
         self._names = frozenset([self.name, *map(plain, getattr(transport, "aliases", ()))])
         self.credentials = transport.capabilities.credentials
-        self.canonical_user = transport.canonical_user
+        self.verifies_code = transport.capabilities.verifies_code
+        self._answers_alike = transport.capabilities.answers_alike
+
+    def canonical_user(self, user: str | Secret) -> str:
+        """
+        Return the one spelling of all that the broker takes for the same user.
+
+        Raises:
+            BrokerProtocolError: The transport fails, or gives no text.
+        """
+        user = Secret(user)  # frames are logged
+        try:
+            canonical = Secret(self._transport.canonical_user(user.reveal()))
+            failure = "" if canonical and canonical.encodable else "it gives no text"
+        except Exception as error:  # noqa: BLE001 - a transport of somebody else's may raise anything
+            failure = type(error).__name__
+        if failure:
+            raise BrokerProtocolError(f"the transport can't say which user that is: {failure}")
+        return canonical.reveal()
 
     def serves(self, flow: FlowData) -> bool:
         """Return whether the flow belongs to this broker, under whichever of its names."""
@@ -83,6 +99,9 @@ class BrokerClient:
         again = isinstance(outcome, Unknown) and rules.repeatable(flow.intent)
         if again or not leaves_password_in_doubt(flow, outcome) or not self._in_time(began):
             return outcome
+        if flow.masked:
+            await self._probe(flow, began)
+            return outcome
         proof = await self._bounded("log_in", partial(self._transport.log_in, case_of(flow), new.secret), began)
         return Accepted() if isinstance(proof, Accepted) else outcome
 
@@ -92,11 +111,14 @@ class BrokerClient:
             if attempt:
                 await asyncio.sleep(CHALLENGE_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
             started = time.monotonic()
-            outcome = await self._bounded("challenge", partial(self._transport.challenge, case), uptime())
+            outcome = await self._bounded("challenge", partial(self._transport.challenge, case), uptime(), case.user)
+            if isinstance(outcome, (Accepted, Rejected)):
+                self._durations.note("challenge", time.monotonic() - started)
             await self._pad(started)
-            outcome = _withheld(outcome, case.user)
             known: Accepted | Rejected | NotActed
             known = NotActed(detail=outcome.detail) if isinstance(outcome, Unknown) else outcome
+            if isinstance(known, Accepted) and known.value:
+                known = attrs.evolve(known, value=Secret(scrubbed_question(known.value.reveal(), case.user)))
             if not isinstance(known, NotActed) or known.cause is not Cause.UNAVAILABLE:
                 break
         return known
@@ -110,54 +132,82 @@ class BrokerClient:
         started = time.monotonic()
         outcome: Outcome
         if flow.masked:
-            # What a broker would say that knew the user, as late as it lately did.
-            as_long = random.choice(self._took[route] or FIRST_GUESS)  # noqa: S311 - no secret
-            await asyncio.sleep(max(0.0, as_long - TIMER))
-            ignored = flow.intent.command == "answer" and flow.question == ""  # nobody asked for it
-            outcome = Accepted() if ignored or flow.intent.command in ("start", "resend") else Rejected()
+            outcome = await self._pretend(route, flow, began)
         else:
             call = partial(self._start_call, route, flow, new)
-            outcome = await self._bounded(route.name.lower(), call, began)
-            typed = new.secret if new else flow.intent.secret
-            outcome = _withheld(outcome, flow.user, flow.answer, flow.token, typed)
+            typed = (new.secret, *new.details.values()) if new else (flow.intent.secret,)
+            sent = (flow.user, flow.answer, flow.token, flow.continuation, *typed)
+            outcome = await self._bounded(route.name.lower(), call, began, *sent)
+            if isinstance(outcome, Accepted) and outcome.sent_to and not self._tells_where(flow):
+                outcome = attrs.evolve(outcome, sent_to=None)
             if isinstance(outcome, (Accepted, Rejected)):
-                self._took[route].append(time.monotonic() - started)
+                self._durations.note(route.name, time.monotonic() - started)
         await self._pad(started)
         return outcome
+
+    async def _pretend(self, route: Call, flow: FlowData, began: float) -> Outcome:
+        """Return what a broker would say that knew the user, as late as it would; or the fault that it has now."""
+        assert flow.intent is not None
+        probe, took = await self._probe(flow, began)
+        faulty = isinstance(probe, NotActed) and probe.cause is not Cause.PROTOCOL
+        if faulty or isinstance(probe, Unknown):
+            return probe
+        as_long = self._durations.like(route.name, took, probed=not isinstance(probe, NotActed))
+        self._durations.note("probe", took)
+        await asyncio.sleep(max(0.0, as_long - took - TIMER))
+        ignored = flow.intent.command == "answer" and flow.question == ""  # nobody asked for it
+        accepts = ignored or flow.intent.command in ("start", "resend")
+        return Accepted() if accepts else Rejected(about=Step.CODE)
+
+    async def _probe(self, flow: FlowData, began: float) -> tuple[Outcome, float]:
+        """Make a harmless request. Return what came of it, and how long it took."""
+        started = time.monotonic()
+        call = partial(self._transport.probe, case_of(flow))
+        outcome = await self._bounded("probe", call, began, flow.user, flow.continuation)
+        return outcome, time.monotonic() - started
+
+    def _tells_where(self, flow: FlowData) -> bool:
+        """Return whether anybody may see where a code went: it would tell who is known to the broker."""
+        return self._answers_alike or not flow.limits.mask_unknown_users
 
     async def _pad(self, began: float) -> None:
         """Wait until a call that began then has taken as long as the response floor, if there is one."""
         if (left := self._floor - (time.monotonic() - began)) > 0:
             await asyncio.sleep(left)
 
-    async def _bounded(self, route: str, call: Callable[[], Awaitable[Outcome]], began: float) -> Outcome:
-        """Make a call in the time that is left. A transport that breaks its contract leaves the outcome unknown."""
-        return await self._tracer.during(self._in_time_left(route, call, began), "call", route=route)
+    async def _bounded(
+        self, route: str, call: Callable[[], Awaitable[Outcome]], began: float, *sent: str | bytes | Secret | None
+    ) -> Outcome:
+        """
+        Make a call in the time that is left, and take what was sent out of its outcome. A transport that breaks its
+        contract leaves the outcome unknown.
+        """
+        outcome = await self._tracer.during(self._in_time_left(call, began), "call", route=route)
+        outcome = scrubbed(outcome, *sent)
+        self._tracer.count("outcome", route=route, outcome=type(outcome).__name__)
+        return outcome
 
-    async def _in_time_left(self, route: str, call: Callable[[], Awaitable[Outcome]], began: float) -> Outcome:
+    async def _in_time_left(self, call: Callable[[], Awaitable[Outcome]], began: float) -> object:
         left = self._lease - (uptime() - began)
         try:
             # A bit more than its deadline, and less than what is left of the lease.
             with self._deadlines.within(min(self._deadline * GRACE, (self._deadline + left) / 2)):
-                outcome = await call()
-            if not _is_sound(outcome):
-                outcome = Unknown(detail="no outcome that could be kept")
+                return await call()
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) and task.cancelling():
                 raise
-            outcome = Unknown(detail="cancelled by itself")
+            return Unknown(detail="cancelled by itself")
         except Exception as error:  # noqa: BLE001 - a transport of somebody else's may raise anything
-            outcome = Unknown(detail=type(error).__name__)
-        self._tracer.count("outcome", route=route, outcome=type(outcome).__name__)
-        return outcome
+            return Unknown(detail=type(error).__name__)
 
     def _in_time(self, began: float) -> bool:
         """Return whether a whole deadline fits into the rest of the lease."""
         return self._lease - (uptime() - began) > self._deadline
 
     def _start_call(self, route: Call, flow: FlowData, new: NewCredential | None) -> Awaitable[Outcome]:
-        intent, case = flow.intent, case_of(flow)
+        intent = flow.intent
         assert intent is not None
+        case = case_of(flow, intent.write_id.hex())
         match route:
             case Call.REQUEST:
                 answer = flow.answer if intent.command == "resend" else intent.secret
@@ -171,20 +221,24 @@ class BrokerClient:
                 return self._transport.update(case, flow.token, new)
 
 
-def _withheld(outcome: Outcome, *hidden: str | Secret | None) -> Outcome:
-    """Return the outcome without the words of the broker or the transport that repeat the login or a secret."""
-    if isinstance(outcome, Accepted):
-        return outcome
-    texts = [each.reveal() if isinstance(each, Secret) else each for each in hidden if each is not None]
-    if isinstance(outcome, Rejected):
-        return Rejected(reasons=tuple(each for each in outcome.reasons if not repeats(each, *texts)))
-    return attrs.evolve(outcome, detail=WITHHELD) if repeats(outcome.detail, *texts) else outcome
+class Durations:
+    """How long calls lately took that the broker answered, for those that are only pretended."""
 
+    def __init__(self) -> None:
+        self._took: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
 
-def _is_sound(outcome: object) -> bool:
-    """Return whether it is an outcome, of which all can be stored."""
-    if not isinstance(outcome, Accepted):
-        return isinstance(outcome, (Rejected, NotActed, Unknown))
-    value: Any = outcome.value
-    kept = isinstance(value, Secret) and value.encodable
-    return (value is None or kept) and type(outcome.continuation) in (bytes, NoneType)
+    def note(self, route: str, took: float) -> None:
+        """Remember how long a call of this route took."""
+        self._took[route].append(took)
+
+    def like(self, route: str, took: float, *, probed: bool) -> float:
+        """
+        Return how long a call of this route would take now: it has the rank among the last ones that the probe has
+        among its own, so that both are late when the broker is slow. Where none was made yet, that is as long as the
+        probe took; or the question, if nothing could be probed.
+        """
+        real = sorted(self._took[route] or ([] if probed else self._took["challenge"]))
+        if not real:
+            return took
+        probes = sorted((*self._took["probe"], took))
+        return real[int((bisect_left(probes, took) + 0.5) / len(probes) * len(real))]

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from reset_flow.domain import rules
-from reset_flow.domain.decide import Cancelled, Intended, decide, recorded
+from reset_flow.domain.decide import Cancelled, Held, Intended, decide, recorded
 from reset_flow.domain.errors import (
     FlowBusy,
     FlowEnded,
@@ -25,7 +25,7 @@ from reset_flow.domain.errors import (
 )
 from reset_flow.domain.flow import NewCredential, Step
 from reset_flow.domain.secret import Secret
-from reset_flow.domain.state_machine import expected
+from reset_flow.domain.state_machine import COMMANDS, Call, expected
 from reset_flow.domain.text import printable
 from reset_flow.engine import password_checks
 from reset_flow.persistence.batches import RACES
@@ -119,6 +119,8 @@ class CommandHandler:
         if command == "cancel":
             return rules.view(await self._intents.keep(decide(flow, Cancelled(key), moment)))
         secret = given if isinstance(given, Secret) else None
+        if secret and command == "verify" and not self._context.broker.verifies_code:
+            return rules.view(await self._intents.keep(decide(flow, Held(secret, key), moment)))
         new = given if isinstance(given, NewCredential) else None
         return await self._intents.send(decide(flow, Intended(command, secret, key), moment), new)
 
@@ -154,7 +156,7 @@ class CommandHandler:
         """Return if the command may come now, with this input."""
         rules.admit(flow, command, self._context.now())
         rules.check_input(flow, command, given)
-        if command == "verify":
+        if command == "verify" or (flow.holds_code and COMMANDS[command].call is Call.UPDATE):
             await self._context.alarm.admit()
         if isinstance(given, NewCredential) and command == "set_password":
             required = self._context.policy.password

@@ -205,15 +205,15 @@ class IntentExecutor:
         outcome = await self._context.broker.send(flow, new, began)
         assert flow.intent is not None
         if isinstance(outcome, Unknown) and rules.repeatable(flow.intent):
-            return await self._repeat(flow, new, key)
+            return await self._repeat(flow, new, key, outcome.continuation)
         return await self._conclude(flow, outcome, key)
 
     async def _repeat(
-        self, flow: FlowData, new: NewCredential | None, key: bytes | None = None
+        self, flow: FlowData, new: NewCredential | None, key: bytes | None, continuation: bytes | None = None
     ) -> tuple[FlowData, ResetFlowError | None]:
         """Send once more. Each sending is an intent of its own, with a lease of its own."""
         began = uptime()
-        flow = await self._save(self._decide(flow, Repeated()), must=True)
+        flow = await self._save(self._decide(flow, Repeated(continuation)), must=True)
         return await self._carry_out(flow, new, began, key)
 
     async def _conclude(

@@ -45,6 +45,7 @@ Revision: TypeAlias = Literal["identifiers", "password"]
 """The revision of the broker's documents that step 3 follows."""
 
 IDENTIFIERS = {Credential.PASSWORD: "ResetPassword", Credential.PIN: "ResetPinCode"}
+PIN_DETAILS = {"image_name": "ImageName", "personal_phrase": "PersonalPhrase"}
 PIN_METHODS = frozenset({"GET", "PATCH", "POST", "PUT"})
 UNSENDABLE = NotActed(cause=Cause.PROTOCOL, detail="it has characters that the request can't carry")
 
@@ -175,15 +176,12 @@ class EtnaTransport:
         else:
             method, url = self._pin_method, self._pin_url
             body["Pin"] = new.secret.reveal()
-            if new.image_name is not None:
-                body["ImageName"] = plain(new.image_name)
-            if new.personal_phrase is not None:
-                body["PersonalPhrase"] = new.personal_phrase.reveal()
-            if new.authorization is not None:
-                if not fits_header(new.authorization.reveal()):
+            body |= {PIN_DETAILS[name]: each.reveal() for name, each in new.details.items() if name in PIN_DETAILS}
+            if (bearer := new.details.get("authorization")) is not None:
+                if not fits_header(bearer.reveal()):
                     return UNSENDABLE
-                headers = {"Authorization": f"Bearer {new.authorization.reveal()}"}
-        secrets = (case.user, token, new.secret, new.personal_phrase, new.authorization)
+                headers = {"Authorization": f"Bearer {bearer.reveal()}"}
+        secrets = (case.user, token, new.secret, new.details.get("personal_phrase"), new.details.get("authorization"))
         return await self._send_json(method, url, body, read_update, *secrets, headers=headers)
 
     async def log_in(self, case: Case, password: Secret) -> Outcome:

@@ -23,6 +23,7 @@ from reset_flow.domain.decide import (
     Erased,
     Event,
     Expired,
+    Held,
     Intended,
     Lifted,
     Moment,
@@ -58,6 +59,7 @@ CODES, ANSWERS, STARTS = BudgetName.CODES_PER_USER, BudgetName.ANSWERS_PER_USER,
 TOKEN, ANSWER, CODE = Secret("a token"), Secret("Peterson"), Secret("004158")
 GIVEN = {"answer": ANSWER, "verify": CODE}
 NO = Rejected(reasons=["no, says the broker"])
+NO_CODE = Rejected(reasons=["no such code, says the broker"], about=Step.CODE)
 
 
 class Scene:
@@ -99,6 +101,14 @@ class Scene:
         for _ in range(times - 1):
             self.happens(Repeated())
         return self.happens(Concluded(outcome))
+
+    def holds(self, state: State = State.TOKEN_ISSUED, code: Secret = CODE) -> Scene:
+        """Reach the state at a broker that judges the code only together with the password."""
+        self.reaches(State.REQUESTED if state is State.REQUESTED else State.QUESTION_ANSWERED)
+        if state is State.TOKEN_ISSUED:
+            self.happens(Held(code))
+        assert self.flow.state is state
+        return self
 
     def reaches(self, state: State) -> Scene:
         """Reach the state, by a reset in which nothing goes wrong."""
@@ -215,6 +225,239 @@ ROWS: list[Row] = [
     (State.TOKEN_ISSUED, "set_password", NotActed(cause=Cause.PROTOCOL), 1, [], BrokerProtocolError, None),
     (State.TOKEN_ISSUED, "set_password", NotActed(cause=Cause.FORBIDDEN), 1, [], AppKeyRejected, None),
 ]
+
+
+# Of a code that is held: (password in doubt before, outcome, sendings) -> triggers, error, doubt, right guess
+
+HELD_ROWS: list[tuple[bool, Outcome, int, list[str], type[ResetFlowError] | None, Step | None, bool | None]] = [
+    (False, Accepted(), 1, ["password_accepted"], None, None, True),
+    (False, NO_CODE, 1, ["code_refused"], CodeRejected, None, False),
+    (False, NO, 1, ["password_refused"], PasswordRejected, None, None),
+    (False, Unknown(), 2, ["password_in_doubt"], OutcomeInDoubt, Step.PASSWORD, None),
+    (False, NotActed(), 1, [], BrokerUnavailable, None, None),
+    (False, NotActed(), 2, ["password_in_doubt"], OutcomeInDoubt, Step.PASSWORD, None),
+    (False, NO_CODE, 2, ["password_in_doubt", "code_refused"], OutcomeInDoubt, Step.PASSWORD, None),
+    (False, NO, 2, ["password_in_doubt"], OutcomeInDoubt, Step.PASSWORD, None),
+    (True, Accepted(), 1, ["password_accepted"], None, None, True),
+    (True, NO_CODE, 1, ["password_in_doubt", "code_refused"], OutcomeInDoubt, Step.PASSWORD, None),
+    (True, NO, 1, ["password_in_doubt"], OutcomeInDoubt, Step.PASSWORD, None),
+    (True, NotActed(), 1, [], BrokerUnavailable, Step.PASSWORD, None),
+]
+
+
+@pytest.mark.parametrize("row", HELD_ROWS, ids=lambda row: f"{row[3]} {row[2]} {'in doubt' if row[0] else ''}")
+def test_a_held_code_is_judged_together_with_the_password(
+    row: tuple[bool, Outcome, int, list[str], type[ResetFlowError] | None, Step | None, bool | None],
+) -> None:
+    in_doubt, outcome, sendings, expected, error, doubt, right = row
+    scene = Scene().holds()
+    if in_doubt:
+        scene.sends("set_password", Unknown(), times=2)
+    decision = scene.sends("set_password", outcome, times=sendings)
+    assert triggers(decision) == expected
+    assert type(decision.error) is (error or type(None))
+    assert (decision.flow.in_doubt, decision.right_guess) == (doubt, right)
+    stays = decision.flow.state is State.TOKEN_ISSUED
+    assert (decision.flow.token, decision.flow.holds_code) == ((CODE, True) if stays else (None, False))
+    guesses = Counter(budgets(scene.flow.held))[CODES] - (scene.flow.state is State.QUESTION_ANSWERED)  # its next one
+    assert guesses == (0 if right else 1), "charged until it is judged right"
+
+
+# Of a token: (password in doubt before, adopted, sendings) -> triggers, error, doubt, failure
+
+TOKEN_ROWS: list[tuple[bool, bool, int, list[str], type[ResetFlowError], Step | None, Failure | None]] = [
+    (False, False, 1, ["token_refused"], CodeRejected, None, None),
+    (False, False, 2, ["password_in_doubt", "token_refused"], OutcomeInDoubt, Step.PASSWORD, None),
+    (True, False, 1, ["password_in_doubt", "token_refused"], OutcomeInDoubt, Step.PASSWORD, None),
+    (False, True, 1, ["abandon"], CodeRejected, None, Failure.BROKER_REFUSED),
+    (False, True, 2, ["password_in_doubt", "abandon"], OutcomeInDoubt, Step.PASSWORD, Failure.OUTCOME_UNKNOWN),
+    (True, True, 1, ["password_in_doubt", "abandon"], OutcomeInDoubt, Step.PASSWORD, Failure.OUTCOME_UNKNOWN),
+]
+
+
+@pytest.mark.parametrize("row", TOKEN_ROWS, ids=lambda row: f"{row[3]} {row[2]} {'in doubt' if row[0] else ''}")
+def test_a_token_that_is_refused_asks_for_another_code_or_ends_an_adopted_flow(
+    row: tuple[bool, bool, int, list[str], type[ResetFlowError], Step | None, Failure | None],
+) -> None:
+    in_doubt, adopts, sendings, expected, error, doubt, failure = row
+    policy = Policy(token_lifetime=timedelta(minutes=5))
+    scene = Scene(policy)
+    if adopts:
+        scene.happens(Adopted(TOKEN))
+    else:
+        scene.reaches(State.TOKEN_ISSUED)
+    if in_doubt:
+        scene.sends("set_password", Unknown(), times=2)
+    decision = scene.sends("set_password", NO_CODE, times=sendings)
+    flow = decision.flow
+    assert (triggers(decision), type(decision.error)) == (expected, error)
+    assert (flow.in_doubt, flow.failure, flow.token, decision.right_guess) == (doubt, failure, None, None)
+    if not adopts:
+        assert flow.state is State.QUESTION_ANSWERED
+        assert flow.expires_at == START + policy.flow_lifetime, "the token's lifetime no longer bounds the flow"
+        assert flow.passwords == (2 if in_doubt else 1 if sendings > 1 else 0)
+
+
+def test_a_code_that_is_held_is_counted_when_it_is_typed_and_again_when_it_is_sent() -> None:
+    scene = Scene().holds(State.QUESTION_ANSWERED)
+    reserved = scene.flow.reserve
+    held = scene.happens(Held(CODE, b"1" * 16))
+    assert (triggers(held), held.error, held.right_guess, held.flow.codes) == (["code_held"], None, None, 1)
+    assert (held.flow.token, held.flow.holds_code, held.add) == (CODE, True, (held.flow.reserve,))
+    assert (held.drop, budgets(held.add), held.optional) == ((reserved,), [CODES], None)
+    result = rules.recall(scene.flow, b"1" * 16)
+    assert result is not None
+    assert (result.command, result.code) == ("verify", "")
+    sent = scene.happens(Intended("set_password"))
+    assert (sent.drop, budgets(sent.add)) == (held.add, [CODES])
+    assert scene.happens(Concluded(NotActed())).drop == ()
+    assert scene.flow.reserve == sent.add[0]
+
+
+@pytest.mark.parametrize(
+    "sent", [None, NotActed(), NO, Unknown()], ids=lambda sent: type(sent).__name__ if sent else "never sent"
+)
+@pytest.mark.parametrize("end", ["cancel", "expire", "verify", "resend", "resend, unknown", "resend, refused"])
+def test_a_held_code_that_was_never_sent_is_given_back_wherever_it_goes(end: str, sent: Outcome | None) -> None:
+    scene = Scene().holds()
+    if sent:
+        scene.sends("set_password", sent)
+    first = scene.flow.reserve
+    match end:
+        case "cancel":
+            scene.happens(Cancelled())
+        case "expire":
+            scene.happens(Expired())
+        case "verify":
+            assert triggers(scene.happens(Held(Secret("004159")))) == ["code_held"]
+        case _:
+            outcomes: dict[str, Outcome] = {"resend": Accepted(), "resend, unknown": Unknown(), "resend, refused": NO}
+            outcome = outcomes[end]
+            command = COMMANDS["resend"]
+            fired = {Accepted: command.accepted, Unknown: command.unknown, Rejected: command.rejected}[type(outcome)]
+            assert triggers(scene.sends("resend", outcome)) == list(fired)
+    arrived = isinstance(sent, Rejected | Unknown)
+    assert (first in scene.flow.uses) == (first in scene.uses and first != scene.flow.reserve) == arrived
+    assert scene.flow.codes == (1 if arrived else 0) + (1 if end == "verify" else 0)
+    assert (scene.flow.token, scene.flow.holds_code) == ((Secret("004159"), True) if end == "verify" else (None, False))
+
+
+def test_a_resend_that_certainly_did_nothing_leaves_the_held_code() -> None:
+    scene = Scene().holds()
+    before = scene.flow
+    scene.sends("resend", NotActed())
+    assert (scene.flow.token, scene.flow.holds_code, scene.flow.held) == (before.token, True, before.held)
+
+
+def test_no_later_code_clears_a_doubt_about_the_password() -> None:
+    for provider in ("holds", "reaches"):
+        scene = Scene(Policy(resend_cooldown=timedelta(0)))
+        getattr(scene, provider)(State.TOKEN_ISSUED)
+        scene.sends("set_password", NO_CODE, times=2)
+        for outcome in (Accepted(), Unknown(), NO):
+            scene.sends("resend", outcome)
+            assert scene.flow.in_doubt is Step.PASSWORD
+        scene.sends("answer", Accepted())
+        for outcome in (NO, Accepted()):
+            scene.sends("verify", outcome)
+            assert scene.flow.in_doubt is Step.PASSWORD
+        other = Scene()
+        other.flow = scene.flow
+        assert other.happens(Cancelled()).flow.failure is Failure.OUTCOME_UNKNOWN
+        scene.sends("resend", Accepted())
+        scene.happens(Held(CODE))
+        assert rules.view(scene.flow).in_doubt is Step.PASSWORD
+        scene.happens(Intended("resend"))
+        assert rules.view(scene.flow).in_doubt is Step.PASSWORD, "a call under way hides it no more"
+        scene.happens(Concluded(NotActed()))
+        done = scene.sends("set_password", Accepted()).flow
+        assert (done.state, done.in_doubt) == (State.PASSWORD_SET, None)
+
+
+def test_a_doubt_about_the_password_that_used_up_the_attempts_ends_the_flow() -> None:
+    scene = Scene(Policy(password_attempts=1)).holds()
+    ended = scene.sends("set_password", NO_CODE, times=2)
+    assert triggers(ended) == ["password_in_doubt", "code_refused", "abandon"]
+    assert ended.flow.failure is Failure.OUTCOME_UNKNOWN
+
+
+def test_wrong_held_codes_end_a_flow_and_no_password_is_counted_with_them() -> None:
+    scene = Scene(Policy(code_attempts=2, password_attempts=1)).holds()
+    assert scene.sends("set_password", NO_CODE).flow.passwords == 0
+    scene.happens(Held(CODE))
+    ended = scene.sends("set_password", NO_CODE)
+    assert triggers(ended) == ["code_refused", "abandon"]
+    assert ended.flow.failure is Failure.TOO_MANY_ATTEMPTS
+
+
+def test_a_held_code_may_be_exchanged_while_attempts_at_codes_are_left() -> None:
+    scene = Scene(Policy(code_attempts=1)).holds()
+    assert rules.view(scene.flow).allowed == ("cancel", "resend", "set_password", "verify")
+    assert rules.view(scene.flow).resend_at is not None
+    scene.sends("set_password", NO)  # the broker looked at the password first
+    view = rules.view(scene.flow)
+    assert (view.allowed, view.resend_at) == (("cancel", "set_password"), None)
+    with pytest.raises(IllegalCommand):
+        rules.admit(scene.flow, "verify", START)
+    assert "verify" not in rules.view(Scene().reaches(State.TOKEN_ISSUED).flow).allowed, "a token is kept"
+
+
+def test_the_result_of_a_password_in_doubt_is_not_final_once_another_code_is_held() -> None:
+    scene = Scene().holds()
+    scene.happens(Intended("set_password", None, b"1" * 16))
+    scene.happens(Repeated())
+    scene.happens(Concluded(NO_CODE))
+    result = rules.recall(scene.flow, b"1" * 16)
+    assert result is not None
+    assert result.code == "password_in_doubt"
+    assert rules.is_final(scene.flow, result), "no password may come now"
+    scene.happens(Held(CODE))
+    assert not rules.is_final(scene.flow, result)
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_the_brokers_words_for_a_held_code_are_muted_like_those_for_any_other(masks: bool) -> None:  # noqa: FBT001
+    error = Scene(Policy(mask_unknown_users=masks)).holds().sends("set_password", NO_CODE).error
+    assert isinstance(error, CodeRejected)
+    assert texts(error) == (() if masks else NO_CODE.reasons)
+    scene = Scene(Policy(mask_unknown_users=masks)).holds()
+    scene.sends("resend", Accepted())
+    scene.happens(Held(CODE))
+    error = scene.sends("set_password", NO_CODE).error
+    assert isinstance(error, CodeRejected)
+    assert error.reasons[-1].code == "newest_counts"
+
+
+# --- what a transport wants kept, and what it tells
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [Accepted(continuation=b"c"), Rejected(continuation=b"c"), NotActed(continuation=b"c"), Unknown(continuation=b"c")],
+    ids=lambda outcome: type(outcome).__name__,
+)
+@pytest.mark.parametrize("state", [State.REQUESTED, State.QUESTION_ANSWERED, State.TOKEN_ISSUED])
+def test_every_outcome_may_bring_a_continuation(state: State, outcome: Outcome) -> None:
+    scene = Scene().reaches(state)
+    command = {State.REQUESTED: "answer", State.QUESTION_ANSWERED: "verify"}.get(state, "set_password")
+    scene.sends(command, outcome)
+    assert scene.flow.continuation == (None if scene.flow.state.ended else b"c")
+
+
+def test_the_second_sending_takes_what_the_first_one_brought() -> None:
+    scene = Scene().reaches(State.QUESTION_ANSWERED)
+    scene.happens(Intended("verify", CODE))
+    assert scene.happens(Repeated(b"1")).flow.continuation == b"1"
+    assert scene.happens(Concluded(Unknown())).flow.continuation == b"1"
+
+
+def test_where_the_newest_code_went_is_kept_as_the_broker_says_it() -> None:
+    scene = Scene().reaches(State.REQUESTED)
+    assert scene.sends("answer", Accepted(sent_to="r***@e***")).flow.sent_to == "r***@e***"
+    assert rules.view(scene.flow).public()["sent_to"] == "r***@e***"
+    assert "r***" not in repr(rules.view(scene.flow)) + repr(scene.flow)
+    assert scene.sends("resend", Unknown()).flow.sent_to == "r***@e***"
+    assert scene.sends("resend", Accepted()).flow.sent_to is None
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[1]}, {type(row[2]).__name__}, {row[3]} in {row[0]}")
@@ -611,11 +854,12 @@ def test_what_may_not_come_is_refused_by_state() -> None:
 
 def outcomes(chance: random.Random, command: str) -> Outcome:
     accepted = Accepted(value=TOKEN) if command == "verify" and chance.random() < 0.9 else Accepted(continuation=b"c")
-    kinds: list[Outcome] = [accepted, NO, Unknown(), NotActed(), NotActed(cause=Cause.THROTTLED)]
+    refused = NO_CODE if command == "set_password" and chance.random() < 0.5 else NO
+    kinds: list[Outcome] = [accepted, refused, Unknown(), NotActed(), NotActed(cause=Cause.THROTTLED)]
     return chance.choices(kinds, [5, 4, 2, 2, 1])[0]
 
 
-def steps_of(scene: Scene, chance: random.Random) -> None:
+def steps_of(scene: Scene, chance: random.Random, *, holds: bool) -> None:
     """One random thing that may happen, and what must hold after it."""
     flow = scene.flow
     before = set(flow.held)
@@ -638,7 +882,8 @@ def steps_of(scene: Scene, chance: random.Random) -> None:
             return
         if command == "cancel":
             return
-        decision = scene.happens(Intended(command, GIVEN.get(command)))
+        code_held = holds and command == "verify"
+        decision = scene.happens(Held(CODE) if code_held else Intended(command, GIVEN.get(command)))
     check(scene, flow, decision, before)
 
 
@@ -650,7 +895,9 @@ def check(scene: Scene, before: FlowData, decision: Decision, uses: set[HeldUse]
     assert not again - {use for use in uses if use.budget is STARTS}, "no id is used for another use"
     assert set(flow.held) == (uses - set(decision.drop)) | added == scene.uses, "it knows its uses by name"
     assert len(set(flow.held)) == len(flow.held)
-    if flow.intent is None:
+    if flow.holds_code:
+        assert flow.reserve is None or flow.reserve.budget is CODES, "unless it was lifted"
+    elif flow.intent is None:
         asks = {State.QUESTION_ANSWERED: CODES, State.REQUESTED: None if flow.unsent else ANSWERS}.get(flow.state)
         assert (flow.reserve and flow.reserve.budget) == asks, "it holds what it asks for"
     assert (flow.intent is None) or (flow.intent.command in COMMANDS)
@@ -660,6 +907,8 @@ def check(scene: Scene, before: FlowData, decision: Decision, uses: set[HeldUse]
         stands = move.edge.target
     assert flow.state is stands
     assert (flow.failure is not None) == (flow.state is State.FAILED)
+    assert not flow.holds_code or (flow.state is State.TOKEN_ISSUED and flow.token == CODE)
+    assert (flow.token is not None) == (flow.state is State.TOKEN_ISSUED)
     if flow.state.ended:
         assert (flow.answer, flow.token, flow.continuation, flow.intent, flow.reserve) == (None,) * 5
     for counter in ("answers", "codes", "passwords", "resends"):
@@ -685,8 +934,9 @@ def test_random_histories_keep_every_rule(seed: int) -> None:
         if asked.error:
             continue
         scene.flow, scene.uses = asked.flow, set(asked.flow.held)
+        holds = chance.random() < 0.5
         for _ in range(60):
-            steps_of(scene, chance)
+            steps_of(scene, chance, holds=holds)
             if scene.flow.state.ended:
                 break
         ends[scene.flow.state] += 1

@@ -12,15 +12,17 @@ from reset_flow.domain.state_machine import COMMANDS, EDGES, allowed, expected, 
 TABLE = """
 question_waived    requested                           question_answered
 answer_accepted    requested                           question_answered
-answer_refused     requested,question_answered         requested
+answer_refused     requested,question_answered,token_issued  requested
 answer_in_doubt    requested                           question_answered
-code_sent          question_answered,code_verified     question_answered
-resend_in_doubt    question_answered,code_verified     question_answered
+code_sent          question_answered,code_verified,token_issued  question_answered
+resend_in_doubt    question_answered,code_verified,token_issued  question_answered
 code_accepted      question_answered                   code_verified
-code_refused       question_answered                   question_answered
+code_held          question_answered,token_issued      token_issued
+code_refused       question_answered,token_issued      question_answered
 code_in_doubt      question_answered                   question_answered
 code_spent         question_answered,code_verified     question_answered
 token_granted      code_verified                       token_issued
+token_refused      token_issued                        question_answered
 token_adopted      requested                           token_issued
 password_refused   token_issued                        token_issued
 password_in_doubt  token_issued                        token_issued
@@ -72,6 +74,11 @@ def test_commands_are_legal_where_the_table_says(state: State) -> None:
     assert set(allowed(state, Credential.PIN)) == pin
 
 
+def test_a_code_that_is_held_may_be_exchanged_for_another() -> None:
+    held = LEGAL[State.TOKEN_ISSUED] | {"verify", "resend"}
+    assert set(allowed(State.TOKEN_ISSUED, Credential.PASSWORD, held=True)) == held
+
+
 def test_ended_states_expect_nothing_and_every_other_something() -> None:
     assert [state for state in State if expected(state, Credential.PASSWORD) is None] == [
         State.PASSWORD_SET,
@@ -85,7 +92,7 @@ def test_ended_states_expect_nothing_and_every_other_something() -> None:
 def test_whatever_a_command_fires_can_be_fired_where_it_is_legal(command: object) -> None:
     assert isinstance(command, type(COMMANDS["start"]))
     for state in command.legal_in or (State.REQUESTED,):
-        for triggers in (command.accepted, command.unknown):
+        for triggers in (command.accepted, command.unknown, command.held, *zip(command.returned)):
             at = state
             for trigger in triggers:
                 at = move(at, trigger)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from reset_flow.domain import validation
+from reset_flow.domain.capabilities import CodeFormat
 from reset_flow.domain.errors import AnswerRejected, CodeRejected, InvalidInput, PasswordRejected
 from reset_flow.domain.secret import Secret
 
@@ -58,6 +59,46 @@ def test_whatever_is_typed_is_six_digits_or_refused(typed: str) -> None:
         return
     assert len(code) == 6
     assert set(code) <= set("0123456789")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["AbC12xYz", " AbC1 2xYz\n", "AbC1-2xYz", "ＡｂＣ１２ｘＹｚ", "AbC١٢xYz", "\u200bAbC12xYz\ufeff"],
+)
+def test_letters_keep_their_case_and_lose_what_only_separates_them(typed: str) -> None:
+    assert validation.code(Secret(typed), CodeFormat.letters(8)) == Secret("AbC12xYz")
+
+
+@pytest.mark.parametrize(
+    "typed", ["AbC12xY", "AbC12xYzz", "AbC12xY!", "АbC12xYz", "AbC12xß", "①bC12xYz", "", b"AbC12xYz"]
+)
+def test_what_can_not_be_such_letters_is_refused(typed: Any) -> None:
+    with pytest.raises(CodeRejected) as caught:
+        validation.code(Secret(typed), CodeFormat.letters(8))
+    assert not caught.value.sent
+
+
+@pytest.mark.parametrize("typed", ["1-cq2x4:AbC_~ d/+=", "x" * 4000])
+def test_a_token_from_a_link_stays_as_it_is_but_for_outer_spaces(typed: str) -> None:
+    assert validation.code(Secret(f" \r\n{typed}\t "), CodeFormat.token()) == Secret(typed)
+
+
+@pytest.mark.parametrize("typed", ["", " \n", "x" * 4097, "a\nb", "a\x00b", "\ud800", b"token", None])
+def test_what_can_not_be_a_token_from_a_link_is_refused(typed: Any) -> None:
+    with pytest.raises(CodeRejected) as caught:
+        validation.code(Secret(typed), CodeFormat.token())
+    assert not caught.value.sent
+
+
+def test_codes_may_have_any_length_where_the_provider_does_not_say() -> None:
+    for form, typed in (
+        (CodeFormat.digits(0), "0041 5"),
+        (CodeFormat.digits(8), "00415 812"),
+        (CodeFormat.letters(0), "aB-1"),
+    ):
+        assert validation.code(Secret(typed), form).reveal() == typed.replace(" ", "").replace("-", "")
+        with pytest.raises(CodeRejected, match="it must have"):
+            validation.code(Secret(" - "), form)
 
 
 @pytest.mark.parametrize("typed", ["Peterson", " Peterson ", "Größe 大", "👩‍👩‍👧", "x" * 1000])

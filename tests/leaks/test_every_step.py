@@ -99,7 +99,7 @@ async def test_the_parts_inside(scene: Scene) -> None:
     flow = await scene.does("start", say("login"))
     secret = Secret(say("password"))
     case = Case(user=say("login"), continuation=say("password").encode())
-    new = NewCredential(secret=secret, personal_phrase=Secret(say("phrase")), authorization=secret)
+    new = NewCredential(secret=secret, details={"personal_phrase": Secret(say("phrase")), "authorization": secret})
     for command, given in (("answer", say("answer")), ("verify", ""), ("set_password", say("password"))):
         found = await scene.repository.load(flow.id)
         record = await scene.store.load(flow.id)

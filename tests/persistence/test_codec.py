@@ -46,7 +46,7 @@ lengths = st.timedeltas(timedelta(0), timedelta(days=400))
 limits = st.builds(
     Limits, answer_attempts=counts, code_attempts=counts, password_attempts=counts, resends=counts,
     resend_cooldown=lengths, code_lifetime=st.none() | lengths, token_lifetime=st.none() | lengths,
-    mask_unknown_users=st.booleans(),
+    mask_unknown_users=st.booleans(), flow_lifetime=lengths,
 )  # fmt: skip
 uses = st.builds(HeldUse, budget=st.sampled_from(BudgetName), id=st.binary(min_size=8, max_size=8))
 flows = st.builds(
@@ -57,10 +57,10 @@ flows = st.builds(
     lookups=st.lists(st.binary(min_size=16, max_size=16), max_size=3).map(tuple), question=st.none() | texts,
     continuation=st.none() | st.binary(max_size=40), answer=secrets, token=secrets, intent=st.none() | intents,
     in_doubt=st.none() | st.sampled_from(Step), failure=st.none() | st.sampled_from(Failure),
-    sent_at=st.none() | times, answers=counts, codes=counts, passwords=counts,
+    sent_at=st.none() | times, sent_to=st.none() | texts, answers=counts, codes=counts, passwords=counts,
     resends=counts, compensated=st.booleans(), masked=st.booleans(), limits=limits,
     user_key=st.binary(max_size=15), origin_key=st.none() | st.binary(max_size=15),
-    uses=st.lists(uses, max_size=4).map(tuple), reserve=st.none() | uses,
+    uses=st.lists(uses, max_size=4).map(tuple), reserve=st.none() | uses, holds_code=st.booleans(),
     results=st.lists(results, max_size=3).map(tuple),
     listeners=names, undelivered=names, workers=st.just(("", "a:1")), moves=st.lists(moves, max_size=8).map(tuple),
 )  # fmt: skip
@@ -133,7 +133,8 @@ def test_every_field_of_flow_data_is_written_or_is_in_the_clear() -> None:
     assert set(FlowData.__struct_fields__) == {
         "id", "version", "write_id", "user", "ref", "credential", "transport", "state", "created_at", "expires_at",
         "ended_at", "lookups", "question", "continuation", "answer", "token", "intent", "in_doubt", "failure",
-        "sent_at", "answers", "codes", "passwords", "resends", "limits", "user_key", "origin_key", "uses", "reserve",
+        "sent_at", "sent_to", "holds_code",
+        "answers", "codes", "passwords", "resends", "limits", "user_key", "origin_key", "uses", "reserve",
         "compensated", "masked", "results", "listeners", "undelivered", "workers", "moves",
     }, "a new field: add it to the strategy above"  # fmt: skip
 

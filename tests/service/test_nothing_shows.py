@@ -81,7 +81,7 @@ async def test_what_the_parts_are_made_of_shows_nothing(house: House, worker: Sc
     held.released.set()
     await task
     new = NewCredential(
-        secret=Secret(PASSWORD), image_name="cactus", personal_phrase=Secret(PHRASE), authorization=Secret(BEARER)
+        secret=Secret(PASSWORD), details={"personal_phrase": Secret(PHRASE), "authorization": Secret(BEARER)}
     )
     case = Case(user=LOGIN, continuation=TOKEN.encode())
     things = [

@@ -111,9 +111,11 @@ async def test_a_pin_is_changed_as_documented(etna: MakeEtna, broker: Broker, me
     broker.says({"Errors": [], "IsSucceed": True})
     new = NewCredential(
         secret=Secret("8642"),
-        image_name="boat",
-        personal_phrase=Secret("a phrase"),
-        authorization=Secret("bearer-token"),
+        details={
+            "image_name": Secret("boat"),
+            "personal_phrase": Secret("a phrase"),
+            "authorization": Secret("bearer-token"),
+        },
     )
     assert await etna(pin_method=method).update(PIN_CASE, Secret(TOKEN), new) == Accepted()
     assert (broker.call.method, broker.call.url) == (method.upper(), f"{BASE}/v1.0/users/pincode/change")
@@ -154,7 +156,7 @@ async def test_what_no_header_can_carry_is_not_sent(etna: MakeEtna, broker: Brok
     transport = etna()
     assert await transport.log_in(CASE, Secret(password)) == UNSENDABLE
     assert await transport.log_in(Case(user=password), Secret("new password")) == UNSENDABLE
-    new = NewCredential(secret=Secret("8642"), authorization=Secret(password))
+    new = NewCredential(secret=Secret("8642"), details={"authorization": Secret(password)})
     assert await transport.update(PIN_CASE, Secret(TOKEN), new) == UNSENDABLE
     assert broker.calls == []
     assert await transport.log_in(CASE, Secret("a b")) == Accepted()
