@@ -269,8 +269,8 @@ class Transport(Protocol):
     async def probe(self, case: Case) -> Outcome:
         """
         Make a harmless request of the same host, for flows whose user the broker refused: such a flow shares its
-        faults, which are `Unknown`, and `NotActed` for `UNAVAILABLE` or `THROTTLED`. Any other outcome says that the
-        host is up; where there is no such request, that is `NotActed(cause=Cause.PROTOCOL)`.
+        faults, which are `Unknown` and `NotActed`. `Accepted` and `Rejected` say that the host is up. Where there is no
+        such request, each is `NotActed(cause=Cause.PROTOCOL)`, which is a fault only once a probe has succeeded.
         """
 
     async def aclose(self) -> None:

@@ -60,6 +60,7 @@ REFUSALS: dict[str, type[InputRejected]] = {
 """The error for a command whose input the broker refused."""
 
 NO_TOKEN = "the broker took the code and gave no token that can be used: ask for another code"  # noqa: S105 - words
+ANOTHER_CODE = Reason("another_code", "ask for another code: after too many wrong ones none is taken")
 NEWEST_COUNTS = Reason("newest_counts", "only the code of the newest e-mail counts")
 TOKEN_REFUSED = Reason("token_refused", "it was taken before, and is no longer good for a new password")
 CODE_IN_DOUBT = "nobody knows whether the code is spent: type it again, or ask for another one"
@@ -507,9 +508,21 @@ def _rejected(change: _Change, intent: Intent, outcome: Rejected) -> None:
 
 
 def _said(flow: FlowData, outcome: Rejected, *, mute: bool, code: bool) -> tuple[Reason | str, ...]:
-    """Return the reasons of a refusal. The broker's words for a wrong answer or code might tell who is known to it."""
-    hint = (NEWEST_COUNTS,) if code and _codes_sent(flow) > 1 else ()
-    return (*(() if mute else outcome.reasons), *hint)
+    """
+    Return the reasons of a refusal. The broker's own for a wrong answer or code might tell who is known to it; what the
+    person needs is said in words of ours, by what any flow can count.
+    """
+    said = () if mute else outcome.reasons
+    if not code:
+        return said
+    sent, wrong_before = 0, False
+    for taken in flow.moves:
+        if taken.edge.trigger in SENDS_CODE:
+            sent, wrong_before = sent + 1, False
+        elif taken.edge.trigger == "code_refused":
+            wrong_before = True
+    another = (ANOTHER_CODE,) if wrong_before and ANOTHER_CODE not in said else ()
+    return (*said, *another, *((NEWEST_COUNTS,) if sent > 1 else ()))
 
 
 def _returned(change: _Change, intent: Intent, outcome: Rejected) -> None:
@@ -532,11 +545,6 @@ def _returned(change: _Change, intent: Intent, outcome: Rejected) -> None:
         change.right_guess = False if held else None
     of_code, of_token = COMMANDS[intent.command].returned
     change.fire(of_code if held else of_token, **known)
-
-
-def _codes_sent(flow: FlowData) -> int:
-    """Return how many e-mails with a code the person may have got."""
-    return sum(move.edge.trigger in SENDS_CODE for move in flow.moves)
 
 
 def _unknown(change: _Change, intent: Intent) -> None:

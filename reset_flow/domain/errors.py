@@ -294,7 +294,10 @@ class BrokerProtocolError(BrokerError):
 
 
 class AppKeyRejected(BrokerError):
-    """The broker does not know the app key. Nothing happened: check the key and the broker's URL."""
+    """
+    The broker refuses the transport's own credentials (an app key, a client id), or our settings. Nothing happened:
+    check them and the broker's URL.
+    """
 
     code = "app_key_rejected"
 

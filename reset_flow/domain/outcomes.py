@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import attrs
 
+from reset_flow.domain.errors import Reason
 from reset_flow.domain.secret import Secret, Unpicklable
 from reset_flow.domain.text import printable
 
@@ -18,8 +19,14 @@ if TYPE_CHECKING:
 REASONS = 10
 
 
-def _reasons(texts: object) -> tuple[str, ...]:
-    return tuple(printable(text) for text in texts)[:REASONS] if isinstance(texts, (list, tuple)) else ()
+def _reasons(given: object) -> tuple[Reason | str, ...]:
+    return tuple(map(_reason, given[:REASONS])) if isinstance(given, (list, tuple)) else ()
+
+
+def _reason(given: object) -> Reason | str:
+    if not isinstance(given, Reason):
+        return printable(given)
+    return Reason(None if given.code is None else printable(given.code), printable(given.text))
 
 
 class Cause(StrEnum):
@@ -59,13 +66,16 @@ class Accepted(Unpicklable):
 @attrs.frozen(kw_only=True)
 class Rejected:
     """
-    The broker said no, in these words (bounded, free of control characters).
+    The broker said no.
 
     Attributes:
+        reasons: Its words, bounded and free of control characters, or reasons with a code: `another_code` says that no
+            code is taken any more but a new one.
+
         about: `Step.CODE` where an update was refused for its code or token, and not for the new password.
     """
 
-    reasons: tuple[str, ...] = attrs.field(default=(), converter=_reasons)
+    reasons: tuple[Reason | str, ...] = attrs.field(default=(), converter=_reasons)
     about: Step | None = None
     continuation: bytes | None = attrs.field(default=None, repr=False)
 

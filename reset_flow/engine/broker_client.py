@@ -63,6 +63,7 @@ class BrokerClient:
         self._may_log_in = policy.probe_by_login
         self._floor = policy.response_floor.total_seconds()
         self._durations = Durations()
+        self._has_probe = False  # until one succeeds
         self.name: str = plain(transport.name)
         self._names = frozenset([self.name, *map(plain, getattr(transport, "aliases", ()))])
         self.credentials = transport.capabilities.credentials
@@ -149,10 +150,13 @@ class BrokerClient:
         """Return what a broker would say that knew the user, as late as it would; or the fault that it has now."""
         assert flow.intent is not None
         probe, took = await self._probe(flow, began)
-        faulty = isinstance(probe, NotActed) and probe.cause is not Cause.PROTOCOL
-        if faulty or isinstance(probe, Unknown):
+        if isinstance(probe, Unknown):
             return probe
-        as_long = self._durations.like(route.name, took, probed=not isinstance(probe, NotActed))
+        probed = not isinstance(probe, NotActed)
+        self._has_probe |= probed
+        if isinstance(probe, NotActed) and (self._has_probe or probe.cause is not Cause.PROTOCOL):
+            return probe
+        as_long = self._durations.like(route.name, took, probed=probed)
         self._durations.note("probe", took)
         await asyncio.sleep(max(0.0, as_long - took - TIMER))
         ignored = flow.intent.command == "answer" and flow.question == ""  # nobody asked for it

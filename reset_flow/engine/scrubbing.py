@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from types import NoneType
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 from urllib.parse import unquote
 
 import attrs
@@ -13,6 +13,9 @@ from reset_flow.domain.flow import Step
 from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejected, Unknown
 from reset_flow.domain.secret import HIDDEN, Secret
 from reset_flow.domain.text import one_line, printable, repeats
+
+if TYPE_CHECKING:
+    from reset_flow.domain.errors import Reason
 
 WITHHELD = "withheld, as it repeats what is secret"
 UNSOUND = Unknown(detail="no outcome that could be kept")
@@ -28,7 +31,7 @@ def scrubbed(given: object, *sent: str | bytes | Secret | None) -> Outcome:
             return given
         return attrs.evolve(given, sent_to=None if _repeats(given.sent_to, sent) else printable(given.sent_to))
     if isinstance(given, Rejected):
-        return attrs.evolve(given, reasons=[each for each in given.reasons if not _repeats(each, sent)])
+        return attrs.evolve(given, reasons=[each for each in given.reasons if not _repeats(_words(each), sent)])
     return attrs.evolve(given, detail=WITHHELD) if _repeats(given.detail, sent) else given
 
 
@@ -36,6 +39,10 @@ def scrubbed_question(question: str, user: str) -> str:
     """Return a question with `***` for the words that repeat the login: the person must be able to read the rest."""
     words = [HIDDEN if repeats(word, user) else word for word in one_line(question[:QUESTION_LENGTH]).split(" ")]
     return HIDDEN if repeats(" ".join(words), user) else " ".join(words)
+
+
+def _words(reason: Reason | str) -> str:
+    return reason if isinstance(reason, str) else f"{reason.code} {reason.text}"
 
 
 def _repeats(text: str, sent: tuple[str | bytes | Secret | None, ...]) -> bool:

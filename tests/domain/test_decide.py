@@ -44,6 +44,7 @@ from reset_flow.domain.errors import (
     LimitReached,
     OutcomeInDoubt,
     PasswordRejected,
+    Reason,
     ResetFlowError,
     UnknownUser,
 )
@@ -426,6 +427,29 @@ def test_the_brokers_words_for_a_held_code_are_muted_like_those_for_any_other(ma
     error = scene.sends("set_password", NO_CODE).error
     assert isinstance(error, CodeRejected)
     assert error.reasons[-1].code == "newest_counts"
+
+
+def test_after_a_second_wrong_code_the_person_is_told_to_ask_for_another_in_words_of_ours() -> None:
+    scene = Scene(Policy(resend_cooldown=timedelta(0))).reaches(State.QUESTION_ANSWERED)
+    said = []
+    for command, outcome in (("verify", NO), ("verify", NO), ("resend", Accepted()), ("verify", NO), ("verify", NO)):
+        error = scene.sends(command, outcome).error
+        if isinstance(error, CodeRejected):
+            said.append([reason.code for reason in error.reasons])
+    assert said == [[], ["another_code"], ["newest_counts"], ["another_code", "newest_counts"]]
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_a_reason_with_a_code_comes_through_where_the_brokers_words_do(masks: bool) -> None:  # noqa: FBT001
+    reason = Reason("another_code", "too many attempts:\nask for another code")
+    error = (
+        Scene(Policy(mask_unknown_users=masks))
+        .holds()
+        .sends("set_password", Rejected(reasons=[reason], about=Step.CODE))
+        .error
+    )
+    assert isinstance(error, CodeRejected)
+    assert error.reasons == (() if masks else (Reason("another_code", "too many attempts: ask for another code"),))
 
 
 # --- what a transport wants kept, and what it tells
