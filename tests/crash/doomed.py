@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 TESTS = Path(__file__).parents[1]
+sys.path.insert(0, str(TESTS.parent))
+
+from tests.crash.late_provider import LateTransport  # noqa: E402 - a script is started without the folder of the tests
+
 AWAITED = ("load", "save", "challenge", "request", "exchange", "update", "log_in")
 
 
@@ -72,8 +76,14 @@ async def carry_out(job: dict[str, Any]) -> str:
     witness = Witness(Path(job["witness"]), callers=[TESTS])
     witness.hear_all()
     asyncio.get_running_loop().slow_callback_duration = 0  # in debug mode all of them are logged
-    transport = EtnaTransport(job["broker"], job["app_key"], name="broker", deadline=timedelta(seconds=job["deadline"]))
-    policy = Policy(lease=timedelta(seconds=job["lease"]), resend_cooldown=timedelta(0), resends=20)
+    deadline, lease = timedelta(seconds=job["deadline"]), timedelta(seconds=job["lease"])
+    proves = job.get("proves", True)
+    transport = (
+        LateTransport(job["broker"], deadline=deadline)
+        if job.get("late")
+        else EtnaTransport(job["broker"], job["app_key"], name="broker", deadline=deadline)
+    )
+    policy = Policy(lease=lease, resend_cooldown=timedelta(0), resends=20, probe_by_login=proves)
     point = job["point"]
     keyring = Keyring.from_file(job["keys"])
     service = ResetService(

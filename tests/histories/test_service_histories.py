@@ -64,6 +64,7 @@ class Broker:
     name = "broker"
     deadline = timedelta(seconds=10)
     capabilities = Capabilities()
+    no_token = Rejected(reasons=["no"])
 
     def __init__(self, *, question: bool) -> None:
         self.question = question
@@ -111,9 +112,12 @@ class Broker:
         self.sent["update"] += 1
 
         def act() -> Outcome:
-            if token.reveal() != self.token or "weak" in new.secret.reveal():
+            if token.reveal() != self.token:
+                return self.no_token
+            if "weak" in new.secret.reveal():
                 return Rejected(reasons=["no"])
-            self.token, self.password = "", new.secret.reveal()
+            self.code = self.token = ""
+            self.password = new.secret.reveal()
             self.changes += 1
             return Accepted()
 
@@ -144,6 +148,23 @@ class Broker:
         return Unknown() if fault == "lost_after" else outcome
 
 
+class TellingBroker(Broker):
+    """One that says whether the token or the password was refused."""
+
+    no_token = Rejected(reasons=["no"], about=Step.CODE)
+
+
+class LateBroker(TellingBroker):
+    """One that judges the code only together with the password: the code is the token."""
+
+    capabilities = Capabilities(verifies_code=False)
+
+    async def request(self, case: Case, answer: Secret | None) -> Outcome:
+        outcome = await super().request(case, answer)
+        self.token = self.code
+        return outcome
+
+
 class Lasting(MemoryStore):
     """Outlives the services that come and go."""
 
@@ -154,6 +175,7 @@ class Lasting(MemoryStore):
 class Histories(RuleBasedStateMachine):
     """One flow, and whoever works on it."""
 
+    kind: type[Broker] = Broker
     broker: Broker
     service: ResetService
     id: str
@@ -233,8 +255,9 @@ class Histories(RuleBasedStateMachine):
                 assert broker.spent[spent:] == [] or (exchanges > 1 and args[1] not in broker.spent[spent:])
             case "verify", None:
                 assert flow.state is State.TOKEN_ISSUED
-            case "set_password", t if t is PasswordRejected:
+            case "set_password", t if t in (PasswordRejected, CodeRejected):
                 assert broker.changes == changes
+                assert flow.in_doubt is not Step.PASSWORD
             case "set_password", None:
                 assert flow.state is State.PASSWORD_SET
                 assert broker.password == args[1]
@@ -247,7 +270,7 @@ class Histories(RuleBasedStateMachine):
     @initialize(question=st.booleans(), plan=faults)
     def start(self, question: bool, plan: list[str]) -> None:  # noqa: FBT001
         async def run() -> None:
-            self.broker = Broker(question=question)
+            self.broker = self.kind(question=question)
             self.service = self.open()
             self.broker.plan = ["none"] if question else [plan[0].replace("crash", "lost")]
             self.asked["start"] += 1
@@ -348,9 +371,12 @@ class Histories(RuleBasedStateMachine):
         assert at is flow.state
         assert flow.attempts_left is None or flow.attempts_left >= 0
         assert flow.ended == (flow.expects is None) == (not flow.allowed)
-        assert set(flow.allowed) <= {name for name, each in COMMANDS.items() if flow.state in each.legal_in}
+        held = flow.state is State.TOKEN_ISSUED and not self.broker.capabilities.verifies_code
+        legal = {each.name for each in COMMANDS.values() if flow.state in each.legal_in or (held and each.while_held)}
+        assert set(flow.allowed) <= legal
         if flow.state is State.PASSWORD_SET:
-            assert self.broker.changes == 1
+            # Of another code, a person may make a second one whose first nobody can know of.
+            assert self.broker.changes == 1 or self.kind is not Broker
         if flow.failure in (Failure.EXPIRED, Failure.TOO_MANY_ATTEMPTS, Failure.CANCELLED):
             assert self.broker.changes == 0, "a password that was set is called failed"
         if self.seen:
@@ -363,12 +389,29 @@ class Histories(RuleBasedStateMachine):
         assert self.broker.sent["request"] <= asked["answer"] + asked["resend"] + asked["start"]
         assert self.broker.sent["exchange"] <= 2 * asked["verify"]
         assert self.broker.sent["update"] <= 2 * asked["set_password"]
-        if flow.in_doubt is None and flow.busy_until is None and flow.state is State.TOKEN_ISSUED:
-            assert self.broker.changes == 0 or flow.expects is not Step.PASSWORD
+        if not flow.ended and (flow.in_doubt, flow.busy_until) == (None, None):
+            assert self.broker.changes == 0, "a password that was set is not known to be in doubt"
+        assert self.broker.sent["exchange"] == 0 or self.broker.capabilities.verifies_code
+
+
+class TellingHistories(Histories):
+    """At a broker that tells a refused token from a refused password."""
+
+    kind = TellingBroker
+
+
+class LateHistories(Histories):
+    """At a broker that judges codes late."""
+
+    kind = LateBroker
 
 
 TestHistories = Histories.TestCase
+TestTellingHistories = TellingHistories.TestCase
+TestLateHistories = LateHistories.TestCase
 TestHistories.settings = settings(max_examples=300, stateful_step_count=50, deadline=None)
+TestTellingHistories.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestLateHistories.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
 
 
 def test_a_code_of_a_dead_process_is_spent_before_another_one_is_refused() -> None:
