@@ -578,7 +578,7 @@ def not_acted(outcome: NotActed) -> ResetFlowError:
     match outcome.cause:
         case Cause.FORBIDDEN:
             return AppKeyRejected(
-                "the broker refuses our own credentials or settings, and nothing happened: check them and its address"
+                "the broker refuses our credentials or settings, and nothing happened: check the app key or client id"
             )
         case Cause.PROTOCOL:
             return BrokerProtocolError(f"the broker's reply is none that is known of it: {outcome.detail}")
