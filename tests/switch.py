@@ -10,6 +10,9 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+TURNS = 10
+"""Of the event loop, in which both ends of a connection hear that it was closed."""
+
 
 class Switch:
     """
@@ -26,7 +29,7 @@ class Switch:
         self.opened = 0
         self.is_silent = False
         self._frozen: set[asyncio.Task[None]] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self.port = 0
 
     def url(self, url: str) -> str:
@@ -35,14 +38,18 @@ class Switch:
         who = parts.netloc.rpartition("@")[0]
         return parts._replace(netloc=f"{who}@127.0.0.1:{self.port}").geturl()
 
-    def freeze(self) -> None:
-        """Leave the connections half open: no more data pass, and nobody is told."""
-        self._frozen |= self._tasks
+    def freeze(self, *, newest: bool = False) -> None:
+        """Leave the connections, or the newest alone, half open: no more data pass, and nobody is told."""
+        self._frozen |= set([*self._tasks][-1:] if newest else self._tasks)
 
-    def cut(self) -> None:
-        """Close the connections."""
-        for task in self._tasks:
+    async def cut(self) -> None:
+        """Close the connections. Return when their clients, in this event loop, have been told."""
+        tasks = tuple(self._tasks)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Switch]:
@@ -52,14 +59,12 @@ class Switch:
             yield self
         finally:
             server.close()
-            tasks = tuple(self._tasks)
-            self.cut()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.cut()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
+        self._tasks[task] = None
         self.opened += 1
         ends = [writer]
         try:
@@ -72,7 +77,7 @@ class Switch:
         finally:
             for end in ends:
                 end.transport.abort()
-            self._tasks.discard(task)
+            del self._tasks[task]
             self._frozen.discard(task)
 
     async def _pump(self, task: asyncio.Task[None], source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:

@@ -9,30 +9,52 @@ import os
 import pickle
 import stat
 import threading
-import time
 from base64 import b64encode
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Self, TypeAlias, TypedDict, Unpack
 
 import pytest
 
 from reset_flow.domain.errors import KeyringError
-from reset_flow.persistence import keyring
+from reset_flow.persistence import key_file, keyring
 from reset_flow.persistence.key_file import Key
 from reset_flow.persistence.keyring import LOOK_INTERVAL, Keyring, UnknownKeyError, flow_key
 from reset_flow.testing import LeakScanner, shown_by_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+Passes: TypeAlias = "Callable[[float], None]"
 
 BODY = b"an answer, a token"
-HOUR = 3600.0
 
 
 @pytest.fixture
 def ring() -> Keyring:
     return Keyring.generate()
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> Passes:
+    """Stop the clocks of the ring, and let so many seconds pass."""
+    now, passed = datetime.now(UTC), timedelta(0)
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls.fromtimestamp((now + passed).timestamp(), tz)
+
+    def uptime() -> float:
+        return passed.total_seconds()
+
+    def passes(seconds: float) -> None:
+        nonlocal passed
+        passed += timedelta(seconds=seconds)
+
+    monkeypatch.setattr(key_file, "datetime", Clock)
+    monkeypatch.setattr(keyring, "uptime", uptime)
+    return passes
 
 
 def hmac_of(key: Key, *parts: str, after: bytes = b"") -> bytes:
@@ -387,10 +409,12 @@ def test_a_key_writes_from_its_time_on() -> None:
     assert Keyring((key(1, writes_from=future), key(2, writes_from=future)), (LOOKUP,)).writes.id == "00000001"
 
 
-def test_a_key_begins_to_write_in_a_running_ring() -> None:
-    ring = Keyring((key(1), key(2, writes_from=datetime.now(UTC) + timedelta(seconds=2))), (LOOKUP,))
+def test_a_key_begins_to_write_in_a_running_ring(passes: Passes) -> None:
+    ring = Keyring((key(1), key(2, writes_from=datetime.now(UTC) + timedelta(minutes=1))), (LOOKUP,))
     assert ring.key_of(ring.seal("r", "f", BODY, b"")) == "00000001"
-    time.sleep(2.1)
+    passes(30)
+    assert ring.key_of(ring.seal("r", "f", BODY, b"")) == "00000001"
+    passes(30 + LOOK_INTERVAL)
     assert ring.key_of(ring.seal("r", "f", BODY, b"")) == "00000002"
 
 
@@ -466,17 +490,16 @@ def test_an_unchanged_file_is_not_read_again(tmp_path: Path, monkeypatch: pytest
     assert not any(ring.refresh() for _ in range(100))
 
 
-def test_a_ring_looks_at_its_file_before_it_seals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ring_looks_at_its_file_before_it_seals(tmp_path: Path, passes: Passes) -> None:
     ring = Keyring.from_file(put(tmp_path / "keys", row_of(key(1))))
     put(tmp_path / "keys", row_of(key(2)))
     # The first seal looks: the ring may have been read long ago.
     assert ring.key_of(ring.seal("r", "f", BODY, b"")) == "00000002"
     put(tmp_path / "keys", row_of(key(3)))
-    monkeypatch.setattr(keyring, "LOOK_INTERVAL", HOUR)
-    time.sleep(LOOK_INTERVAL)
+    passes(LOOK_INTERVAL / 2)
+    assert ring.key_of(ring.seal("r", "f", BODY, b"")) == "00000002"
+    passes(LOOK_INTERVAL / 2)
     assert ring.key_of(ring.seal("r", "f", BODY, b"")) == "00000003"
-    put(tmp_path / "keys", row_of(key(4)))
-    assert ring.key_of(ring.seal("r", "f", BODY, b"")) == "00000003"  # within the interval
 
 
 @pytest.mark.parametrize("harm", ["broken", "gone", "loose", "short"])

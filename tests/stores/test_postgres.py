@@ -26,7 +26,7 @@ from reset_flow.domain.errors import (
     StoreUnavailable,
 )
 from reset_flow.ports import Query, Record, Use, UseName
-from reset_flow.stores.postgres import PostgresStore
+from reset_flow.stores.postgres import PostgresStore, session
 from reset_flow.testing import StoreContract, make_record, next_version, refused
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ async def test_workers_that_use_the_same_budgets_neither_overdraw_nor_block_each
 
 
 async def test_workers_that_drop_the_same_uses_while_they_are_purged_do_not_block_each_other(
-    store: PostgresStore, other: PostgresStore
+    store: PostgresStore, other: PostgresStore, database: asyncpg.Connection
 ) -> None:
     uses = [use(1000, bytes([n % 6]) * 16, window=timedelta(milliseconds=n % 2)) for n in range(60)]
     await store.save(make_record(), add=uses)
@@ -297,6 +297,9 @@ async def test_workers_that_drop_the_same_uses_while_they_are_purged_do_not_bloc
     for _ in range(5):
         purges = [store.purge("default", datetime.now(UTC), 1) for store in (store, other)]
         await asyncio.gather(exchange(store, uses), exchange(other, uses[::-1]), *purges)
+    await store.purge("default", datetime.now(UTC), 1)
+    assert await database.fetchval("SELECT count(*) FROM reset_flow_flows") == 1 + 600
+    assert await database.fetchval("SELECT count(*) FROM reset_flow_uses") == 600  # those that nobody dropped
 
 
 async def test_rivals_in_two_workers_are_told_apart(store: PostgresStore, other: PostgresStore) -> None:
@@ -347,6 +350,14 @@ async def listeners(database: asyncpg.Connection) -> list[int]:
     return [pid for (pid,) in rows]
 
 
+@pytest.fixture
+def only_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have nothing but a notification wake who waits."""
+    monkeypatch.setattr(session, "POLL", 60.0)
+    monkeypatch.setattr(session, "POLL_UNNOTIFIED", 60.0)
+
+
+@pytest.mark.usefixtures("only_told")
 async def test_a_change_by_another_worker_wakes_at_once(
     store: PostgresStore, other: PostgresStore, database: asyncpg.Connection
 ) -> None:
@@ -357,10 +368,11 @@ async def test_a_change_by_another_worker_wakes_at_once(
     await store.save(make_record())
     assert not waiting.done()
     await store.save(next_version(record))
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         await waiting
 
 
+@pytest.mark.usefixtures("only_told")
 async def test_who_listens_does_so_again_after_the_connection_was_lost(
     store: PostgresStore, other: PostgresStore, database: asyncpg.Connection
 ) -> None:
@@ -376,7 +388,7 @@ async def test_who_listens_does_so_again_after_the_connection_was_lost(
 
     await until(listens_again)
     await store.save(next_version(record))
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(20):
         await waiting
 
 

@@ -39,6 +39,7 @@ HOUR = timedelta(hours=1)
 EVERYTHING = Query(realm="default")
 KEY = b"k" * 16
 RECORD = b"{reset_flow}:flow:%s"
+CHANNEL = "{reset_flow}:changed"
 
 
 def use(key: bytes = KEY, *, limit: int = 1, window: timedelta = HOUR) -> Use:
@@ -412,14 +413,26 @@ async def test_a_server_that_tells_nothing_is_used(own_url: str, caplog: pytest.
 async def test_who_may_neither_publish_nor_subscribe_saves_and_waits_all_the_same(own_url: str) -> None:
     async with client(own_url) as own:
         url = await limited(own, own_url, "resetchannels", "+@all")
+        await ask(own, "ACL", "LOG", "RESET")
+
+        async def refused_in(context: str) -> None:
+            """Wait until the server has refused the channel to a script, or to a command."""
+            refusals: set[tuple[object, object]] = set()
+            async with asyncio.timeout(20):
+                while (CHANNEL, context) not in refusals:
+                    refusals = {(each["object"], each["context"]) for each in await own.acl_log()}
+
         stores = [RedisStore(url), RedisStore(url)]
         record = make_record()
         await stores[0].save(record)
+        await refused_in("lua")
         waiting = asyncio.create_task(stores[1].changed(record.id, 1, timedelta(seconds=30)))
-        await asyncio.sleep(0.05)
+        await refused_in("toplevel")
+        assert not waiting.done()
         await stores[0].save(next_version(record))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await waiting
+        assert (await stores[1].load(record.id)).version == 2
         for store in stores:
             await store.aclose()
 
