@@ -119,7 +119,7 @@ class Terminal:
 class OpensTerminal(Protocol):
     """The command line as a process at a terminal of its own."""
 
-    def __call__(self, *arguments: str) -> AbstractContextManager[Terminal]: ...
+    def __call__(self, *arguments: str, module: str = "reset_flow.cli") -> AbstractContextManager[Terminal]: ...
 
 
 @pytest.fixture(scope="session")
@@ -211,10 +211,10 @@ def terminal(home: Path) -> OpensTerminal:
     assert home.is_dir()
 
     @contextmanager
-    def terminal(*arguments: str) -> Iterator[Terminal]:
+    def terminal(*arguments: str, module: str = "reset_flow.cli") -> Iterator[Terminal]:
         master, slave = pty.openpty()
         with subprocess.Popen(
-            [sys.executable, "-c", AT_TERMINAL, "-m", "reset_flow.cli", *arguments],
+            [sys.executable, "-c", AT_TERMINAL, "-m", module, *arguments],
             stdin=slave, stdout=slave, stderr=slave, env={**os.environ, "NO_COLOR": "1", "TERM": "xterm"},
         ) as process:  # fmt: skip
             os.close(slave)

@@ -12,6 +12,8 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import pytest
+
 import reset_flow
 
 if TYPE_CHECKING:
@@ -38,6 +40,30 @@ asyncio.run(main())
 """
 
 
+ANNOUNCES = """
+import os, sys
+from reset_flow import SQLiteStore
+from reset_flow.cli import main
+
+changed = SQLiteStore.changed
+
+async def announce(*given):
+    os.write(2, b"it waits\\n")
+    await changed(*given)
+
+SQLiteStore.changed = announce
+sys.exit(main())
+"""
+"""The command line, which says when it waits for a flow."""
+
+
+@pytest.fixture
+def announcing(home: Path) -> str:
+    """Return the name of a module that can be run in place of the command line."""
+    (home / "announcing.py").write_text(ANNOUNCES)
+    return "announcing"
+
+
 def started_hours_ago(user: str) -> str:
     """Start a flow whose time is long up."""
 
@@ -48,12 +74,13 @@ def started_hours_ago(user: str) -> str:
     return asyncio.run(start())
 
 
-def test_wait_returns_when_another_process_ends_the_flow(run: Run, at: At) -> None:
+def test_wait_returns_when_another_process_ends_the_flow(run: Run, at: At, announcing: str) -> None:
     flow_id = at("question_answered")
-    command = [sys.executable, "-m", "reset_flow.cli", "wait", flow_id, "--json"]
+    command = [sys.executable, "-m", announcing, "wait", flow_id, "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
-            time.sleep(0.5)  # it may wait by now; if it does not, it sees the end at once
+            assert process.stderr
+            assert process.stderr.readline() == b"it waits\n"
             assert process.poll() is None
             assert run("cancel", flow_id).status == 0
             out, err = process.communicate(timeout=30)
@@ -80,9 +107,9 @@ def test_wait_ends_a_flow_whose_time_is_up(run: Run, user: str) -> None:
     assert run("wait", started_hours_ago(user), "--json").json["failure"] == "expired"
 
 
-def test_wait_is_interrupted_in_one_line(at: At, terminal: OpensTerminal) -> None:
-    with terminal("wait", at("requested")) as screen:
-        time.sleep(1.5)  # until it waits; before, the interpreter itself would be interrupted
+def test_wait_is_interrupted_in_one_line(at: At, terminal: OpensTerminal, announcing: str) -> None:
+    with terminal("wait", at("requested"), module=announcing) as screen:
+        screen.wait_for("it waits")
         screen.type("\x03")
         assert screen.status() == 130
         assert "reset-flow: interrupted, and nothing is lost" in screen.seen
@@ -108,9 +135,10 @@ def test_sweep_settles_the_call_of_a_worker_that_was_killed(run: Run, at: At) ->
     flow_id = at("question_answered")
     killed = subprocess.run([sys.executable, "-c", DIES_IN_ITS_CALL, flow_id], check=False, timeout=60)
     assert killed.returncode == -signal.SIGKILL
-    time.sleep(0.6)  # its lease
-    done = run("sweep", "--json")
-    assert done.json["settled"] == 1
+    settled, give_up_at = 0, time.monotonic() + 60
+    while not settled and time.monotonic() < give_up_at:  # until its lease is over
+        settled = run("sweep", "--json").json["settled"]
+    assert settled == 1
     assert run("show", flow_id, "--json").json["in_doubt"] == "code"  # it was sent again, and refused
     assert run("sweep", "--json").json["settled"] == 0
 
