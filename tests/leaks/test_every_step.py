@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import gc
+from typing import TYPE_CHECKING, Any
 
 from reset_flow import (
     AnswerRejected,
@@ -15,11 +16,15 @@ from reset_flow import (
     ResetFlowError,
     Secret,
     State,
+    Unknown,
 )
-from reset_flow.domain.decide import Cancelled, Moment, decide
+from reset_flow.domain.decide import Concluded, Moment, decide
 from reset_flow.testing import LeakScanner, refused
 
 if TYPE_CHECKING:
+    import pytest
+
+    from reset_flow import Outcome, ResetService
     from tests.leaks.conftest import Files, Scene
 
 
@@ -94,19 +99,53 @@ async def test_doubts_and_those_who_settle_them(scene: Scene) -> None:
     assert flow.state is State.PASSWORD_SET
 
 
-async def test_the_parts_inside(scene: Scene) -> None:
+async def test_the_parts_inside(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     say = scene.secret
     flow = await scene.does("start", say("login"))
     secret = Secret(say("password"))
-    case = Case(user=say("login"), continuation=say("password").encode())
     new = NewCredential(secret=secret, details={"personal_phrase": Secret(say("phrase")), "authorization": secret})
-    for command, given in (("answer", say("answer")), ("verify", ""), ("set_password", say("password"))):
-        found = await scene.repository.load(flow.id)
-        record = await scene.store.load(flow.id)
-        decision = decide(found.flow, Cancelled(), Moment(found.flow.created_at, "worker", b"w" * 8))
-        scene.watch.see(found, found.flow, found.flow.intent, record, case, new, secret, decision)
-        scene.watch.see(vars(scene.service), vars(scene.store), vars(scene.transport))
-        await scene.does(command, flow.id, given or scene.code())
+    scene.watch.see(new, secret, Case(user=say("login"), continuation=say("password").encode()))
+    sent: list[str | None] = []
+
+    def watched(name: str) -> None:
+        call = getattr(scene.transport, name)
+
+        async def look_and_call(*given: Any) -> Outcome:
+            found = await scene.repository.load(flow.id)
+            assert found.flow.user == say("login")
+            assert found.flow.intent
+            sent.append(None if found.flow.intent.secret is None else found.flow.intent.secret.reveal())
+            decision = decide(found.flow, Concluded(Unknown()), Moment(found.flow.created_at, "worker", b"w" * 8))
+            scene.watch.see(*given, found, found.flow, found.flow.intent, await scene.store.load(flow.id), decision)
+            outcome: Outcome = await call(*given)
+            scene.watch.see(outcome, *parts_of(scene.service))
+            return outcome
+
+        monkeypatch.setattr(scene.transport, name, look_and_call)
+
+    for name in ("request", "exchange", "update"):
+        watched(name)
+    await scene.does("answer", flow.id, say("answer"))
+    code = scene.code()
+    await scene.does("verify", flow.id, code)
+    await scene.does("set_password", flow.id, say("password"))
+    assert sent == [say("answer"), code, None]
+
+
+def parts_of(service: ResetService) -> list[object]:
+    """Return all objects of the library that a service leads to."""
+    known: dict[int, object] = {}
+    waiting: list[object] = [service]
+    while waiting:
+        each = waiting.pop()
+        is_part = type(each).__module__.startswith("reset_flow")
+        if id(each) not in known and (is_part or isinstance(each, dict | list | tuple | set | frozenset)):
+            known[id(each)] = each
+            waiting += gc.get_referents(each)
+    parts = [each for each in known.values() if type(each).__module__.startswith("reset_flow")]
+    assert {"SQLiteStore", "PostgresStore", "RedisStore"} & {type(part).__name__ for part in parts}
+    assert {"CommandHandler", "EtnaTransport", "Keyring", "Key", "Sender"} <= {type(part).__name__ for part in parts}
+    return parts
 
 
 async def test_what_the_servers_write_to_their_disks(scene: Scene, files: Files) -> None:
