@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -17,14 +18,13 @@ import pytest
 from reset_flow import (
     CodeRejected,
     Failure,
-    GuessAlarm,
     Keyring,
     MemoryStore,
-    Policy,
     Rejected,
     ResetService,
     SQLiteStore,
     State,
+    StoreUnavailable,
 )
 from reset_flow.engine import guess_alarm, sweeper
 from reset_flow.testing import FrozenClock, refused
@@ -164,23 +164,30 @@ async def guess(service: ResetService, transport: ScriptedTransport, user: str) 
     await refused(service.verify(flow.id, "000000"), CodeRejected)
 
 
-def test_codes_that_were_typed_in_loops_that_have_ended_are_told_to_other_workers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(guess_alarm, "INTERVAL", timedelta(milliseconds=20))
-    transport = ScriptedTransport()
-    service = made(transport, policy=Policy(guess_alarm=GuessAlarm(at_least=10)))
-    in_a_loop(guess(service, transport, "anna"))
+async def counted(service: ResetService) -> tuple[int, int]:
+    """Return how many wrong and how many right codes all workers have told."""
+    counts, _ = await guess_alarm.load_counts(service.side(guess_alarm.KIND), timedelta(minutes=1))
+    wrong = sum(count for (_, is_right), count in counts.items() if not is_right)
+    return wrong, counts.total() - wrong
 
-    async def told() -> None:
-        await guess(service, transport, "bert")
-        seen = 0
-        while seen < 2:
-            counts, _ = await guess_alarm.load_counts(service.side(guess_alarm.KIND), timedelta(minutes=1))
-            seen = sum(count for (_, right), count in counts.items() if not right)
+
+def test_codes_that_were_typed_in_a_loop_that_has_ended_are_told_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guess_alarm, "INTERVAL", timedelta(hours=1))
+    transport, store, keyring = ScriptedTransport(), MemoryStore(), Keyring.generate()
+    service = made(transport, store, keyring=keyring)
+    other = made(ScriptedTransport(), store, keyring=keyring)
+    in_a_loop(guess(service, transport, "anna"))
+    assert in_a_loop(counted(other)) == (0, 0)
+    monotonic = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + 3600)
+
+    async def type_a_right_one() -> None:
+        flow = await service.answer((await service.start("bert")).id, "Peterson")
+        await service.verify(flow.id, "004158")
+        while await counted(other) != (1, 1):  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.001)
 
-    in_a_loop(told())
+    in_a_loop(type_a_right_one())
     in_a_loop(service.aclose())
 
 
@@ -188,13 +195,13 @@ def test_workers_look_at_once_in_one_loop_after_another(tmp_path: Path) -> None:
     keyring = Keyring.load_or_create(tmp_path / "keys")
     service = made(ScriptedTransport(), SQLiteStore(tmp_path / "flows.db"), keyring=keyring)
 
-    async def look() -> None:
+    async def look() -> tuple[int, int]:
         # From inside: that two looks meet is a matter of moments.
         service._alarm.count(right=True)
         await asyncio.gather(*(service._alarm.sync() for _ in range(3)))
+        return await counted(service)
 
-    for _ in range(2):
-        in_a_loop(look())
+    assert [in_a_loop(look()) for _ in range(2)] == [(0, 1), (0, 2)]
     in_a_loop(service.aclose())
 
 
@@ -230,9 +237,12 @@ def test_a_service_that_is_entered_in_the_next_loop_sweeps_there(monkeypatch: py
 
 
 def test_a_service_closes_in_another_loop_than_it_was_entered_in() -> None:
-    service = made(ScriptedTransport(), sweep=True)
+    transport, store = ScriptedTransport(), MemoryStore()
+    service = made(transport, store, sweep=True)
     in_a_loop(service.__aenter__())
     in_a_loop(service.aclose())
+    in_a_loop(refused(service.start("anna"), StoreUnavailable))
+    in_a_loop(refused(store.load("any"), StoreUnavailable))
 
 
 def test_what_a_loop_left_under_way_that_ended_without_a_word_is_not_waited_for() -> None:

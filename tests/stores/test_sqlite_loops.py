@@ -50,6 +50,13 @@ def test_a_store_closes_although_a_loop_ended_that_was_saving(tmp_path: Path) ->
     with closing(left_under_way(store, path, loop)):
         loop.close()
         asyncio.run(soon(store.aclose()))
+    assert not path.with_name("flows.db-wal").exists(), "the last connection to the file removes it"
+    asyncio.run(soon(refused_everything(store)))
+
+
+async def refused_everything(store: SQLiteStore) -> None:
+    await refused(store.save(make_record()), StoreUnavailable)
+    await refused(store.load("any"), StoreUnavailable)
 
 
 @pytest.mark.parametrize("ended", [True, False], ids=["ended", "resting"])
