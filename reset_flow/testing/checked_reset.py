@@ -249,6 +249,10 @@ def check_counts(name: str, outcome: Outcome, before: Counts, after: Counts) -> 
 
 def check_words(name: str, outcome: Outcome, *sent: str | None) -> None:
     """Raise AssertionError if what anybody can read of an outcome repeats what was sent."""
-    told = [getattr(outcome, "detail", ""), *getattr(outcome, "reasons", ()), getattr(outcome, "sent_to", None) or ""]
+    told = [
+        getattr(outcome, "detail", ""),
+        *map(str, getattr(outcome, "reasons", ())),
+        getattr(outcome, "sent_to", None) or "",
+    ]
     scanner = LeakScanner({f"text {n}": text for n, text in enumerate(sent) if text and len(text) >= SHORTEST})
     assert not scanner.find(repr(outcome), *told), f"{name} returned an outcome that repeats what was sent"

@@ -40,6 +40,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from reset_flow.domain.errors import Reason
 from reset_flow.domain.flow import Step
 from reset_flow.domain.outcomes import Accepted, NotActed, Outcome, Rejected, Unknown
 from reset_flow.domain.secret import Shown
@@ -63,7 +64,7 @@ NO_SESSION = b""
 """The continuation of a flow whose session is gone."""
 
 OTHER_KIND = "it sends links where codes are expected, or codes where links are"
-SPENT = "it is too old by now, or was tried too often: ask for another one"
+SPENT = Reason("another_code", "it is too old by now, or was tried too often: ask for another one")
 
 
 class Error(Shown, Struct, frozen=True):

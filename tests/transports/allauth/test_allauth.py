@@ -17,6 +17,7 @@ from reset_flow import (
     ConfigurationError,
     NewCredential,
     NotActed,
+    Reason,
     Rejected,
     Secret,
     Unknown,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 PASSWORD = "violet tractor 5"
 NEW = NewCredential(secret=Secret(PASSWORD))
-SPENT = "it is too old by now, or was tried too often: ask for another one"
+SPENT = Reason("another_code", "it is too old by now, or was tried too often: ask for another one")
 BY_CODE = pytest.mark.parametrize("mode", ["letters", "digits"], indirect=True)
 BY_LINK = pytest.mark.parametrize("mode", ["link"], indirect=True)
 IN_ONE_MODE = pytest.mark.parametrize("mode", ["letters"], indirect=True)
