@@ -6,6 +6,7 @@ process is killed.
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -350,10 +351,11 @@ class RedisSentinel(Server):
 
 
 def free_port() -> int:
-    """Return a port that is free at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
+    """Return a port that is free at the moment, and that no system gives to outgoing connections by itself."""
+    while True:
+        port = random.randrange(10_000, 32_000)  # noqa: S311 - no secret
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def enterable_folder() -> str:
