@@ -59,6 +59,7 @@ SECRETS = ("BROKER_SECRET", "APP_KEY")
 OF_ENVIRONMENT = "environment"
 """As `RESET_FLOW_PROXY`: the proxy that the environment names for all programs."""
 
+SQLITE = "sqlite:///"
 STORES = {"memory": "a store in memory", "sqlite": "a SQLite store (a ? in its path is written %3F)"}
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
@@ -66,6 +67,11 @@ TRANSPORTS = "reset_flow.transports"
 """The group of entry points of other packages."""
 
 CODES = {"letters": CodeFormat.letters(), "digits": CodeFormat.digits(), "link": CodeFormat.token()}
+
+
+def sqlite_path(address: str) -> str:
+    """Return the path in the address of a SQLite store."""
+    return unquote(address.removeprefix(SQLITE))
 
 
 def open_store(url: str | Secret) -> Store:
@@ -83,9 +89,9 @@ def open_store(url: str | Secret) -> Store:
     if url.reveal() == "memory:":
         return reset_flow.MemoryStore()
     if scheme == "sqlite":
-        if not url.reveal().startswith("sqlite:///") or url.reveal() == "sqlite:///":
+        if not url.reveal().startswith(SQLITE) or url.reveal() == SQLITE:
             raise ConfigurationError("a SQLite address is sqlite:/// and a path, such as sqlite:///flows.db")
-        return reset_flow.SQLiteStore(unquote(url.reveal().removeprefix("sqlite:///")))
+        return reset_flow.SQLiteStore(sqlite_path(url.reveal()))
     if scheme in ("postgres", "postgresql"):
         return reset_flow.PostgresStore(url)
     if scheme in ("redis", "rediss"):

@@ -6,13 +6,12 @@ import asyncio
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
-from urllib.parse import unquote
 
 import attrs
 
 from reset_flow import Keyring
 from reset_flow.admin import Admin
-from reset_flow.config import from_env, open_store, setting, shared_files
+from reset_flow.config import SQLITE, from_env, open_store, setting, shared_files, sqlite_path
 from reset_flow.domain.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ __all__ = ["AdminSession", "CliSession", "Settings"]
 T = TypeVar("T")
 Input = TypeVar("Input")
 PREFIX = "RESET_FLOW_"
-SQLITE = "sqlite:///"
 PASSWORD = re.compile(r"://[^@]*:[^@]*@|passw(or)?d=", re.IGNORECASE)
 
 
@@ -94,7 +92,7 @@ def _check_exists(address: str) -> None:
     Raises:
         ConfigurationError: It is not.
     """
-    path = Path(unquote(address.removeprefix(SQLITE)))
+    path = Path(sqlite_path(address))
     if address.startswith(SQLITE) and not path.exists():
         raise ConfigurationError(f"there is no database at {path}: check {PREFIX}STORE")
 

@@ -6,8 +6,8 @@ import asyncio
 from asyncio.subprocess import PIPE
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
+from reset_flow.config import SQLITE, sqlite_path
 from reset_flow.domain.errors import ConfigurationError, StoreUnavailable
 from reset_flow.domain.secret import Secret
 from reset_flow.stores.postgres.address import read_address
@@ -30,7 +30,7 @@ async def dump(url: str | Secret) -> bytes:
         StoreUnavailable: The files of SQLite can't be read.
     """
     url = Secret(url)
-    for scheme, parts in (("sqlite:///", _files), ("postgres", _rows), ("redis", _values)):
+    for scheme, parts in ((SQLITE, _files), ("postgres", _rows), ("redis", _values)):
         if url.reveal().startswith(scheme):
             return b"\n".join([part async for part in parts(url)])
     raise ConfigurationError("only of sqlite:///, postgresql:// and redis:// stores there are dumps")
@@ -46,7 +46,7 @@ async def _files(url: Secret) -> AsyncIterator[bytes]:
 
 
 def _names(url: Secret) -> list[str]:
-    path = unquote(url.reveal().removeprefix("sqlite:///"))
+    path = sqlite_path(url.reveal())
     if not Path(path).is_file():
         raise ConfigurationError("there is no database at this address")
     return [path + suffix for suffix in SQLITE_FILES if Path(path + suffix).exists()]
