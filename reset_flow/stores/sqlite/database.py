@@ -7,7 +7,6 @@ import sqlite3
 import threading
 import time
 from contextlib import ExitStack, closing, contextmanager, suppress
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -16,6 +15,7 @@ import attrs
 
 from reset_flow.domain.errors import ConfigurationError, StoreUnavailable
 from reset_flow.stores.sqlite.open_file import INDEX_BYTES, LOCKS, SHARED_BYTES, OpenFile, examine, inode
+from reset_flow.stores.statements import script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -220,7 +220,7 @@ def _prepare(db: sqlite3.Connection, path: str, busy_timeout: float) -> None:
     if schema(db, path) == 0:
         db.execute("BEGIN IMMEDIATE")
         if schema(db, path) == 0:  # no other process was faster
-            for statement in files("reset_flow.stores.sqlite").joinpath("schema.sql").read_text().split(";"):
+            for statement in script("sqlite", "schema.sql").split(";"):
                 db.execute(statement)
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {SCHEMA}")
