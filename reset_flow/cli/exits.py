@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BROKEN_PIPE",
-    "DEFECT",
     "DEMO_FAILED",
     "INTERRUPTED",
     "NO_SECRET",
@@ -25,7 +24,6 @@ __all__ = [
     "status_of",
 ]
 
-DEFECT = 1
 USAGE = 2
 NO_SECRET = 4
 SYSTEM = 5

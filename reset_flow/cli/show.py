@@ -98,18 +98,14 @@ def _road(flow: Flow, marks: Glyphs, now: datetime) -> Iterator[Text]:
         yield Text(f"  {marks.way}   {_words(each.trigger)}{why}, {clock_time(each.at, now)}", "dim")
         if each.target is not each.source:
             yield _node(flow, each.target, marks, clock_time(each.at, now), here=i == last)
-    for state in [] if flow.ended else _new(ahead(flow.state, flow.credential)):
+    # Each once: the road from a verified code without a token goes back for another code first.
+    for state in [] if flow.ended else dict.fromkeys(ahead(flow.state, flow.credential)):
         yield Text(f"  {marks.gap}", "dim")
         yield Text(f"  {marks.ahead} {state}", "dim")
 
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
-
-
-def _new(states: list[State]) -> list[State]:
-    """Return each state once: the road from a verified code without a token goes back for another code first."""
-    return [state for i, state in enumerate(states) if state not in states[:i]]
 
 
 def _node(flow: Flow, state: State, marks: Glyphs, at: str, *, here: bool) -> Text:

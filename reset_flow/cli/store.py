@@ -56,7 +56,6 @@ def restore_store(
 
 def _run(copy: Callable[..., Awaitable[None]], settings: Settings, file: Path) -> None:
     async def run() -> None:
-        _ = settings.overrides  # checked
         store = open_store(settings.store)
         try:
             await copy(store, file)

@@ -24,7 +24,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
 TREE = {name: each for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, Exception)}
 OWN = {
     0: "done",
-    exits.DEFECT: "a defect",
+    1: "a defect",
     exits.USAGE: "the arguments",
     3: "the extra is missing",
     exits.NO_SECRET: "no secret",
