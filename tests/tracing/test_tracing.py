@@ -25,6 +25,7 @@ from reset_flow.domain.errors import AnswerRejected, ConfigurationError
 from reset_flow.domain.flow import State
 from reset_flow.observability.opentelemetry import OpenTelemetryTracer
 from reset_flow.observability.tracing import CarefulTracer, NullTracer
+from reset_flow.persistence.repository import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from reset_flow.observability.tracing import Attribute
     from reset_flow.ports import Tracer
 
-FLOW = "0123456789abcdefghijklmnop"
+FLOW = new_id()
 SECRETS = ("robert.zak", "Peterson", "004158", "violet tractor", "hello@autoshares.com")
 
 
