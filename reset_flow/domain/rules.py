@@ -49,8 +49,9 @@ def attempts_left(flow: FlowData) -> int | None:
 
 def may_come(flow: FlowData) -> tuple[str, ...]:
     """Return the names of the commands that may come now, sorted. A code that is held may be exchanged for another."""
-    held = flow.holds_code and (unsent_code(flow) or flow.codes < flow.limits.code_attempts)
-    return allowed(flow.state, flow.credential, held=held)
+    if not flow.holds_code:
+        return allowed(flow.state, flow.credential)
+    return allowed(flow.state, flow.credential, held=unsent_code(flow) or flow.codes < flow.limits.code_attempts)
 
 
 def unsent_code(flow: FlowData) -> bool:
@@ -61,11 +62,12 @@ def unsent_code(flow: FlowData) -> bool:
 
 def used_up(flow: FlowData) -> bool:
     """Return whether the flow can't go on because attempts are used up: those that it needs now, or will."""
-    return attempts_left(flow) == 0 or (not flow.state.ended and flow.passwords >= flow.limits.password_attempts)
+    return attempts_left(flow) == 0 or (flow.passwords >= flow.limits.password_attempts and not flow.state.ended)
 
 
 def _resend_at(flow: FlowData) -> datetime | None:
-    if "resend" not in may_come(flow) or flow.resends >= flow.limits.resends:
+    may_resend = "resend" in may_come(flow) if flow.holds_code else flow.state in COMMANDS["resend"].legal_in
+    if not may_resend or flow.resends >= flow.limits.resends:
         return None
     return (flow.sent_at or flow.created_at) + flow.limits.resend_cooldown
 

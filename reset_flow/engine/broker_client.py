@@ -21,7 +21,7 @@ from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejec
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.state_machine import COMMANDS, Call
 from reset_flow.domain.text import plain
-from reset_flow.engine.scrubbing import scrubbed, scrubbed_question
+from reset_flow.engine.scrubbing import scrubbed, with_scrubbed_question
 from reset_flow.ports import Case
 
 if TYPE_CHECKING:
@@ -113,13 +113,12 @@ class BrokerClient:
                 await asyncio.sleep(CHALLENGE_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
             started = time.monotonic()
             outcome = await self._bounded("challenge", partial(self._transport.challenge, case), uptime(), case.user)
+            outcome = with_scrubbed_question(outcome, case.user)
             if isinstance(outcome, (Accepted, Rejected)):
                 self._durations.note("challenge", time.monotonic() - started)
             await self._pad(started)
             known: Accepted | Rejected | NotActed
             known = NotActed(detail=outcome.detail) if isinstance(outcome, Unknown) else outcome
-            if isinstance(known, Accepted) and known.value:
-                known = attrs.evolve(known, value=Secret(scrubbed_question(known.value.reveal(), case.user)))
             if not isinstance(known, NotActed) or known.cause is not Cause.UNAVAILABLE:
                 break
         return known

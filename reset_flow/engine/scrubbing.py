@@ -35,10 +35,15 @@ def scrubbed(given: object, *sent: str | bytes | Secret | None) -> Outcome:
     return attrs.evolve(given, detail=WITHHELD) if _repeats(given.detail, sent) else given
 
 
-def scrubbed_question(question: str, user: str) -> str:
-    """Return a question with `***` for the words that repeat the login: the person must be able to read the rest."""
-    words = [HIDDEN if repeats(word, user) else word for word in one_line(question[:QUESTION_LENGTH]).split(" ")]
-    return HIDDEN if repeats(" ".join(words), user) else " ".join(words)
+def with_scrubbed_question(outcome: Outcome, user: str) -> Outcome:
+    """Put `***` for the words of a question that repeat the login: the person must be able to read the rest."""
+    if not isinstance(outcome, Accepted) or outcome.value is None:
+        return outcome
+    question = one_line(outcome.value.reveal()[:QUESTION_LENGTH])
+    if repeats(question, user):
+        question = " ".join(HIDDEN if repeats(word, user) else word for word in question.split(" "))
+        question = HIDDEN if repeats(question, user) else question
+    return outcome if question == outcome.value.reveal() else attrs.evolve(outcome, value=Secret(question))
 
 
 def _words(reason: Reason | str) -> str:
