@@ -108,8 +108,7 @@ class EtnaTransport:
             raise ConfigurationError("revision must be 'identifiers' or 'password'")
         if pin_method.upper() not in PIN_METHODS:
             raise ConfigurationError(f"pin_method must be one of {', '.join(sorted(PIN_METHODS))}")
-        self._revision = revision
-        self._pin_method = pin_method.upper()
+        self._revision, self._pin_method = revision, pin_method.upper()
         self._sender = Sender(
             deadline=deadline,
             connect_deadline=connect_deadline,
@@ -121,9 +120,8 @@ class EtnaTransport:
             content_type="application/json",
         )
         self.name = f"etna:{base}" if name is None else validation.broker(name, "name")
-        self.aliases = validation.brokers(aliases)
-        self.deadline = deadline
-        credentials = frozenset(IDENTIFIERS if revision == "identifiers" else {Credential.PASSWORD})
+        self.aliases, self.deadline = validation.brokers(aliases), deadline
+        credentials = IDENTIFIERS if revision == "identifiers" else [Credential.PASSWORD]
         self.capabilities = Capabilities(credentials=credentials)
 
         users = f"{base}/v1.0/users"
@@ -153,9 +151,7 @@ class EtnaTransport:
 
     async def request(self, case: Case, answer: Secret | None) -> Outcome:
         """Ask for a code by e-mail (step 1)."""
-        body = {"User": plain(case.user)}
-        if answer is not None:
-            body["SecretQuestionAnswer"] = answer.reveal()
+        body = {"User": plain(case.user)} | ({} if answer is None else {"SecretQuestionAnswer": answer.reveal()})
         return await self._send_json("POST", self._request_url, body, read_request, case.user, answer)
 
     async def exchange(self, case: Case, code: Secret) -> Outcome:
