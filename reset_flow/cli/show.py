@@ -133,6 +133,8 @@ def _facts(flow: Flow, now: datetime) -> Iterator[tuple[str, str, str]]:
     if flow.expects:
         attempts = "" if flow.attempts_left is None else f" ({flow.attempts_left} attempts left)"
         yield "expected", f"{EXPECTED[flow.expects]}{attempts}", "bold"
+    if flow.sent_to and flow.expects is Step.CODE:
+        yield "sent to", one_line(flow.sent_to), ""
     if flow.question and flow.expects is Step.ANSWER:
         yield "question", one_line(flow.question), ""
     yield from _uncertain(flow, now)

@@ -88,7 +88,7 @@ class Policy:
     Attributes:
         flow_lifetime: From the start to the end, whatever happens in between (Ory Kratos: 1 h).
 
-        code_lifetime: How long a code may be typed after it was asked for; `None` leaves that to the broker.
+        code_lifetime: How long a code may be typed after it was asked for; `None`: as the provider's capabilities say.
 
         token_lifetime: How long a new password may be set after the code was verified; `None` likewise.
 

@@ -88,6 +88,21 @@ def test_a_road_that_went_back_is_drawn_as_it_went() -> None:
     assert "Who [2J are you?" in text
 
 
+def test_a_road_with_codes_that_are_judged_late_is_drawn_as_it_went() -> None:
+    triggers = (
+        ("question_waived", State.QUESTION_ANSWERED),
+        ("code_held", State.TOKEN_ISSUED),
+        ("password_in_doubt", State.TOKEN_ISSUED),
+        ("code_refused", State.QUESTION_ANSWERED),
+    )
+    text = drawn(flow(State.QUESTION_ANSWERED, *triggers, in_doubt=Step.PASSWORD, sent_to="r***@\x1b[2Je***"))
+    passed = re.findall(r"[●◉] (\w+)", text)
+    assert passed == ["requested", "question_answered", "token_issued", "question_answered"]
+    assert text.index("code held") < text.index("password in doubt") < text.index("code refused")
+    assert "may be set, or not" in text
+    assert "sent to   r***@ [2Je***" in text
+
+
 def test_ends_and_doubts_are_said() -> None:
     failed = flow(State.FAILED, ("abandon", State.FAILED), failure=Failure.TOO_MANY_ATTEMPTS, expects=None)
     assert "✗ failed" in drawn(failed)
