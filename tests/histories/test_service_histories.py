@@ -12,6 +12,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import attrs
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -176,6 +177,7 @@ class Histories(RuleBasedStateMachine):
     """One flow, and whoever works on it."""
 
     kind: type[Broker] = Broker
+    policy = POLICY
     broker: Broker
     service: ResetService
     id: str
@@ -194,7 +196,7 @@ class Histories(RuleBasedStateMachine):
         self.runner.close()
 
     def open(self) -> ResetService:
-        return ResetService(self.broker, self.store, self.keyring, policy=POLICY, clock=self.clock, sweep=False)
+        return ResetService(self.broker, self.store, self.keyring, policy=self.policy, clock=self.clock, sweep=False)
 
     async def die(self) -> None:
         """Crash: stop everything that is under way where it is, and open the store in another process."""
@@ -395,12 +397,13 @@ class Histories(RuleBasedStateMachine):
 
 
 class TellingHistories(Histories):
-    """At a broker that tells a refused token from a refused password."""
+    """At a broker that tells a refused token from a refused password, and proves none by a log-in."""
 
     kind = TellingBroker
+    policy = attrs.evolve(POLICY, probe_by_login=False)
 
 
-class LateHistories(Histories):
+class LateHistories(TellingHistories):
     """At a broker that judges codes late."""
 
     kind = LateBroker
