@@ -301,27 +301,21 @@ class _Change(Struct):
         self.added += tuple(counted)
 
     def add_guess(self, budget: BudgetName) -> None:
-        """Count a guess in the place of the reserve: its window begins anew."""
-        self.drop_reserve()
-        guess = self._new_use(budget)
-        self.added += (guess,)
-        self.set(reserve=guess)
+        """Take the reserve for a guess; where there is none, count one now."""
+        if self.flow.reserve is None:
+            guess = self._new_use(budget)
+            self.added += (guess,)
+            self.set(reserve=guess)
 
     def spend_guess(self, intent: Intent) -> None:
-        """Leave the guess of an intent counted, if it was one; that of a held code as long as it is held."""
-        guess = self.flow.reserve
-        if guess is not None and guess.id == intent.write_id and not self.flow.holds_code:
-            self.set(uses=(*self.flow.uses, guess), reserve=None)
+        """Leave the guess of an intent counted, if it was one."""
+        if self.flow.reserve is not None and _is_guess(self.flow, intent.command, intent.secret):
+            self.set(uses=self.flow.held, reserve=None)
 
     def drop_start(self, intent: Intent) -> None:
         """Drop the start that was counted for an intent."""
         self.dropped += tuple([use for use in self.flow.uses if use.id == intent.write_id])
         self.set(uses=tuple([use for use in self.flow.uses if use.id != intent.write_id]))
-
-    def drop_reserve(self) -> None:
-        if self.flow.reserve is not None:
-            self.dropped += (self.flow.reserve,)
-            self.set(reserve=None)
 
     def let_go(self) -> None:
         """Forget the code that is held. The guess stays counted if it was sent; else it is the reserve that it was."""
@@ -340,7 +334,8 @@ class _Change(Struct):
             return  # its own guess is the one
         budget = None if self.flow.unsent else GUESSES.get(self.flow.state)
         if self.flow.reserve is not None and self.flow.reserve.budget is not budget:
-            self.drop_reserve()
+            self.dropped += (self.flow.reserve,)
+            self.set(reserve=None)
         if budget and self.flow.reserve is None:
             self.optional = self._new_use(budget)
             self.set(reserve=self.optional)
@@ -384,7 +379,7 @@ def _intended(change: _Change, event: Intended) -> None:
     command, moment = event.command, change.moment
     if COMMANDS[command].call is Call.REQUEST and change.flow.state is State.REQUESTED:
         change.add_start()
-    if command == "verify" or (command == "answer" and event.secret is not None and not _unasked(change.flow)):
+    if _is_guess(change.flow, command, event.secret):
         change.add_guess(GUESSES[change.flow.state])
     if COMMANDS[command].call is Call.UPDATE and change.flow.holds_code:
         change.add_guess(BudgetName.CODES_PER_USER)
@@ -393,12 +388,17 @@ def _intended(change: _Change, event: Intended) -> None:
 
 
 def _held(change: _Change, event: Held) -> None:
-    """Keep a code until the password comes. Its guess counts now, and anew when it is sent."""
+    """Keep a code until the password comes. Its guess counts from now on."""
     change.let_go()
     change.add_guess(BudgetName.CODES_PER_USER)
     counted = _counted(change.flow, "verify", 1)
     change.fire(*COMMANDS["verify"].held, token=event.code, holds_code=True, **counted)
     change.remember("verify", event.key)
+
+
+def _is_guess(flow: FlowData, command: str, secret: Secret | None) -> bool:
+    """Return whether a command has the broker judge an answer or a code. A code that is held is not judged yet."""
+    return command == "verify" or (command == "answer" and secret is not None and not _unasked(flow))
 
 
 def _unasked(flow: FlowData) -> bool:
@@ -539,7 +539,7 @@ def _returned(change: _Change, intent: Intent, outcome: Rejected) -> None:
     if adopted(flow):
         change.end(Failure.BROKER_REFUSED)
         return
-    known: dict[str, Any] = {"token": None, "expires_at": flow.created_at + flow.limits.flow_lifetime}
+    known: dict[str, Any] = {"token": None, "expires_at": flow.latest_end}
     if not doubt:  # the attempt was one at the code, and none at the password
         known |= _counted(flow, intent.command, -1) | ({} if held else _counted(flow, "verify", 1))
         change.right_guess = False if held else None

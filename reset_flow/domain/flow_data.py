@@ -79,7 +79,7 @@ class Intent(Unpicklable, _Kept, frozen=True, kw_only=True):
     Attributes:
         at: When it was first meant to be sent, UTC.
 
-        write_id: Of the save that first announced it: the id of every use that was counted for it.
+        write_id: Of the save that first announced it: the id of every use that this save added.
 
         sendings: How many calls were announced, this one included.
 
@@ -263,6 +263,11 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
             )
             source = edge.target
         return tuple(transitions)
+
+    @property
+    def latest_end(self) -> datetime:
+        """When its time is up, unless a token ends it sooner."""
+        return self.created_at + self.limits.flow_lifetime
 
     @property
     def unsent(self) -> bool:

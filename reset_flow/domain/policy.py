@@ -108,12 +108,12 @@ class Policy:
         retention: How long a flow is kept after its end.
 
         codes_per_user: Wrong codes for one user, over all flows (NIST SP 800-63B-4 has a ceiling of 100 an account). A
-            flow that runs holds its next guess in reserve.
+            flow that runs holds its next guess in reserve. Each counts for a window from the latest end of its flow.
 
         codes_per_origin: Of those, wrong codes in flows that one origin started: nobody can use up all of them alone.
 
         answers_per_user: Wrong answers for one user, over all flows. A flow that asks for one holds its next try in
-            reserve.
+            reserve, and they count as codes do.
 
         starts_per_origin: Flows that one origin may start for one user (OWASP: no flooding of a mailbox).
 

@@ -23,6 +23,7 @@ from reset_flow.domain.errors import (
 from reset_flow.domain.flow_data import BudgetName
 from reset_flow.domain.outcomes import NotActed, Outcome, Unknown
 from reset_flow.engine.background_tasks import Backoff
+from reset_flow.persistence.repository import NO_TIME
 from reset_flow.ports import Use, UseName
 
 if TYPE_CHECKING:
@@ -140,15 +141,18 @@ class IntentExecutor:
             await backoff.pause()
 
     def _uses(self, decision: Decision) -> tuple[list[Use], list[UseName]]:
-        flow = decision.flow
+        flow, now = decision.flow, self._context.now()
+        left = min(max(flow.latest_end - now, NO_TIME), flow.limits.flow_lifetime)  # no more, where the clock is wrong
         added = decision.add if decision.optional is None else (*decision.add, decision.optional)
         add = []
         for use in added:
             for name, key in flow.budget_keys(use):
                 budget = self._context.policy.budget(name)
-                if use.id != decision.write_id and self._context.now() - flow.created_at < budget.window:
+                if use.id != decision.write_id and now - flow.created_at < budget.window:
                     continue  # it was added by an earlier save and has not expired
-                add.append(Use(key=key, id=use.id, limit=budget.limit, window=budget.window))
+                # A guess may be typed until the flow must have ended: its window begins then.
+                window = budget.window + (NO_TIME if use.budget is BudgetName.STARTS_PER_USER else left)
+                add.append(Use(key=key, id=use.id, limit=budget.limit, window=window))
         return add, [UseName(key, use.id) for use in decision.drop for _, key in flow.budget_keys(use)]
 
     def _decide(self, flow: FlowData, event: Event) -> Decision:

@@ -167,10 +167,12 @@ def test_a_start_counts_for_the_user_and_the_origin_and_without_an_origin_for_th
 
 def test_a_code_counts_for_the_user_and_the_origin_and_an_answer_for_the_user() -> None:
     scene = Scene().reaches(State.REQUESTED)
-    _, answer = scene.happens(Intended("answer", ANSWER)).add
+    answer = scene.happens(Intended("answer", ANSWER)).flow.reserve
+    assert answer is not None
     assert scene.flow.budget_keys(answer) == [(ANSWERS, b"u" * 15 + b"a")]
     scene.happens(Concluded(Accepted()))
-    (code,) = scene.happens(Intended("verify", CODE)).add
+    code = scene.happens(Intended("verify", CODE)).flow.reserve
+    assert code is not None
     of_origin = (BudgetName.CODES_PER_ORIGIN, b"o" * 15 + b"d")
     assert scene.flow.budget_keys(code) == [(CODES, b"u" * 15 + b"c"), of_origin]
 
@@ -299,20 +301,37 @@ def test_a_token_that_is_refused_asks_for_another_code_or_ends_an_adopted_flow(
         assert flow.passwords == (2 if in_doubt else 1 if sendings > 1 else 0)
 
 
-def test_a_code_that_is_held_is_counted_when_it_is_typed_and_again_when_it_is_sent() -> None:
+def test_a_code_that_is_held_takes_the_reserve_for_all_its_sendings() -> None:
     scene = Scene().holds(State.QUESTION_ANSWERED)
     reserved = scene.flow.reserve
+    assert reserved is not None
     held = scene.happens(Held(CODE, b"1" * 16))
     assert (triggers(held), held.error, held.right_guess, held.flow.codes) == (["code_held"], None, None, 1)
-    assert (held.flow.token, held.flow.holds_code, held.add) == (CODE, True, (held.flow.reserve,))
-    assert (held.drop, budgets(held.add), held.optional) == ((reserved,), [CODES], None)
+    assert (held.flow.token, held.flow.holds_code, held.flow.reserve) == (CODE, True, reserved)
+    assert (held.drop, held.add, held.optional) == ((), (), None)
     result = rules.recall(scene.flow, b"1" * 16)
     assert result is not None
     assert (result.command, result.code) == ("verify", "")
-    sent = scene.happens(Intended("set_password"))
-    assert (sent.drop, budgets(sent.add)) == (held.add, [CODES])
-    assert scene.happens(Concluded(NotActed())).drop == ()
-    assert scene.flow.reserve == sent.add[0]
+    for outcome in (NotActed(), NO, Unknown(), Unknown()):
+        sent = scene.happens(Intended("set_password"))
+        assert (sent.drop, sent.add) == ((), ())
+        assert scene.happens(Concluded(outcome)).drop == ()
+        assert scene.flow.reserve == reserved
+    wrong = scene.sends("set_password", NO_CODE)
+    assert (wrong.drop, budgets(wrong.flow.uses)) == ((), [STARTS, CODES])
+    assert (wrong.flow.uses[-1], wrong.optional) == (reserved, wrong.flow.reserve)
+
+
+@pytest.mark.parametrize("how", ["typed", "held", "sent"])
+def test_a_code_that_finds_no_reserve_is_counted_before_anything_is_sent(how: str) -> None:
+    scene = Scene().holds(State.QUESTION_ANSWERED)
+    if how == "sent":
+        scene.happens(Held(CODE))
+    scene.flow = scene.happens(Lifted()).without_optional().flow
+    events: dict[str, Event] = {"typed": Intended("verify", CODE), "held": Held(CODE), "sent": Intended("set_password")}
+    counted = scene.happens(events[how])
+    assert (budgets(counted.add), counted.drop, counted.optional) == ([CODES], (), None)
+    assert counted.add == (HeldUse(CODES, counted.write_id),) == (counted.flow.reserve,)
 
 
 @pytest.mark.parametrize(
@@ -659,28 +678,29 @@ def test_a_recorded_error_is_of_its_kind(code: str, error: type[ResetFlowError])
 # --- uses of budgets
 
 
-def test_a_guess_is_held_in_reserve_exchanged_and_spent_or_given_back() -> None:
+def test_a_guess_is_held_in_reserve_taken_and_spent_or_given_back() -> None:
     scene = Scene().reaches(State.REQUESTED)
     sent = scene.sends("answer", Accepted())
     assert (budgets(sent.add), budgets(sent.drop), sent.optional and sent.optional.budget) == ([], [ANSWERS], CODES)
     typed = scene.happens(Intended("verify", CODE))
-    assert (budgets(typed.drop), budgets(typed.add), typed.optional) == ([CODES], [CODES], None)
-    assert typed.drop[0] == sent.optional
+    assert (typed.drop, typed.add, typed.optional, typed.flow.reserve) == ((), (), None, sent.optional)
     wrong = scene.happens(Concluded(NO))
     assert (wrong.right_guess, wrong.drop, wrong.optional and wrong.optional.budget) == (False, (), CODES)
+    assert sent.optional in wrong.flow.uses
     right = scene.sends("verify", Accepted(value=TOKEN))
     assert (right.right_guess, budgets(right.drop), right.optional) == (True, [CODES], None)
     assert Counter(budgets(scene.flow.held)) == {STARTS: 1, CODES: 1}  # the wrong one
 
 
-def test_an_answer_is_held_in_reserve_exchanged_and_spent_or_given_back() -> None:
+def test_an_answer_is_held_in_reserve_taken_and_spent_or_given_back() -> None:
     scene = Scene()
     asked = scene.happens(Asked(Accepted(value=Secret("Pet?"))))
     assert asked.optional == asked.flow.reserve == HeldUse(ANSWERS, asked.write_id)
     typed = scene.happens(Intended("answer", ANSWER))
-    assert (typed.drop, budgets(typed.add), typed.optional) == ((asked.optional,), [STARTS, ANSWERS], None)
+    assert (typed.drop, budgets(typed.add), typed.flow.reserve) == ((), [STARTS], asked.optional)
     wrong = scene.happens(Concluded(NO))
     assert (wrong.drop, wrong.add, wrong.optional and wrong.optional.budget) == ((), (), ANSWERS)
+    assert asked.optional in wrong.flow.uses
     right = scene.sends("answer", Accepted())
     assert (budgets(right.drop), right.optional and right.optional.budget) == ([ANSWERS], CODES)
     assert Counter(budgets(scene.flow.held)) == {STARTS: 1, ANSWERS: 1, CODES: 1}
@@ -698,7 +718,8 @@ def test_a_flow_that_is_asked_for_an_answer_after_all_holds_one_and_a_code_no_mo
     scene.sends("start", Accepted())
     refused = scene.sends("resend", NO)
     assert (budgets(refused.drop), refused.optional and refused.optional.budget) == ([CODES], ANSWERS)
-    assert budgets(scene.happens(Intended("answer", ANSWER)).add) == [STARTS, ANSWERS]
+    typed = scene.happens(Intended("answer", ANSWER))
+    assert (typed.flow.reserve, budgets(typed.add)) == (refused.optional, [STARTS])
 
 
 @pytest.mark.parametrize(
@@ -720,7 +741,9 @@ def test_only_an_answer_that_the_broker_may_judge_is_a_guess(
     scene = Scene(question=question)
     for command, before in first:
         scene.sends(command, before)
-    assert budgets(scene.happens(Intended("answer", given)).add).count(ANSWERS) == guesses
+    scene.happens(Intended("answer", given))
+    if guesses:
+        assert (scene.flow.reserve and scene.flow.reserve.budget) == ANSWERS, "it is counted before it is sent"
     scene.happens(Concluded(outcome))
     wrong = guesses if isinstance(outcome, Rejected | Unknown) else 0
     assert budgets(scene.flow.uses).count(ANSWERS) == wrong
@@ -730,12 +753,22 @@ def test_only_an_answer_that_the_broker_may_judge_is_a_guess(
 
 def test_a_guess_that_never_arrived_becomes_the_reserve_again() -> None:
     scene = Scene().reaches(State.QUESTION_ANSWERED)
+    reserved = scene.flow.reserve
+    assert reserved is not None
+    for _ in range(2):
+        scene.happens(Intended("verify", CODE))
+        decision = scene.happens(Concluded(NotActed()))
+        assert (decision.right_guess, decision.add, decision.drop, decision.optional) == (None, (), (), None)
+        assert decision.flow.reserve == reserved
+
+
+def test_a_guess_that_was_counted_when_it_was_typed_and_never_arrived_becomes_the_reserve() -> None:
+    scene = Scene().reaches(State.QUESTION_ANSWERED)
+    scene.flow = scene.happens(Lifted()).without_optional().flow
     typed = scene.happens(Intended("verify", CODE))
     decision = scene.happens(Concluded(NotActed()))
-    assert (decision.right_guess, decision.add, decision.drop, decision.optional) == (None, (), (), None)
+    assert (decision.drop, decision.optional, decision.flow.uses) == ((), None, ())
     assert (decision.flow.reserve,) == typed.add
-    exchanged = scene.happens(Intended("verify", CODE))
-    assert exchanged.drop == typed.add
 
 
 def test_a_decision_without_its_optional_use_holds_no_reserve() -> None:
@@ -793,7 +826,7 @@ def test_lifting_drops_every_use_and_changes_nothing_else(state: State) -> None:
 def test_a_lifted_flow_goes_on_and_its_uses_are_counted_anew() -> None:
     scene = Scene().reaches(State.REQUESTED)
     scene.happens(Lifted())
-    assert budgets(scene.happens(Intended("answer", ANSWER)).add) == [STARTS, ANSWERS]
+    assert budgets(scene.happens(Intended("answer", ANSWER)).add) == [STARTS]  # it was given another reserve
     scene.happens(Concluded(Accepted()))
     scene.flow = scene.happens(Lifted()).without_optional().flow
     typed = scene.happens(Intended("verify", CODE))
@@ -911,7 +944,12 @@ def steps_of(scene: Scene, chance: random.Random, *, holds: bool) -> None:
     check(scene, flow, decision, before)
 
 
-def check(scene: Scene, before: FlowData, decision: Decision, uses: set[HeldUse]) -> None:
+def sends_code(flow: FlowData) -> bool:
+    assert flow.intent
+    return flow.intent.command == "verify" or (COMMANDS[flow.intent.command].call is Call.UPDATE and flow.holds_code)
+
+
+def check_uses(scene: Scene, before: FlowData, decision: Decision, uses: set[HeldUse]) -> None:
     flow = scene.flow
     added = {*decision.add, *([decision.optional] if decision.optional else [])}
     assert set(decision.drop) <= uses, "only its own uses are dropped"
@@ -919,11 +957,21 @@ def check(scene: Scene, before: FlowData, decision: Decision, uses: set[HeldUse]
     assert not again - {use for use in uses if use.budget is STARTS}, "no id is used for another use"
     assert set(flow.held) == (uses - set(decision.drop)) | added == scene.uses, "it knows its uses by name"
     assert len(set(flow.held)) == len(flow.held)
+    holds = flow.reserve and flow.reserve.budget
+    if flow.intent and sends_code(flow):
+        assert holds is CODES, "no code is sent that is not counted"
+    if before.intent and sends_code(before) and decision.moves and flow.token is None and not decision.right_guess:
+        assert before.reserve in flow.uses, "a code that was judged, or may have been, stays counted"
     if flow.holds_code:
-        assert flow.reserve is None or flow.reserve.budget is CODES, "unless it was lifted"
+        assert holds in (None, CODES), "unless it was lifted"
     elif flow.intent is None:
         asks = {State.QUESTION_ANSWERED: CODES, State.REQUESTED: None if flow.unsent else ANSWERS}.get(flow.state)
-        assert (flow.reserve and flow.reserve.budget) == asks, "it holds what it asks for"
+        assert holds == asks, "it holds what it asks for"
+
+
+def check(scene: Scene, before: FlowData, decision: Decision, uses: set[HeldUse]) -> None:
+    check_uses(scene, before, decision, uses)
+    flow = scene.flow
     assert (flow.intent is None) or (flow.intent.command in COMMANDS)
     stands = before.state
     for move in decision.moves:

@@ -47,7 +47,9 @@ JUDGES_LATE = Capabilities(verifies_code=False)
 NO_CODE = Rejected(reasons=["no such code"], about=Step.CODE)
 WEAK = Rejected(reasons=["too weak"])
 PASSWORD = "violet tractor 5"
-DAY, HOUR = timedelta(hours=24), timedelta(hours=1)
+DAY, HOUR, TICK = timedelta(hours=24), timedelta(hours=1), timedelta(microseconds=1)
+COUNTS = HOUR + DAY
+"""How long the guesses of a flow count from its start: for a day after it must have ended."""
 MANY = Budget(10_000, HOUR)
 LIMIT = 10
 EVERY_STORE = pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres", "redis"])
@@ -84,7 +86,7 @@ async def test_a_whole_reset_sends_the_code_with_the_password_and_never_alone(ho
     assert triggers(flow) == ["question_waived", "code_held", "password_accepted"]
     (update,) = worker.transport.calls_of("update")
     assert update.token == Secret("004158")
-    assert worker.store.used == [("+s",), ("+c",), ("-c", "+c"), ("-c", "+c"), ("-c",)]
+    assert worker.store.used == [("+s",), ("+c",), (), (), ("-c",)]
     assert worker.store.tries == len(worker.store.used)
 
 
@@ -309,7 +311,7 @@ async def test_ten_wrong_codes_reach_the_broker_for_one_user_in_a_day(house: Hou
     first, second = late(house, policy), late(house, policy)
     assert await guesses(first) == LIMIT
     assert await guesses(second, " Robert.Zak") == 0
-    clock.advance(DAY)
+    clock.advance(COUNTS)
     assert await guesses(second) == LIMIT
     reached = [call for worker in (first, second) for call in worker.transport.calls_of("update")]
     assert len(reached) == 2 * LIMIT
@@ -343,31 +345,33 @@ async def test_a_code_that_the_broker_may_have_judged_stays_a_guess(house: House
 
 
 @EVERY_STORE
-async def test_a_guess_counts_from_when_it_is_sent(house: House, clock: FrozenClock) -> None:
+async def test_a_code_counts_for_a_day_after_its_flow_however_late_it_is_sent(house: House, clock: FrozenClock) -> None:
     worker = late(house, Policy(starts_per_user=MANY))
     flows = [await held(worker, f"{number:06d}") for number in range(LIMIT)]
     refused_one = await worker.service.start("robert.zak")
     await refused(worker.service.verify(refused_one.id, "000000"), LimitReached)
-    clock.advance(timedelta(minutes=50))
+    clock.advance(HOUR - TICK)
     worker.transport.script(update=[NO_CODE] * LIMIT)
     for flow in flows:
         await refused(worker.service.set_password(flow.id, PASSWORD), CodeRejected)
-    clock.advance(DAY - timedelta(minutes=1))
+    clock.advance(DAY)
     assert await guesses(worker) == 0
-    clock.advance(timedelta(minutes=1))
+    clock.advance(TICK)
     assert await guesses(worker) == LIMIT
 
 
-async def test_a_guess_that_has_grown_old_unsent_needs_room_again(house: House, clock: FrozenClock) -> None:
-    worker = late(house, Policy(codes_per_user=Budget(1, timedelta(minutes=5))))
+async def test_a_code_that_is_held_unsent_keeps_its_place_as_long_as_its_flow_lives(
+    house: House, clock: FrozenClock
+) -> None:
+    window = timedelta(minutes=5)
+    worker = late(house, Policy(codes_per_user=Budget(1, window)))
     flow = await held(worker)
-    clock.advance(timedelta(minutes=6))
-    other = await held(worker)
-    error = await refused(worker.service.set_password(flow.id, PASSWORD), LimitReached)
-    assert (error.limit, error.retry_after) == ("codes_per_user", timedelta(minutes=5))
-    assert worker.transport.calls_of("update") == []
-    await worker.service.cancel(other.id)
+    clock.advance(HOUR - TICK)
+    other = await worker.service.start("robert.zak")
+    error = await refused(worker.service.verify(other.id, "004158"), LimitReached)
+    assert (error.limit, error.retry_after) == ("codes_per_user", window + TICK)
     assert (await worker.service.set_password(flow.id, PASSWORD)).state is State.PASSWORD_SET
+    assert (await worker.service.verify(other.id, "004158")).state is State.TOKEN_ISSUED
 
 
 class Guessing:
@@ -380,6 +384,8 @@ class Guessing:
         self.flows: list[str] = []
         self.codes = 0
         self.sent: dict[str, list[datetime]] = {}
+        self.started: dict[str, datetime] = {}
+        self.typed_into: dict[str, str] = {}
         self.right: set[str] = set()
         self.refused = Counter[str]()
         self.hires()
@@ -398,9 +404,13 @@ class Guessing:
 
         return play
 
-    async def verify(self) -> None:
+    async def verify(self) -> str:
+        """Type a code that nobody has typed before; return into which flow."""
         self.codes += 1
-        await self.worker.service.verify(self.random.choice(self.flows), f"{self.codes:06d}")
+        code = f"{self.codes:06d}"
+        self.typed_into[code] = flow_id = self.random.choice(self.flows)
+        await self.worker.service.verify(flow_id, code)
+        return flow_id
 
     async def set_password(self, *outcomes: Outcome) -> None:
         self.worker.transport.unscript("update")
@@ -408,12 +418,10 @@ class Guessing:
         await self.worker.service.set_password(self.random.choice(self.flows), PASSWORD)
 
     async def guess(self, outcome: Outcome) -> None:
-        flow = self.random.choice(self.flows)
-        self.codes += 1
-        await self.worker.service.verify(flow, f"{self.codes:06d}")
+        flow_id = await self.verify()
         self.worker.transport.unscript("update")
         self.worker.transport.script(update=[self.played(outcome)])
-        await self.worker.service.set_password(flow, PASSWORD)
+        await self.worker.service.set_password(flow_id, PASSWORD)
 
     async def crash(self) -> None:
         """Let the process die with a password and a code on their way."""
@@ -436,6 +444,7 @@ class Guessing:
     async def start(self) -> None:
         user = self.random.choice(["robert.zak", "Robert.Zak", " ROBERT.ZAK "])
         self.flows.append((await self.worker.service.start(user)).id)
+        self.started[self.flows[-1]] = self.clock()
 
     async def move(self, command: str) -> None:
         await getattr(self.worker.service, command)(self.random.choice(self.flows))
@@ -447,7 +456,7 @@ class Guessing:
         self.clock.advance(timedelta(minutes=self.random.uniform(shortest, longest)))
 
     async def step(self) -> None:
-        acts: list[tuple[int, Callable[[], Awaitable[None]]]] = [
+        acts: list[tuple[int, Callable[[], Awaitable[object]]]] = [
             (6, self.start),
             (8, self.verify),
             (10, lambda: self.guess(NO_CODE)),
@@ -462,6 +471,7 @@ class Guessing:
             (1, self.crash),
             (1, self.sweep),
             (2, lambda: self.pause(0, 15)),
+            (1, lambda: self.pause(20, 58)),
             (1, lambda: self.pause(60, 26 * 60)),
         ]
         (act,) = self.random.choices([act for _, act in acts], [weight for weight, _ in acts])
@@ -494,10 +504,16 @@ async def test_whatever_happens_no_more_than_ten_wrong_codes_are_sent_in_any_day
     clock.advance(timedelta(minutes=61))
     guessing.hires()
     await guessing.worker.service.sweep()
-    recent = {
-        code for code, times in guessing.sent.items() if code not in guessing.right and max(times) > clock() - DAY
-    }
-    assert await guesses(guessing.worker) == LIMIT - len(recent)
+    wrong = [code for code in guessing.sent if code not in guessing.right]
+    ends = [guessing.started[guessing.typed_into[code]] + COUNTS for code in wrong]
+    counted = [end for end in ends if end > clock()]
+    assert await guesses(guessing.worker) == LIMIT - len(counted)
+    # And each counts for a day after its flow must have ended, and no longer.
+    for end, freed in sorted(Counter(counted).items()):
+        clock.advance(end - TICK - clock())
+        assert await guesses(guessing.worker) == 0
+        clock.advance(TICK)
+        assert await guesses(guessing.worker) == freed
 
 
 # Alarm

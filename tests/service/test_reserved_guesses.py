@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres", "redis"])
 
-DAY, HOUR = timedelta(hours=24), timedelta(hours=1)
+DAY, HOUR, TICK = timedelta(hours=24), timedelta(hours=1), timedelta(microseconds=1)
+COUNTS = HOUR + DAY
+"""How long the guesses of a flow count from its start: for a day after it must have ended."""
 LIMIT = Policy().codes_per_user.limit
 TWO = Policy(codes_per_user=Budget(2, DAY))
 MANY_STARTS = Budget(10_000, HOUR)
@@ -71,11 +73,11 @@ async def test_who_uses_up_the_guesses_of_a_user_does_not_stop_a_flow_that_runs(
     assert await use_up(stranger, at) == 1
     later = await at(stranger, State.QUESTION_ANSWERED)
     error = await refused(stranger.service.verify(later.id, "004158"), LimitReached)
-    assert error.retry_after == DAY - timedelta(minutes=10)
-    clock.advance(error.retry_after - timedelta(microseconds=1))
+    assert error.retry_after == COUNTS - timedelta(minutes=10)
+    clock.advance(error.retry_after - TICK)
     later = await at(stranger, State.QUESTION_ANSWERED)
     error = await refused(stranger.service.verify(later.id, "004158"), LimitReached)
-    assert error.retry_after == timedelta(microseconds=1)
+    assert error.retry_after == TICK
     clock.advance(error.retry_after)
     assert (await stranger.service.verify(later.id, "004158")).state is State.TOKEN_ISSUED
 
@@ -89,7 +91,7 @@ async def test_a_running_flow_that_guesses_wrong_has_no_claim_to_another_guess(h
     assert wrong.flow
     assert wrong.flow.attempts_left == 4
     error = await refused(worker.service.verify(flow.id, "004158"), LimitReached)
-    assert error.retry_after == DAY
+    assert error.retry_after == COUNTS
     assert len(worker.transport.calls_of("exchange")) == 1
 
 
@@ -143,7 +145,7 @@ async def test_a_flow_without_a_guess_gets_one_with_the_next_code(house: House, 
     holder = await at(first, State.QUESTION_ANSWERED)
     flow = await at(second, State.QUESTION_ANSWERED)
     error = await refused(second.service.verify(flow.id, "004158"), LimitReached)
-    assert error.retry_after == DAY
+    assert error.retry_after == COUNTS
     await first.service.cancel(holder.id)
     clock.advance(timedelta(minutes=1))
     await second.service.resend(flow.id)
@@ -153,16 +155,47 @@ async def test_a_flow_without_a_guess_gets_one_with_the_next_code(house: House, 
     assert (await first.service.verify(third.id, "004158")).state is State.TOKEN_ISSUED
 
 
-async def test_a_reservation_that_has_grown_too_old_is_none(house: House, at: At, clock: FrozenClock) -> None:
-    worker = house.worker(policy=Policy(codes_per_user=Budget(1, timedelta(minutes=10))))
+async def test_a_reserve_grows_no_older_than_its_flow(house: House, at: At, clock: FrozenClock) -> None:
+    window = timedelta(minutes=10)
+    worker = house.worker(policy=Policy(codes_per_user=Budget(1, window)))
     flow = await at(worker, State.QUESTION_ANSWERED)
-    clock.advance(timedelta(minutes=11))
+    clock.advance(HOUR - TICK)
     other = await at(worker, State.QUESTION_ANSWERED)
-    error = await refused(worker.service.verify(flow.id, "004158"), LimitReached)
-    assert error.retry_after == timedelta(minutes=10)
-    clock.advance(timedelta(minutes=4))
-    assert (await worker.service.verify(other.id, "004158")).state is State.TOKEN_ISSUED
+    error = await refused(worker.service.verify(other.id, "004158"), LimitReached)
+    assert error.retry_after == window + TICK
     assert (await worker.service.verify(flow.id, "004158")).state is State.TOKEN_ISSUED
+    assert (await worker.service.verify(other.id, "004158")).state is State.TOKEN_ISSUED
+
+
+async def test_a_wrong_code_in_the_last_moment_of_a_flow_counts_for_a_whole_window(
+    house: House, at: At, clock: FrozenClock
+) -> None:
+    window = timedelta(minutes=10)
+    worker = house.worker(policy=Policy(codes_per_user=Budget(1, window)))
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    clock.advance(HOUR - TICK)
+    worker.transport.script(exchange=[Rejected()])
+    await refused(worker.service.verify(flow.id, "000000"), CodeRejected)
+    other = await at(worker, State.QUESTION_ANSWERED)
+    clock.advance(window)
+    error = await refused(worker.service.verify(other.id, "004158"), LimitReached)
+    assert error.retry_after == TICK
+    clock.advance(TICK)
+    assert (await worker.service.verify(other.id, "004158")).state is State.TOKEN_ISSUED
+
+
+@pytest.mark.parametrize("wrong", [timedelta(days=-1000), timedelta(minutes=50)])
+async def test_a_worker_with_a_wrong_clock_lets_no_guess_count_for_longer(
+    house: House, at: At, clock: FrozenClock, wrong: timedelta
+) -> None:
+    worker, other = house.worker(policy=TWO), house.worker(policy=TWO, clock=lambda: clock() + wrong)
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    other.transport.script(exchange=[Rejected()] * 2)
+    for _ in range(2):
+        await refused(other.service.verify(flow.id, "000000"), CodeRejected)
+    await refused(worker.service.verify(flow.id, "004158"), LimitReached)
+    clock.advance(COUNTS)
+    assert await use_up(worker, at) == 2
 
 
 async def test_a_guess_that_a_dead_process_took_stays_taken(house: House, at: At) -> None:
@@ -226,7 +259,7 @@ async def test_an_outcome_that_was_written_after_all_is_no_other_workers(
     monkeypatch.setattr(worker.store, "save", slow)
     worker.transport.script(exchange=[Rejected()])
     await refused(worker.service.verify(flow.id, "000000"), CodeRejected)
-    assert [len(add) + len(drop) for _, add, drop in tried] == [2, 1, 1, 0]
+    assert [len(add) + len(drop) for _, add, drop in tried] == [0, 1, 1, 0]
     assert (await worker.service.verify(flow.id, "004158")).state is State.TOKEN_ISSUED
 
 
@@ -240,7 +273,7 @@ async def test_no_command_saves_more_often_than_it_must(house: House, clock: Fro
         for _ in range(2):
             await refused(worker.service.answer(flow.id, "Peterson"), ResetFlowError)
         await worker.service.cancel(flow.id)
-        assert worker.store.used == [("+s", "+o", "+a"), *[("-a", "+a"), ("+a",)] * 2, ("-a",)]
+        assert worker.store.used == [("+s", "+o", "+a"), *[(), ("+a",)] * 2, ("-a",)]
         return
     await worker.service.answer(flow.id, "Peterson")
     clock.advance(timedelta(minutes=1))
@@ -254,11 +287,11 @@ async def test_no_command_saves_more_often_than_it_must(house: House, clock: Fro
     await worker.service.set_password(flow.id, "violet tractor 5")
     assert worker.store.used == [
         ("+s", "+o", "+a"),
-        *[("-a", "+a"), ("-a", "+c", "+d")],  # answer: its intent, its outcome
+        *[(), ("-a", "+c", "+d")],  # answer: its intent, its outcome
         *[(), ()],  # resend
-        *[("-c", "-d", "+c", "+d"), ("+c", "+d")] * 2,
-        *[("-c", "-d", "+c", "+d"), ()],  # not acted
-        *[("-c", "-d", "+c", "+d"), ("-c", "-d")],
+        *[(), ("+c", "+d")] * 2,
+        *[(), ()],  # not acted
+        *[(), ("-c", "-d")],
         *[(), ()],  # set_password
     ]
     assert worker.store.tries == len(worker.store.used)
@@ -277,7 +310,7 @@ async def test_known_and_unknown_users_cost_the_same(house: House, clock: Frozen
             await refused(worker.service.verify(flow.id, "000000"), CodeRejected)
         assert worker.store.tries == len(worker.store.used)
         used.append(worker.store.used)
-    assert used[0] == [("+s",), ("+c",), (), (), *[("-c", "+c"), ("+c",)] * 4, ("-c", "+c"), ()]
+    assert used[0] == [("+s",), ("+c",), (), (), *[(), ("+c",)] * 4, (), ()]
     assert used[1] == used[0]
 
 
@@ -309,8 +342,8 @@ async def test_who_uses_up_the_answers_of_a_user_does_not_stop_a_flow_that_runs(
     assert await use_up_answers(stranger) == 1
     later = await stranger.service.start("robert.zak")
     error = await refused(stranger.service.answer(later.id, "Peterson"), LimitReached)
-    assert (error.limit, error.retry_after) == ("answers_per_user", DAY)
-    clock.advance(DAY)
+    assert (error.limit, error.retry_after) == ("answers_per_user", COUNTS)
+    clock.advance(COUNTS)
     later = await stranger.service.start("robert.zak")
     assert (await stranger.service.answer(later.id, "Peterson")).state is State.QUESTION_ANSWERED
 
@@ -331,10 +364,10 @@ async def test_right_answers_and_answers_that_never_arrived_are_no_guesses_and_d
     assert (await worker.service.answer(doubtful.id, "Peterson")).in_doubt == "answer"
     flow = await worker.service.start("robert.zak")
     error = await refused(worker.service.answer(flow.id, "Peterson"), LimitReached)
-    assert error.retry_after == DAY
+    assert error.retry_after == COUNTS
     assert error.flow
     assert error.flow.attempts_left == 3
-    clock.advance(DAY)
+    clock.advance(COUNTS)
     flow = await worker.service.start("robert.zak")
     assert (await worker.service.answer(flow.id, "Peterson")).state is State.QUESTION_ANSWERED
 
@@ -351,7 +384,7 @@ async def test_a_full_budget_of_answers_shows_nothing_of_who_is_known(house: Hou
                 worker.transport.script(request=[Rejected()])
                 error = await refused(worker.service.answer(flow.id, "Berlin"), ResetFlowError)
                 told.append((type(error), getattr(error, "limit", None), error.retry_after, error.retryable))
-        assert told[-1] == (LimitReached, "answers_per_user", DAY, True)
+        assert told[-1] == (LimitReached, "answers_per_user", COUNTS, True)
         seen.append((told, worker.store.used, worker.store.tries))
         worker.transport.unscript("request")
     assert seen[0] == seen[1]
@@ -375,6 +408,8 @@ class Guessing:
         self.flows: list[str] = []
         self.codes = 0
         self.sent: dict[str, datetime] = {}
+        self.started: dict[str, datetime] = {}
+        self.typed_into: dict[str, str] = {}
         self.right: set[str] = set()
         self.refused = Counter[str]()
         self.hires()
@@ -386,8 +421,7 @@ class Guessing:
         """Verify a code that nobody has typed before; its sendings have these outcomes."""
         if not self.flows:
             return
-        self.codes += 1
-        code = f"{self.codes:06d}"
+        flow_id, code = self.types()
 
         def played(outcome: Outcome) -> Callback:
             async def play(call: ScriptedCall) -> Outcome:
@@ -403,7 +437,14 @@ class Guessing:
 
         self.worker.transport.unscript("exchange")
         self.worker.transport.script(exchange=[played(outcome) for outcome in outcomes])
-        await self.worker.service.verify(self.random.choice(self.flows), code)
+        await self.worker.service.verify(flow_id, code)
+
+    def types(self) -> tuple[str, str]:
+        """Return a flow and a code that nobody has typed before."""
+        self.codes += 1
+        code = f"{self.codes:06d}"
+        self.typed_into[code] = self.random.choice(self.flows)
+        return self.typed_into[code], code
 
     async def crash(self) -> None:
         """Let the process die in the middle of a guess; the next one repeats it."""
@@ -416,11 +457,10 @@ class Guessing:
     async def verify_held(self) -> None:
         if not self.flows:
             return
-        self.codes += 1
-        code = f"{self.codes:06d}"
+        flow_id, code = self.types()
         self.worker.transport.unscript("exchange")
         held = self.worker.transport.hold("exchange", Rejected())
-        task = asyncio.create_task(self.worker.service.verify(self.random.choice(self.flows), code))
+        task = asyncio.create_task(self.worker.service.verify(flow_id, code))
         arrived = asyncio.create_task(held.arrived.wait())
         await asyncio.wait([task, arrived], return_when=asyncio.FIRST_COMPLETED)
         if held.arrived.is_set():
@@ -432,13 +472,17 @@ class Guessing:
     async def start(self, *, wrong_answer: bool = False) -> None:
         user = self.random.choice(["robert.zak", "Robert.Zak", " ROBERT.ZAK "])
         flow = await self.worker.service.start(user)
-        self.flows.append(flow.id)
+        self.has_started(flow.id)
         self.worker.transport.script(request=[Rejected()] if wrong_answer else [])
         await self.worker.service.answer(flow.id, "Peterson")
 
     async def start_without_a_question(self) -> None:
         self.worker.transport.script(challenge=[Accepted(value=Secret(""))])
-        self.flows.append((await self.worker.service.start("robert.zak")).id)
+        self.has_started((await self.worker.service.start("robert.zak")).id)
+
+    def has_started(self, flow_id: str) -> None:
+        self.flows.append(flow_id)
+        self.started[flow_id] = self.clock()
 
     async def move(self, command: str) -> None:
         if self.flows:
@@ -466,6 +510,7 @@ class Guessing:
             (1, self.crash),
             (1, self.sweep),
             (2, lambda: self.pause(0, 15)),
+            (1, lambda: self.pause(20, 58)),
             (1, lambda: self.pause(60, 26 * 60)),
         ]
         (act,) = self.random.choices([act for _, act in acts], [weight for weight, _ in acts])
@@ -478,6 +523,12 @@ class Guessing:
     @property
     def wrong(self) -> list[datetime]:
         return sorted(at for code, at in self.sent.items() if code not in self.right)
+
+    def counted_until(self) -> list[datetime]:
+        """Return until when each wrong code counts that does: a day after its flow must have ended."""
+        wrong = [code for code in self.sent if code not in self.right]
+        ends = [self.started[self.typed_into[code]] + COUNTS for code in wrong]
+        return [end for end in ends if end > self.clock()]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -496,8 +547,14 @@ async def test_whatever_happens_no_more_wrong_codes_than_the_limit_are_sent_in_a
     clock.advance(timedelta(minutes=61))
     guessing.hires()
     await guessing.worker.service.sweep()
-    recent = [at for at in wrong if at > clock() - DAY]
-    assert await use_up(guessing.worker, at) == LIMIT - len(recent)
+    counted = guessing.counted_until()
+    assert await use_up(guessing.worker, at) == LIMIT - len(counted)
     last = await at(guessing.worker, State.QUESTION_ANSWERED)
     error = await refused(guessing.worker.service.verify(last.id, "004158"), LimitReached)
-    assert error.retry_after == (min(recent) + DAY - clock() if recent else DAY)
+    assert error.retry_after == (min(counted) - clock() if counted else COUNTS)
+    # And each counts for a day after its flow must have ended, and no longer.
+    for end, freed in sorted(Counter(counted).items()):
+        clock.advance(end - TICK - clock())
+        assert await use_up(guessing.worker, at) == 0
+        clock.advance(TICK)
+        assert await use_up(guessing.worker, at) == freed
