@@ -145,6 +145,8 @@ class CommandHandler:
             if command != "cancel" and not flow.state.ended:
                 self._recovery.check_broker(flow)
             await self._admit(flow, command, given)
+            flow = await self._recovery.expire(flow)  # guards may have taken long
+            rules.admit(flow, command, self._context.now())
         except (FlowBusy, StaleRecord):
             raise
         except ResetFlowError as error:

@@ -14,6 +14,9 @@ from reset_flow import (
     Accepted,
     Budget,
     CodeRejected,
+    CommandRequest,
+    Failure,
+    FlowEnded,
     LimitReached,
     NotActed,
     Policy,
@@ -182,6 +185,21 @@ async def test_a_wrong_code_in_the_last_moment_of_a_flow_counts_for_a_whole_wind
     assert error.retry_after == TICK
     clock.advance(TICK)
     assert (await worker.service.verify(other.id, "004158")).state is State.TOKEN_ISSUED
+
+
+async def test_a_code_that_a_guard_holds_up_until_its_flow_must_have_ended_is_not_sent(
+    house: House, at: At, clock: FrozenClock
+) -> None:
+    async def ponder(request: CommandRequest) -> None:
+        if request.command == "verify":
+            clock.advance(HOUR)
+
+    worker = house.worker(guards=[ponder])
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    error = await refused(worker.service.verify(flow.id, "000000"), FlowEnded)
+    assert error.flow
+    assert (error.flow.failure, worker.transport.calls) == (Failure.EXPIRED, [])
+    assert await use_up(house.worker(), at) == LIMIT
 
 
 @pytest.mark.parametrize("wrong", [timedelta(days=-1000), timedelta(minutes=50)])
