@@ -269,8 +269,8 @@ class Transport(Protocol):
     async def probe(self, case: Case) -> Outcome:
         """
         Make a harmless request of the same host, for flows whose user the broker refused: such a flow shares its
-        faults, which are `Unknown` and `NotActed`. `Accepted` and `Rejected` say that the host is up. Where there is no
-        such request, each is `NotActed(cause=Cause.PROTOCOL)`, which is a fault only once a probe has succeeded.
+        faults, which are `Unknown` and `NotActed`. `Accepted` and `Rejected` say that the host is up. Not called where
+        `capabilities.probes` is `False`.
         """
 
     async def aclose(self) -> None:

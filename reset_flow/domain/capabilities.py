@@ -101,6 +101,8 @@ class Capabilities:
         code_lifetime, token_lifetime: How long the provider takes them; `None` where it does not say.
 
         answers_alike: Whether it answers the same for logins that it does not know.
+
+        probes: Whether it has a harmless request for `Transport.probe`.
     """
 
     code: CodeFormat = attrs.field(default=SIX_DIGITS, validator=_format)
@@ -109,3 +111,4 @@ class Capabilities:
     code_lifetime: timedelta | None = attrs.field(default=None, validator=_lifetime)
     token_lifetime: timedelta | None = attrs.field(default=None, validator=_lifetime)
     answers_alike: bool = attrs.field(default=False, validator=_switch)
+    probes: bool = attrs.field(default=True, validator=_switch)

@@ -63,7 +63,7 @@ class BrokerClient:
         self._may_log_in = policy.probe_by_login
         self._floor = policy.response_floor.total_seconds()
         self._durations = Durations()
-        self._has_probe = False  # until one succeeds
+        self._probes = transport.capabilities.probes
         self.name: str = plain(transport.name)
         self._names = frozenset([self.name, *map(plain, getattr(transport, "aliases", ()))])
         self.credentials = transport.capabilities.credentials
@@ -149,13 +149,9 @@ class BrokerClient:
         """Return what a broker would say that knew the user, as late as it would; or the fault that it has now."""
         assert flow.intent is not None
         probe, took = await self._probe(flow, began)
-        if isinstance(probe, Unknown):
+        if isinstance(probe, (Unknown, NotActed)):
             return probe
-        probed = not isinstance(probe, NotActed)
-        self._has_probe |= probed
-        if isinstance(probe, NotActed) and (self._has_probe or probe.cause is not Cause.PROTOCOL):
-            return probe
-        as_long = self._durations.like(route.name, took, probed=probed)
+        as_long = self._durations.like(route.name, took, probed=self._probes)
         self._durations.note("probe", took)
         await asyncio.sleep(max(0.0, as_long - took - TIMER))
         ignored = flow.intent.command == "answer" and flow.question == ""  # nobody asked for it
@@ -163,7 +159,9 @@ class BrokerClient:
         return Accepted() if accepts else Rejected(about=Step.CODE)
 
     async def _probe(self, flow: FlowData, began: float) -> tuple[Outcome, float]:
-        """Make a harmless request. Return what came of it, and how long it took."""
+        """Make a harmless request, if there is one. Return what came of it, and how long it took."""
+        if not self._probes:
+            return Accepted(), 0.0
         started = time.monotonic()
         call = partial(self._transport.probe, case_of(flow))
         outcome = await self._bounded("probe", call, began, flow.user, flow.continuation)

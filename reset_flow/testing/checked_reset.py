@@ -210,7 +210,10 @@ class CheckedReset:
         return await self._checked("log_in", self.transport.log_in(self._case(), Secret(password)), password)
 
     async def probe(self) -> Outcome:
-        """Ask whether the host is up."""
+        """Ask whether the host is up, where that can be asked."""
+        if not self.transport.capabilities.probes:
+            self.arrived = 0
+            return Accepted()
         return await self._checked("probe", self.transport.probe(self._case()))
 
     def _case(self, attempt: str = "") -> Case:

@@ -263,7 +263,7 @@ class TransportContract:
                     assert not isinstance(outcome, Rejected), said
                 else:
                     assert isinstance(outcome, NotActed | Unknown), said
-                if call == "probe" and fault not in (*HEARD, Fault.REDIRECT):
+                if call == "probe" and fault not in HEARD:
                     assert not host_is_up(outcome), said
                 if fault in HANGS:
                     reset.renew()
@@ -300,6 +300,4 @@ class TransportContract:
 
 def host_is_up(outcome: Outcome) -> bool:
     """Return what a probe says of the host."""
-    if isinstance(outcome, NotActed):
-        return outcome.cause not in (Cause.UNAVAILABLE, Cause.THROTTLED)
-    return not isinstance(outcome, Unknown)
+    return isinstance(outcome, Accepted | Rejected)

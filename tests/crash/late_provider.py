@@ -36,7 +36,7 @@ class LateTransport:
     """Talks to a `LateProvider`."""
 
     name = "late"
-    capabilities = Capabilities(verifies_code=False)
+    capabilities = Capabilities(verifies_code=False, probes=False)
 
     def __init__(self, url: str, *, deadline: timedelta) -> None:
         self.deadline = deadline
