@@ -154,8 +154,7 @@ class BrokerClient:
         as_long = self._durations.like(route.name, took, probed=self._probes)
         self._durations.note("probe", took)
         await asyncio.sleep(max(0.0, as_long - took - TIMER))
-        ignored = flow.intent.command == "answer" and flow.question == ""  # nobody asked for it
-        accepts = ignored or flow.intent.command in ("start", "resend")
+        accepts = route is Call.REQUEST and not flow.question  # else an answer goes with it, and is wrong
         return Accepted() if accepts else Rejected(about=Step.CODE)
 
     async def _probe(self, flow: FlowData, began: float) -> tuple[Outcome, float]:

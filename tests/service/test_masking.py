@@ -18,9 +18,11 @@ from reset_flow import (
     CodeRejected,
     NotActed,
     OutcomeInDoubt,
+    Policy,
     Rejected,
     ResetFlowError,
     State,
+    Step,
     Unknown,
 )
 from reset_flow.testing import refused
@@ -138,6 +140,25 @@ async def test_a_masked_call_shares_the_faults_of_the_host(
     worker.transport.unscript("probe")
     assert {call.name for call in worker.transport.calls} == {"probe"}
     assert type(await refused(worker.service.verify(flow.id, "000000"), CodeRejected)) is CodeRejected
+
+
+@pytest.mark.parametrize("fault", ["drop_before", "hang_before"])
+async def test_another_code_after_an_answer_in_doubt_is_refused_to_known_and_unknown_users_alike(
+    house: House, etna: MakeEtna, sandbox: Sandbox, clock: FrozenClock, fault: str
+) -> None:
+    """The answer that nobody has judged goes with it, and is wrong."""
+    sandbox.settings.unknown_user_refused = True
+    sandbox.add_user("with.question", question="Which pet?", answer="Rex")
+    worker = house.worker(etna(deadline=timedelta(seconds=0.2)), policy=Policy(decoy_questions=("Which pet?",)))
+    seen = {}
+    for user in ("with.question", UNKNOWN):
+        flow = await worker.service.start(user)
+        sandbox.fault("*", fault, times=1)
+        doubted = await worker.service.answer(flow.id, "Bello")
+        assert doubted.in_doubt is Step.ANSWER
+        seen[user] = [shown(doubted), await tries(worker, flow, clock, "verify", "resend")]
+        assert (await worker.service.get(flow.id)).expects is Step.ANSWER
+    assert seen["with.question"] == seen[UNKNOWN]
 
 
 async def test_a_transport_that_can_not_probe_has_no_faults_to_share(house: House) -> None:
