@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +14,7 @@ from reset_flow.domain.errors import OutcomeInDoubt, ResetFlowError, StoreUnavai
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
+    from contextlib import AbstractContextManager
     from datetime import timedelta
 
 T = TypeVar("T")
@@ -108,10 +110,10 @@ async def _into(outcome: asyncio.Future[T] | None, work: Coroutine[Any, Any, T])
             outcome.set_result(result)
 
 
-async def attempt(call: Callable[[], Awaitable[T]], patience: float) -> tuple[T | None, str]:
+async def attempt(call: Callable[[], Awaitable[T]], deadline: AbstractContextManager[None]) -> tuple[T | None, str]:
     """
     Call what is the embedder's. Return its result, and the class of its error; `""` if there is none. It is cancelled
-    when the seconds are over, or with the caller; if it ignores that, it is left behind.
+    at the deadline, of `Deadlines`, or with the caller; if it ignores that, it is left behind.
     """
 
     async def called() -> tuple[T | None, str]:
@@ -124,7 +126,8 @@ async def attempt(call: Callable[[], Awaitable[T]], patience: float) -> tuple[T 
 
     task = asyncio.get_running_loop().create_task(called())
     try:
-        await asyncio.wait((task,), timeout=patience)  # `asyncio.timeout` would wait on if it ignores that
+        with suppress(TimeoutError), deadline:
+            await asyncio.wait((task,))  # not for the task itself, which may go on after the deadline
     finally:
         task.cancel()
     return task.result() if task.done() else (None, "TimeoutError")

@@ -21,6 +21,7 @@ from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejec
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.state_machine import COMMANDS, Call
 from reset_flow.domain.text import plain
+from reset_flow.engine.background_tasks import attempt
 from reset_flow.engine.scrubbing import scrubbed, with_scrubbed_question
 from reset_flow.ports import Case
 
@@ -108,8 +109,8 @@ class BrokerClient:
 
     async def challenge(self, case: Case) -> Accepted | Rejected | NotActed:
         """Ask for the question, a few times if the broker can't be reached: asking changes nothing there."""
-        for attempt in range(CHALLENGES):
-            if attempt:
+        for earlier in range(CHALLENGES):
+            if earlier:
                 await asyncio.sleep(CHALLENGE_PAUSE * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
             started = time.monotonic()
             outcome = await self._bounded("challenge", partial(self._transport.challenge, case), uptime(), case.user)
@@ -189,16 +190,10 @@ class BrokerClient:
 
     async def _in_time_left(self, call: Callable[[], Awaitable[Outcome]], began: float) -> object:
         left = self._lease - (uptime() - began)
-        try:
-            # A bit more than its deadline, and less than what is left of the lease.
-            with self._deadlines.within(min(self._deadline * GRACE, (self._deadline + left) / 2)):
-                return await call()
-        except asyncio.CancelledError:
-            if (task := asyncio.current_task()) and task.cancelling():
-                raise
-            return Unknown(detail="cancelled by itself")
-        except Exception as error:  # noqa: BLE001 - a transport of somebody else's may raise anything
-            return Unknown(detail=type(error).__name__)
+        # A bit more than its deadline, and less than what is left of the lease.
+        patience = min(self._deadline * GRACE, (self._deadline + left) / 2)
+        outcome, failure = await attempt(call, self._deadlines.within(patience))
+        return Unknown(detail=failure) if failure else outcome
 
     def _in_time(self, began: float) -> bool:
         """Return whether a whole deadline fits into the rest of the lease."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec.structs import replace
 
+from reset_flow.deadlines import Deadlines
 from reset_flow.domain import rules
 from reset_flow.domain.decide import Delivered, Moment, decide
 from reset_flow.domain.errors import StaleRecord, StoreUnavailable
@@ -63,6 +64,7 @@ class Notifications:
         self.listening = bool(self._listeners)
         self._telling: dict[str, asyncio.Task[None]] = {}  # by the flow, of those whose end is being told
         self._pauses: dict[str, _Pause] = {}
+        self._deadlines = Deadlines()
         self._repository = repository
         self._tasks = tasks
         self._tracer = tracer
@@ -169,7 +171,8 @@ class Notifications:
         delivered = False
         for index, transition in enumerate(flow.history[since:], since):
             event = Event(id=f"{flow.id}.{index}", flow=flow, transition=transition, alarm=alarm and index == since)
-            _, failure = await attempt(partial(self._listeners[name], event), PATIENCE.total_seconds())
+            deadline = self._deadlines.within(PATIENCE.total_seconds())
+            _, failure = await attempt(partial(self._listeners[name], event), deadline)
             delivered = not failure
             if failure:
                 logger.warning("listener %s missed event %s: %s", name, event.id, failure)

@@ -8,6 +8,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from reset_flow.deadlines import Deadlines
 from reset_flow.domain.errors import Reason
 from reset_flow.domain.text import printable, repeats
 from reset_flow.engine.background_tasks import attempt
@@ -41,7 +42,7 @@ async def complaints(rules: PasswordRules, password: Secret, user: str) -> tuple
 
 async def _ask(check: PasswordCheck, password: Secret, user: str) -> list[Reason]:
     """Return the complaints of a check, safe to show; none if it fails."""
-    given, failure = await attempt(partial(check, password, user), CHECKS_TIMEOUT)
+    given, failure = await attempt(partial(check, password, user), Deadlines().within(CHECKS_TIMEOUT))
     if isinstance(given, (tuple, list)):
         return [_safe(complaint, password, user) for complaint in given[:MAX_COMPLAINTS]]
     name = getattr(check, "__name__", None) or type(check).__name__

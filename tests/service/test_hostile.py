@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,17 +34,20 @@ from reset_flow import (
     ResetFlowError,
     Secret,
     State,
+    Step,
     StoreUnavailable,
     Transition,
     UnknownUser,
 )
 from reset_flow.domain import errors
 from reset_flow.testing import LeakScanner, refused, shown_by_error
+from reset_flow.testing.transport import ScriptedTransport
 
 if TYPE_CHECKING:
     from reset_flow.domain.outcomes import Outcome
     from reset_flow.ports import Record
     from reset_flow.sandbox import Sandbox
+    from reset_flow.testing.transport import ScriptedCall
     from tests.service.conftest import At, House, MakeEtna
 
 LOGIN = "robert.zak@example.org"
@@ -137,6 +141,41 @@ async def test_an_outcome_that_can_not_be_kept_is_unknown(house: House, at: At, 
     worker.transport.script(exchange=[outcome, outcome])
     error = await refused(worker.service.verify(flow.id, "004158"), OutcomeInDoubt)
     assert shows(error, "in plain") == []
+
+
+class Grave(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("raised", [Grave(), GeneratorExit(), asyncio.CancelledError()], ids=repr)
+async def test_a_transport_may_raise_what_no_exception_is(house: House, at: At, raised: BaseException) -> None:
+    worker = house.worker()
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    worker.transport.script(exchange=[raised, raised])
+    error = await refused(worker.service.verify(flow.id, "004158"), OutcomeInDoubt)
+    assert error.flow == await worker.service.get(flow.id)
+    assert (await worker.service.verify(flow.id, "004158")).state is State.TOKEN_ISSUED
+
+
+async def test_a_transport_that_will_not_be_cancelled_holds_up_nobody(house: House, at: At) -> None:
+    goes_on, ended = asyncio.Event(), asyncio.Event()
+
+    async def stubborn(_: ScriptedCall) -> Outcome:
+        while not goes_on.is_set():
+            with suppress(asyncio.CancelledError):
+                await goes_on.wait()
+        ended.set()
+        return Accepted(value=Secret("too late"))
+
+    worker = house.worker(ScriptedTransport(deadline=timedelta(milliseconds=20)))
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    worker.transport.script(exchange=[stubborn, stubborn])
+    error = await refused(worker.service.verify(flow.id, "004158"), OutcomeInDoubt)
+    assert error.flow
+    assert error.flow.expects is Step.CODE
+    goes_on.set()
+    await ended.wait()
+    assert (await worker.service.get(flow.id)).version == error.flow.version
 
 
 async def test_no_frame_shows_who_wanted_a_reset(house: House) -> None:
