@@ -33,7 +33,7 @@ class NullTracer:
 
 
 class ErrorGuard:
-    """A context that suppresses every `Exception` of a tracer, and logs the name of each class once."""
+    """A context that suppresses the errors of a tracer, whatever they derive from, and logs each class once."""
 
     def __init__(self) -> None:
         self._logged: set[str] = set()
@@ -42,7 +42,7 @@ class ErrorGuard:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
-        if kind is None or not isinstance(error, Exception):
+        if kind is None or isinstance(error, (KeyboardInterrupt, SystemExit)):
             return False
         if kind.__name__ not in self._logged:
             self._logged.add(kind.__name__)

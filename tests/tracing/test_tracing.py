@@ -9,6 +9,7 @@ import logging
 import subprocess
 import sys
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import attrs
@@ -341,6 +342,19 @@ def test_a_tracer_that_fails_breaks_nothing(
         "a tracer failed, and is not heard: RuntimeError"
     ] * 2, "once for each tracer"
     assert "robert.zak" not in caplog.text
+
+
+def test_a_tracer_that_raises_what_no_exception_is_breaks_nothing() -> None:
+    class Grave(BaseException):
+        pass
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise Grave
+
+    tracer = CarefulTracer(cast("Tracer", SimpleNamespace(span=fail, count=fail)))
+    assert used(tracer) == 42
+    with pytest.raises(KeyboardInterrupt), tracer.span("call"):
+        raise KeyboardInterrupt
 
 
 def test_a_span_can_not_swallow_what_passes_through() -> None:
