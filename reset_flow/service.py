@@ -86,6 +86,11 @@ def _check_transport(transport: Any) -> None:
         raise ConfigurationError("the transport's capabilities must be Capabilities()")
 
 
+def _check_callables(what: str, given: Iterable[object]) -> None:
+    if not all(each is None or callable(each) for each in given):
+        raise ConfigurationError(f"each of {what} must be callable, like an async function of one argument")
+
+
 def _check(policy: Policy, transport: Transport, store: Store, keyring: Keyring) -> None:
     for what, length in (("transport's deadline", transport.deadline), ("response floor", policy.response_floor)):
         if length >= policy.lease:
@@ -127,6 +132,8 @@ class ResetService:
         _check_transport(transport)
         policy = _fitted(policy or Policy(), transport.capabilities)
         _check(policy, transport, store, keyring)
+        _check_callables("listeners", (listeners or {}).values())
+        _check_callables("guards", guards := tuple(guards))
         self._realm = validation.name(realm, "realm")
         self._transport = transport
         self._code = transport.capabilities.code
@@ -145,7 +152,7 @@ class ResetService:
             realm=self._realm,
             name_worker=name_worker,
             now=self._now,
-            guards=tuple(guards),
+            guards=guards,
             keyring=keyring,
             repository=self._repository,
             broker=BrokerClient(transport, policy, safe),

@@ -32,6 +32,7 @@ from reset_flow import (
     RecordUnreadable,
     Rejected,
     ResetFlowError,
+    ResetService,
     Secret,
     State,
     Step,
@@ -287,6 +288,13 @@ async def test_odd_arguments_are_refused_by_name(house: House) -> None:
     for odd in (5, []):
         await refused(service.start("robert.zak", credential=odd), InvalidInput)
     await refused(service.start("robert.zak", tags=5), InvalidInput)  # type: ignore[arg-type] # what it is about
+
+
+@pytest.mark.parametrize("odd", [{"listeners": {"crm": "crm"}}, {"guards": ["captcha"]}], ids=str)
+def test_what_can_not_be_called_is_refused_before_there_is_a_flow(house: House, odd: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="must be callable"):
+        house.worker(**odd)
+    assert isinstance(house.worker(listeners={"crm": None}).service, ResetService)
 
 
 def test_ends_are_kept_until_they_are_told() -> None:
