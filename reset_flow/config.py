@@ -82,7 +82,7 @@ def open_store(url: str | Secret) -> Store:
     Raises:
         ConfigurationError: No store has such an address.
     """
-    url = Secret(url)
+    url = validation.address(url, "the address of the store")
     scheme = _scheme(url)
     if scheme in ("memory", "sqlite"):
         read_options(url, f"the address of {STORES[scheme]}", {})
@@ -121,7 +121,7 @@ def open_transport(url: str | Secret, secret: str | Secret | None = None, **opti
     Raises:
         ConfigurationError: No transport has such an address, or such options.
     """
-    url, secret = Secret(url), validation.hidden(secret)
+    url, secret = validation.address(url, "the address of the provider"), validation.hidden(secret)
     name, address = _provider(url)
     factory, known = OWN[name] if name in OWN else (_registered(name), None)
     given = read_options(address, "the address of the provider", known)

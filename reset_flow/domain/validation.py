@@ -23,6 +23,7 @@ CODE_LENGTH = 64
 """Characters of a code as typed, with all its spaces and dashes."""
 SEPARATORS = "\N{MINUS SIGN}\N{COMBINING GRAPHEME JOINER}\N{VARIATION SELECTOR-15}\N{VARIATION SELECTOR-16}"
 """Dashes and invisible characters that Unicode does not class as such; pages and e-mails have them."""
+ADDRESS_LENGTH = 10_000
 ANSWER_LENGTH = 1_000
 BROKER_LENGTH = 1_000
 NAME_LENGTH = 320
@@ -104,6 +105,14 @@ def details(**given: Secret | None) -> dict[str, Secret]:
         if flaw := _flaw(each, TOKEN_LENGTH, empty=True):
             raise InvalidInput(f"{name}: {flaw}")
     return known
+
+
+def address(given: Any, what: str) -> Secret:
+    """Return an address, hidden. Raises ConfigurationError if it is no text, as a variable that is not set."""
+    given = Secret(given)
+    if misfit := _misfit(given, ADDRESS_LENGTH):
+        raise ConfigurationError(f"{what}: {misfit}")
+    return Secret(given)
 
 
 def broker(text: Any, what: str) -> str:

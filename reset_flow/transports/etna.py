@@ -102,7 +102,7 @@ class EtnaTransport:
     ) -> None:
         base_url, app_key, proxy = Secret(base_url), Secret(app_key), validation.hidden(proxy)
         base = endpoint(base_url)
-        if not fits_header(app_key.reveal()):
+        if not (app_key.encodable and fits_header(app_key.reveal())):
             raise ConfigurationError("app_key is empty or has characters that no header can carry")
         if revision not in ("identifiers", "password"):
             raise ConfigurationError("revision must be 'identifiers' or 'password'")

@@ -27,6 +27,7 @@ from msgspec import Struct
 from yarl import URL
 
 from reset_flow.deadlines import Deadlines
+from reset_flow.domain import validation
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.outcomes import Cause, NotActed, Unknown
 from reset_flow.domain.secret import Secret, Shown
@@ -349,7 +350,7 @@ def endpoint(given: str | Secret, name: str = "base_url") -> URL:
     Raises:
         ConfigurationError: The URL is invalid. No message repeats it, because it may hold a password.
     """
-    given = Secret(given)  # keeps the text out of this frame
+    given = validation.address(given, name)  # keeps the text out of this frame
     if not all(char.isprintable() and not char.isspace() for char in given.reveal()):
         raise ConfigurationError(f"{name} has characters that no URL has")
     try:

@@ -24,7 +24,7 @@ from reset_flow.testing import make_record, refused
 from tests.switch import Switch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 
@@ -217,6 +217,14 @@ def test_the_path_of_a_redis_url_is_a_number() -> None:
 )
 def test_options_of_addresses_that_take_none_are_named(address: str) -> None:
     assert "mode" in refusal(address)
+
+
+@pytest.mark.parametrize("made", [open_store, PostgresStore, RedisStore])
+@pytest.mark.parametrize("address", [None, b"postgresql://zak:hunter2@localhost/flows", 5432])
+def test_an_address_that_is_no_text_is_refused(made: Callable[[Any], object], address: Any) -> None:
+    with pytest.raises(ConfigurationError, match="must be text") as caught:
+        made(address)
+    assert "hunter2" not in str(caught.value)
 
 
 async def test_a_question_mark_in_a_path_is_percent_encoded(tmp_path: Path) -> None:

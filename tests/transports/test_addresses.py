@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -211,6 +212,22 @@ def test_an_address_or_an_option_that_nobody_has_is_refused_by_its_name(
 def test_a_site_with_allauth_has_no_other_options(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         open_transport("allauth+https://host/_allauth", **options)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [open_transport, partial(EtnaTransport, app_key="key"), AllauthTransport, partial(CognitoTransport, client_id="c")],
+)
+@pytest.mark.parametrize("address", [None, b"https://broker.test", 443])
+def test_an_address_that_is_no_text_is_refused(made: Callable[[Any], object], address: Any) -> None:
+    with pytest.raises(ConfigurationError, match="must be text"):
+        made(address)
+
+
+@pytest.mark.parametrize("secret", [b"key", 5])
+def test_an_app_key_that_is_no_text_is_refused(secret: Any) -> None:
+    with pytest.raises(ConfigurationError, match="app_key"):
+        open_transport("https://broker.test", secret)
 
 
 def test_an_app_key_is_needed_at_etna() -> None:

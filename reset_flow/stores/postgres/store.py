@@ -12,8 +12,8 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from reset_flow.domain import validation
 from reset_flow.domain.errors import ConfigurationError, FlowNotFound, InvalidInput, StaleRecord
-from reset_flow.domain.secret import Secret
 from reset_flow.ports import Store
 from reset_flow.stores.postgres.address import read_address
 from reset_flow.stores.postgres.connections import Pool
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from datetime import datetime
 
+    from reset_flow.domain.secret import Secret
     from reset_flow.ports import Query, Record, Use, UseName
 
 PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,39}")
@@ -71,7 +72,7 @@ class PostgresStore(Store):
         statement_timeout: timedelta = timedelta(seconds=10),
         clock: Callable[[], datetime] | None = None,
     ) -> None:
-        dsn = Secret(dsn)  # in the place of the text, which a logged frame would show
+        dsn = validation.address(dsn, "the dsn of a PostgresStore")  # a logged frame would show the text
         address = read_address(dsn)
         if not PREFIX.fullmatch(prefix):
             raise ConfigurationError("a prefix has at most 40 of a-z, 0-9 and _, and does not begin with a digit")

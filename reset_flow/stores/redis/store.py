@@ -13,8 +13,8 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from reset_flow.domain import validation
 from reset_flow.domain.errors import ConfigurationError, FlowNotFound, RecordUnreadable, StaleRecord
-from reset_flow.domain.secret import Secret
 from reset_flow.ports import Store
 from reset_flow.stores.redis.records import decode_record, encode_save, to_bytes
 from reset_flow.stores.redis.server import Server
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
     from datetime import datetime
 
+    from reset_flow.domain.secret import Secret
     from reset_flow.ports import Query, Record, Use, UseName
     from reset_flow.stores.redis.server import Durability
     from reset_flow.stores.redis.session import Call
@@ -80,7 +81,7 @@ class RedisStore(Store):
         connect_timeout: timedelta = timedelta(seconds=5),
         reply_timeout: timedelta = timedelta(seconds=5),
     ) -> None:
-        url = Secret(url)
+        url = validation.address(url, "the url of a Redis store")
         if not prefix or "{" in prefix or "}" in prefix:
             raise ConfigurationError("the prefix of a Redis store must be a text without braces")
         self._tag = b"{%b}:" % to_bytes(prefix)
