@@ -19,9 +19,17 @@ SECONDS = r"(?!0*\.?0*$)[0-9]{1,9}(\.[0-9]{0,9})?"
 FLAG = r"(?i:true|false|yes|no|1|0|t|f|y|n)"
 
 SHOWABLE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,40}")
-UNQUOTED = re.compile(r"[^:/?#]+://([^/?#]*[/?].*@|.*#)", re.DOTALL)
+UNQUOTED = re.compile(r"[^:/?#]+://([^/?#]*[/?].*@|[^/?#]*@[^/?#]*@|.*#)", re.DOTALL)
 """A part of a password would be taken for a host, a path or an option."""
 
+PARTS = re.compile(
+    r"[^:/?#]+://((?P<user>[^:/?#@]+)?(:(?P<password>[^/?#@]+))?@)?(?P<host>[^/?#@]+)?(/(?P<database>[^/?#]+))?"
+)
+OPTIONS_OF_PARTS = {
+    "user": ("user", "username"), "password": ("password",), "host": ("host", "port"),
+    "database": ("database", "dbname"),
+}  # fmt: skip
+"""Options that say the same as a part of the address; which of the two counts differs by driver."""
 
 LOCAL = ("sqlite:", "unix:")
 """Addresses that are paths, which may hold anything but a question mark."""
@@ -32,11 +40,13 @@ def read_options(url: Secret, what: str, known: Mapping[str, str] | None) -> dic
     Return the options in the query of a URL, checked by the patterns of their values; `None` takes all names.
 
     Raises:
-        ConfigurationError: An option is unknown, has a value that can't be, or is given twice.
+        ConfigurationError: An option is unknown, has a value that can't be, or is given twice, be it once as a part of
+            the address.
     """
     if UNQUOTED.match(url.reveal()) and not url.reveal().startswith(LOCAL):
         raise ConfigurationError(f"percent-encode / ? # and @ in the password, and # and @ in the options, of {what}")
     options: dict[str, Secret] = {}
+    said = _said(url) if known else frozenset()
     for name, value in _parse(url):
         shown = name if SHOWABLE.fullmatch(name) else "one that has no name"
         pattern = TEXT if known is None else known.get(name)
@@ -46,8 +56,18 @@ def read_options(url: Secret, what: str, known: Mapping[str, str] | None) -> dic
             raise ConfigurationError(f"the option {name} of {what} has a value that can't be honoured")
         if name in options:
             raise ConfigurationError(f"the option {name} of {what} is given twice")
+        if name in said:
+            raise ConfigurationError(
+                f"{what} says in front of the ? what its option {name} says: leave one of them out"
+            )
         options[name] = value
     return options
+
+
+def _said(url: Secret) -> frozenset[str]:
+    """Return the options that would say what a part of the address says."""
+    found = None if url.reveal().startswith(LOCAL) else PARTS.match(url.reveal())
+    return frozenset([name for part, names in OPTIONS_OF_PARTS.items() if found and found[part] for name in names])
 
 
 def with_options(url: Secret, options: Mapping[str, Secret]) -> Secret:

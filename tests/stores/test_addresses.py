@@ -72,7 +72,7 @@ async def test_postgresql_takes_the_options_of_hosted_databases(postgres_url: st
 def test_postgresql_refuses_an_option_by_its_name(option: str) -> None:
     name = option.partition("=")[0]
     for other in ("", "&sslmode=require", "&user=hunter2&password=hunter2"):
-        assert name in refusal(f"postgresql://user:hunter2@localhost/flows?{option}{other}")
+        assert name in refusal(f"postgresql://localhost/flows?{option}{other}")
 
 
 async def test_postgresql_honours_what_it_is_told(postgres_url: str, tmp_path: Path) -> None:
@@ -219,12 +219,49 @@ def test_options_of_addresses_that_take_none_are_named(address: str) -> None:
     assert "mode" in refusal(address)
 
 
+@pytest.mark.parametrize(
+    ("address", "option"),
+    [
+        ("postgresql://localhost/flows?dbname=others", "dbname"),
+        ("postgresql://localhost/flows?database=others", "database"),
+        ("postgresql:///?dbname=flows&database=others", "database"),
+        ("postgresql://localhost/flows?host=elsewhere", "host"),
+        ("postgresql://localhost/flows?port=6432", "port"),
+        ("postgresql://zak@localhost/flows?user=robert", "user"),
+        ("postgresql://zak:1@localhost/flows?password=hunter2", "password"),
+        ("redis://zak:1@localhost?username=robert", "username"),
+        ("redis://:1@localhost?password=hunter2", "password"),
+    ],
+)
+def test_an_option_is_refused_that_says_anew_what_the_address_says(address: str, option: str) -> None:
+    assert option in refusal(address)
+
+
+def test_what_the_address_leaves_out_may_be_an_option() -> None:
+    PostgresStore("postgresql:///?host=localhost&port=6432&dbname=flows&user=zak&password=hunter2")
+    RedisStore("redis://localhost/0?db=2&username=zak&password=hunter2")
+    RedisStore("unix:///run/redis.sock?db=2&password=hunter2")
+
+
+@pytest.mark.parametrize("address", ["postgresql://zak:hunter@2@localhost/flows", "redis://zak:hunter@2@localhost"])
+def test_a_password_with_a_sign_that_parts_an_address_is_to_be_encoded(address: str) -> None:
+    assert "percent-encode" in refusal(address)
+
+
 @pytest.mark.parametrize("made", [open_store, PostgresStore, RedisStore])
 @pytest.mark.parametrize("address", [None, b"postgresql://zak:hunter2@localhost/flows", 5432])
 def test_an_address_that_is_no_text_is_refused(made: Callable[[Any], object], address: Any) -> None:
     with pytest.raises(ConfigurationError, match="must be text") as caught:
         made(address)
     assert "hunter2" not in str(caught.value)
+
+
+async def test_a_question_mark_without_an_option_is_no_part_of_a_path(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/flows.db?")
+    await store.save(make_record())
+    await store.aclose()
+    assert (tmp_path / "flows.db").exists()
+    assert not (tmp_path / "flows.db?").exists()
 
 
 async def test_a_question_mark_in_a_path_is_percent_encoded(tmp_path: Path) -> None:

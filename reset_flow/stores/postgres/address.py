@@ -78,6 +78,8 @@ def read_address(dsn: Secret) -> Address:
     if not dsn.reveal().startswith(("postgresql://", "postgres://")):
         raise ConfigurationError(f"{WHAT} begins with postgresql://")
     options = read_options(dsn, WHAT, HONOURED | IGNORED)
+    if {"dbname", "database"} <= options.keys():
+        raise ConfigurationError(f"the options dbname and database of {WHAT} say the same: leave one of them out")
     given = {name: value.reveal() for name, value in options.items() if name in (*OURS, *IGNORED, "sslmode")}
     mode = given.get("sslmode")
     # libpq's name for the authorities of the system; it takes no weaker mode with it.
