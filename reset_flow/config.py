@@ -71,7 +71,7 @@ CODES = {"letters": CodeFormat.letters(), "digits": CodeFormat.digits(), "link":
 
 def sqlite_path(address: str) -> str:
     """Return the path in the address of a SQLite store."""
-    return unquote(address.removeprefix(SQLITE))
+    return unquote(address.partition("?")[0].removeprefix(SQLITE))
 
 
 def open_store(url: str | Secret) -> Store:
