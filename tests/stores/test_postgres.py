@@ -86,6 +86,11 @@ async def until(condition: Callable[[], Awaitable[object]]) -> None:
             await asyncio.sleep(0.005)
 
 
+async def fails(call: Awaitable[object], words: str) -> bool:
+    """Whether a call is refused in these words."""
+    return words in str(await refused(call, StoreUnavailable))
+
+
 class Proxy:
     """A TCP proxy that loses what a test wants it to."""
 
@@ -455,6 +460,33 @@ async def test_a_restarted_server_is_found_again(store: PostgresStore, postgres_
         assert isinstance((await refused(call, StoreUnavailable)).__cause__, Exception)
     await refused(store.purge("default", datetime.now(UTC), 1), StoreUnavailable)
     await asyncio.to_thread(postgres_server.start)
+    assert await store.load(record.id) == record
+    await store.save(next_version(record))
+
+
+async def test_tables_that_are_gone_say_what_to_do_and_are_used_when_they_are_back(
+    store: PostgresStore, other: PostgresStore, database: asyncpg.Connection
+) -> None:
+    record = make_record()
+    await store.save(record)
+    await database.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    for call in (store.load(record.id), store.save(next_version(record))):
+        assert "restore a backup" in str(await refused(call, StoreUnavailable))
+    await other.save(record)
+    assert await store.load(record.id) == record
+    await store.save(next_version(record))
+
+
+async def test_a_session_that_looks_for_the_tables_elsewhere_is_not_used_again(
+    store: PostgresStore, database: asyncpg.Connection
+) -> None:
+    record = make_record()
+    await store.save(record)
+    name = await database.fetchval("SELECT current_database()")
+    await database.execute(f"ALTER DATABASE {name} SET search_path = elsewhere")
+    await database.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+    await until(lambda: fails(store.load(record.id), "search path"))
+    await database.execute(f"ALTER DATABASE {name} RESET search_path")
     assert await store.load(record.id) == record
     await store.save(next_version(record))
 

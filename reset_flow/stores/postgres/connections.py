@@ -30,6 +30,11 @@ CACHED_STATEMENTS = 100
 
 UNCONFIRMED = "the database can't be used: no synchronous standby has confirmed the commit"
 
+TABLES_GONE = (
+    "the tables are gone, or the search path leads elsewhere: put the database back, restore a backup, or start the "
+    "service anew to begin with none"
+)
+
 
 @attrs.define(eq=False)
 class _Entry:
@@ -144,9 +149,7 @@ class Pool:
             try:
                 yield entry.connection
             except BaseException as error:
-                if not isinstance(error, asyncpg.PostgresError) or isinstance(
-                    error, asyncpg.ReadOnlySQLTransactionError
-                ):
+                if not isinstance(error, asyncpg.PostgresError) or isinstance(error, _misled()):
                     entry.terminate()
                 raise
             finally:
@@ -260,6 +263,12 @@ def driver_errors() -> tuple[type[Exception], ...]:
     return (OSError, asyncpg.PostgresError, asyncpg.InternalClientError, asyncpg.InterfaceError)
 
 
+def _misled() -> tuple[type[Exception], ...]:
+    """Return what a server says that is not, or no more, the one with our tables, or takes no writes."""
+    asyncpg = driver()
+    return (asyncpg.ReadOnlySQLTransactionError, asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError)
+
+
 def is_per_row_error(error: Exception) -> bool:
     """Return True if one row of many may have caused the error, unlike lost connections, timeouts and shutdowns."""
     return (getattr(error.__cause__, "sqlstate", None) or "08")[:2] not in ("08", "25", "55", "57", "58")
@@ -269,4 +278,6 @@ def _unavailable(error: Exception) -> StoreUnavailable:
     """Return an error in the server's words, never in the driver's, which may show the dsn."""
     sqlstate = getattr(error, "sqlstate", None)
     words = error.args[0] if sqlstate and error.args else getattr(error, "strerror", None)
+    if sqlstate in ("42P01", "42883"):  # an unknown table or function
+        words = TABLES_GONE
     return StoreUnavailable(f"the database can't be used: {printable(words or type(error).__name__)}")
