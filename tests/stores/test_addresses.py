@@ -116,6 +116,30 @@ async def test_a_setting_that_the_server_does_not_know_is_told(postgres_url: str
         await store.aclose()
 
 
+async def test_a_server_without_tls_is_told_as_such(postgres_url: str) -> None:
+    store = PostgresStore(f"{postgres_url}?sslmode=require")
+    assert "takes no TLS" in str(await refused(store.load("any"), StoreUnavailable))
+    await store.aclose()
+
+
+async def test_who_has_no_certificate_to_verify_a_server_by_is_told_what_to_add(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PGSSLROOTCERT", raising=False)
+    store = PostgresStore(f"{postgres_url}?sslmode=verify-full")
+    assert "sslrootcert" in str(await refused(store.load("any"), ConfigurationError))
+    await store.aclose()
+
+
+@pytest.mark.parametrize(
+    "rest", ["@localhost:99999/flows", "@[::1]:1,other:65536", "@/flows?host=localhost&port=99999"]
+)
+def test_a_port_that_can_not_be_is_refused(rest: str) -> None:
+    PostgresStore("postgresql://zak:hunter2@localhost:65535,[::1]:1,[::1]/flows")
+    assert "65535" in refusal(f"postgresql://zak:hunter2{rest}")
+
+
 async def test_a_certificate_that_is_not_trusted_is_told_as_such(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(self_signed(tmp_path))

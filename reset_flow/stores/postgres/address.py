@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import attrs
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from reset_flow.domain.secret import Secret
 
 WHAT = "the dsn of a PostgresStore"
+
+HOSTS = re.compile(r"[^:]+://([^/?@]*@)?(?P<hosts>[^/?]*)")
+LARGEST_PORT = 65535
+"""The system takes a larger number for another one."""
 
 HONOURED = {
     **dict.fromkeys(("host", "user", "password", "dbname", "database", "passfile", "service"), TEXT),
@@ -78,6 +83,7 @@ def read_address(dsn: Secret) -> Address:
     if not dsn.reveal().startswith(("postgresql://", "postgres://")):
         raise ConfigurationError(f"{WHAT} begins with postgresql://")
     options = read_options(dsn, WHAT, HONOURED | IGNORED)
+    _check_ports(dsn, options.get("port"))
     if {"dbname", "database"} <= options.keys():
         raise ConfigurationError(f"the options dbname and database of {WHAT} say the same: leave one of them out")
     given = {name: value.reveal() for name, value in options.items() if name in (*OURS, *IGNORED, "sslmode")}
@@ -99,3 +105,10 @@ def read_address(dsn: Secret) -> Address:
         given.get("pgbouncer", "false").lower() in ("true", "yes", "1", "t", "y"),
         system_roots,
     )
+
+
+def _check_ports(dsn: Secret, option: Secret | None) -> None:
+    found = HOSTS.match(dsn.reveal())
+    ports = re.findall(r":([0-9]+)(?:,|$)", found["hosts"]) if found else []
+    if any(int(port) > LARGEST_PORT for port in ports + (option.reveal().split(",") if option else [])):
+        raise ConfigurationError(f"a port of {WHAT} is above {LARGEST_PORT}")

@@ -30,6 +30,11 @@ CACHED_STATEMENTS = 100
 
 UNCONFIRMED = "the database can't be used: no synchronous standby has confirmed the commit"
 
+ROOTLESS = (
+    "no certificate is there by which to verify the database: add sslrootcert to the dsn (its file, or system for what "
+    "the system trusts)"
+)
+NO_TLS = "the server takes no TLS, which the dsn asks for: set TLS up there, or take sslmode out of the dsn"
 TABLES_GONE = (
     "the tables are gone, or the search path leads elsewhere: put the database back, restore a backup, or start the "
     "service anew to begin with none"
@@ -191,6 +196,8 @@ class Pool:
                 raise asyncio.CancelledError(*error.args) from None
             if isinstance(error, OSError):  # a certificate that is not trusted
                 raise
+            if "root certificate" in str(error):
+                raise ConfigurationError(ROOTLESS) from None
             raise ConfigurationError("the dsn, or an environment variable of libpq's, can't be read") from None
 
     async def _acquire(self) -> _Entry:
@@ -280,4 +287,6 @@ def _unavailable(error: Exception) -> StoreUnavailable:
     words = error.args[0] if sqlstate and error.args else getattr(error, "strerror", None)
     if sqlstate in ("42P01", "42883"):  # an unknown table or function
         words = TABLES_GONE
+    elif "rejected SSL" in str(error):
+        words = NO_TLS
     return StoreUnavailable(f"the database can't be used: {printable(words or type(error).__name__)}")
