@@ -28,6 +28,10 @@ LOOKS = 3
 """How often a file is opened or read again that somebody changes or replaces at that moment."""
 LONGEST_WAY = 400
 """Folders and links on the way to a file; links may go in circles."""
+NO_FILE = (
+    "it is a folder or a device, and no file: put the file in its place (where one to be mounted is missing, container "
+    "platforms make a folder)"
+)
 GAP = b"\0"
 ACL = "system.posix_acl_access"
 
@@ -55,10 +59,16 @@ def opened(path: Path, *, shared: bool = False, to_write: bool = False) -> Itera
     """
     handle = _open(path, os.O_RDWR if to_write else os.O_RDONLY)
     try:
+        if not _is_file(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, NO_FILE)
         _check(path, handle, shared=shared)
         yield handle
     finally:
         os.close(handle)
+
+
+def _is_file(mode: int) -> bool:
+    return stat.S_ISREG(mode) or stat.S_ISFIFO(mode)  # a shell gives a pipe: <(pass show key)
 
 
 def _open(path: Path, flags: int) -> int:

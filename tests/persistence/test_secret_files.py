@@ -366,6 +366,22 @@ def test_other_secrets_in_files_are_held_to_the_same(
     assert setting("APP_KEY") == "the app key"
 
 
+@pytest.mark.parametrize("place", ["folder", "/dev/null"])
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_a_folder_where_a_file_was_to_be_mounted_is_told_as_such(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, place: str, mode: int
+) -> None:
+    (folder / "folder").mkdir()
+    (folder / "folder").chmod(mode)
+    for read in (Keyring.from_file, Keyring.load_or_create):
+        with pytest.raises(KeyringError, match=r"no file.*put the file in its place") as caught:
+            read(folder / place)
+        assert "chmod" not in str(caught.value)
+    monkeypatch.setenv("RESET_FLOW_APP_KEY_FILE", str(folder / place))
+    with pytest.raises(ConfigurationError, match=r"RESET_FLOW_APP_KEY_FILE.*put the file in its place"):
+        setting("APP_KEY")
+
+
 def test_a_secret_may_come_through_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     os.write(writer, b"the app key\n")
