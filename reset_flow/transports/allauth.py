@@ -122,7 +122,9 @@ class AllauthTransport:
         self.deadline = deadline
         self.capabilities = Capabilities(
             code=code,
-            code_lifetime=code_lifetime or (LINK_LIFETIME if self._by_link else CODE_LIFETIME),
+            code_lifetime=(LINK_LIFETIME if self._by_link else CODE_LIFETIME)
+            if code_lifetime is None
+            else code_lifetime,
             answers_alike=answers_alike,
         )
         self._request_url = URL(f"{base}/app/v1/auth/password/request", encoded=True)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import sys
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,7 +208,11 @@ def test_an_address_or_an_option_that_nobody_has_is_refused_by_its_name(
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"code": "words"}, "code must be a CodeFormat"), ({"colour": "red"}, "unexpected keyword argument 'colour'")],
+    [
+        ({"code": "words"}, "code must be a CodeFormat"),
+        ({"code_lifetime": timedelta(0)}, "code_lifetime must be a timedelta longer than zero"),
+        ({"colour": "red"}, "unexpected keyword argument 'colour'"),
+    ],
 )
 def test_a_site_with_allauth_has_no_other_options(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
