@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from math import inf
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 from reset_flow.domain.errors import FlowNotFound, StaleRecord, StoreUnavailable
 from reset_flow.ports import Record, Store
 from reset_flow.stores.rows import MICROSECOND, is_match, micros, span
-from reset_flow.stores.session import CLOSED
+from reset_flow.stores.session import CLOSED, FORKED
 from reset_flow.stores.uses import check_limits
 from reset_flow.stores.waiters import Waiters
 
@@ -33,7 +34,7 @@ class MemoryStore(Store):
     """
     Keeps records until the process ends.
 
-    Belongs to one event loop at a time.
+    Belongs to one event loop at a time, and to the process that saved in it first.
 
     Args:
         clock: What leases and budgets are judged by; gives an aware time.
@@ -47,9 +48,11 @@ class MemoryStore(Store):
         self._uses: dict[bytes, dict[bytes, int]] = {}  # of each key, by their ids, when they expire
         self._waiters: Waiters[str] = Waiters(inf)
         self._closed = False
+        self._pid = os.getpid()
 
     async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
         self._check_open()
+        self._pid = os.getpid()
         kept = self._kept.get(record.id)
         version, write_id = (kept.record.version, kept.record.write_id) if kept else (0, b"")
         if kept and write_id == record.write_id:
@@ -108,6 +111,8 @@ class MemoryStore(Store):
     def _check_open(self) -> None:
         if self._closed:
             raise StoreUnavailable(CLOSED)
+        if self._kept and self._pid != os.getpid():  # each process would go on with the same flows
+            raise StoreUnavailable(FORKED)
 
     def _forget_expired(self, keys: set[bytes], now: int) -> None:
         for key in keys:

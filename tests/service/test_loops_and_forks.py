@@ -124,6 +124,16 @@ async def test_a_file_that_is_open_when_it_is_forked_says_in_the_child_what_to_d
     assert "make one after the fork" in child["error"]
 
 
+@pytest.mark.parametrize("kind", ["sqlite"])
+async def test_flows_in_memory_stay_with_the_process_that_began_them(host: Host) -> None:
+    before, child, after = await host("anna", "fork:bert", "carl", RESET_FLOW_STORE="memory:")
+    assert workers_of(before) == workers_of(after)
+    assert child["error"].startswith("StoreUnavailable: ")
+    assert "make one after the fork" in child["error"]
+    for result in await host("fork:dora", "emil", RESET_FLOW_STORE="memory:"):
+        assert workers_of(result) == [f"{socket.gethostname()}:{result['pid']}"]
+
+
 @EVERY_STORE
 async def test_a_service_in_use_while_it_is_forked_says_in_the_child_what_to_do(host: Host) -> None:
     before, child, after = await host("anna", "fork-in-use:bert", "carl")
