@@ -318,6 +318,17 @@ async def test_the_file_is_its_owners_alone(store: SQLiteStore, path: Path) -> N
     assert modes == {"flows.db": 0o600, "flows.db-wal": 0o600, "flows.db-shm": 0o600}
 
 
+def test_a_process_whose_own_folder_is_gone_is_told_what_to_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "release").mkdir()
+    monkeypatch.chdir(tmp_path / "release")
+    (tmp_path / "release").rmdir()
+    with pytest.raises(ConfigurationError, match=r"give flows\.db by its whole path"):
+        SQLiteStore("flows.db")
+    SQLiteStore(tmp_path / "flows.db")
+
+
 async def test_a_missing_folder_is_named_and_can_be_mended(tmp_path: Path) -> None:
     store = SQLiteStore(tmp_path / "folder" / "flows.db")
     error = await refused(store.save(make_record()), StoreUnavailable)

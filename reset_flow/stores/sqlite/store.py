@@ -74,7 +74,10 @@ class SQLiteStore(Store):
         self._clock = clock
         self._waiters: Waiters[str] = Waiters(POLL)
         # Absolute: the process may change its folder before the file is opened, and after.
-        self._path = str(Path(name).absolute())
+        try:
+            self._path = str(Path(name).absolute())
+        except FileNotFoundError:
+            raise ConfigurationError(f"the folder of this process is gone: give {name} by its whole path") from None
         self._busy_timeout = busy_timeout.total_seconds()
         self._writer = Writer(partial(open_database, self._path, self._busy_timeout))
 
