@@ -87,7 +87,7 @@ class FaultProxy:
             assert proxy.arrivals == 1
 
     Attributes:
-        arrivals: The number of requests that have come so far, spoilt ones included.
+        arrivals: The number of whole requests that have come so far, spoilt ones included.
     """
 
     def __init__(self, target: str) -> None:
@@ -159,10 +159,10 @@ class FaultProxy:
         return str(URL.build(scheme="http", host=HOST, port=port)) + self._target.raw_path.rstrip("/")
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
         self.arrivals += 1
         self._arrived.set()
         fault, echo = self._faults.popleft() if self._faults else (None, "")
-        body = await request.read()
         if fault is None or fault.acts:
             task = asyncio.create_task(self._pass_on(request, body))
             self._passing.add(task)

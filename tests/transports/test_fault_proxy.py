@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 
 from reset_flow.testing import Fault, FaultProxy
 
@@ -143,6 +143,25 @@ async def test_a_port_of_its_own_refuses_connections(proxy: FaultProxy) -> None:
     with pytest.raises(ConnectionRefusedError):
         await ask(proxy.refusing_url)
     assert proxy.arrivals == 0
+
+
+async def test_a_request_has_arrived_once_it_is_whole(proxy: FaultProxy, provider: Provider) -> None:
+    async def arrive() -> None:
+        await proxy.wait_for_arrivals(1)
+        await proxy.settled()
+
+    arriving = asyncio.create_task(arrive())
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"half "
+        await asyncio.wait([arriving], timeout=0.2)
+        yield b"and half"
+
+    async with ClientSession() as session:
+        asking = asyncio.create_task(session.put(proxy.url, data=body()))
+        await arriving
+        assert [sent for _, _, _, sent in provider.asked] == [b"half and half"]
+        await asking
 
 
 async def test_a_request_that_hangs_ends_with_the_proxy(provider: Provider) -> None:
