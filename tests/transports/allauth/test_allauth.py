@@ -23,13 +23,14 @@ from reset_flow import (
     Unknown,
 )
 from reset_flow.domain.flow import Step
-from tests.transports.allauth.conftest import MODES, OLD_PASSWORD, did
+from tests.transports.allauth.site import MODES, OLD_PASSWORD, did
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from reset_flow import Outcome
-    from tests.transports.allauth.conftest import MakeAllauth, Mode, Site
+    from tests.transports.allauth.conftest import MakeAllauth
+    from tests.transports.allauth.site import Mode, Site
 
 PASSWORD = "violet tractor 5"
 NEW = NewCredential(secret=Secret(PASSWORD))

@@ -12,7 +12,7 @@ from reset_flow.testing import TransportContract
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from tests.transports.allauth.conftest import Mode, Site
+    from tests.transports.allauth.site import Mode, Site
 
 
 class TestAllauthTransport(TransportContract):

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from reset_flow import Accepted, AllauthTransport, Case, NewCredential, Secret
-from tests.transports.allauth.conftest import ROOT
+from tests.transports.allauth.site import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.transports.allauth.conftest import Site
+    from tests.transports.allauth.site import Site
 
 
 def run(mark: str) -> dict[str, Any]:

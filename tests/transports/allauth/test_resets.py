@@ -25,7 +25,7 @@ from reset_flow import (
     UnknownUser,
 )
 from reset_flow.testing import refused
-from tests.transports.allauth.conftest import Mode, Site, did
+from tests.transports.allauth.site import Mode, Site, did
 
 if TYPE_CHECKING:
     from pathlib import Path
