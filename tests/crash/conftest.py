@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -46,7 +47,7 @@ from reset_flow.sandbox import Sandbox
 from reset_flow.testing import LeakScanner, Witness, dump
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
 DEADLINE, LEASE = 15.0, 40.0
 """Seconds: so long that no call is taken for lost because the machine stalls."""
@@ -349,16 +350,27 @@ class Zygote:
     """The process from which the doomed ones are forked."""
 
     def __init__(self) -> None:
+        self._pids: dict[int, asyncio.Future[int]] = {}
         self._ends: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
-    async def run(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Run the job in a process of its own, and return how that ended."""
+    async def run(self, job: dict[str, Any], kill_after: Coroutine[Any, Any, object] | None = None) -> dict[str, Any]:
+        """Run the job in a process of its own, kill it after something has happened, and return how it ended."""
         number = len(self._ends)
-        self._ends[number] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        started: asyncio.Future[int] = loop.create_future()
+        end: asyncio.Future[dict[str, Any]] = loop.create_future()
+        self._pids[number], self._ends[number] = started, end
         assert self._process.stdin
         self._process.stdin.write(json.dumps({"number": number, **job}).encode() + b"\n")
         await self._process.stdin.drain()
-        return await self._ends[number]
+        if kill_after:
+            happening = asyncio.create_task(kill_after)
+            either: list[asyncio.Future[Any]] = [happening, end]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not happening.cancel():
+                happening.result()
+                os.kill(await started, signal.SIGKILL)
+        return await end
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
@@ -376,8 +388,11 @@ class Zygote:
     async def _read(self) -> None:
         assert self._process.stdout
         async for line in self._process.stdout:
-            end = json.loads(line)
-            self._ends[end["number"]].set_result(end)
+            news = json.loads(line)
+            if "pid" in news:
+                self._pids[news["number"]].set_result(news["pid"])
+            else:
+                self._ends[news["number"]].set_result(news)
 
 
 @pytest.fixture(params=["sqlite", "postgres", "redis"])

@@ -2,9 +2,10 @@
 Processes that carry out one command each and die by SIGKILL at one named point of it.
 
 Each line on standard input is a job, as JSON; each gets a process of its own, forked from this one to save it the
-imports. A line of JSON on standard output tells when it is over: its number, how the process ended, the points that it
-passed, the error that it was told. The points are `before` and `after` each thing that is awaited: `load`, `save` and
-the transport's calls, numbered as they come, such as `after save 2` or `before exchange 1`. Without a point, it lives.
+imports. A line of JSON on standard output has its process id, for tests that kill it themselves. Another one tells when
+it is over: its number, how the process ended, the points that it passed, the error that it was told. The points are
+`before` and `after` each thing that is awaited: `load`, `save` and the transport's calls, numbered as they come, such
+as `after save 2` or `before exchange 1`. Without a point, it lives.
 
 All that it says and shows until then (logs of every library at DEBUG, spans, events, errors with their locals) is in a
 file that outlives it, for those who search it.
@@ -24,7 +25,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reset_flow import EtnaTransport, Keyring, Policy, ResetFlowError, ResetService, open_store
+from reset_flow import Keyring, Policy, ResetFlowError, ResetService, open_store, open_transport
 from reset_flow.testing import Witness
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ async def carry_out(job: dict[str, Any]) -> str:
     transport = (
         LateTransport(job["broker"], deadline=deadline)
         if job.get("late")
-        else EtnaTransport(job["broker"], job["app_key"], name="broker", deadline=deadline)
+        else open_transport(job["broker"], job["app_key"], name="broker", deadline=deadline)
     )
     policy = Policy(lease=lease, resend_cooldown=timedelta(0), resends=20, probe_by_login=proves)
     point = job["point"]
@@ -123,11 +124,16 @@ def mind(job: dict[str, Any]) -> None:
         live(job, writer)
         os._exit(0)
     os.close(writer)
+    tell({"number": job["number"], "pid": child})
     with os.fdopen(reader, "rb") as report:
         said = report.read()
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     end = json.loads(said) if said else {"told": "", "passed": []}
-    os.write(1, (json.dumps({"number": job["number"], "status": status, **end}) + "\n").encode())
+    tell({"number": job["number"], "status": status, **end})
+
+
+def tell(news: dict[str, Any]) -> None:
+    os.write(1, (json.dumps(news) + "\n").encode())
 
 
 def main() -> None:
