@@ -16,7 +16,10 @@ from reset_flow.testing import StoreContract, TransportContract
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "providers.md"
-SERVER = ROOT / "tests" / "transports" / "accounts_server.py"
+TRANSPORTS = ROOT / "tests" / "transports"
+SERVER = TRANSPORTS / "accounts_server.py"
+QUICK = "whole_reset or wrong_code or weak_password or another_one_goes"
+"""The tests of the contract that need no fault."""
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +32,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(built) as archive:
         archive.extractall(folder / "installed")
     return folder / "installed"
+
+
+def from_the(wheel: Path) -> str:
+    """Return the lines that fail where the package is not the one in the wheel."""
+    return f"import reset_flow\nassert reset_flow.__file__ == {str(wheel / 'reset_flow' / '__init__.py')!r}\n"
 
 
 def example_of(contract: type) -> str:
@@ -62,8 +70,7 @@ def test_the_example_of_a_contract_runs_from_the_wheel(
     example = example_of(contract)
     for package, line in mine.items():
         example = re.sub(rf"^from {re.escape(package)} import .*$", line, example, flags=re.MULTILINE)
-    where = f"import reset_flow\nassert reset_flow.__file__ == {str(wheel / 'reset_flow' / '__init__.py')!r}\n"
-    (tmp_path / "test_mine.py").write_text(where + example)
+    (tmp_path / "test_mine.py").write_text(from_the(wheel) + example)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "test_mine.py"],
         cwd=tmp_path,
@@ -78,3 +85,21 @@ def test_the_example_of_a_contract_runs_from_the_wheel(
     ran = re.search(r"^(\d+) passed", done.stdout, re.MULTILINE)
     assert ran
     assert int(ran[1]) >= tests
+
+
+def test_our_transports_keep_the_contract_from_the_wheel(wheel: Path) -> None:
+    bindings = [TRANSPORTS / "test_contract.py", *sorted(TRANSPORTS.glob("*/test_contract.py"))]
+    run = f"{from_the(wheel)}import sys, pytest\nsys.exit(pytest.main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", run, "-q", "-p", "no:cacheprovider", "-k", QUICK, *map(str, bindings)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(wheel), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    ran = re.search(r"^(\d+) passed", done.stdout, re.MULTILINE)
+    assert ran
+    assert int(ran[1]) == 4 * 5, "ETNA, django-allauth in three modes, Cognito"
