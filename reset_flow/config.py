@@ -253,7 +253,7 @@ def shared_files(overrides: Mapping[str, str | Secret] | None = None) -> bool:
 def _content(path: str, variable: str, *, shared: bool) -> str:
     try:
         with secret_file.opened(Path(path), shared=shared) as handle:
-            return b"".join(secret_file.read(handle)).decode().strip()
+            return b"".join(secret_file.read(handle)).decode("utf-8-sig").strip()
     except OpenToOthersError as error:
         why = str(error)
     except (OSError, ValueError) as error:

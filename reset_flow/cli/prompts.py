@@ -29,7 +29,8 @@ class NotConfirmed(Exception):
 
 def ask(prompt: str) -> Secret:
     """
-    Return what the person types, or the next line of standard input: its line end is left out, all else is kept.
+    Return what the person types, or the next line of standard input: its line end and a byte order mark are left out,
+    all else is kept.
 
     Raises:
         NoSecret: There is none, or it is no text.
@@ -94,7 +95,7 @@ def _line() -> Secret:
         raise NoSecret("the line on standard input is too long for a secret: give it the secret alone")
     text = line.removesuffix(b"\n").removesuffix(b"\r") if line.endswith(b"\n") else line
     try:
-        return Secret(text.decode())
+        return Secret(text.decode("utf-8-sig"))
     except UnicodeDecodeError:
         pass
     raise NoSecret("standard input is not UTF-8: write the secret in UTF-8")

@@ -103,5 +103,11 @@ def test_what_is_no_secret_is_refused_before_anything_is_sent(
     assert sandbox.password_of(user) == "old-Passw0rd"
 
 
+def test_a_byte_order_mark_is_no_part_of_a_secret(run: Run, at: At, sandbox: Sandbox, *, user: str) -> None:
+    flow_id = at("token_issued")
+    run("password", flow_id, given=b"\xef\xbb\xbfviolet tractor 5\r\n")
+    assert sandbox.password_of(user) == "violet tractor 5"
+
+
 def test_a_closed_standard_input_is_one_line(shell: Shell, at: At) -> None:
     shell("answer", at("requested"), preexec_fn=lambda: os.close(0)).refused(4, "standard input is closed")
