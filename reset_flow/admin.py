@@ -196,7 +196,7 @@ class Admin:
         return report
 
     async def _change_flows_of(self, user: Secret, event: Lifted | Erased, progress: Progress) -> ChangeReport:
-        wanted = Secret(canonical(validation.name(user, "user")).strip())
+        wanted = Secret(canonical(validation.user(user)).strip())
         lifting = isinstance(event, Lifted)
 
         async def change(record: Record) -> str:

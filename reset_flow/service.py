@@ -202,7 +202,7 @@ class ResetService:
         Start a flow. It expects an answer, or a code where the broker asks this user no question.
 
         Args:
-            user: Login or e-mail address, as the broker takes it.
+            user: Login or e-mail address, as the broker takes it; spaces at its ends are left out.
 
             ref: The embedder's own name of this reset. Seen again, it gives the flow that it made, also one that has
                 ended.

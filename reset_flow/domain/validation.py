@@ -91,6 +91,14 @@ def name(text: Any, what: str) -> str:
     return checked
 
 
+def user(given: Any) -> str:
+    """Return a login as typed or pasted, without spaces and invisible characters at its ends. Raises as `name` does."""
+    read = Secret(given)
+    if not _misfit(read, NAME_LENGTH):
+        read = Secret(_trimmed(read.reveal()))
+    return name(read, "user")
+
+
 def token(given: Any) -> Secret:
     """Return a token from elsewhere exactly as given. Raises InvalidInput if it is empty, too long, or binary."""
     if flaw := _flaw(given, TOKEN_LENGTH):
@@ -154,15 +162,15 @@ def code(given: Any, form: CodeFormat = SIX_DIGITS) -> Secret:
     """
     Return a code as the provider writes it, however it was typed or pasted: with spaces, dashes, line breaks or
     invisible characters, in full width, its digits in another script. Digits stay text, as the first may be 0; letters
-    keep their case, which counts for some providers. A token stays as it is, but for outer spaces. Raises CodeRejected
-    if it can't be read so.
+    keep their case, which counts for some providers. A token stays as it is, but for spaces and invisible characters at
+    its ends. Raises CodeRejected if it can't be read so.
     """
     opaque, letters = form.kind is CodeKind.TOKEN, form.kind is CodeKind.LETTERS
     if misfit := _misfit(given, TOKEN_LENGTH if opaque else CODE_LENGTH):
         raise CodeRejected(misfit, sent=False)
     read = Secret(given)
     if opaque:
-        return _typed(Secret(read.reveal().strip()), TOKEN_LENGTH, CodeRejected)
+        return _typed(Secret(_trimmed(read.reveal())), TOKEN_LENGTH, CodeRejected)
     if not (read.reveal().isascii() and (read.reveal().isalnum() if letters else read.reveal().isdecimal())):
         read = Secret("".join([_read(char, letters=letters) for char in read.reveal()]))
     length = len(read.reveal())
@@ -171,6 +179,10 @@ def code(given: Any, form: CodeFormat = SIX_DIGITS) -> Secret:
         what = "letters and digits" if letters else "digits"
         raise CodeRejected(Reason("malformed", f"it must have {many}{what}"), sent=False)
     return read
+
+
+def _trimmed(text: str) -> str:
+    return text.strip("".join([char for char in text if char.isspace() or unicodedata.category(char) == "Cf"]))
 
 
 def _read(char: str, *, letters: bool) -> str:

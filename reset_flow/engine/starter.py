@@ -113,7 +113,7 @@ class Starter:
         if not isinstance(credential, str) or credential not in self._context.broker.credentials:
             raise InvalidInput(f"credential: {self._context.broker.name} can't reset a {printable(credential)}")
         # Kept hidden: if one of the others is refused, this frame is logged.
-        user = Secret(validation.name(request.user, "user"))
+        user = Secret(validation.user(request.user))
         origin = None if request.origin is None else Secret(validation.name(request.origin, "origin"))
         now = self._context.now()
         return FlowData(

@@ -80,7 +80,8 @@ def test_what_can_not_be_such_letters_is_refused(typed: Any) -> None:
 
 @pytest.mark.parametrize("typed", ["1-cq2x4:AbC_~ d/+=", "x" * 4000])
 def test_a_token_from_a_link_stays_as_it_is_but_for_outer_spaces(typed: str) -> None:
-    assert validation.code(Secret(f" \r\n{typed}\t "), CodeFormat.token()) == Secret(typed)
+    for pasted in (f" \r\n{typed}\t ", f"\ufeff{typed}\u200b", f"\u200e {typed}\xad\n"):
+        assert validation.code(Secret(pasted), CodeFormat.token()) == Secret(typed)
 
 
 @pytest.mark.parametrize("typed", ["", " \n", "x" * 4097, "a\nb", "a\x00b", "\ud800", b"token", None])
@@ -130,6 +131,19 @@ def test_a_name_that_is_empty_huge_or_binary_is_refused(typed: Any) -> None:
     with pytest.raises(InvalidInput, match="ref: it must"):
         validation.name(typed, "ref")
     assert validation.name(" robert.zak", "ref") == " robert.zak"
+
+
+@pytest.mark.parametrize(
+    "typed", [" robert zak", "robert zak\r\n", "\ufeffrobert zak\xa0", "\u200e\trobert zak\u200b "]
+)
+def test_a_login_is_the_same_however_it_is_pasted(typed: str) -> None:
+    assert validation.user(Secret(typed)) == "robert zak"
+
+
+@pytest.mark.parametrize("typed", ["", " \ufeff", "x" * 321, "robert\nzak", "\udfff", b"robert", None])
+def test_a_login_that_is_empty_huge_or_binary_is_refused(typed: Any) -> None:
+    with pytest.raises(InvalidInput, match="user: it must"):
+        validation.user(typed)
 
 
 def test_no_error_repeats_what_was_typed() -> None:

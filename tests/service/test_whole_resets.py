@@ -241,3 +241,13 @@ async def test_another_code_can_be_asked_for_and_the_sealed_answer_goes_with_it(
     flow = await person.does(service, flow, "verify")
     flow = await person.does(service, flow, "set_password")
     person.check(flow)
+
+
+async def test_a_login_with_a_space_behind_it_is_not_taken_for_an_unknown_one(
+    house: House, sandbox: Sandbox, etna: MakeEtna
+) -> None:
+    sandbox.settings.unknown_user_refused = True
+    service = house.worker(etna()).service
+    flow = await service.start("maria.noquestion \n")
+    assert flow.user == "maria.noquestion"
+    assert [mail.user for mail in sandbox.mails] == ["maria.noquestion"]
