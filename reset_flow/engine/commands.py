@@ -94,7 +94,9 @@ class CommandHandler:
         """
         try:
             work = self._recovery.patiently(partial(self._run, flow_id, command, given, key), patience)
-            return await self._context.tracer.during(work, "command", command=command, flow=str(flow_id)[:LONGEST_ID])
+            return await self._context.tracer.during(
+                work, "command", command=command, flow=printable(flow_id)[:LONGEST_ID]
+            )
         except ResetFlowError as error:
             worker = self._context.worker
             audit.info("flow %s: %s refused: %s (%s)", printable(flow_id), command, error.code, worker)

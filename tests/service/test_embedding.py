@@ -212,7 +212,22 @@ async def test_a_public_flow_has_the_fields_that_its_type_says(house: House, at:
 
 
 @pytest.mark.parametrize(
-    "flow_id", ["", "x" * 2**20, "Flow", "a b", "a\n", "a\0", "ä", "a-b", "/etc/passwd", b"a", None, 7]
+    "flow_id",
+    [
+        "",
+        "x" * 2**20,
+        "Flow",
+        "a b",
+        "a\n",
+        "a\0",
+        "ä",
+        "a-b",
+        "/etc/passwd",
+        b"a",
+        None,
+        7,
+        pytest.param(10**5000, id="digits"),
+    ],
 )
 async def test_an_id_that_can_be_none_never_reaches_the_store(house: House, flow_id: object) -> None:
     worker = house.worker()
