@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from reset_flow.domain.errors import FlowNotFound, StaleRecord, StoreUnavailable
+from reset_flow.domain.errors import ConfigurationError, FlowNotFound, StaleRecord, StoreUnavailable
 from reset_flow.ports import Record, Store
 from reset_flow.stores.rows import MICROSECOND, is_match, micros, span
-from reset_flow.stores.session import CLOSED, FORKED
+from reset_flow.stores.session import CLOSED, FORKED, IN_USE
 from reset_flow.stores.uses import check_limits
 from reset_flow.stores.waiters import Waiters
 
@@ -34,7 +35,7 @@ class MemoryStore(Store):
     """
     Keeps records until the process ends.
 
-    Belongs to one event loop at a time, and to the process that saved in it first.
+    Belongs to the process that uses it first, and there to one event loop at a time.
 
     Args:
         clock: What leases and budgets are judged by; gives an aware time.
@@ -48,11 +49,11 @@ class MemoryStore(Store):
         self._uses: dict[bytes, dict[bytes, int]] = {}  # of each key, by their ids, when they expire
         self._waiters: Waiters[str] = Waiters(inf)
         self._closed = False
-        self._pid = os.getpid()
+        self._pid = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
-        self._check_open()
-        self._pid = os.getpid()
+        self._check_usable()
         kept = self._kept.get(record.id)
         version, write_id = (kept.record.version, kept.record.write_id) if kept else (0, b"")
         if kept and write_id == record.write_id:
@@ -72,13 +73,13 @@ class MemoryStore(Store):
         self._waiters.wake(record.id)
 
     async def load(self, flow_id: str) -> Record:
-        self._check_open()
+        self._check_usable()
         if flow_id not in self._kept:
             raise FlowNotFound(flow_id)
         return self._shown(self._kept[flow_id])
 
     async def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:
-        self._check_open()
+        self._check_usable()
         now = micros(self._clock())
         found = [kept for kept in self._kept.values() if is_match(kept.record, query)]
         if query.due:
@@ -94,7 +95,7 @@ class MemoryStore(Store):
         await self._waiters.wait(flow_id, version, timeout, partial(self.load, flow_id))
 
     async def purge(self, realm: str, before: datetime, limit: int) -> int:
-        self._check_open()
+        self._check_usable()
         records = [kept.record for kept in self._kept.values() if kept.record.realm == realm]
         ended = [record.id for record in records if record.ended_at is not None and record.ended_at < before]
         del ended[max(limit, 0) :]
@@ -108,11 +109,17 @@ class MemoryStore(Store):
         self._closed = True
         self._waiters.stop()
 
-    def _check_open(self) -> None:
+    def _check_usable(self) -> None:
         if self._closed:
             raise StoreUnavailable(CLOSED)
-        if self._kept and self._pid != os.getpid():  # each process would go on with the same flows
+        self._pid = self._pid or os.getpid()
+        if self._pid != os.getpid():  # each process would go on with the same flows
             raise StoreUnavailable(FORKED)
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None and self._loop.is_running():  # a wait in one would not hear of the other's saves
+                raise ConfigurationError(IN_USE)
+            self._loop = loop
 
     def _forget_expired(self, keys: set[bytes], now: int) -> None:
         for key in keys:

@@ -17,6 +17,7 @@ import pytest
 
 from reset_flow import (
     CodeRejected,
+    ConfigurationError,
     Failure,
     Keyring,
     MemoryStore,
@@ -253,6 +254,17 @@ def test_a_service_closes_in_another_loop_than_it_was_entered_in() -> None:
     in_a_loop(service.aclose())
     in_a_loop(refused(service.start("anna"), StoreUnavailable))
     in_a_loop(refused(store.load("any"), StoreUnavailable))
+
+
+async def test_flows_in_memory_serve_one_running_loop_at_a_time() -> None:
+    service = made(ScriptedTransport())
+    flow = await service.start("anna")
+    waiting = asyncio.create_task(service.wait(flow.id))
+    error = await asyncio.to_thread(in_a_loop, refused(service.cancel(flow.id), ConfigurationError))
+    assert "make one for each loop" in str(error)
+    await service.cancel(flow.id)
+    async with asyncio.timeout(10):
+        assert (await waiting).failure is Failure.CANCELLED
 
 
 def test_what_a_loop_left_under_way_that_ended_without_a_word_is_not_waited_for() -> None:
