@@ -41,11 +41,14 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def printable(text: object) -> str:
+def text_of(given: object) -> str:
+    """Return a text as it is, and the name of its type for anything else."""
+    return given if isinstance(given, str) else type(given).__name__
+
+
+def printable(given: object) -> str:
     """Make a text from outside fit for people and logs: one line, no control characters, at most 200 characters."""
-    if not isinstance(text, str):
-        text = type(text).__name__
-    return one_line(text[: 2 * REASON_LENGTH])[:REASON_LENGTH]
+    return one_line(text_of(given)[: 2 * REASON_LENGTH])[:REASON_LENGTH]
 
 
 def duration(length: timedelta) -> str:

@@ -26,7 +26,7 @@ from reset_flow.domain.errors import (
 from reset_flow.domain.flow import NewCredential, Step
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.state_machine import COMMANDS, Call, expected
-from reset_flow.domain.text import printable
+from reset_flow.domain.text import printable, text_of
 from reset_flow.engine import password_checks
 from reset_flow.persistence.batches import RACES
 from reset_flow.persistence.repository import LONGEST_ID, NO_TIME
@@ -94,9 +94,8 @@ class CommandHandler:
         """
         try:
             work = self._recovery.patiently(partial(self._run, flow_id, command, given, key), patience)
-            return await self._context.tracer.during(
-                work, "command", command=command, flow=printable(flow_id)[:LONGEST_ID]
-            )
+            named = text_of(flow_id)[:LONGEST_ID]
+            return await self._context.tracer.during(work, "command", command=command, flow=named)
         except ResetFlowError as error:
             worker = self._context.worker
             audit.info("flow %s: %s refused: %s (%s)", printable(flow_id), command, error.code, worker)
