@@ -52,8 +52,9 @@ read, which takes a tenth of the CPU of a call."""
 NEVER_RESENT = frozenset({"PATCH", "POST"})
 """Methods that aiohttp never sends a second time."""
 
-NEVER_HANDLED = frozenset({401, 403, 404, 405, 406, 411, 413, 414, 415})
-"""Statuses with which a gateway in front of an API turns a request away."""
+PROXY_LOG_IN, NETWORK_LOG_IN = 407, 511
+NEVER_HANDLED = frozenset({401, 403, 404, 405, 406, PROXY_LOG_IN, 411, 413, 414, 415, NETWORK_LOG_IN})
+"""Statuses with which a gateway in front of an API, or a proxy on the way, turns a request away."""
 
 TOO_MANY_REQUESTS, SERVICE_UNAVAILABLE = 429, 503
 REDIRECTION = 3  # the first digit of a status
@@ -68,8 +69,12 @@ WINDOWS = {
 """What zlib calls the codings that it can unpack."""
 
 OTHER_LOOP = "the session that was passed in belongs to another event loop: let the transport make its own"
-PROXY_LOG_IN = 407
 PROXY_WANTS_LOG_IN = "HTTP 407, a proxy on the way wants a log-in: put it into the address of the proxy"
+WANTS_LOG_IN = {
+    PROXY_LOG_IN: PROXY_WANTS_LOG_IN,
+    NETWORK_LOG_IN: "HTTP 511, the network of this machine wants a log-in",
+}
+"""What helps against a status that no provider sends (RFC 9110, 15.5.8; RFC 6585, 6)."""
 MAX_RETRY_AFTER = timedelta(hours=1)
 
 KEEPALIVE = 4.0
@@ -339,7 +344,7 @@ def turned_away(reply: Reply, *, recognized: bool) -> NotActed | None:
     if status == TOO_MANY_REQUESTS or (status == SERVICE_UNAVAILABLE and reply.retry_after is not None):
         return NotActed(cause=Cause.THROTTLED, detail=f"HTTP {status}", retry_after=reply.retry_after)
     if not recognized and reply.body is not None and (status in NEVER_HANDLED or status // 100 == REDIRECTION):
-        return NotActed(cause=Cause.PROTOCOL, detail=f"HTTP {status}")
+        return NotActed(cause=Cause.PROTOCOL, detail=WANTS_LOG_IN.get(status, f"HTTP {status}"))
     return None
 
 

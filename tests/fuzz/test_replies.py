@@ -324,7 +324,7 @@ def expected(call: str, reply: Reply) -> Verdict:
         return "NotActed", Cause.FORBIDDEN
     if status == 429 or (status == 503 and reply.retry_after is not None):
         return "NotActed", Cause.THROTTLED
-    handled = status not in {401, 403, 404, 405, 406, 411, 413, 414, 415} and not 300 <= status < 400
+    handled = status not in {401, 403, 404, 405, 406, 407, 411, 413, 414, 415, 511} and not 300 <= status < 400
     if not enveloped and not handled and reply.body is not None:
         absent = call == "challenge" and status in {404, 405}
         return ("Accepted", None) if absent else ("NotActed", Cause.PROTOCOL)

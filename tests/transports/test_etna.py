@@ -269,6 +269,17 @@ async def test_what_the_api_never_handled_is_not_acted(etna: MakeEtna, broker: B
         assert await ASK[step](transport) == NotActed(cause=Cause.PROTOCOL, detail=f"HTTP {status}")
 
 
+@pytest.mark.parametrize("step", [*SPENDING, "log_in"])
+async def test_what_wants_a_log_in_on_the_way_passed_nothing_on(etna: MakeEtna, broker: Broker, step: str) -> None:
+    transport = etna()
+    for status, who in ((407, "a proxy on the way"), (511, "the network of this machine")):
+        broker.says(b"<html>log in first</html>", status)
+        outcome = await ASK[step](transport)
+        assert isinstance(outcome, NotActed)
+        assert outcome.cause is Cause.PROTOCOL
+        assert f"{who} wants a log-in" in outcome.detail
+
+
 HANDLED = (200, 201, 202, 400, 401, 403, 404, 405, 409, 413, 415, 422)
 
 
@@ -303,7 +314,7 @@ async def test_an_envelope_that_comes_with_a_failure_or_a_redirect_is_unknown(
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"Message": "An error has occurred."}'])
 async def test_everything_else_is_unknown(etna: MakeEtna, broker: Broker, step: str, body: bytes) -> None:
     transport = etna()
-    for status in (200, 204, 400, 402, 407, 408, 409, 410, 418, 422, 451, 500, 502, 504):
+    for status in (200, 204, 400, 402, 408, 409, 410, 418, 422, 451, 500, 502, 504):
         broker.says(body, status)
         assert await ASK[step](transport) == Unknown(detail=f"HTTP {status}, and nothing known to mean yes or no")
 
