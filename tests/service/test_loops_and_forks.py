@@ -195,7 +195,7 @@ def test_codes_that_were_typed_in_a_loop_that_has_ended_are_told_by_the_next(mon
     async def type_a_right_one() -> None:
         flow = await service.answer((await service.start("bert")).id, "Peterson")
         await service.verify(flow.id, "004158")
-        while await counted(other) != (1, 1):  # noqa: ASYNC110 - there is no event to wait for
+        while (await counted(other))[0] != 1:  # noqa: ASYNC110 - there is no event; the right one may be told later
             await asyncio.sleep(0.001)
 
     in_a_loop(type_a_right_one())
