@@ -129,7 +129,8 @@ async def attempt(call: Callable[[], Awaitable[T]], deadline: AbstractContextMan
         with suppress(TimeoutError), deadline:
             await asyncio.wait((task,))  # not for the task itself, which may go on after the deadline
     finally:
-        task.cancel()
+        with suppress(RuntimeError):  # its loop was left for good
+            task.cancel()
     return task.result() if task.done() else (None, "TimeoutError")
 
 

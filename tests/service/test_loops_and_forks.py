@@ -283,3 +283,24 @@ def test_what_a_loop_left_under_way_that_ended_without_a_word_is_not_waited_for(
     loop.close()
     assert in_a_loop(service.start("bert")).state is State.REQUESTED
     in_a_loop(service.aclose(timedelta(hours=1)))
+
+
+def leave_a_command_in_a_loop() -> None:
+    transport = ScriptedTransport()
+    service, held = made(transport), transport.hold("challenge")
+
+    async def arrive() -> None:
+        tasks.append(asyncio.create_task(service.start("anna")))
+        await held.arrived.wait()
+
+    tasks: list[asyncio.Task[Any]] = []
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(arrive())
+    loop.close()
+
+
+def test_a_command_whose_loop_was_left_for_good_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("ERROR", "reset_flow"):
+        leave_a_command_in_a_loop()
+        gc.collect()
+    assert [record for record in caplog.records if record.name.startswith("reset_flow")] == []
