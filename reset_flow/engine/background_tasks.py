@@ -115,23 +115,33 @@ async def attempt(call: Callable[[], Awaitable[T]], deadline: AbstractContextMan
     Call what is the embedder's. Return its result, and the class of its error; `""` if there is none. It is cancelled
     at the deadline, of `Deadlines`, or with the caller; if it ignores that, it is left behind.
     """
+    loop = asyncio.get_running_loop()
+    settled: asyncio.Future[tuple[T | None, str]] = loop.create_future()
 
-    async def called() -> tuple[T | None, str]:
+    async def called() -> None:
+        """Settle by itself: a callback of the task would take one more turn of the event loop."""
         try:
-            return await call(), ""
-        except (KeyboardInterrupt, SystemExit):
+            settle(await call(), "")
+        except (KeyboardInterrupt, SystemExit) as error:
+            settle(None, type(error).__name__)
             raise
         except BaseException as error:  # noqa: BLE001 - it may raise anything; a message in the loop's log may be secret
-            return None, type(error).__name__
+            settle(None, type(error).__name__)
 
-    task = asyncio.get_running_loop().create_task(called())
+    def settle(result: T | None, failure: str) -> None:
+        with suppress(RuntimeError):  # the loop was left for good
+            if not settled.done():
+                settled.set_result((result, failure))
+
+    task = loop.create_task(called())
     try:
-        with suppress(TimeoutError), deadline:
-            await asyncio.wait((task,))  # not for the task itself, which may go on after the deadline
+        with deadline:
+            return await settled  # not the task itself, which may go on after the deadline
+    except TimeoutError:
+        return None, "TimeoutError"
     finally:
-        with suppress(RuntimeError):  # its loop was left for good
+        with suppress(RuntimeError):
             task.cancel()
-    return task.result() if task.done() else (None, "TimeoutError")
 
 
 class Backoff:
