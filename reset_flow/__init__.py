@@ -66,14 +66,14 @@ from reset_flow.ports import (
 )
 from reset_flow.service import ResetService
 from reset_flow.stores.memory import MemoryStore
-from reset_flow.transports.allauth import AllauthTransport
-from reset_flow.transports.cognito import CognitoTransport
 from reset_flow.transports.etna import EtnaTransport
 
 if _typing.TYPE_CHECKING:
     from reset_flow.stores.postgres.store import PostgresStore
     from reset_flow.stores.redis.store import RedisStore
     from reset_flow.stores.sqlite.store import SQLiteStore
+    from reset_flow.transports.allauth import AllauthTransport
+    from reset_flow.transports.cognito import CognitoTransport
 
 __all__ = [
     "Accepted",
@@ -154,19 +154,25 @@ __all__ = [
     "open_transport",
 ]
 
-_STORES = {"PostgresStore": "postgres", "RedisStore": "redis", "SQLiteStore": "sqlite"}
+_LATE = {
+    "AllauthTransport": "transports.allauth",
+    "CognitoTransport": "transports.cognito",
+    "PostgresStore": "stores.postgres",
+    "RedisStore": "stores.redis",
+    "SQLiteStore": "stores.sqlite",
+}
 
 
 def __getattr__(name: str) -> object:
-    """Import a store when it is first asked for: few embedders need more than one."""
-    if name not in _STORES:
+    """Import a store or a transport when it is first asked for: few embedders need more than one."""
+    if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module  # noqa: PLC0415
 
-    store: object = getattr(import_module(f"{__name__}.stores.{_STORES[name]}"), name)
-    globals()[name] = store
-    return store
+    part: object = getattr(import_module(f"{__name__}.{_LATE[name]}"), name)
+    globals()[name] = part
+    return part
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_STORES]
+    return [*globals(), *_LATE]
