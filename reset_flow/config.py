@@ -25,8 +25,6 @@ from reset_flow.persistence.secret_file import OpenToOthersError
 from reset_flow.service import ResetService
 from reset_flow.stores.addresses import TEXT, read_options
 from reset_flow.tracebacks import forget_frames
-from reset_flow.transports.allauth import AllauthTransport
-from reset_flow.transports.cognito import CognitoTransport
 from reset_flow.transports.etna import EtnaTransport
 from reset_flow.transports.http import endpoint, proxy_address
 
@@ -194,13 +192,13 @@ def _allauth(url: str, secret: Secret | None, *, code: str | CodeFormat = "lette
     if secret:
         raise ConfigurationError("a site with django-allauth knows no secret of ours: leave it out")
     options["code"] = CODES.get(code, code) if isinstance(code, str) else code
-    _check_options(AllauthTransport, url, **options)
-    return AllauthTransport(url, **options)
+    _check_options(reset_flow.AllauthTransport, url, **options)
+    return reset_flow.AllauthTransport(url, **options)
 
 
 def _cognito(url: str, client_secret: Secret | None, **options: Any) -> Transport:
-    _check_options(CognitoTransport, url, client_secret=client_secret, **options)
-    return CognitoTransport(url, client_secret=client_secret, **options)
+    _check_options(reset_flow.CognitoTransport, url, client_secret=client_secret, **options)
+    return reset_flow.CognitoTransport(url, client_secret=client_secret, **options)
 
 
 OWN: Mapping[str, tuple[Factory, Mapping[str, str]]] = {
