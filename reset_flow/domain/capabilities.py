@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import attrs
 
+from reset_flow.domain import settings
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.flow import Credential
 
@@ -23,9 +24,14 @@ class CodeKind(StrEnum):
     TOKEN = "token"  # noqa: S105 - the name of a kind
 
 
-def _length(_: Any, field: attrs.Attribute[int], value: int) -> None:
-    if type(value) is not int or not 0 <= value <= LONGEST_CODE:
-        raise ConfigurationError(f"{field.name} must be a whole number from 0 to {LONGEST_CODE}")
+_length = settings.must_be(
+    f"a whole number from 0 to {LONGEST_CODE}", lambda value: type(value) is int and 0 <= value <= LONGEST_CODE
+)
+_format = settings.must_be("like CodeFormat.digits(6)", lambda value: isinstance(value, CodeFormat))
+_lifetime = settings.must_be(
+    "a timedelta longer than zero, or None",
+    lambda value: value is None or (type(value) is timedelta and value > timedelta(0)),
+)
 
 
 def _kind(given: Any) -> CodeKind:
@@ -34,26 +40,11 @@ def _kind(given: Any) -> CodeKind:
     return CodeKind(given)
 
 
-def _format(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-    if not isinstance(value, CodeFormat):
-        raise ConfigurationError(f"{field.name} must be like CodeFormat.digits(6)")
-
-
-def _switch(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-    if not isinstance(value, bool):
-        raise ConfigurationError(f"{field.name} must be True or False")
-
-
 def _credentials(given: Any) -> frozenset[Credential]:
     known = frozenset(given) if isinstance(given, Iterable) and not isinstance(given, str) else frozenset()
     if not known or not known <= frozenset(Credential):
         raise ConfigurationError(f"credentials must be some of {', '.join(Credential)}")
     return frozenset(map(Credential, known))
-
-
-def _lifetime(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-    if value is not None and (type(value) is not timedelta or value <= timedelta(0)):
-        raise ConfigurationError(f"{field.name} must be a timedelta longer than zero, or None")
 
 
 @attrs.frozen
@@ -106,9 +97,9 @@ class Capabilities:
     """
 
     code: CodeFormat = attrs.field(default=SIX_DIGITS, validator=_format)
-    verifies_code: bool = attrs.field(default=True, validator=_switch)
+    verifies_code: bool = attrs.field(default=True, validator=settings.switch)
     credentials: frozenset[Credential] = attrs.field(default=(Credential.PASSWORD,), converter=_credentials)
     code_lifetime: timedelta | None = attrs.field(default=None, validator=_lifetime)
     token_lifetime: timedelta | None = attrs.field(default=None, validator=_lifetime)
-    answers_alike: bool = attrs.field(default=False, validator=_switch)
-    probes: bool = attrs.field(default=True, validator=_switch)
+    answers_alike: bool = attrs.field(default=False, validator=settings.switch)
+    probes: bool = attrs.field(default=True, validator=settings.switch)

@@ -37,8 +37,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from reset_flow.domain.errors import ConfigurationError, Reason
+from reset_flow.domain.settings import count
 from reset_flow.domain.text import canonical
-from reset_flow.domain.validation import count
 
 if TYPE_CHECKING:
     from reset_flow.domain.secret import Secret

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from reset_flow.domain import validation
+from reset_flow.domain import settings, validation
 from reset_flow.domain.errors import ConfigurationError, InvalidInput
 from reset_flow.domain.flow_data import Limits
 from reset_flow.domain.password_rules import PasswordRules
@@ -23,24 +23,21 @@ LONGEST = timedelta(days=3660)
 
 
 # Exactly these types: a flow that keeps another could not be read again.
-_time = validation.must_be(
+_time = settings.must_be(
     f"a timedelta longer than zero, of at most {LONGEST.days} days",
     lambda value: type(value) is timedelta and NO_TIME < value <= LONGEST,
 )
-_wait = validation.must_be(
+_wait = settings.must_be(
     f"a timedelta of zero or more, of at most {LONGEST.days} days",
     lambda value: type(value) is timedelta and NO_TIME <= value <= LONGEST,
 )
-_number = validation.must_be("a whole number of zero or more", lambda value: type(value) is int and value >= 0)
-_share = validation.must_be(
+_number = settings.must_be("a whole number of zero or more", lambda value: type(value) is int and value >= 0)
+_share = settings.must_be(
     "a number of zero or more", lambda value: type(value) in (int, float) and 0 <= value < float("inf")
 )
-_switch = validation.must_be("like True", lambda value: isinstance(value, bool))
-_budget = validation.must_be("like Budget(10, timedelta(hours=24))", lambda value: isinstance(value, Budget))
-_alarm = validation.must_be(
-    "like GuessAlarm(at_least=100)", lambda value: value is None or isinstance(value, GuessAlarm)
-)
-_rules = validation.must_be("like PasswordRules(min_length=8)", lambda value: isinstance(value, PasswordRules))
+_budget = settings.must_be("like Budget(10, timedelta(hours=24))", lambda value: isinstance(value, Budget))
+_alarm = settings.must_be("like GuessAlarm(at_least=100)", lambda value: value is None or isinstance(value, GuessAlarm))
+_rules = settings.must_be("like PasswordRules(min_length=8)", lambda value: isinstance(value, PasswordRules))
 
 
 def _questions(_: Any, field: attrs.Attribute[Any], values: Any) -> None:
@@ -59,7 +56,7 @@ def _texts(values: Iterable[str]) -> tuple[str, ...]:
 class Budget:
     """Not more than `limit` uses in any `window`, by the store's clock."""
 
-    limit: int = attrs.field(validator=validation.count)
+    limit: int = attrs.field(validator=settings.count)
     window: timedelta = attrs.field(validator=_time)
 
 
@@ -76,7 +73,7 @@ class GuessAlarm:
     """
 
     window: timedelta = attrs.field(default=timedelta(hours=1), validator=_time)
-    at_least: int = attrs.field(default=100, validator=validation.count)
+    at_least: int = attrs.field(default=100, validator=settings.count)
     share: float = attrs.field(default=0.2, validator=_share)
 
 
@@ -138,9 +135,9 @@ class Policy:
     flow_lifetime: timedelta = attrs.field(default=timedelta(minutes=60), validator=_time)
     code_lifetime: timedelta | None = attrs.field(default=None, validator=attrs.validators.optional(_time))
     token_lifetime: timedelta | None = attrs.field(default=None, validator=attrs.validators.optional(_time))
-    answer_attempts: int = attrs.field(default=3, validator=validation.count)
-    code_attempts: int = attrs.field(default=5, validator=validation.count)
-    password_attempts: int = attrs.field(default=10, validator=validation.count)
+    answer_attempts: int = attrs.field(default=3, validator=settings.count)
+    code_attempts: int = attrs.field(default=5, validator=settings.count)
+    password_attempts: int = attrs.field(default=10, validator=settings.count)
     resend_cooldown: timedelta = attrs.field(default=timedelta(seconds=60), validator=_wait)
     resends: int = attrs.field(default=3, validator=_number)
     lease: timedelta = attrs.field(default=timedelta(seconds=30), validator=_time)
@@ -151,11 +148,11 @@ class Policy:
     starts_per_origin: Budget = attrs.field(default=Budget(5, timedelta(hours=1)), validator=_budget)
     starts_per_user: Budget = attrs.field(default=Budget(20, timedelta(hours=1)), validator=_budget)
     guess_alarm: GuessAlarm | None = attrs.field(factory=GuessAlarm, validator=_alarm)
-    stop_on_alarm: bool = attrs.field(default=False, validator=_switch)
-    mask_unknown_users: bool = attrs.field(default=True, validator=_switch)
+    stop_on_alarm: bool = attrs.field(default=False, validator=settings.switch)
+    mask_unknown_users: bool = attrs.field(default=True, validator=settings.switch)
     decoy_questions: tuple[str, ...] = attrs.field(default=(), converter=_texts, validator=_questions)
     response_floor: timedelta = attrs.field(default=NO_TIME, validator=_wait)
-    probe_by_login: bool = attrs.field(default=True, validator=_switch)
+    probe_by_login: bool = attrs.field(default=True, validator=settings.switch)
     password: PasswordRules = attrs.field(factory=PasswordRules, validator=_rules)
 
     def __attrs_post_init__(self) -> None:

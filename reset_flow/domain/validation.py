@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
@@ -50,19 +50,6 @@ def _flaw(given: Any, longest: int, *, empty: bool = False) -> Reason | None:
     if not text.isprintable() and any(unicodedata.category(char) in ("Cc", "Cs") for char in text):
         return Reason("not_printable", "it must be free of control characters and broken ones")
     return None if empty or text.strip() else Reason("empty", "it must not be empty")
-
-
-def must_be(what: str, fits: Callable[[Any], bool]) -> Callable[[Any, Any, Any], None]:
-    """Return an attrs validator that raises ConfigurationError, with what the setting must be, if it does not fit."""
-
-    def check(_: Any, field: Any, value: Any) -> None:
-        if not fits(value):
-            raise ConfigurationError(f"{field.name} must be {what}")
-
-    return check
-
-
-count = must_be("a whole number of at least 1", lambda value: type(value) is int and value >= 1)
 
 
 def hidden(text: Any) -> Secret | None:
