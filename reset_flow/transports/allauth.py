@@ -13,7 +13,7 @@ from yarl import URL
 from reset_flow.domain import validation
 from reset_flow.domain.capabilities import Capabilities, CodeFormat, CodeKind
 from reset_flow.domain.errors import ConfigurationError
-from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Rejected
+from reset_flow.domain.outcomes import Accepted, Rejected
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.text import canonical, plain
 from reset_flow.transports.allauth_protocol import (
@@ -26,6 +26,7 @@ from reset_flow.transports.allauth_protocol import (
     read_update,
 )
 from reset_flow.transports.http import Sender, endpoint
+from reset_flow.transports.replies import UNSENDABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -45,7 +46,6 @@ LINK_LIFETIME = timedelta(days=3)
 """Default of PASSWORD_RESET_TIMEOUT."""
 
 OUTER_SPACE = "it must not begin or end with a space"
-UNSENDABLE = NotActed(cause=Cause.PROTOCOL, detail="it has characters that the request can't carry")
 EIGHT_LETTERS = CodeFormat.letters(8)
 
 

@@ -19,6 +19,7 @@ from reset_flow.domain.secret import Secret
 from reset_flow.domain.text import canonical, plain
 from reset_flow.transports import http
 from reset_flow.transports.cognito_protocol import judge, read_log_in, read_request, read_update
+from reset_flow.transports.replies import UNSENDABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 CODE_LIFETIME = timedelta(hours=1)
 CLIENT_ID = re.compile(r"[\w+]{1,128}", re.ASCII)
 NO_TOKEN = "none"  # noqa: S105 - in the form of a token, and surely none
-UNSENDABLE = NotActed(cause=Cause.PROTOCOL, detail="it has characters that the request can't carry")
 
 
 class CognitoTransport:

@@ -27,6 +27,7 @@ from reset_flow.transports.etna_protocol import (
     read_update,
 )
 from reset_flow.transports.http import Sender, endpoint, fits_header
+from reset_flow.transports.replies import UNSENDABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -47,7 +48,6 @@ Revision: TypeAlias = Literal["identifiers", "password"]
 IDENTIFIERS = {Credential.PASSWORD: "ResetPassword", Credential.PIN: "ResetPinCode"}
 PIN_DETAILS = {"image_name": "ImageName", "personal_phrase": "PersonalPhrase"}
 PIN_METHODS = frozenset({"GET", "PATCH", "POST", "PUT"})
-UNSENDABLE = NotActed(cause=Cause.PROTOCOL, detail="it has characters that the request can't carry")
 
 
 class EtnaTransport:

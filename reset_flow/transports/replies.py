@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from reset_flow.domain.outcomes import Unknown
+from reset_flow.domain.outcomes import Cause, NotActed, Unknown
 from reset_flow.domain.secret import HIDDEN, Secret, redact
 from reset_flow.domain.text import MIN_REPEATED, one_line
 
@@ -19,6 +19,7 @@ Document: TypeAlias = dict[str, Any]
 Secrets: TypeAlias = tuple[str | Secret | None, ...]
 """Sent with the call; redacted in the words of the reply."""
 
+UNSENDABLE = NotActed(cause=Cause.PROTOCOL, detail="it has characters that the request can't carry")
 USABLE_TOKEN = re.compile(r"[!-~]{1,4096}")
 
 
