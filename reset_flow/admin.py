@@ -205,7 +205,7 @@ class Admin:
             except RecordUnreadable:
                 return "unreadable"
             flow = found.flow
-            if canonical(flow.user).strip() != wanted.reveal() or (lifting and not flow.held and not flow.intent):
+            if canonical(flow.user).strip() != wanted.reveal() or (lifting and not flow.all_uses and not flow.intent):
                 return "nothing to do"
             if flow.intent and (found.busy or lifting):
                 # Another version would take the outcome of the call from the worker that makes it.

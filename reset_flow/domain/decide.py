@@ -310,7 +310,7 @@ class _Change(Struct):
     def spend_guess(self, intent: Intent) -> None:
         """Leave the guess of an intent counted, if it was one."""
         if self.flow.reserve is not None and _is_guess(self.flow, intent.command, intent.secret):
-            self.set(uses=self.flow.held, reserve=None)
+            self.set(uses=self.flow.all_uses, reserve=None)
 
     def drop_start(self, intent: Intent) -> None:
         """Drop the start that was counted for an intent."""
@@ -322,10 +322,10 @@ class _Change(Struct):
         if unsent_code(self.flow):
             self.set(token=None, holds_code=False, **_counted(self.flow, "verify", -1))
         elif self.flow.holds_code:
-            self.set(token=None, holds_code=False, uses=self.flow.held, reserve=None)
+            self.set(token=None, holds_code=False, uses=self.flow.all_uses, reserve=None)
 
     def drop_all(self) -> None:
-        self.dropped = self.flow.held
+        self.dropped = self.flow.all_uses
         self.set(uses=(), reserve=None)
 
     def _keep_reserve(self) -> None:
@@ -521,7 +521,8 @@ def _said(flow: FlowData, outcome: Rejected, *, mute: bool, code: bool) -> tuple
             sent, wrong_before = sent + 1, False
         elif taken.edge.trigger == "code_refused":
             wrong_before = True
-    another = (ANOTHER_CODE,) if wrong_before and ANOTHER_CODE not in said else ()
+    is_said = any(getattr(each, "code", None) == ANOTHER_CODE.code for each in said)
+    another = (ANOTHER_CODE,) if wrong_before and not is_said else ()
     return (*said, *another, *((NEWEST_COUNTS,) if sent > 1 else ()))
 
 

@@ -275,7 +275,7 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
         return self.state is State.REQUESTED and not self.question and not self.intent and not self.moves
 
     @property
-    def held(self) -> tuple[HeldUse, ...]:
+    def all_uses(self) -> tuple[HeldUse, ...]:
         """All its uses, the reserve included."""
         return self.uses if self.reserve is None else (*self.uses, self.reserve)
 

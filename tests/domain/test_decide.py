@@ -262,7 +262,8 @@ def test_a_held_code_is_judged_together_with_the_password(
     assert (decision.flow.in_doubt, decision.right_guess) == (doubt, right)
     stays = decision.flow.state is State.TOKEN_ISSUED
     assert (decision.flow.token, decision.flow.holds_code) == ((CODE, True) if stays else (None, False))
-    guesses = Counter(budgets(scene.flow.held))[CODES] - (scene.flow.state is State.QUESTION_ANSWERED)  # its next one
+    next_one = scene.flow.state is State.QUESTION_ANSWERED
+    guesses = Counter(budgets(scene.flow.all_uses))[CODES] - next_one
     assert guesses == (0 if right else 1), "charged until it is judged right"
 
 
@@ -366,7 +367,7 @@ def test_a_resend_that_certainly_did_nothing_leaves_the_held_code() -> None:
     scene = Scene().holds()
     before = scene.flow
     scene.sends("resend", NotActed())
-    assert (scene.flow.token, scene.flow.holds_code, scene.flow.held) == (before.token, True, before.held)
+    assert (scene.flow.token, scene.flow.holds_code, scene.flow.all_uses) == (before.token, True, before.all_uses)
 
 
 def test_no_later_code_clears_a_doubt_about_the_password() -> None:
@@ -456,6 +457,15 @@ def test_after_a_second_wrong_code_the_person_is_told_to_ask_for_another_in_word
         if isinstance(error, CodeRejected):
             said.append([reason.code for reason in error.reasons])
     assert said == [[], ["another_code"], ["newest_counts"], ["another_code", "newest_counts"]]
+
+
+def test_the_person_is_told_once_to_ask_for_another_code_whoever_says_it() -> None:
+    scene = Scene(Policy(mask_unknown_users=False)).reaches(State.QUESTION_ANSWERED)
+    spent = Reason("another_code", "it was tried too often: ask for another code")
+    scene.sends("verify", NO)
+    error = scene.sends("verify", Rejected(reasons=[spent])).error
+    assert isinstance(error, CodeRejected)
+    assert error.reasons == (spent,)
 
 
 @pytest.mark.parametrize("masks", [True, False])
@@ -565,7 +575,7 @@ def test_a_call_that_certainly_did_nothing_leaves_the_flow_as_it_was() -> None:
         same = {"version": 0, "reserve": None}
         assert replace(scene.flow, **same) == replace(before, **same)
         assert len(scene.uses) == used
-        assert budgets(scene.flow.held) == budgets(before.held)
+        assert budgets(scene.flow.all_uses) == budgets(before.all_uses)
 
 
 def test_a_doubt_about_the_password_stays_until_it_is_accepted() -> None:
@@ -689,7 +699,7 @@ def test_a_guess_is_held_in_reserve_taken_and_spent_or_given_back() -> None:
     assert sent.optional in wrong.flow.uses
     right = scene.sends("verify", Accepted(value=TOKEN))
     assert (right.right_guess, budgets(right.drop), right.optional) == (True, [CODES], None)
-    assert Counter(budgets(scene.flow.held)) == {STARTS: 1, CODES: 1}  # the wrong one
+    assert Counter(budgets(scene.flow.all_uses)) == {STARTS: 1, CODES: 1}  # the wrong one
 
 
 def test_an_answer_is_held_in_reserve_taken_and_spent_or_given_back() -> None:
@@ -703,7 +713,7 @@ def test_an_answer_is_held_in_reserve_taken_and_spent_or_given_back() -> None:
     assert asked.optional in wrong.flow.uses
     right = scene.sends("answer", Accepted())
     assert (budgets(right.drop), right.optional and right.optional.budget) == ([ANSWERS], CODES)
-    assert Counter(budgets(scene.flow.held)) == {STARTS: 1, ANSWERS: 1, CODES: 1}
+    assert Counter(budgets(scene.flow.all_uses)) == {STARTS: 1, ANSWERS: 1, CODES: 1}
 
 
 def test_an_answer_of_unknown_outcome_stays_counted() -> None:
@@ -817,7 +827,7 @@ def test_lifting_drops_every_use_and_changes_nothing_else(state: State) -> None:
         scene.sends("verify", NO)
     before = scene.flow
     lifted = scene.happens(Lifted())
-    assert (set(lifted.drop), lifted.add, lifted.moves, lifted.error) == (set(before.held), (), (), None)
+    assert (set(lifted.drop), lifted.add, lifted.moves, lifted.error) == (set(before.all_uses), (), (), None)
     without = lifted.without_optional().flow
     assert (without.uses, without.reserve) == ((), None)
     assert replace(without, uses=before.uses, reserve=before.reserve) == replace(before, version=without.version)
@@ -840,7 +850,7 @@ def test_nothing_personal_is_left_of_an_erased_flow(state: State) -> None:
         scene.happens(Intended("resend", ANSWER, b"1" * 16))
     before = scene.flow
     erased = scene.happens(Erased())
-    assert (set(erased.drop), erased.add, erased.optional, erased.moves) == (set(before.held), (), None, ())
+    assert (set(erased.drop), erased.add, erased.optional, erased.moves) == (set(before.all_uses), (), None, ())
     flow = erased.flow
     assert (flow.id, flow.version, flow.state, flow.ended_at) == ("a", before.version, State.FAILED, ERASED_AT)
     assert (flow.lookups, flow.uses, flow.undelivered) == (before.lookups, (), ())
@@ -919,7 +929,7 @@ def outcomes(chance: random.Random, command: str) -> Outcome:
 def steps_of(scene: Scene, chance: random.Random, *, holds: bool) -> None:
     """One random thing that may happen, and what must hold after it."""
     flow = scene.flow
-    before = set(flow.held)
+    before = set(flow.all_uses)
     if flow.intent:
         if rules.repeatable(flow.intent) and chance.random() < 0.2:
             decision = scene.happens(Repeated())
@@ -955,8 +965,8 @@ def check_uses(scene: Scene, before: FlowData, decision: Decision, uses: set[Hel
     assert set(decision.drop) <= uses, "only its own uses are dropped"
     again = added & uses
     assert not again - {use for use in uses if use.budget is STARTS}, "no id is used for another use"
-    assert set(flow.held) == (uses - set(decision.drop)) | added == scene.uses, "it knows its uses by name"
-    assert len(set(flow.held)) == len(flow.held)
+    assert set(flow.all_uses) == (uses - set(decision.drop)) | added == scene.uses, "it knows its uses by name"
+    assert len(set(flow.all_uses)) == len(flow.all_uses)
     holds = flow.reserve and flow.reserve.budget
     if flow.intent and sends_code(flow):
         assert holds is CODES, "no code is sent that is not counted"
@@ -1005,7 +1015,7 @@ def test_random_histories_keep_every_rule(seed: int) -> None:
         asked = decide(scene.flow, Asked(chance.choice(answers)), scene.moment())
         if asked.error:
             continue
-        scene.flow, scene.uses = asked.flow, set(asked.flow.held)
+        scene.flow, scene.uses = asked.flow, set(asked.flow.all_uses)
         holds = chance.random() < 0.5
         for _ in range(60):
             steps_of(scene, chance, holds=holds)
