@@ -448,6 +448,14 @@ async def test_data_of_a_newer_release_is_left_alone(store: RedisStore, admin: R
     assert await admin.get("{reset_flow}:schema") == b"1"
 
 
+async def test_the_mark_of_a_newer_release_is_not_set_back(store: RedisStore, admin: Redis) -> None:
+    record = make_record()
+    await store.save(record)
+    await admin.set("{reset_flow}:schema", 99)
+    await store.save(next_version(record))  # by a worker that was connected before
+    assert await admin.get("{reset_flow}:schema") == b"99"
+
+
 async def test_replies_must_stay_bytes() -> None:
     with pytest.raises(ConfigurationError, match="decode_responses"):
         RedisStore("redis://localhost?decode_responses=true")

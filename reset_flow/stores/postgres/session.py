@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from reset_flow.domain.errors import ConfigurationError, ResetFlowError, StoreUnavailable
@@ -103,7 +104,7 @@ class Session:
         attempt = self._attempts.get(work)
         if attempt is None:
             attempt = self._attempts[work] = asyncio.create_task(work())
-            attempt.add_done_callback(lambda _: self._attempts.pop(work))
+            attempt.add_done_callback(partial(self._end_attempt, work))
         try:
             result = await asyncio.shield(attempt)
         except ResetFlowError as error:
@@ -111,6 +112,11 @@ class Session:
         if self.notifications.stopped:
             raise StoreUnavailable(CLOSED)
         return result
+
+    def _end_attempt(self, work: Callable[[], Coroutine[Any, Any, bool]], attempt: asyncio.Task[bool]) -> None:
+        del self._attempts[work]
+        if not attempt.cancelled():
+            attempt.exception()  # those who waited may all have given up: asyncio would log it
 
     async def _find_tables(self) -> bool:
         return await self._exist(self._pool.fetch)

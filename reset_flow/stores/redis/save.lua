@@ -121,8 +121,8 @@ local function save(text)
 
     -- Nothing was written until here, and nothing below is refused once the first write was not.
     local number = known.number or redis.call('INCR', count)
-    if number == 1 then
-        redis.call('SET', schema, SCHEMA)
+    if number == 1 and not known.number then
+        redis.call('SET', schema, SCHEMA, 'NX')
     end
     local leased_until = lease ~= NOTHING and now + lease or 0
     local placed = member(number, id)
