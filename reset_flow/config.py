@@ -349,6 +349,7 @@ def from_env(
 
     Raises:
         ConfigurationError: Something is missing or can't be; the message names the variable.
+        InvalidInput: The realm can't be one.
         KeyringError: The key file can't be used, or is missing, and the store knows keys of the realm.
         StoreUnavailable: The key file is missing, and the store can't be asked.
     """
@@ -357,7 +358,7 @@ def from_env(
         raise ConfigurationError(f"there is no setting {unknown[0]}: there are {', '.join(sorted(SETTINGS))}")
     transport = _transport(overrides)
     keys = setting("KEYS", "reset-flow.keys", overrides)
-    shared, realm = shared_files(overrides), setting("REALM", "default", overrides)
+    shared, realm = shared_files(overrides), validation.name(setting("REALM", "default", overrides), "realm")
     address = Secret(setting("STORE", "sqlite:///reset-flow.db", overrides))
     if create_keys and not os.path.exists(keys):  # noqa: PTH110 - never raises
         _check_unused(address, realm, Path(keys))

@@ -94,9 +94,8 @@ class KeyedStore(Store):
         own = KeyIds.of(keys)
         if not self._keyring.saved:  # lost with the process, by choice: the store does not remember such keys
             await self._check()
-            self._accepted = keys
         elif await _change(self._store, self._realm, lambda ids: self._joined(ids, own)):
-            self._accepted = keys
+            self._checked, self._accepted = True, keys
         await self._store.save(record, add=add, drop=drop)
 
     def load(self, flow_id: str) -> Coroutine[Any, Any, Record]:
@@ -122,9 +121,12 @@ class KeyedStore(Store):
         await self._store.aclose()
 
     async def _check(self) -> None:
+        keys = self._keyring.key_set
         _, ids = await _load(self._store, self._realm)
-        self._joined(ids, KeyIds.of(self._keyring.key_set))
+        joined = self._joined(ids, KeyIds.of(keys))
         self._checked = True
+        if joined == ids or not self._keyring.saved:
+            self._accepted = keys
 
     def _joined(self, ids: KeyIds, own: KeyIds) -> KeyIds:
         if ids.lookup and own.lookup.isdisjoint(ids.lookup):
@@ -145,7 +147,7 @@ async def _change(store: Store, realm: str, changed: Callable[[KeyIds], KeyIds])
         record, ids = await _load(store, realm)
         if (wanted := changed(ids)) == ids:
             return True
-        body = msgspec.json.encode({"seal": sorted(wanted.seal), "lookup": sorted(wanted.lookup)})
+        body = msgspec.json.encode(wanted, order="deterministic")
         version, replaced = (record.version, record.write_id) if record else (0, b"")
         newer = Record(
             realm=key_realm(realm),

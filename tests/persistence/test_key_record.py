@@ -14,6 +14,7 @@ import reset_flow
 from reset_flow import (
     Credential,
     FlowNotFound,
+    InvalidInput,
     Keyring,
     KeyringError,
     MemoryStore,
@@ -376,6 +377,36 @@ def test_no_key_file_is_made_while_the_store_cannot_be_asked(tmp_path: Path, add
     Keyring.generate().to_file(tmp_path / "keys")
     with suppress(StoreUnavailable):
         reset_flow.from_env(settings)  # asks nobody
+
+
+@pytest.mark.parametrize("realm", ["\udcff", "a\x1fkeys"], ids=["no UTF-8", "a control character"])
+def test_nothing_is_made_for_a_realm_that_can_be_none(tmp_path: Path, realm: str) -> None:
+    settings = {**SETTINGS, "STORE": f"sqlite:///{tmp_path}/flows.db", "KEYS": str(tmp_path / "keys"), "REALM": realm}
+    with pytest.raises(InvalidInput, match="realm"):
+        reset_flow.from_env(settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_process_that_reads_and_saves_loads_the_record_of_keys_once(path: Path) -> None:
+    class Counting(MemoryStore):
+        loaded: list[str]
+
+        async def load(self, flow_id: str) -> Record:
+            self.loaded.append(flow_id)
+            return await super().load(flow_id)
+
+    store = Counting()
+    store.loaded = []
+    await service_of(store, Keyring.from_file(path)).start("robert.zak")
+    known = (await record_of(store)).id
+    for reads_first in (True, False):
+        store.loaded = []
+        service = service_of(store, Keyring.from_file(path))
+        if reads_first:
+            assert await service.find("tag") == []
+        flow = await service.start("anna")
+        assert (await service.get(flow.id)).state is State.REQUESTED
+        assert store.loaded.count(known) == 1
 
 
 def test_a_process_takes_the_keys_that_another_made_while_it_asked_the_store(
