@@ -86,7 +86,7 @@ class Admin:
         self._now = in_utc(clock)
         self._name_worker = worker_names(validation.name(worker, "worker") if worker else None)
         self._keyed = KeyedStore(store, keyring, self._realm)
-        # The lease only says when listeners that were not told of an end are due again.
+        # What it saves has no intent, so the lease is never taken.
         self._repository = FlowRepository(self._keyed, keyring, self._realm, Policy().lease)
 
     async def __aenter__(self) -> Self:

@@ -329,3 +329,13 @@ async def test_a_restored_flow_goes_on_from_where_it_stood(store: SQLiteStore, p
         assert (
             await service.answer(flow.id, "Peterson")
         ).state == later.state  # and sends another e-mail: docs/backup.md
+
+
+@pytest.mark.parametrize("given", [None, "a\0b"], ids=["no text", "a null character"])
+async def test_a_path_that_can_be_none_is_refused(store: SQLiteStore, given: Any) -> None:
+    record = make_record()
+    await store.save(record)
+    for copy in (store.backup, store.restore):
+        with pytest.raises(ConfigurationError, match="a backup"):
+            await copy(given)
+    assert await store.load(record.id) == record

@@ -38,9 +38,10 @@ def back_up(path: str, target: str, busy_timeout: float) -> None:
                 copy.execute(
                     "PRAGMA journal_mode = DELETE"
                 ).fetchall()  # needs no log beside it, and no folder to write
-                _check_sound(copy, path)
+                _check_sound(copy, path, "restore a backup")
             _name(part, target)
-            _sync(Path(target).parent)
+            with suppress(OSError):  # some file systems can't; the copy is there
+                _sync(Path(target).parent)
         finally:
             for suffix in LEFT_OVERS:
                 with suppress(OSError):
@@ -87,7 +88,7 @@ def restore(path: str, source: str, busy_timeout: float) -> None:
                 version = 0
             if not version:
                 raise ConfigurationError(f"{source} is no backup of a store: give the file that `store backup` made")
-            _check_sound(backup, source)
+            _check_sound(backup, source, "take another backup")
         with closing(connect(path, busy_timeout)) as db:
             db.execute("PRAGMA synchronous = FULL")
             _copy(backup, db, busy_timeout)
@@ -103,10 +104,10 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection, busy_timeout: 
     source.backup(target, progress=check, sleep=0.02)
 
 
-def _check_sound(db: sqlite3.Connection, path: str) -> None:
+def _check_sound(db: sqlite3.Connection, path: str, advice: str) -> None:
     ((found,),) = db.execute("PRAGMA quick_check(1)").fetchall()
     if found != b"ok":
-        raise ConfigurationError(f"{path} is damaged: take another backup")
+        raise ConfigurationError(f"{path} is damaged: {advice}")
 
 
 def _sync(folder: Path) -> None:

@@ -63,14 +63,9 @@ class SQLiteStore(Store):
         clock: Callable[[], datetime] | None = None,
         busy_timeout: timedelta = timedelta(seconds=5),
     ) -> None:
-        try:
-            name = os.fsdecode(path)
-        except TypeError:
-            raise ConfigurationError("an SQLite store needs the path of a file, as text or as a Path") from None
+        name = _decoded(path, "an SQLite store")
         if name in ("", ":memory:"):
             raise ConfigurationError("an SQLite store needs the path of a file: without one, take a MemoryStore")
-        if "\0" in name:
-            raise ConfigurationError("the path of an SQLite store can't have a null character in it")
         self._clock = clock
         self._waiters: Waiters[str] = Waiters(POLL)
         # Absolute: the process may change its folder before the file is opened, and after.
@@ -126,9 +121,10 @@ class SQLiteStore(Store):
         Raises:
             ConfigurationError: The file exists, or there is no database.
         """
+        target = _decoded(path, "a backup")
         if not await asyncio.to_thread(os.path.exists, self._path):
             raise ConfigurationError(f"there is no database at {self._path}: check the address of the store")
-        await self._copy(backup.back_up, path)
+        await self._copy(backup.back_up, target)
 
     async def restore(self, path: str | os.PathLike[str]) -> None:
         """
@@ -142,14 +138,15 @@ class SQLiteStore(Store):
             with LOCKS.writing(file, busy_timeout):
                 backup.restore(real, source, busy_timeout)
 
+        source = _decoded(path, "a backup")
         file = (await self._writer.database()).file.file
-        await self._copy(replace, path)
+        await self._copy(replace, source)
         self._waiters.wake_all()
 
-    async def _copy(self, work: Callable[[str, str, float], None], path: str | os.PathLike[str]) -> None:
+    async def _copy(self, work: Callable[[str, str, float], None], path: str) -> None:
         database = await self._writer.database()
         try:
-            await asyncio.to_thread(work, database.file.real, os.fsdecode(path), self._busy_timeout)
+            await asyncio.to_thread(work, database.file.real, path, self._busy_timeout)
         except sqlite3.Error as error:
             raise unavailable(error) from error
         await self._writer.look()
@@ -171,6 +168,16 @@ class SQLiteStore(Store):
         # Another process repairs or closes the log, and the loop must not wait for it; or the file was replaced.
         rows: list[tuple[Any, ...]] = await self._writer.run(_fetch, statement, values)
         return rows
+
+
+def _decoded(path: str | os.PathLike[str], what: str) -> str:
+    try:
+        name = os.fsdecode(path)
+    except TypeError:
+        raise ConfigurationError(f"{what} needs the path of a file, as text or as a Path") from None
+    if "\0" in name:
+        raise ConfigurationError(f"the path of {what} can't have a null character in it")
+    return name
 
 
 def _fetch(db: sqlite3.Cursor, statement: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
