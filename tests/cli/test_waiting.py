@@ -98,7 +98,7 @@ def test_wait_says_by_its_status_that_the_flow_has_not_ended(run: Run, at: At) -
         assert (done.status, done.err) == (124, "")
         assert "it stands here" in done.out
     for timeout in ("-1", "1e12", "nan", "soon"):
-        assert run("wait", flow_id, "--timeout", timeout).status in (2, 11)
+        assert run("wait", flow_id, "--timeout", timeout).status == 2
     done = run("wait", at("password_set"), "--timeout", "0")
     assert (done.status, done.err) == (0, "")
 

@@ -378,7 +378,7 @@ class Histories(RuleBasedStateMachine):
         assert set(flow.allowed) <= legal
         if flow.state is State.PASSWORD_SET:
             # Of another code, a person may make a second one whose first nobody can know of.
-            assert self.broker.changes == 1 or self.kind is not Broker
+            assert self.broker.changes == 1 or (self.kind is not Broker and self.broker.changes > 1)
         if flow.failure in (Failure.EXPIRED, Failure.TOO_MANY_ATTEMPTS, Failure.CANCELLED):
             assert self.broker.changes == 0, "a password that was set is called failed"
         if self.seen:

@@ -209,7 +209,7 @@ class Odd(ScriptedTransport):
     ids=str,
 )
 def test_a_transport_that_is_none_makes_no_service(house: House, attributes: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match=r"name|aliases|deadline|capabilities"):
+    with pytest.raises(ConfigurationError, match=next(iter(attributes))):
         house.worker(Odd(**attributes))
 
 
@@ -345,7 +345,7 @@ async def test_nothing_that_was_sent_comes_back_whoever_wrote_the_transport(hous
         error = await refused(worker.service.set_password(flow.id, PASSWORD), ResetFlowError)
         said = [str(error), repr(error), *map(str, getattr(error, "reasons", ()))]
         for secret in (user, code, PASSWORD, phrase, "session of ours"):
-            assert secret not in " ".join(said).lower().replace("%20", " ")
+            assert secret not in " ".join(" ".join(said).lower().replace("%20", " ").split())
     assert isinstance(error, OutcomeInDoubt)
     assert len(worker.transport.calls_of("update")) == 4
     await worker.service.cancel(flow.id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import Counter
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -34,6 +33,7 @@ from reset_flow import (
 )
 from reset_flow.testing import refused
 from reset_flow.testing.transport import ScriptedTransport
+from tests.service.guessing import COUNTS, DAY, HOUR, TICK, ChanceHistory
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -47,9 +47,6 @@ JUDGES_LATE = Capabilities(verifies_code=False)
 NO_CODE = Rejected(reasons=["no such code"], about=Step.CODE)
 WEAK = Rejected(reasons=["too weak"])
 PASSWORD = "violet tractor 5"
-DAY, HOUR, TICK = timedelta(hours=24), timedelta(hours=1), timedelta(microseconds=1)
-COUNTS = HOUR + DAY
-"""How long the guesses of a flow count from its start: for a day after it must have ended."""
 MANY = Budget(10_000, HOUR)
 LIMIT = 10
 EVERY_STORE = pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres", "redis"])
@@ -374,21 +371,14 @@ async def test_a_code_that_is_held_unsent_keeps_its_place_as_long_as_its_flow_li
     assert (await worker.service.verify(other.id, "004158")).state is State.TOKEN_ISSUED
 
 
-class Guessing:
+class Guessing(ChanceHistory):
     """People and strangers at the flows of one user, over workers that come and go, with codes that are judged late."""
 
     def __init__(self, house: House, clock: FrozenClock, seed: int) -> None:
-        self.house, self.clock = house, clock
-        self.random = random.Random(seed)  # noqa: S311 - so that a failure can be repeated
-        self.policy = Policy(starts_per_user=MANY, resend_cooldown=timedelta(0), probe_by_login=False)
-        self.flows: list[str] = []
-        self.codes = 0
         self.sent: dict[str, list[datetime]] = {}
-        self.started: dict[str, datetime] = {}
-        self.typed_into: dict[str, str] = {}
-        self.right: set[str] = set()
-        self.refused = Counter[str]()
-        self.hires()
+        super().__init__(
+            house, clock, Policy(starts_per_user=MANY, resend_cooldown=timedelta(0), probe_by_login=False), seed
+        )
 
     def hires(self) -> None:
         self.worker = late(self.house, self.policy)
@@ -406,9 +396,7 @@ class Guessing:
 
     async def verify(self) -> str:
         """Type a code that nobody has typed before; return into which flow."""
-        self.codes += 1
-        code = f"{self.codes:06d}"
-        self.typed_into[code] = flow_id = self.random.choice(self.flows)
+        flow_id, code = self.types()
         await self.worker.service.verify(flow_id, code)
         return flow_id
 
@@ -442,21 +430,10 @@ class Guessing:
         await self.worker.service.sweep()
 
     async def start(self) -> None:
-        user = self.random.choice(["robert.zak", "Robert.Zak", " ROBERT.ZAK "])
-        self.flows.append((await self.worker.service.start(user)).id)
-        self.started[self.flows[-1]] = self.clock()
+        self.has_started((await self.worker.service.start(self.user())).id)
 
-    async def move(self, command: str) -> None:
-        await getattr(self.worker.service, command)(self.random.choice(self.flows))
-
-    async def sweep(self) -> None:
-        await self.worker.service.sweep()
-
-    async def pause(self, shortest: float, longest: float) -> None:
-        self.clock.advance(timedelta(minutes=self.random.uniform(shortest, longest)))
-
-    async def step(self) -> None:
-        acts: list[tuple[int, Callable[[], Awaitable[object]]]] = [
+    def acts(self) -> list[tuple[int, Callable[[], Awaitable[object]]]]:
+        return [
             (6, self.start),
             (8, self.verify),
             (10, lambda: self.guess(NO_CODE)),
@@ -466,21 +443,7 @@ class Guessing:
             (1, lambda: self.set_password(NotActed())),
             (1, lambda: self.set_password(Unknown(), NO_CODE)),
             (1, lambda: self.set_password(Unknown(), Unknown())),
-            (1, lambda: self.move("resend")),
-            (1, lambda: self.move("cancel")),
-            (1, self.crash),
-            (1, self.sweep),
-            (2, lambda: self.pause(0, 15)),
-            (1, lambda: self.pause(20, 58)),
-            (1, lambda: self.pause(60, 26 * 60)),
         ]
-        (act,) = self.random.choices([act for _, act in acts], [weight for weight, _ in acts])
-        try:
-            if self.flows or act == self.start:
-                await act()
-        except ResetFlowError as error:
-            self.refused[error.code] += 1
-        self.flows = self.flows[-6:]
 
     def most_in_a_day(self) -> int:
         """Return how many distinct wrong codes came in the 24 hours in which most did."""
@@ -504,9 +467,7 @@ async def test_whatever_happens_no_more_than_ten_wrong_codes_are_sent_in_any_day
     clock.advance(timedelta(minutes=61))
     guessing.hires()
     await guessing.worker.service.sweep()
-    wrong = [code for code in guessing.sent if code not in guessing.right]
-    ends = [guessing.started[guessing.typed_into[code]] + COUNTS for code in wrong]
-    counted = [end for end in ends if end > clock()]
+    counted = guessing.counted_until(guessing.sent)
     assert await guesses(guessing.worker) == LIMIT - len(counted)
     # And each counts for a day after its flow must have ended, and no longer.
     for end, freed in sorted(Counter(counted).items()):

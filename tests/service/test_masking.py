@@ -149,12 +149,16 @@ async def test_another_code_after_an_answer_in_doubt_is_refused_to_known_and_unk
     """The answer that nobody has judged goes with it, and is wrong."""
     sandbox.settings.unknown_user_refused = True
     sandbox.add_user("with.question", question="Which pet?", answer="Rex")
-    worker = house.worker(etna(deadline=timedelta(seconds=0.2)), policy=Policy(decoy_questions=("Which pet?",)))
+    policy = Policy(decoy_questions=("Which pet?",))
+    worker, hasty = (
+        house.worker(etna(), policy=policy),
+        house.worker(etna(deadline=timedelta(seconds=0.2)), policy=policy),
+    )
     seen = {}
     for user in ("with.question", UNKNOWN):
         flow = await worker.service.start(user)
         sandbox.fault("*", fault, times=1)
-        doubted = await worker.service.answer(flow.id, "Bello")
+        doubted = await hasty.service.answer(flow.id, "Bello")
         assert doubted.in_doubt is Step.ANSWER
         seen[user] = [shown(doubted), await tries(worker, flow, clock, "verify", "resend")]
         assert (await worker.service.get(flow.id)).expects is Step.ANSWER

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import Counter
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -28,6 +27,7 @@ from reset_flow import (
     Unknown,
 )
 from reset_flow.testing import refused
+from tests.service.guessing import ChanceHistory
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -416,29 +416,23 @@ async def test_a_start_that_is_refused_says_so_and_not_that_the_answers_are_used
     assert (error.limit, error.retry_after) == ("starts_per_user", HOUR)
 
 
-class Guessing:
+class Guessing(ChanceHistory):
     """People and strangers at the flows of one user, over workers that come and go, against a broker that knows."""
 
     def __init__(self, house: House, clock: FrozenClock, seed: int) -> None:
-        self.house, self.clock = house, clock
-        self.random = random.Random(seed)  # noqa: S311 - so that a failure can be repeated
-        self.policy = Policy(starts_per_user=MANY_STARTS, starts_per_origin=MANY_STARTS, resend_cooldown=timedelta(0))
-        self.flows: list[str] = []
-        self.codes = 0
         self.sent: dict[str, datetime] = {}
-        self.started: dict[str, datetime] = {}
-        self.typed_into: dict[str, str] = {}
-        self.right: set[str] = set()
-        self.refused = Counter[str]()
-        self.hires()
+        super().__init__(
+            house,
+            clock,
+            Policy(starts_per_user=MANY_STARTS, starts_per_origin=MANY_STARTS, resend_cooldown=timedelta(0)),
+            seed,
+        )
 
     def hires(self) -> None:
         self.worker = self.house.worker(policy=self.policy)
 
     async def verify(self, *outcomes: Outcome) -> None:
         """Verify a code that nobody has typed before; its sendings have these outcomes."""
-        if not self.flows:
-            return
         flow_id, code = self.types()
 
         def played(outcome: Outcome) -> Callback:
@@ -457,13 +451,6 @@ class Guessing:
         self.worker.transport.script(exchange=[played(outcome) for outcome in outcomes])
         await self.worker.service.verify(flow_id, code)
 
-    def types(self) -> tuple[str, str]:
-        """Return a flow and a code that nobody has typed before."""
-        self.codes += 1
-        code = f"{self.codes:06d}"
-        self.typed_into[code] = self.random.choice(self.flows)
-        return self.typed_into[code], code
-
     async def crash(self) -> None:
         """Let the process die in the middle of a guess; the next one repeats it."""
         await self.verify_held()
@@ -473,8 +460,6 @@ class Guessing:
         await self.worker.service.sweep()
 
     async def verify_held(self) -> None:
-        if not self.flows:
-            return
         flow_id, code = self.types()
         self.worker.transport.unscript("exchange")
         held = self.worker.transport.hold("exchange", Rejected())
@@ -488,8 +473,7 @@ class Guessing:
         await asyncio.gather(task, return_exceptions=True)
 
     async def start(self, *, wrong_answer: bool = False) -> None:
-        user = self.random.choice(["robert.zak", "Robert.Zak", " ROBERT.ZAK "])
-        flow = await self.worker.service.start(user)
+        flow = await self.worker.service.start(self.user())
         self.has_started(flow.id)
         self.worker.transport.script(request=[Rejected()] if wrong_answer else [])
         await self.worker.service.answer(flow.id, "Peterson")
@@ -498,23 +482,9 @@ class Guessing:
         self.worker.transport.script(challenge=[Accepted(value=Secret(""))])
         self.has_started((await self.worker.service.start("robert.zak")).id)
 
-    def has_started(self, flow_id: str) -> None:
-        self.flows.append(flow_id)
-        self.started[flow_id] = self.clock()
-
-    async def move(self, command: str) -> None:
-        if self.flows:
-            await getattr(self.worker.service, command)(self.random.choice(self.flows))
-
-    async def sweep(self) -> None:
-        await self.worker.service.sweep()
-
-    async def pause(self, shortest: float, longest: float) -> None:
-        self.clock.advance(timedelta(minutes=self.random.uniform(shortest, longest)))
-
-    async def step(self) -> None:
+    def acts(self) -> list[tuple[int, Callable[[], Awaitable[object]]]]:
         right = Accepted(value=Secret("a token"))
-        acts: list[tuple[int, Callable[[], Awaitable[None]]]] = [
+        return [
             (8, self.start),
             (1, lambda: self.start(wrong_answer=True)),
             (1, self.start_without_a_question),
@@ -523,30 +493,11 @@ class Guessing:
             (1, lambda: self.verify(NotActed())),
             (1, lambda: self.verify(Unknown(), Rejected())),
             (1, lambda: self.verify(Unknown(), right)),
-            (1, lambda: self.move("resend")),
-            (1, lambda: self.move("cancel")),
-            (1, self.crash),
-            (1, self.sweep),
-            (2, lambda: self.pause(0, 15)),
-            (1, lambda: self.pause(20, 58)),
-            (1, lambda: self.pause(60, 26 * 60)),
         ]
-        (act,) = self.random.choices([act for _, act in acts], [weight for weight, _ in acts])
-        try:
-            await act()
-        except ResetFlowError as error:
-            self.refused[error.code] += 1
-        self.flows = self.flows[-6:]
 
     @property
     def wrong(self) -> list[datetime]:
         return sorted(at for code, at in self.sent.items() if code not in self.right)
-
-    def counted_until(self) -> list[datetime]:
-        """Return until when each wrong code counts that does: a day after its flow must have ended."""
-        wrong = [code for code in self.sent if code not in self.right]
-        ends = [self.started[self.typed_into[code]] + COUNTS for code in wrong]
-        return [end for end in ends if end > self.clock()]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -565,7 +516,7 @@ async def test_whatever_happens_no_more_wrong_codes_than_the_limit_are_sent_in_a
     clock.advance(timedelta(minutes=61))
     guessing.hires()
     await guessing.worker.service.sweep()
-    counted = guessing.counted_until()
+    counted = guessing.counted_until(guessing.sent)
     assert await use_up(guessing.worker, at) == LIMIT - len(counted)
     last = await at(guessing.worker, State.QUESTION_ANSWERED)
     error = await refused(guessing.worker.service.verify(last.id, "004158"), LimitReached)

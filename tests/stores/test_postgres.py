@@ -392,6 +392,7 @@ async def test_who_listens_does_so_again_after_the_connection_was_lost(
         return bool(set(await listeners(database)) - {first})
 
     await until(listens_again)
+    assert not waiting.done()
     await store.save(next_version(record))
     async with asyncio.timeout(20):
         await waiting

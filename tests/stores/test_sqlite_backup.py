@@ -134,7 +134,8 @@ async def test_a_backup_under_load_has_every_save_that_was_acknowledged_before_i
 
     saving = [asyncio.create_task(save()) for _ in range(8)]
     for n in range(3):
-        await enough.wait()
+        async with asyncio.timeout(PATIENCE):
+            await enough.wait()
         enough.clear()
         before = set(acknowledged)
         await backup(store, copy.with_name(f"{n}.db"))
@@ -143,7 +144,8 @@ async def test_a_backup_under_load_has_every_save_that_was_acknowledged_before_i
         await again.aclose()
     for task in saving:
         task.cancel()
-    await asyncio.wait(saving)
+    ends = await asyncio.gather(*saving, return_exceptions=True)
+    assert [type(end) for end in ends] == [asyncio.CancelledError] * 8
 
 
 async def test_a_restore_replaces_everything_for_every_process_at_once(
@@ -250,7 +252,7 @@ async def test_a_restore_waits_no_longer_for_a_writer_than_told(store: SQLiteSto
     await backup(store, copy)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(4):  # of the default, it would wait five
             await refused(restore(store, copy), StoreUnavailable)
         other.execute("ROLLBACK")
     await restore(store, copy)
