@@ -813,8 +813,7 @@ def test_a_store_is_closed_by_the_loop_that_uses_it_when_another_one_says_so(pat
         ready.set()
         assert await asyncio.to_thread(closed.wait, PATIENCE)
         await refused(store.save(make_record()), StoreUnavailable)
-        rest = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.wait(rest)  # the closing is among them
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})  # the closing, where it is not done yet
 
     thread = threading.Thread(target=lambda: asyncio.run(work()))
     thread.start()
