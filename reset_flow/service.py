@@ -21,7 +21,7 @@ from reset_flow.domain.secret import Secret
 from reset_flow.engine import guess_alarm
 from reset_flow.engine.background_tasks import BackgroundTasks
 from reset_flow.engine.broker_client import BrokerClient
-from reset_flow.engine.commands import CommandHandler
+from reset_flow.engine.commands import Caller, CommandHandler
 from reset_flow.engine.context import Context, in_utc, system_clock, worker_names
 from reset_flow.engine.intents import IntentExecutor
 from reset_flow.engine.notifications import Notifications
@@ -196,6 +196,7 @@ class ResetService:
         ref: str | Secret | None = None,
         tags: Iterable[str | Secret] = (),
         origin: str | Secret | None = None,
+        secret: str | Secret | None = None,
         patience: timedelta = NO_TIME,
     ) -> Flow:
         """
@@ -211,16 +212,23 @@ class ResetService:
 
             origin: Where the wish comes from (an address, a chat account), counted beside the user against floods.
 
+            secret: In the place of a `ref`, a random text of at least 128 bits that only the person's browser or
+                program has. Exactly this text gives the flow again, here and by `id_of`; the store has its hash alone.
+
         Raises:
             LimitReached: Too many were started for this user; those that run stay usable.
             UnknownUser: The broker will not reset this user, and `Policy.mask_unknown_users` is off.
             KeyReused: The `ref` names the reset of another user or credential.
             FlowBusy: The `ref` names a flow with a call under way, or that a process left which died in it.
         """
-        user, ref, origin = Secret(user), validation.hidden(ref), validation.hidden(origin)
+        user, ref, origin, secret = Secret(user), *map(validation.hidden, (ref, origin, secret))
         tags = validation.tags(tags)
+        if ref is not None and secret is not None:
+            raise InvalidInput("start: give a ref or a secret, not both")
+        flow_id = None if secret is None else self.id_of(secret)
         return await self._starter.start(
-            StartRequest(user=user, credential=credential, ref=ref, tags=tags, origin=origin), _patience(patience)
+            StartRequest(user=user, credential=credential, ref=ref, tags=tags, origin=origin, id=flow_id),
+            _patience(patience),
         )
 
     async def adopt(
@@ -247,11 +255,19 @@ class ResetService:
     #
     # Each takes `key`, an idempotency key of the embedder's. Seen again for the same flow, it gives what came of the
     # first, without a call; the last eight are remembered. A command of which nothing came may be tried again with it,
-    # and so may one whose doubt still stands. And each takes `patience`: how long to wait for the end of another call
-    # of the flow before `FlowBusy` is raised.
+    # and so may one whose doubt still stands. Each takes `patience`: how long to wait for the end of another call of
+    # the flow before `FlowBusy` is raised. And each takes `holder`: who gives it, in the embedder's words, such as a
+    # session or a conversation. A code that is taken binds the flow to its holder: until another code is needed,
+    # commands of anybody else raise `HeldElsewhere`, but for a `cancel` without a holder.
 
     async def answer(
-        self, flow_id: str, text: str | Secret = "", *, key: str | Secret | None = None, patience: timedelta = NO_TIME
+        self,
+        flow_id: str,
+        text: str | Secret = "",
+        *,
+        key: str | Secret | None = None,
+        holder: str | Secret | None = None,
+        patience: timedelta = NO_TIME,
     ) -> Flow:
         """
         Answer the secret question. A code is then on its way; `in_doubt` says that it may be.
@@ -262,12 +278,23 @@ class ResetService:
         Raises:
             AnswerRejected: It is wrong.
         """
-        text, key = Secret(text), validation.hidden(key)
+        text, key, holder = Secret(text), validation.hidden(key), validation.hidden(holder)
         return await self._run(
-            flow_id, "answer", key, patience, lambda: None if text.reveal() == "" else validation.answer(text)
+            flow_id,
+            "answer",
+            self._caller(key, holder),
+            patience,
+            lambda: None if text.reveal() == "" else validation.answer(text),
         )
 
-    async def resend(self, flow_id: str, *, key: str | Secret | None = None, patience: timedelta = NO_TIME) -> Flow:
+    async def resend(
+        self,
+        flow_id: str,
+        *,
+        key: str | Secret | None = None,
+        holder: str | Secret | None = None,
+        patience: timedelta = NO_TIME,
+    ) -> Flow:
         """
         Have another code sent; `in_doubt` says that it may be on its way.
 
@@ -275,11 +302,17 @@ class ResetService:
             LimitReached: Too soon, or too often for one flow.
             AnswerRejected: The answer that was once taken no longer is; the flow expects one again.
         """
-        key = validation.hidden(key)
-        return await self._run(flow_id, "resend", key, patience, lambda: None)
+        key, holder = validation.hidden(key), validation.hidden(holder)
+        return await self._run(flow_id, "resend", self._caller(key, holder), patience, lambda: None)
 
     async def verify(
-        self, flow_id: str, code: str | Secret, *, key: str | Secret | None = None, patience: timedelta = NO_TIME
+        self,
+        flow_id: str,
+        code: str | Secret,
+        *,
+        key: str | Secret | None = None,
+        holder: str | Secret | None = None,
+        patience: timedelta = NO_TIME,
     ) -> Flow:
         """
         Give the code from the e-mail. The flow then expects the new password or PIN.
@@ -292,11 +325,19 @@ class ResetService:
                 password, it is held until then, and `set_password` raises this.
             OutcomeInDoubt: Nobody knows whether the code is spent: the person types it again or asks for another one.
         """
-        code, key = Secret(code), validation.hidden(key)
-        return await self._run(flow_id, "verify", key, patience, lambda: validation.code(code, self._code))
+        code, key, holder = Secret(code), validation.hidden(key), validation.hidden(holder)
+        return await self._run(
+            flow_id, "verify", self._caller(key, holder), patience, lambda: validation.code(code, self._code)
+        )
 
     async def set_password(
-        self, flow_id: str, password: str | Secret, *, key: str | Secret | None = None, patience: timedelta = NO_TIME
+        self,
+        flow_id: str,
+        password: str | Secret,
+        *,
+        key: str | Secret | None = None,
+        holder: str | Secret | None = None,
+        patience: timedelta = NO_TIME,
     ) -> Flow:
         """
         Set the new password, which ends the flow.
@@ -309,9 +350,13 @@ class ResetService:
             CodeRejected: The code or token that goes with it is refused: the flow expects another code.
             OutcomeInDoubt: Nobody knows; the person may try to log in, or set it again.
         """
-        password, key = Secret(password), validation.hidden(key)
+        password, key, holder = Secret(password), validation.hidden(key), validation.hidden(holder)
         return await self._run(
-            flow_id, "set_password", key, patience, lambda: NewCredential(secret=validation.password(password))
+            flow_id,
+            "set_password",
+            self._caller(key, holder),
+            patience,
+            lambda: NewCredential(secret=validation.password(password)),
         )
 
     async def set_pin(
@@ -323,6 +368,7 @@ class ResetService:
         personal_phrase: str | Secret | None = None,
         authorization: str | Secret | None = None,
         key: str | Secret | None = None,
+        holder: str | Secret | None = None,
         patience: timedelta = NO_TIME,
     ) -> Flow:
         """
@@ -334,50 +380,77 @@ class ResetService:
 
             authorization: The bearer token of a log-in.
         """
-        pin, key = Secret(pin), validation.hidden(key)
+        pin, key, holder = Secret(pin), validation.hidden(key), validation.hidden(holder)
         personal_phrase, authorization = validation.hidden(personal_phrase), validation.hidden(authorization)
         details = validation.details(
             image_name=validation.hidden(image_name), personal_phrase=personal_phrase, authorization=authorization
         )
         new = partial(NewCredential, details=details)
-        return await self._run(flow_id, "set_pin", key, patience, lambda: new(secret=validation.pin(pin)))
+        return await self._run(
+            flow_id, "set_pin", self._caller(key, holder), patience, lambda: new(secret=validation.pin(pin))
+        )
 
-    async def cancel(self, flow_id: str, *, key: str | Secret | None = None, patience: timedelta = NO_TIME) -> Flow:
+    async def cancel(
+        self,
+        flow_id: str,
+        *,
+        key: str | Secret | None = None,
+        holder: str | Secret | None = None,
+        patience: timedelta = NO_TIME,
+    ) -> Flow:
         """Give the flow up."""
-        key = validation.hidden(key)
-        return await self._run(flow_id, "cancel", key, patience, lambda: None)
+        key, holder = validation.hidden(key), validation.hidden(holder)
+        return await self._run(flow_id, "cancel", self._caller(key, holder), patience, lambda: None)
 
     async def submit(
-        self, flow_id: str, text: str | Secret, *, key: str | Secret | None = None, patience: timedelta = NO_TIME
+        self,
+        flow_id: str,
+        text: str | Secret,
+        *,
+        key: str | Secret | None = None,
+        holder: str | Secret | None = None,
+        patience: timedelta = NO_TIME,
     ) -> Flow:
         """
         Give the flow whatever it expects now: `answer`, `verify`, `set_password` or `set_pin`, with all that they
         return and raise. Give a `key` with it where the same message may come twice: else a code that comes again could
         be taken for the new PIN.
         """
-        text, hashed = Secret(text), self._hash(validation.hidden(key))
-        command = await self._commands.command_for(flow_id, hashed)
+        text, key, holder = Secret(text), validation.hidden(key), validation.hidden(holder)
+        command = await self._commands.command_for(flow_id, self._hash("key", key))
         method: Callable[..., Coroutine[Any, Any, Flow]] = getattr(self, command)
-        return await method(flow_id, text, key=key, patience=patience)
+        return await method(flow_id, text, key=key, holder=holder, patience=patience)
 
-    def _hash(self, key: Secret | None) -> bytes | None:
-        return None if key is None else self._keyring.digest(self._realm, "key", validation.name(key, "key"))
+    def _caller(self, key: Secret | None, holder: Secret | None) -> Caller:
+        return Caller(self._hash("key", key), self._hash("holder", holder))
+
+    def _hash(self, purpose: str, given: Secret | None) -> bytes | None:
+        return None if given is None else self.digest(purpose, validation.name(given, purpose))
 
     async def _run(
-        self, flow_id: str, command: str, key: Secret | None, patience: timedelta, make: Callable[[], Given]
+        self, flow_id: str, command: str, caller: Caller, patience: timedelta, make: Callable[[], Given]
     ) -> Flow:
-        hashed, patience = self._hash(key), _patience(patience)
+        patience = _patience(patience)
         try:
             given = make()
         except InputRejected as error:
             given = error  # to be raised once the flow is loaded
-        return await self._commands.run(flow_id, command, given, hashed, patience)
+        return await self._commands.run(flow_id, command, given, caller, patience)
 
     # --- looking
 
-    async def get(self, flow_id: str) -> Flow:
-        """Return the flow as it stands. A flow whose time is up is ended by this."""
-        return await self._recovery.look(flow_id)
+    async def get(self, flow_id: str, *, holder: str | Secret | None = None) -> Flow:
+        """
+        Return the flow as it stands. A flow whose time is up is ended by this.
+
+        Raises:
+            HeldElsewhere: A `holder` is given, and the flow is bound to another one.
+        """
+        return await self._recovery.look(flow_id, self._hash("holder", validation.hidden(holder)))
+
+    def id_of(self, secret: str | Secret) -> str:
+        """Return the id of the flow that was started with this secret, if any was."""
+        return spell(self.digest("secret", validation.secret(secret)))
 
     async def find(self, tag: str | Secret | None = None, *, ref: str | Secret | None = None) -> list[Flow]:
         """
@@ -422,6 +495,10 @@ class ResetService:
         removal of keys include them; `find` and `get` do not.
         """
         return SideRecords(self._store, self._keyring, self._realm, validation.name(kind, "kind"), self._now)
+
+    def digest(self, purpose: str, text: str | Secret) -> bytes:
+        """Hash exactly this text to 16 bytes under a key of the ring, for surfaces that make and compare tokens."""
+        return self._keyring.digest(self._realm, purpose, Secret(text).reveal())
 
     async def reseal(self) -> key_rotation.ResealReport:
         """Seal every flow of the realm with the newest key, so that older ones can be removed from the ring."""

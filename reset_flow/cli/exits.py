@@ -43,6 +43,7 @@ STATUSES: Mapping[type[errors.ResetFlowError], int] = {
     errors.FlowBusy: 23,
     errors.KeyReused: 24,
     errors.CommandVetoed: 25,
+    errors.HeldElsewhere: 27,
     errors.LimitReached: 26,
     errors.InputRejected: 30,
     errors.UnknownUser: 31,

@@ -42,6 +42,9 @@ RESULTS = 8
 GUESSES = {State.REQUESTED: BudgetName.ANSWERS_PER_USER, State.QUESTION_ANSWERED: BudgetName.CODES_PER_USER}
 """The budget of the guess that a flow asks for in a state."""
 
+UNBOUND = frozenset({State.REQUESTED, State.QUESTION_ANSWERED})
+"""States in which no code has been taken yet: whoever gives the right one may go on with the flow."""
+
 SENDS_CODE = frozenset(
     trigger
     for command in COMMANDS.values()
@@ -86,18 +89,20 @@ class Adopted(Struct, frozen=True, gc=False):
 
 
 class Intended(Struct, frozen=True, gc=False):
-    """A command is about to be sent. `key` is the hash of its idempotency key."""
+    """A command is about to be sent. `key` and `holder` are hashes of its idempotency key and of who gave it."""
 
     command: str
     secret: Secret | None = None
     key: bytes | None = None
+    holder: bytes | None = None
 
 
 class Held(Struct, frozen=True, gc=False):
-    """A code was given that the broker judges only together with the new password. `key` as in `Intended`."""
+    """A code was given that the broker judges only together with the new password. The others as in `Intended`."""
 
     code: Secret
     key: bytes | None = None
+    holder: bytes | None = None
 
 
 class Repeated(Struct, frozen=True, gc=False):
@@ -267,6 +272,8 @@ class _Change(Struct):
             taken.append(Move(EDGE_BY_TRIGGER[trigger].letter, self.moment.at, worker, reason))
         if self.flow.holds_code and state is not State.TOKEN_ISSUED:
             self.let_go()
+        if state in UNBOUND:
+            known["holder"] = None
         if state.ended:
             known |= {"answer": None, "token": None, "continuation": None}
             known |= {"ended_at": self.moment.at, "undelivered": self.flow.listeners}
@@ -383,7 +390,14 @@ def _intended(change: _Change, event: Intended) -> None:
         change.add_guess(GUESSES[change.flow.state])
     if COMMANDS[command].call is Call.UPDATE and change.flow.holds_code:
         change.add_guess(BudgetName.CODES_PER_USER)
-    intent = Intent(command=command, at=moment.at, write_id=moment.write_id, secret=event.secret, key=event.key)
+    intent = Intent(
+        command=command,
+        at=moment.at,
+        write_id=moment.write_id,
+        secret=event.secret,
+        key=event.key,
+        holder=event.holder,
+    )
     change.set(intent=intent, **_counted(change.flow, command, 1))
 
 
@@ -392,7 +406,7 @@ def _held(change: _Change, event: Held) -> None:
     change.let_go()
     change.add_guess(BudgetName.CODES_PER_USER)
     counted = _counted(change.flow, "verify", 1)
-    change.fire(*COMMANDS["verify"].held, token=event.code, holds_code=True, **counted)
+    change.fire(*COMMANDS["verify"].held, token=event.code, holds_code=True, holder=event.holder, **counted)
     change.remember("verify", event.key)
 
 
@@ -445,6 +459,7 @@ def _accepted(change: _Change, intent: Intent, outcome: Accepted) -> None:
             known |= {"answer": intent.secret or change.flow.answer, "sent_at": intent.at, "sent_to": outcome.sent_to}
             change.fire(*command.accepted, **known)
         case Call.EXCHANGE:
+            known["holder"] = intent.holder
             if outcome.value:
                 change.fire(*command.accepted, answer=None, **known, **_granted(change, outcome.value))
             else:

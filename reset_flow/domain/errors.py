@@ -12,6 +12,7 @@ Everything that can come out of the library.
     ├── FlowBusy
     ├── KeyReused
     ├── CommandVetoed
+    │   └── HeldElsewhere
     ├── LimitReached
     ├── InputRejected           the input of a person was refused
     │   ├── UnknownUser
@@ -167,6 +168,16 @@ class CommandVetoed(ResetFlowError):
     """Raised by a guard of the embedder's; nothing was sent."""
 
     code = "command_vetoed"
+
+
+class HeldElsewhere(CommandVetoed):
+    """The code of the flow was given by another holder, who alone may go on with it. Nothing was sent."""
+
+    code = "held_elsewhere"
+
+    def __init__(self, flow_id: str) -> None:
+        super().__init__(f"flow {flow_id} goes on where its code was typed: go on there, or start another one")
+        self.flow_id = flow_id
 
 
 class LimitReached(ResetFlowError):

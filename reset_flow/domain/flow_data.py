@@ -86,10 +86,12 @@ class Intent(Unpicklable, _Kept, frozen=True, kw_only=True):
         secret: The answer or the code that goes with it. A password is never kept.
 
         key: A keyed hash of the idempotency key, 16 bytes.
+
+        holder: A keyed hash of who gave the command, 16 bytes.
     """
 
     refusal = "an intent can't be pickled, as it has secrets: a keyring seals it"
-    hidden = frozenset({"key", "write_id"})
+    hidden = frozenset({"key", "holder", "write_id"})
 
     command: str
     at: Time
@@ -97,6 +99,7 @@ class Intent(Unpicklable, _Kept, frozen=True, kw_only=True):
     sendings: int = 1
     secret: Secret | None = None
     key: bytes | None = None
+    holder: bytes | None = None
 
 
 class Result(_Kept, frozen=True, kw_only=True):
@@ -184,6 +187,9 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
         workers: The workers that took its transitions.
 
         moves: Its transitions, oldest first.
+
+        holder: A keyed hash of who gave the code, from when it was taken until another one is needed; `None`: anybody
+            may go on with the flow.
     """
 
     refusal = "flow data can't be pickled, as it has a login: a keyring seals it"
@@ -202,6 +208,7 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
             "uses",
             "reserve",
             "write_id",
+            "holder",
         }
     )
 
@@ -237,6 +244,7 @@ class FlowData(Unpicklable, _Kept, frozen=True, kw_only=True, tag=SCHEMA):
     undelivered: tuple[str, ...] = ()
     workers: tuple[str, ...] = ()
     moves: tuple[Move, ...] = ()
+    holder: bytes | None = None
     # What a record has in the clear; its body holds the defaults in their place.
     id: str = ""
     version: int = 0

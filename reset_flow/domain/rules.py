@@ -8,6 +8,7 @@ from reset_flow.domain.errors import (
     AnswerRejected,
     CodeRejected,
     FlowEnded,
+    HeldElsewhere,
     IllegalCommand,
     InputRejected,
     LimitReached,
@@ -146,6 +147,12 @@ def admit(flow: FlowData, command: str, now: datetime) -> None:
     lifetime = flow.limits.code_lifetime
     if command == "verify" and lifetime and flow.sent_at and now >= flow.sent_at + lifetime:
         raise CodeRejected(Reason("too_old", "it is too old by now, ask for another one"), sent=False)
+
+
+def check_holder(flow: FlowData, command: str, holder: bytes | None) -> None:
+    """Raise HeldElsewhere if the flow is bound to somebody else. The embedder itself may cancel any."""
+    if flow.holder not in (None, holder) and not (command == "cancel" and holder is None):
+        raise HeldElsewhere(flow.id)
 
 
 def check_input(flow: FlowData, command: str, given: object) -> None:

@@ -26,6 +26,9 @@ SEPARATORS = "\N{MINUS SIGN}\N{COMBINING GRAPHEME JOINER}\N{VARIATION SELECTOR-1
 ADDRESS_LENGTH = 10_000
 ANSWER_LENGTH = 1_000
 BROKER_LENGTH = 1_000
+SECRET_LENGTH = 22
+"""Of 128 bits in base64."""
+
 NAME_LENGTH = 320
 """The longest local part, an @ and the longest domain (RFC 5321, 4.5.3.1)."""
 PASSWORD_LENGTH = 10_000
@@ -76,6 +79,14 @@ def name(text: Any, what: str) -> str:
         raise InvalidInput(f"{what}: {flaw}")
     checked: str = text.reveal()
     return checked
+
+
+def secret(text: Any) -> Secret:
+    """Return a secret of the embedder's making. Raises InvalidInput if it can be guessed, or as `name` does."""
+    hidden_text = Secret(text)
+    if len(name(hidden_text, "secret")) < SECRET_LENGTH:
+        raise InvalidInput("secret: it needs 128 random bits, such as secrets.token_urlsafe() gives")
+    return hidden_text
 
 
 def user(given: Any) -> str:

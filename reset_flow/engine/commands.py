@@ -10,6 +10,8 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
+from msgspec import Struct
+
 from reset_flow.domain import rules
 from reset_flow.domain.decide import Cancelled, Held, Intended, decide, recorded
 from reset_flow.domain.errors import (
@@ -53,6 +55,16 @@ audit = logging.getLogger("reset_flow.audit")
 """Gets a line at INFO for each transition, and for each command that was refused."""
 
 
+class Caller(Struct, frozen=True, gc=False):
+    """Who gives a command: hashes of its idempotency key, and of whom a code that is taken binds the flow to."""
+
+    key: bytes | None = None
+    holder: bytes | None = None
+
+
+NOBODY = Caller()
+
+
 class CommandHandler:
     """Carries out commands on the flows of one service."""
 
@@ -78,22 +90,20 @@ class CommandHandler:
         flow_id: str,
         command: str,
         given: Given = None,
-        key: bytes | None = None,
+        caller: Caller = NOBODY,
         patience: timedelta = NO_TIME,
     ) -> Flow:
         """
         Carry out a command on a flow that is there.
 
         Args:
-            key: The hash of its idempotency key.
-
             patience: How long to wait for the end of another call of the flow.
 
         Raises:
             ResetFlowError: The flow did not move on; it is attached as it now stands.
         """
         try:
-            work = self._recovery.patiently(partial(self._run, flow_id, command, given, key), patience)
+            work = self._recovery.patiently(partial(self._run, flow_id, command, given, caller), patience)
             named = text_of(flow_id)[:LONGEST_ID]
             return await self._context.tracer.during(work, "command", command=command, flow=named)
         except ResetFlowError as error:
@@ -101,12 +111,12 @@ class CommandHandler:
             audit.info("flow %s: %s refused: %s (%s)", printable(flow_id), command, error.code, worker)
             raise
 
-    async def _run(self, flow_id: str, command: str, given: Given, key: bytes | None) -> Flow:
+    async def _run(self, flow_id: str, command: str, given: Given, caller: Caller) -> Flow:
         flow: FlowData | None = None
         for _ in range(RACES):
             try:
-                flow, done = await self._ready(flow_id, command, given, key)
-                return done or await self._carry_out(flow, command, given, key)
+                flow, done = await self._ready(flow_id, command, given, caller)
+                return done or await self._carry_out(flow, command, given, caller)
             except StaleRecord as error:
                 stale = error
             except (LimitReached, StoreUnavailable) as error:
@@ -115,27 +125,29 @@ class CommandHandler:
                 raise
         raise stale.with_flow((await self._context.repository.load(flow_id)).view(self._context.now()))
 
-    async def _carry_out(self, flow: FlowData, command: str, given: Given, key: bytes | None) -> Flow:
+    async def _carry_out(self, flow: FlowData, command: str, given: Given, caller: Caller) -> Flow:
         moment = self._context.moment()
         if command == "cancel":
-            return rules.view(await self._intents.keep(decide(flow, Cancelled(key), moment)))
+            return rules.view(await self._intents.keep(decide(flow, Cancelled(caller.key), moment)))
         secret = given if isinstance(given, Secret) else None
         if secret and command == "verify" and not self._context.broker.verifies_code:
-            return rules.view(await self._intents.keep(decide(flow, Held(secret, key), moment)))
+            return rules.view(await self._intents.keep(decide(flow, Held(secret, caller.key, caller.holder), moment)))
         new = given if isinstance(given, NewCredential) else None
-        return await self._intents.send(decide(flow, Intended(command, secret, key), moment), new)
+        return await self._intents.send(decide(flow, Intended(command, secret, caller.key, caller.holder), moment), new)
 
-    async def _ready(self, flow_id: str, command: str, given: Given, key: bytes | None) -> tuple[FlowData, Flow | None]:
+    async def _ready(self, flow_id: str, command: str, given: Given, caller: Caller) -> tuple[FlowData, Flow | None]:
         """Load the flow that the command may come for; with a view of it where nothing is left to be done."""
         found = await self._context.repository.load(flow_id)
-        flow, intent = found.flow, found.flow.intent
+        flow, intent, key = found.flow, found.flow.intent, caller.key
+        rules.check_holder(flow, command, caller.holder)
         if key and (recalled := self._recalled(flow, command, key)):
             return flow, recalled
         try:
             if intent is not None:
                 same = intent.command == command and intent.secret == given and command in SETTLED_BY_ASKING
-                same = same and not self._intents.was_given_up(flow.write_id)
+                same = same and intent.holder == caller.holder and not self._intents.was_given_up(flow.write_id)
                 flow, error = await self._recovery.settle(found, key if same else None, ending=command == "cancel")
+                rules.check_holder(flow, command, caller.holder)
                 if key and (recalled := self._recalled(flow, command, key)):
                     return flow, recalled
                 if same:

@@ -113,9 +113,11 @@ class Recovery:
                 stale = error
         raise stale
 
-    async def look(self, flow_id: str) -> Flow:
+    async def look(self, flow_id: str, holder: bytes | None = None) -> Flow:
         """Return a flow as it stands, ended if its time is up and no call of it can be under way."""
         found = await self._context.repository.load(flow_id)
+        if holder:
+            rules.check_holder(found.flow, "get", holder)
         if rules.expired(found.flow, self._context.now()) and not found.busy:
             return rules.view(await self.resume(flow_id))
         return found.view(self._context.now())

@@ -43,6 +43,8 @@ class StartRequest:
 
     Attributes:
         token: From elsewhere, for a flow that is adopted.
+
+        id: Of the flow, where it is made of a secret.
     """
 
     user: Secret
@@ -51,6 +53,7 @@ class StartRequest:
     tags: tuple[Secret, ...]
     origin: Secret | None = None
     token: Secret | None = None
+    id: str | None = None
 
 
 class Starter:
@@ -90,7 +93,7 @@ class Starter:
     async def _once(self, request: StartRequest, make: Callable[[FlowData, StartRequest], Awaitable[Flow]]) -> Flow:
         """Make a flow, unless there is one with this ref."""
         draft, adopting = self._draft(request), request.token is not None
-        if request.ref is not None and (flow := await self._known(draft, adopting=adopting)):
+        if (request.ref is not None or request.id) and (flow := await self._known(draft, adopting=adopting)):
             return flow
         await self._context.ask_guards(
             CommandRequest(
@@ -117,7 +120,7 @@ class Starter:
         origin = None if request.origin is None else Secret(validation.name(request.origin, "origin"))
         now = self._context.now()
         return FlowData(
-            id=new_id() if ref is None else spell(self._lookup("ref", validation.name(ref, "ref"))),
+            id=request.id or (new_id() if ref is None else spell(self._lookup("ref", validation.name(ref, "ref")))),
             user=user.reveal(),
             ref=None if ref is None else ref.reveal(),
             credential=Credential(credential),

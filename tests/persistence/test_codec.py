@@ -36,6 +36,7 @@ intents = st.builds(
     sendings=counts,
     secret=secrets,
     key=st.none() | hashes,
+    holder=st.none() | hashes,
     write_id=st.binary(min_size=8, max_size=8),
 )
 moves = st.builds(
@@ -57,6 +58,7 @@ flows = st.builds(
     lookups=st.lists(st.binary(min_size=16, max_size=16), max_size=3).map(tuple), question=st.none() | texts,
     continuation=st.none() | st.binary(max_size=40), answer=secrets, token=secrets, intent=st.none() | intents,
     in_doubt=st.none() | st.sampled_from(Step), failure=st.none() | st.sampled_from(Failure),
+    holder=st.none() | hashes,
     sent_at=st.none() | times, sent_to=st.none() | texts, answers=counts, codes=counts, passwords=counts,
     resends=counts, compensated=st.booleans(), masked=st.booleans(), limits=limits,
     user_key=st.binary(max_size=15), origin_key=st.none() | st.binary(max_size=15),
@@ -136,6 +138,7 @@ def test_every_field_of_flow_data_is_written_or_is_in_the_clear() -> None:
         "sent_at", "sent_to", "holds_code",
         "answers", "codes", "passwords", "resends", "limits", "user_key", "origin_key", "uses", "reserve",
         "compensated", "masked", "results", "listeners", "undelivered", "workers", "moves",
+        "holder",
     }, "a new field: add it to the strategy above"  # fmt: skip
 
 

@@ -813,7 +813,8 @@ def test_a_store_is_closed_by_the_loop_that_uses_it_when_another_one_says_so(pat
         ready.set()
         assert await asyncio.to_thread(closed.wait, PATIENCE)
         await refused(store.save(make_record()), StoreUnavailable)
-        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})  # the closing, where it is not done yet
+        rest = asyncio.all_tasks() - {asyncio.current_task()}  # the closing, where it is not done yet
+        await asyncio.gather(*rest, return_exceptions=True)
 
     thread = threading.Thread(target=lambda: asyncio.run(work()))
     thread.start()
