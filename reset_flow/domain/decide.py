@@ -606,5 +606,5 @@ def recorded(code: str) -> ResetFlowError:
     """Return the error that a command raised when it was carried out; the broker's words are not kept."""
     refusals: tuple[type[InputRejected], ...] = (*REFUSALS.values(), UnknownUser)
     if refusal := next((error for error in refusals if error.code == code), None):
-        return refusal("it did so when this command was carried out before")
+        return refusal(Reason("repeated", "it did so when this command was carried out before"))
     return OutcomeInDoubt("this command was carried out before, and left a doubt, as the flow shows")

@@ -212,10 +212,13 @@ class Reason:
         code: Stable name of a reason of the library's own; `None`: these are words of the broker's or of a check's.
 
         text: A lower-case clause that tells the person what to do.
+
+        number: The number in a text of the library's own, for those who translate it.
     """
 
     code: str | None
     text: str
+    number: int | None = None
 
     def __str__(self) -> str:
         return self.text

@@ -150,9 +150,9 @@ class PasswordRules:
         blocklist = common_passwords() if self.blocklist is None else self.blocklist
         length = len(password.reveal())
         if length < self.min_length:
-            return (Reason("too_short", f"it must have at least {self.min_length} characters"),)
+            return (Reason("too_short", f"it must have at least {self.min_length} characters", self.min_length),)
         if length > self.max_length:
-            return (Reason("too_long", f"it must have at most {self.max_length} characters"),)
+            return (Reason("too_long", f"it must have at most {self.max_length} characters", self.max_length),)
         folded = canonical(password.reveal())
         bare = _letters(folded).replace(" ", "")
         is_login, is_word = _is_name(folded, bare, canonical(user), self.words)

@@ -42,7 +42,7 @@ def _misfit(given: Any, longest: int) -> Reason | None:
     text = given.reveal() if isinstance(given, Secret) else given
     if not isinstance(text, str):
         return Reason("no_text", f"it must be text, not {type(text).__name__}")
-    return Reason("too_long", f"it must have at most {longest} characters") if len(text) > longest else None
+    return Reason("too_long", f"it must have at most {longest} characters", longest) if len(text) > longest else None
 
 
 def _flaw(given: Any, longest: int, *, empty: bool = False) -> Reason | None:

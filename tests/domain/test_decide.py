@@ -682,7 +682,10 @@ def test_the_last_eight_results_are_kept() -> None:
     ],
 )
 def test_a_recorded_error_is_of_its_kind(code: str, error: type[ResetFlowError]) -> None:
-    assert type(recorded(code)) is error
+    again = recorded(code)
+    assert type(again) is error
+    if isinstance(again, InputRejected):
+        assert [reason.code for reason in again.reasons] == ["repeated"]
 
 
 # --- uses of budgets

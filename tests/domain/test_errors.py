@@ -59,6 +59,8 @@ def test_reasons_of_the_librarys_own_have_codes_and_a_brokers_words_have_none() 
         for reason in rules.refusals(Secret(password), "robert.zak")
     }
     assert set(refused) == {"too_short", "too_long", "common", "login", "service", "neighbours"}
+    assert [reason.number for reason in rules.refusals(Secret("short"), "robert.zak")] == [8]
+    assert [reason.number for reason in rules.refusals(Secret("x" * 200), "robert.zak")] == [128]
     error = PasswordRejected("no good", Reason("too_short", "it must have at least 8 characters"))
     assert error.reasons == (Reason(None, "no good"), Reason("too_short", "it must have at least 8 characters"))
     assert str(error) == "the broker refused the password: no good; it must have at least 8 characters"
