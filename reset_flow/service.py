@@ -136,6 +136,7 @@ class ResetService:
         _check_callables("guards", guards := tuple(guards))
         self._realm = validation.name(realm, "realm")
         self._transport = transport
+        self._policy = policy
         self._code = transport.capabilities.code
         self._store = store = KeyedStore(store, keyring, self._realm)
         self._keyring = keyring
@@ -167,6 +168,16 @@ class ResetService:
         self._starter = Starter(context, intents, self._recovery)
         self._sweeper = Sweeper(context, self._recovery, store)
         self._sweeps = sweep
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the provider can do."""
+        return self._transport.capabilities
+
+    @property
+    def policy(self) -> Policy:
+        """The limits of new flows, with the lifetimes of the provider's codes and tokens."""
+        return self._policy
 
     async def __aenter__(self) -> Self:
         if self._sweeps:

@@ -241,6 +241,39 @@ def sandbox(
 
 
 @app.command()
+@with_settings()
+def serve(
+    *,
+    settings: Settings,
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 picks a free one.")] = 8080,
+    public_url: Annotated[
+        str | None, typer.Option("--public-url", metavar="URL", help="Where people reach it: RESET_FLOW_PUBLIC_URL.")
+    ] = None,
+    trusted_proxies: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trusted-proxy", metavar="NETWORK", help="Whose X-Forwarded-For is believed: RESET_FLOW_TRUSTED_PROXIES."
+        ),
+    ] = None,
+    look: Annotated[
+        Path | None, typer.Option("--look", metavar="FILE", help="How the page looks, as TOML: RESET_FLOW_LOOK.")
+    ] = None,
+) -> None:
+    """Serve the page and the JSON API. What is under way at SIGTERM is finished."""
+    from reset_flow.cli.serving import serve as serve_page  # noqa: PLC0415 - no other command needs the extra
+
+    serve_page(
+        settings,
+        host=host,
+        port=port,
+        public_url=public_url or settings.get("PUBLIC_URL", "") or None,
+        trusted_proxies=trusted_proxies or settings.get("TRUSTED_PROXIES", "").replace(",", " ").split(),
+        look=look or settings.get("LOOK", ""),
+    )
+
+
+@app.command()
 def demo(
     keep: Annotated[Path | None, typer.Option("--keep", metavar="DIR", help="Keep the files there.")] = None,
 ) -> None:

@@ -1,5 +1,24 @@
-"""Resets in a browser, and over JSON. Needs the extra `web`."""
+"""Resets in a browser, and over JSON. Needs the extra `web`, but for `problem`, `Links` and `Limits`."""
 
-from reset_flow.web.look import Look
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Look"]
+from reset_flow.web.access import Links
+from reset_flow.web.clients import Limits
+from reset_flow.web.problems import Problem, problem
+
+if TYPE_CHECKING:
+    from reset_flow.web.app import create_app
+    from reset_flow.web.look import Look
+
+__all__ = ["Limits", "Links", "Look", "Problem", "create_app", "problem"]
+
+_LATE = {"create_app": "reset_flow.web.app", "Look": "reset_flow.web.look"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs the extra when it is first asked for."""
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    return getattr(import_module(_LATE[name]), name)

@@ -13,6 +13,7 @@ from yarl import URL
 from reset_flow.domain.errors import ConfigurationError, FlowNotFound, InvalidInput, StaleRecord
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.text import printable
+from reset_flow.web.problems import no_flow
 
 if TYPE_CHECKING:
     from reset_flow.domain.flow import Flow
@@ -22,6 +23,7 @@ LINKED = "link."
 """How the secret of a browser begins that came by a link. Others name the flow that they started."""
 
 LINK_PATH = "link/"
+LINK_LIFETIME = timedelta(minutes=10)
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 SHORTEST_TOKEN, LONGEST_TOKEN = 22, 100
 
@@ -86,7 +88,7 @@ class Links:
         self._links = service.side("web link")
         self._browsers = service.side("web browser")
 
-    async def create(self, flow_id: str, lifetime: timedelta = timedelta(minutes=10)) -> str:
+    async def create(self, flow_id: str, lifetime: timedelta = LINK_LIFETIME) -> str:
         """
         Return a new link to a flow.
 
@@ -95,8 +97,8 @@ class Links:
             InvalidInput: The lifetime is none.
         """
         flow = await self._service.get(flow_id)
-        if not isinstance(lifetime, timedelta) or lifetime <= timedelta(0):
-            raise InvalidInput("lifetime: it must be a timedelta longer than zero")
+        if lifetime <= timedelta(0):
+            raise InvalidInput("lifetime: it must be longer than zero")
         token = new_secret()
         await self._links.save(token, msgspec.msgpack.encode(_Link(flow.id)), revision=b"", lifetime=lifetime)
         return str(self._base / (LINK_PATH + token))
@@ -186,7 +188,7 @@ class Access:
         if possible(secret):
             found = await self._links.flow_of(secret)
         if found is None or (flow_id is not None and found != flow_id):
-            raise FlowNotFound("of this secret")
+            raise no_flow()
         return await self._service.get(found, holder=holder_of(secret))
 
 

@@ -59,11 +59,35 @@ class Problem:
         return msgspec.json.encode(self.body)
 
 
+class HttpError(errors.ResetFlowError):
+    """A request that is none of ours: its status and code tell why."""
+
+    def __init__(self, status: HTTPStatus, code: str, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.headers = headers or {}
+
+
+def malformed(detail: str) -> HttpError:
+    """Return the error for a request that can't be understood. It repeats nothing of it."""
+    return HttpError(HTTPStatus.BAD_REQUEST, "malformed", detail)
+
+
+def no_flow() -> errors.FlowNotFound:
+    """Return the error for an id or a secret that opens nothing. Which of them is wrong is not told."""
+    error = errors.FlowNotFound("")
+    error.args = ("no reset is opened by this id and this secret: start one",)
+    return error
+
+
 def problem(error: errors.ResetFlowError) -> Problem:
     """Return the response for an error. It says nothing that the person may not know."""
     status = status_of(error)
     wait = error.retry_after
     headers = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"}
+    if isinstance(error, HttpError):
+        headers |= error.headers
     seconds = None if wait is None else math.ceil(max(0.0, wait.total_seconds()))
     if seconds is not None:
         headers["Retry-After"] = str(seconds)
@@ -87,7 +111,9 @@ def problem(error: errors.ResetFlowError) -> Problem:
 
 
 def status_of(error: errors.ResetFlowError) -> HTTPStatus:
-    """Return the status of the nearest class of an error that has one."""
+    """Return the status of an error: its own, or that of the nearest of its classes that has one."""
+    if isinstance(error, HttpError):
+        return error.status
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
 
 
@@ -95,6 +121,8 @@ def _detail(error: errors.ResetFlowError, status: HTTPStatus) -> str:
     """Return the words of an error; not those that are the operator's: names of files, brokers and settings."""
     if isinstance(error, errors.WrongBroker | errors.AppKeyRejected):
         return "the service is not set up rightly, and nothing happened: tell its operator"
+    if isinstance(error, HttpError):
+        return str(error)
     if status is HTTPStatus.INTERNAL_SERVER_ERROR or isinstance(error, errors.StoreError | errors.KeyringError):
         return "the service can't do this now, and its operator can see why: try again a little later"
     return str(error)

@@ -1,0 +1,68 @@
+"""Serves the page and the API by the environment."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reset_flow.cli.screen import say
+from reset_flow.config import from_env
+from reset_flow.domain.errors import ConfigurationError
+from reset_flow.web import Limits, Look
+from reset_flow.web.server import serve as serve_page
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from reset_flow.cli.session import Settings
+
+__all__ = ["serve"]
+
+
+def serve(
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    public_url: str | None,
+    trusted_proxies: Sequence[str],
+    look: Path | str,
+) -> None:
+    """Serve until the process is asked to end, with a line for each request on stderr."""
+    looks = _read_look(Path(look)) if look else Look()
+    service = from_env({**settings.overrides, "STORE": settings.store})
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
+    limits = Limits(trusted_proxies=tuple(trusted_proxies))
+    asyncio.run(
+        serve_page(
+            service,
+            host=host,
+            port=port,
+            public_url=public_url,
+            look=looks,
+            limits=limits,
+            told=lambda address: say(f"serving {address}"),
+        )
+    )
+
+
+def _read_look(path: Path) -> Look:
+    """
+    Read the fields of a `Look` from a TOML file. Paths in it start at its folder.
+
+    Raises:
+        ConfigurationError: It can't be read, or has what no page has.
+    """
+    try:
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+        for name in ("logo", "templates"):
+            if name in fields:
+                fields[name] = path.parent / str(fields[name])
+        return Look(**fields)
+    except (OSError, ValueError, TypeError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(f"the look in {path} can't be used: {error}") from None

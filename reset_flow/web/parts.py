@@ -1,0 +1,76 @@
+"""What the parts of one page share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from reset_flow.domain.secret import Secret
+from reset_flow.web.access import possible
+from reset_flow.web.guarding import CLIENT
+
+if TYPE_CHECKING:
+    from aiohttp import web
+    from yarl import URL
+
+    from reset_flow.messages import Texts
+    from reset_flow.service import ResetService
+    from reset_flow.web.access import Access, Links
+    from reset_flow.web.clients import Clients, Limits
+
+LANGUAGE = "reset-language"
+
+
+@attrs.frozen(kw_only=True)
+class Parts:
+    """
+    What API and page share.
+
+    Attributes:
+        url: The address under which people reach the page, ending in a slash.
+    """
+
+    service: ResetService
+    url: URL
+    limits: Limits
+    clients: Clients
+    access: Access
+    links: Links
+    texts: Texts
+
+    @property
+    def base(self) -> str:
+        """The path of the page, ending in a slash."""
+        return self.url.raw_path
+
+    @property
+    def origin(self) -> str:
+        """The page's origin, as browsers name it."""
+        return str(self.url.origin())
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether people come by https."""
+        return self.url.scheme == "https"
+
+    @property
+    def cookie_name(self) -> str:
+        """The name of the cookie; over https, with the prefix that has browsers enforce its attributes."""
+        path = self.url.path.strip("/").replace("/", "-") or "reset"
+        name = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in path)
+        return f"__Host-{name}" if self.is_secure else name
+
+    def cookie_of(self, request: web.Request) -> str | None:
+        """Return the secret of a browser."""
+        cookie = request.cookies.get(self.cookie_name, "")
+        return cookie if possible(cookie) else None
+
+    def locale_of(self, request: web.Request) -> str:
+        """Return the language for a person."""
+        return self.texts.negotiate(request.headers.get("Accept-Language"), request.cookies.get(LANGUAGE))
+
+    @staticmethod
+    def origin_of(request: web.Request) -> Secret:
+        """Return the `origin` of a start."""
+        return Secret(f"web {request[CLIENT]}")

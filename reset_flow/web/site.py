@@ -1,0 +1,273 @@
+"""The page: a person's way through a reset, by forms."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from reset_flow.domain.errors import (
+    FlowEnded,
+    FlowNotFound,
+    HeldElsewhere,
+    IllegalCommand,
+    InvalidInput,
+    KeyReused,
+    ResetFlowError,
+    StoreError,
+)
+from reset_flow.domain.secret import Secret
+from reset_flow.web.access import LINK_PATH, LINKED, holder_of, new_secret, possible
+from reset_flow.web.guarding import CLIENT, check_origin, read_form
+from reset_flow.web.pages import Kind, Screen
+from reset_flow.web.parts import LANGUAGE
+from reset_flow.web.problems import HttpError, status_of
+
+if TYPE_CHECKING:
+    from reset_flow.domain.flow import Flow
+    from reset_flow.web.guarding import Handler
+    from reset_flow.web.pages import Pages
+    from reset_flow.web.parts import Parts
+
+PATIENCE = timedelta(seconds=10)
+"""How long a form waits for another call of the same flow."""
+
+STEPS = {"answer": "answer", "code": "verify", "password": "set_password", "pin": "set_pin"}
+"""The command for a form, by the name of its only field."""
+
+BARE = {"resend": "resend", "cancel": "cancel"}
+"""The command for a form without a field."""
+
+MOVED_ON = (IllegalCommand, FlowEnded, KeyReused)
+"""What a form that is too old comes to: the person is shown where the flow stands."""
+
+DAY = 86_400
+YEAR = 365 * DAY
+FOR_EVER = {"Cache-Control": f"public, max-age={YEAR}, immutable"}
+
+
+class Site:
+    """The routes of the page."""
+
+    def __init__(self, parts: Parts, pages: Pages) -> None:
+        self._parts = parts
+        self._service = parts.service
+        self._pages = pages
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes, relative to the page."""
+        posts: dict[str, Handler] = {
+            **{name: partial(self._step, name, command) for name, command in {**STEPS, **BARE}.items()},
+            "start": self._start,
+            "again": self._again,
+            "language": self._language,
+        }
+        return [
+            web.get("/", self._look),
+            web.get("/assets/{name}", self._asset),
+            web.get(f"/{LINK_PATH}{{token}}", self._look_at_link),
+            web.post(f"/{LINK_PATH}{{token}}", self._exchange),
+            *[web.post(f"/{name}", handler) for name, handler in posts.items()],
+        ]
+
+    def refuse(self, request: web.Request, error: ResetFlowError) -> web.Response:
+        """Return the page for an error that no form can show."""
+        if isinstance(error, HttpError):
+            kinds = {HTTPStatus.NOT_FOUND: Kind.MISSING, HTTPStatus.METHOD_NOT_ALLOWED: Kind.MISSING}
+            kind, status = kinds.get(error.status, Kind.FORBIDDEN), error.status
+            return self._response(request, kind, status=status, headers=error.headers)
+        retry_after = error.retry_after
+        return self._response(request, Kind.UNAVAILABLE, status=status_of(error), error=error, retry_after=retry_after)
+
+    # --- looking, which changes nothing
+
+    async def _asset(self, request: web.Request) -> web.Response:
+        asset = self._pages.assets.get(request.match_info["name"])
+        if asset is None:
+            raise web.HTTPNotFound
+        return web.Response(body=asset.body, content_type=asset.content_type, charset="utf-8", headers=FOR_EVER)
+
+    async def _look(self, request: web.Request) -> web.Response:
+        try:
+            flow = await self._flow_of(request)
+        except HeldElsewhere as error:
+            return self._response(request, Kind.FLOW, error=error)
+        return self._show(request, flow)
+
+    async def _look_at_link(self, request: web.Request) -> web.Response:
+        token = request.match_info["token"]
+        flow = await self._parts.links.look(token)
+        if flow is None:
+            return self._response(request, Kind.LINK_USED, status=HTTPStatus.GONE)
+        return self._response(request, Kind.LINK, flow=flow, path=LINK_PATH + token)
+
+    # --- forms
+
+    async def _exchange(self, request: web.Request) -> web.Response:
+        """Exchange a link for the cookie of this browser."""
+        token = request.match_info["token"]
+        form = await self._form(request)
+        secret = await self._parts.links.exchange(token, form["once"])
+        if secret is None:
+            return self._response(request, Kind.LINK_USED, status=HTTPStatus.GONE)
+        return self._onward(cookie=secret)
+
+    async def _start(self, request: web.Request) -> web.Response:
+        form = await self._form(request)
+        user, cookie = Secret(form.get("user", "")), self._parts.cookie_of(request)
+        secret = self._parts.access.secret_for(f"{cookie} {form['once']}", user.reveal())
+        try:
+            await self._parts.clients.count_start(request[CLIENT])
+            await self._service.start(user, origin=self._parts.origin_of(request), secret=secret, patience=PATIENCE)
+        except ResetFlowError as error:
+            if isinstance(error, StoreError):
+                raise
+            if error.flow is None or isinstance(error, KeyReused):
+                return self._failed(request, error, Kind.ACCOUNT, login=user.reveal()[:400])
+            response = self._failed(request, error, Kind.FLOW, flow=error.flow, cookie=secret)
+            self._set_cookie(response, secret)
+            return response
+        return self._onward(cookie=secret)
+
+    async def _step(self, name: str, command: str, request: web.Request) -> web.Response:
+        form = await self._form(request)
+        cookie = self._parts.cookie_of(request)
+        assert cookie is not None  # the form has shown it
+        arguments = [Secret(form.get(name, ""))] if name in STEPS else []
+        try:
+            flow = await self._parts.access.flow(cookie)
+            await getattr(self._service, command)(
+                flow.id, *arguments, key=f"page {form['once']}", holder=holder_of(cookie), patience=PATIENCE
+            )
+        except (FlowNotFound, *MOVED_ON):
+            return self._onward()
+        except ResetFlowError as error:
+            if error.flow is None and not isinstance(error, HeldElsewhere):
+                raise
+            return self._failed(request, error, Kind.FLOW, flow=error.flow)
+        return self._onward()
+
+    async def _again(self, request: web.Request) -> web.Response:
+        """Begin anew, with the login where this browser has typed it."""
+        form = await self._form(request)
+        login = ""
+        try:
+            if (flow := await self._flow_of(request)) is not None:
+                login = flow.user if self._reveals_login(request) else ""
+                if not flow.ended:
+                    holder = holder_of(self._parts.cookie_of(request) or "")
+                    await self._service.cancel(flow.id, key=f"page {form['once']}", holder=holder, patience=PATIENCE)
+        except (FlowEnded, HeldElsewhere, KeyReused):
+            pass
+        cookie = new_secret()
+        response = self._response(request, Kind.ACCOUNT, login=login, cookie=cookie)
+        self._set_cookie(response, cookie)
+        return response
+
+    async def _language(self, request: web.Request) -> web.Response:
+        form = await self._form(request)
+        path = form.get("next", "")
+        response = self._onward(path if path.startswith(LINK_PATH) and possible(path) else "")
+        if (locale := form.get("locale")) in self._parts.texts.locales:
+            response.set_cookie(
+                LANGUAGE, str(locale), max_age=YEAR, path=self._parts.base, samesite="Lax", httponly=True,
+                secure=self._parts.is_secure,
+            )  # fmt: skip
+        return response
+
+    async def _form(self, request: web.Request) -> dict[str, str]:
+        """
+        Read a form of ours.
+
+        Raises:
+            HttpError: Another site has sent it, or another browser, or it is too old.
+        """
+        check_origin(request, self._parts.origin)
+        form = await read_form(request, self._parts.limits)
+        cookie, once = self._parts.cookie_of(request), form.get("once", "")
+        right = self._parts.access.csrf_token(cookie) if cookie else ""
+        if (
+            not cookie
+            or not possible(once)
+            or not secrets.compare_digest(form.get("csrf", "").encode(), right.encode())
+        ):
+            raise HttpError(HTTPStatus.FORBIDDEN, "forbidden", "this form is not of this browser, or is too old")
+        return form
+
+    # --- responses
+
+    async def _flow_of(self, request: web.Request) -> Flow | None:
+        """Return the flow of this browser, if it has one. Raises HeldElsewhere."""
+        cookie = self._parts.cookie_of(request)
+        if cookie is None:
+            return None
+        try:
+            return await self._parts.access.flow(cookie)
+        except FlowNotFound:
+            return None
+
+    def _show(self, request: web.Request, flow: Flow | None) -> web.Response:
+        return self._response(request, Kind.ACCOUNT if flow is None else Kind.FLOW, flow=flow)
+
+    def _failed(self, request: web.Request, error: ResetFlowError, kind: Kind, **shown: Any) -> web.Response:
+        """Return the form again, with what was wrong."""
+        known = isinstance(error, InvalidInput) and kind is Kind.ACCOUNT
+        status = HTTPStatus.UNPROCESSABLE_ENTITY if known else status_of(error)
+        return self._response(request, kind, status=status, error=error, retry_after=error.retry_after, **shown)
+
+    def _response(
+        self,
+        request: web.Request,
+        kind: Kind,
+        *,
+        status: HTTPStatus = HTTPStatus.OK,
+        cookie: str | None = None,
+        headers: dict[str, str] | None = None,
+        **shown: Any,
+    ) -> web.Response:
+        given = cookie or self._parts.cookie_of(request)
+        cookie = given or new_secret()
+        locale = self._parts.locale_of(request)
+        screen = Screen(
+            kind=kind,
+            base=self._parts.base,
+            locale=locale,
+            now=datetime.now(UTC),
+            csrf=self._parts.access.csrf_token(cookie),
+            once=new_secret(),
+            reveals_login=not cookie.startswith(LINKED) and kind is not Kind.LINK,
+            **shown,
+        )
+        headers = {**(headers or {}), "Content-Language": locale, "Vary": "Accept-Language, Cookie"}
+        if screen.retry_after is not None:
+            headers["Retry-After"] = str(max(0, round(screen.retry_after.total_seconds())))
+        text = self._pages.render(screen)
+        response = web.Response(text=text, status=status, content_type="text/html", headers=headers)
+        if given is None:
+            self._set_cookie(response, cookie)
+        return response
+
+    def _reveals_login(self, request: web.Request) -> bool:
+        return not (self._parts.cookie_of(request) or LINKED).startswith(LINKED)
+
+    def _onward(self, path: str = "", *, cookie: str | None = None) -> web.Response:
+        """Have the browser look at where things stand."""
+        response = web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": self._parts.base + path})
+        if cookie:
+            self._set_cookie(response, cookie)
+        return response
+
+    def _set_cookie(self, response: web.Response, secret: str) -> None:
+        response.set_cookie(
+            self._parts.cookie_name,
+            secret,
+            max_age=DAY,
+            path="/",  # as the prefix of its name wants
+            secure=self._parts.is_secure,
+            httponly=True,
+            samesite="Lax",
+        )
