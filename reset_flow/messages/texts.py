@@ -70,15 +70,13 @@ def time_of_day(at: datetime, locale: str) -> str:
 
 
 def relative(length: timedelta, locale: str) -> str:
-    """Return `in 3 minutes`, or `3 minutes ago`. Rounds up: a person who waits that long has waited long enough."""
+    """Return `in 3 minutes`, rounded up, so that it is never too soon; or `3 minutes ago`, rounded down."""
     from babel.dates import format_timedelta  # noqa: PLC0415 - an extra brings it
 
-    seconds = max(1, math.ceil(abs(length.total_seconds())))
-    unit = next((unit for unit in UNITS if seconds >= ROUNDED * unit), 1)
-    told = timedelta(seconds=math.ceil(seconds / unit) * unit)
-    return format_timedelta(
-        told if length > timedelta(0) else -told, add_direction=True, threshold=ROUNDED, locale=locale
-    )
+    seconds = length.total_seconds()
+    unit = next((unit for unit in UNITS if abs(seconds) >= ROUNDED * unit), 1)
+    told = timedelta(seconds=(math.ceil(seconds / unit) or 1) * unit)
+    return format_timedelta(told, add_direction=True, threshold=ROUNDED, locale=locale)
 
 
 class Texts:

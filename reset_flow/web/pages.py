@@ -114,8 +114,8 @@ CHECKS = {Step.PASSWORD: "page.password.check", Step.PIN: "page.pin.check"}
 DONE = {Step.PASSWORD: "page.done.title", Step.PIN: "page.done.title_pin"}
 FAILURES = {
     Failure.EXPIRED: "page.failed.expired",
-    Failure.CANCELLED: "page.failed.cancelled",
-    Failure.TOO_MANY_ATTEMPTS: "page.failed.too_many_attempts",
+    Failure.CANCELLED: "page.failed.ended",
+    Failure.TOO_MANY_ATTEMPTS: "page.failed.ended",
     Failure.BROKER_REFUSED: "page.failed.broker_refused",
 }
 NOTICES = {
@@ -182,6 +182,7 @@ class Pages:
             asset=lambda name: f"{screen.base}assets/{self._assets[name].name}",
             say=say,
             title=title,
+            mark={"done": "done", "failed": "stopped", "notice": "stopped"}.get(template, "open"),
             document_title=say.plain("page.error", title=title) if errors else title,
             told=_told(screen),
             login=masked(screen.flow.user) if screen.flow else "",

@@ -140,7 +140,7 @@ def test_the_login_is_masked_and_told_in_full_only_to_the_browser_that_typed_it(
     [
         (CodeFormat.digits(6), "6 digits", "numeric"),
         (CodeFormat.letters(8), "8 letters and digits", None),
-        (CodeFormat.token(), "The e-mail has a link. Copy its last part, and paste it here.", None),
+        (CodeFormat.token(), "The email has a link. Copy its last part, and paste it here.", None),
     ],
 )
 def test_a_code_is_asked_for_as_the_provider_writes_it(code: CodeFormat, hint: str, mode: str | None) -> None:
@@ -154,7 +154,7 @@ def test_a_code_is_asked_for_as_the_provider_writes_it(code: CodeFormat, hint: s
 def test_a_wrong_code_is_told_at_the_field_with_what_is_left(plain: Pages) -> None:
     document = parsed(plain.render(SCREENS["code-rejected"]))
     told = [words(each) for each in document.iter() if each.attrib.get("id") == "code-error"]
-    assert told == ["That code is not right.Only the code from the newest e-mail counts.One try left."]
+    assert told == ["That code is not right.Only the code from the newest email counts.One try left."]
 
 
 def test_times_are_told_for_the_script_and_for_those_without_it(plain: Pages) -> None:
