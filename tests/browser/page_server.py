@@ -16,7 +16,7 @@ from reset_flow.web.server import serve
 
 
 async def main(settings: dict[str, Any]) -> None:
-    policy = {
+    policy: dict[str, Any] = {
         name: timedelta(seconds=value) if isinstance(value, float) else value
         for name, value in settings.get("policy", {}).items()
     }

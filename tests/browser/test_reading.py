@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.async_api import expect
 
-from tests.browser.conftest import ANSWER, PASSWORD, at_browser
+from tests.browser.conftest import ANSWER, PASSWORD, at_browser, text
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
@@ -56,7 +56,7 @@ async def test_every_step_can_be_read(
 async def test_the_keyboard_alone_gets_through(person: Person) -> None:
     await person.opens()
     keyboard = person.page.keyboard
-    for step, text in (("account", "robert.zak"), ("answer", ANSWER), ("code", ""), ("password", PASSWORD)):
+    for step, typed in (("account", "robert.zak"), ("answer", ANSWER), ("code", ""), ("password", PASSWORD)):
         await person.sees(step)
         field = person.page.locator("main input:not([type=hidden])").last
         for _ in range(10):
@@ -64,7 +64,7 @@ async def test_the_keyboard_alone_gets_through(person: Person) -> None:
                 break
             await keyboard.press("Tab")
         await expect(field).to_be_focused()
-        await keyboard.type(text or person.code)
+        await keyboard.type(typed or person.code)
         await keyboard.press("Enter")
     await person.sees("done")
 
@@ -72,7 +72,7 @@ async def test_the_keyboard_alone_gets_through(person: Person) -> None:
 async def test_without_scripts_everything_works(browser: Browser, server: PageServer, sandbox: Sandbox) -> None:
     async with at_browser(browser, server, sandbox, java_script_enabled=False) as person:
         await person.reaches("code")
-        await person.reads("UTC")  # times of day in the place of countdowns
+        await expect(person.page.get_by_role("main")).to_contain_text("UTC")  # times of day in the place of countdowns
         await person.types("code", "abc")
         await expect(person.page.locator("#code-error")).to_be_visible()
         await person.types("code", person.code)
@@ -102,5 +102,5 @@ async def test_password_managers_and_telephones_know_the_fields(person: Person, 
     if step == "password":
         username = person.page.locator("input[autocomplete=username]")
         assert await username.input_value() == "robert.zak"
-        await person.page.get_by_role("button", name="Show password").click()
+        await person.page.get_by_role("button", name=text("page.password.show_label")).click()
         await expect(field).to_have_attribute("type", "text")
