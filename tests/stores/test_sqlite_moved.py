@@ -21,6 +21,7 @@ import pytest
 
 from reset_flow import Keyring, ResetService
 from reset_flow.domain.errors import ConfigurationError, FlowNotFound, StoreUnavailable
+from reset_flow.stores.sqlite import open_file
 from reset_flow.stores.sqlite.open_file import LOOK
 from reset_flow.stores.sqlite.store import SQLiteStore
 from reset_flow.testing import ScriptedTransport, make_record, next_version, refused
@@ -140,6 +141,18 @@ def overwrite_by_a_copy(path: Path) -> None:
         log.unlink()
 
 
+def overwrite(path: Path, data: bytes) -> None:
+    """As `dd conv=notrunc` and `rsync --inplace` do. Again, until the clock of the file system has gone on."""
+    before = path.stat().st_mtime_ns
+    while path.stat().st_mtime_ns == before:
+        with path.open("r+b") as file:
+            file.write(data)
+
+
+def overwrite_in_place(path: Path) -> None:
+    overwrite(path, contents(path))
+
+
 def replace_the_folder(path: Path) -> None:
     shutil.copytree(path.parent, path.parent.with_name("new"))
     rename_the_folder(path)
@@ -187,10 +200,14 @@ def cut_off(path: Path) -> None:
     os.truncate(path, 0)
 
 
+def cut_off_the_log(path: Path) -> None:
+    os.truncate(files(path)[1], 0)
+
+
 MOVES = [
     delete, delete_all_but_the_log, rename_the_folder, move_the_file, replace_by_a_copy, overwrite_by_a_copy,
     replace_by_a_copy_and_leave_the_log, replace_the_folder, move_elsewhere_behind_a_link, link_to_another_file,
-    delete_the_log, replace_the_log, link_to_a_log_elsewhere, link_hard, cut_off,
+    delete_the_log, replace_the_log, link_to_a_log_elsewhere, link_hard, cut_off, cut_off_the_log, overwrite_in_place,
 ]  # fmt: skip
 
 
@@ -361,6 +378,74 @@ async def test_a_backup_that_was_copied_over_the_file_is_not_spoilt_by_the_log_o
     assert found_by_another_process(path) == {"theirs", "later"}
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+async def test_a_backup_that_was_written_into_the_file_is_used_once_the_log_of_before_is_gone(
+    store: SQLiteStore, path: Path
+) -> None:
+    copy = path.with_name("copy")
+    await store.save(make_record(id="in the copy"))
+    await store.backup(copy)
+    for n in range(20):
+        await store.save(make_record(id=f"since {n}", body=bytes(3000)))
+    await store.aclose()  # all is in the file
+    store = SQLiteStore(path)
+    await store.save(make_record(id="lost"))
+    backup = contents(copy) + bytes(len(contents(path)) - len(contents(copy)))
+    overwrite(path, backup)
+    for _ in range(3):
+        error = await refused(store.save(make_record()), StoreUnavailable)
+        assert "delete the files -wal" in str(error)
+    assert contents(path) == backup
+    for log in files(path)[1:]:
+        log.unlink()
+    await store.save(make_record(id="later"))
+    await store.aclose()
+    assert found_by_another_process(path) == {"in the copy", "later"}
+
+
+async def test_a_file_that_is_overwritten_after_a_crash_is_noticed_as_well(path: Path) -> None:
+    saver = Saver(path)
+    saver.save("before")
+    saver.end(kill=True)
+    assert contents(files(path)[1])
+    store = SQLiteStore(path)
+    await store.save(make_record())
+    overwrite_in_place(path)
+    await refused(store.save(make_record()), StoreUnavailable)
+    await store.aclose()
+
+
+async def test_saves_go_on_while_others_write_the_log_back(store: SQLiteStore, path: Path) -> None:
+    await store.save(make_record())
+    with closing(sqlite3.connect(path)) as other:
+        for kind in ("PASSIVE", "FULL", "RESTART", "TRUNCATE"):
+            for _ in range(3):
+                await asyncio.gather(*(store.save(make_record()) for _ in range(5)))
+                other.execute(f"PRAGMA wal_checkpoint({kind})").fetchall()
+    await store.save(make_record())
+    await store.aclose()
+    assert len(found_by_another_process(path)) == 62
+
+
+@pytest.mark.parametrize("linux", [True, False], ids=["as here", "as where nobody can look into a log that is in use"])
+async def test_a_store_goes_on_without_a_log_that_was_cut_off(
+    path: Path, monkeypatch: pytest.MonkeyPatch, *, linux: bool
+) -> None:
+    if not linux:
+        monkeypatch.setattr(open_file, "SET_LOCK", None)
+    store = SQLiteStore(path)
+    record = make_record(id="in the file")
+    await store.save(record)
+    await store.aclose()
+    store = SQLiteStore(path)
+    await store.save(make_record(id="in the log"))
+    cut_off_the_log(path)
+    await until_unavailable(lambda: store.load("in the log"))
+    await store.save(next_version(record))
+    await store.save(make_record(id="later"))
+    assert found_by_another_process(path) == {"in the file", "later"}
+    await store.aclose()
 
 
 async def test_a_log_that_is_not_at_its_place_is_not_written_back_over_the_work_of_others(

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import attrs
 
 from reset_flow.domain.errors import ConfigurationError, StoreUnavailable
-from reset_flow.stores.sqlite.open_file import INDEX_BYTES, LOCKS, SHARED_BYTES, OpenFile, examine, inode
+from reset_flow.stores.sqlite.open_file import LOCKS, SPOILT, OpenFile, examine, inode
 from reset_flow.stores.statements import script
 
 if TYPE_CHECKING:
@@ -60,8 +60,14 @@ class Database:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep other stores from writing, and this database from being closed."""
+        """
+        Keep other stores from writing, and this database from being closed.
+
+        Raises:
+            StoreUnavailable: The log was cut off.
+        """
         with self.writing, LOCKS.writing(self.file.file, self.busy_timeout):
+            self.file.check_log()
             yield
 
     def check(self) -> None:
@@ -77,12 +83,27 @@ class Database:
             self._close(write_back=self.file.lost_its_log and LOCKS.has(self.file.file))
             raise
 
+    def explain(self, error: Exception) -> None:
+        """
+        Return if nothing is known that says more than this error of the driver, and see that it does not stay for good.
+
+        Raises:
+            StoreUnavailable: The file or its log is not what it was; the message says what to do.
+        """
+        self.check()
+        if primary_code(error) == sqlite3.SQLITE_IOERR:
+            self._close(write_back=False)
+
+    def checkpoint(self) -> None:
+        """Copy the log into the file, as far as nobody else reads or writes it."""
+        with self.alone():
+            self.writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
     def close(self) -> None:
         """Close both connections. The last one that is closed writes the log back, and deletes it."""
         with suppress(StoreUnavailable, sqlite3.Error):
             self.check()
-            with self.alone():
-                self.writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            self.checkpoint()
         self._close(write_back=True)
 
     def _close(self, *, write_back: bool) -> None:
@@ -91,16 +112,17 @@ class Database:
                 return
             self.closed = True
             writer, reader = self.writer.connection, self.reader.connection
+            self.writer.close()  # a statement that failed would keep its connection open
+            self.reader.close()
             if write_back:
                 reader.close()
             else:
                 # One that can't write is then the last: the log is not of this file any more, or not of it alone.
                 writer.close()
-            held = ((self.file.file, SHARED_BYTES), (self.file.index, INDEX_BYTES))
-            for each in held:
-                LOCKS.let_go(*each)
+            for _, file, span in self.file.held:
+                LOCKS.let_go(file, span)
             (writer if write_back else reader).close()
-            for file, _ in held:
+            for _, file, _ in self.file.held:
                 LOCKS.close(file)
             _OPEN.remove(self)
 
@@ -155,12 +177,9 @@ def _check_successor(path: str, found: os.stat_result, before: OpenFile) -> None
             " begin with none"
         )
     with suppress(OSError):
-        if inode(found) != before.file and inode(os.lstat(os.path.realpath(path) + "-wal")) == before.log:
-            raise StoreUnavailable(
-                f"{path} was replaced, and the log of the old database still lies beside it, which would spoil it: "
-                "end every process that uses it, and delete the files -wal and -shm (`reset-flow store restore` needs "
-                "neither)"
-            )
+        another = before.overwritten or inode(found) != before.file
+        if another and inode(os.lstat(os.path.realpath(path) + "-wal")) == before.log:
+            raise StoreUnavailable(f"{path} was replaced, {SPOILT}")
 
 
 def _connected(path: str, busy_timeout: float, before: OpenFile | None, file: tuple[int, int]) -> Database:
@@ -180,11 +199,14 @@ def _connected(path: str, busy_timeout: float, before: OpenFile | None, file: tu
             ((sound,),) = writer.execute("PRAGMA quick_check(1)").fetchall()
             if sound != b"ok":
                 raise StoreUnavailable(f"{path} was cut off: restore a backup")
-        LOCKS.hold(real, opened.file, SHARED_BYTES)
-        LOCKS.hold(real + "-shm", opened.index, INDEX_BYTES)
+        for each in opened.held:
+            LOCKS.hold(*each)
         undo.pop_all()
     database = Database(writer.cursor(), reader.cursor(), opened, busy_timeout)
     _OPEN.append(database)
+    with suppress(StoreUnavailable, sqlite3.Error):
+        # If one was broken off, nobody knows until its end whether somebody else writes to the file.
+        database.checkpoint()
     return database
 
 

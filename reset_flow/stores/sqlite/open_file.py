@@ -17,7 +17,7 @@ import time
 from collections import Counter, defaultdict
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import attrs
 
@@ -42,13 +42,60 @@ SHARED_BYTES = (0x40000002, 510)
 INDEX_BYTES = (128, 1)
 """The same, of the index of the log (`UNIX_SHM_DMS`)."""
 
+LOG_BYTES = (0, 1)
+"""What is locked in the log, where SQLite locks nothing: it is held for its size."""
+
 WRITING_BYTE = (0x40000400, 1)
 """What a store has locked while it writes; SQLite locks nothing there."""
 
 LEAVE = "leave the files -wal and -shm to the store, which opens its database anew at the next call"
 
+SPOILT = (
+    "and the log of the old database still lies beside it, which would spoil it: end every process that uses it, and "
+    "delete the files -wal and -shm (`reset-flow store restore` needs neither)"
+)
+
 SET_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 """Linux alone has locks of open file descriptions; elsewhere a dropped lock is noticed, and not prevented."""
+
+
+LOG_INDEX = struct.Struct("=14xHI12x8s56xI28xI")
+"""The fields of `LogIndex` in the file (https://sqlite.org/walformat.html#the_wal_index_header)."""
+
+
+class LogIndex(NamedTuple):
+    """
+    What the index of the log says.
+
+    Attributes:
+        page_size: 1 stands for 65536.
+
+        frames: Pages in the log that are committed. Each has a header of 24 bytes, and the log one of 32.
+
+        salt: Another one each time that the log is written from its beginning again.
+
+        copied: How many frames checkpoints have copied into the database.
+
+        begun: How many frames they have begun to copy. More than `copied` while a checkpoint runs, after one was broken
+            off, and after the log was recovered.
+    """
+
+    page_size: int
+    frames: int
+    salt: bytes
+    copied: int
+    begun: int
+
+    @property
+    def log_size(self) -> int:
+        """The size that the log has at least."""
+        page_size = 65536 if self.page_size == 1 else self.page_size
+        return 32 + self.frames * (24 + page_size) if self.frames else 0
+
+    @property
+    def checkpoint(self) -> tuple[bytes, int, int]:
+        """How far checkpoints have come; never the same twice."""
+        return self.salt, self.copied, self.begun
 
 
 def inode(found: os.stat_result) -> Inode:
@@ -117,10 +164,13 @@ class OpenFile:
 
         size: The greatest size of the file that was seen. Only VACUUM makes it smaller.
 
-        changed: When the file was written to, as of the last check.
+        seen: When the file was written to, as of the last check, and what the index of its log said before that was
+            looked up. Only checkpoints write to the file.
 
         lost_its_log: The file is at its place as it was, and nothing is where its log was. Whoever opens a database
             makes a log, and deletes none while another one has the file locked: what is in ours can be written back.
+
+        overwritten: Something else than SQLite has written to the file: its log is not of it any more.
     """
 
     path: str
@@ -129,8 +179,9 @@ class OpenFile:
     log: Inode
     index: Inode
     size: int
-    changed: int
+    seen: tuple[int, LogIndex | None]
     lost_its_log: bool = False
+    overwritten: bool = False
     _next_look: float = 0.0
 
     @classmethod
@@ -139,12 +190,21 @@ class OpenFile:
         real = os.path.realpath(path)
         found = Path(path).stat()
         log, index = (inode(os.lstat(real + suffix)) for suffix in ("-wal", "-shm"))
-        return cls(path, real, inode(found), log, index, found.st_size, found.st_ctime_ns)
+        return cls(path, real, inode(found), log, index, found.st_size, (found.st_mtime_ns, None))
 
     @property
     def inodes(self) -> tuple[Inode, ...]:
         """The file, its log and the log's index."""
         return self.file, self.log, self.index
+
+    @property
+    def held(self) -> tuple[tuple[str, Inode, tuple[int, int]], ...]:
+        """What is locked while the database is open: path, file, and bytes of it."""
+        return (
+            (self.real, self.file, SHARED_BYTES),
+            (self.real + "-shm", self.index, INDEX_BYTES),
+            (self.real + "-wal", self.log, LOG_BYTES),
+        )
 
     @property
     def seems_in_place(self) -> bool:
@@ -163,6 +223,7 @@ class OpenFile:
         Raises:
             StoreUnavailable: Nobody does: what was committed since the last check may be lost.
         """
+        index_before = LOCKS.index(self.index)
         try:
             # Not through a link that was put at the place of the file: SQLite goes by the name behind it.
             found = os.stat(self.path, follow_symlinks=self.path != self.real)  # noqa: PTH116 - Path costs as much again
@@ -181,20 +242,45 @@ class OpenFile:
         _check_names(self.path, found)
         try:
             index = inode(os.lstat(self.real + "-shm")) if look else self.index
-            log = inode(os.lstat(self.real + "-wal"))
+            log = os.lstat(self.real + "-wal")
         except OSError as error:
-            as_it_was = found.st_ctime_ns == self.changed  # else a backup may have been copied over it
+            as_it_was = found.st_mtime_ns == self.seen[0]  # else a backup may have been copied over it
             self.lost_its_log = as_it_was and str(error.filename).endswith("-wal")
             raise StoreUnavailable(f"{error.filename} was deleted while the store had it open: {LEAVE}") from error
-        if (log, index) != (self.log, self.index):
+        if (inode(log), index) != (self.log, self.index):
             raise StoreUnavailable(f"the log of {self.path} was replaced while the store had it open: {LEAVE}")
+        if self._is_overwritten(found):
+            self.overwritten = True
+            raise StoreUnavailable(f"{self.path} was overwritten while the store had it open, {SPOILT}")
+        self._check_log(index_before, log.st_size)
         if found.st_size < self.size:
             raise StoreUnavailable(
                 f"{self.path} was cut off while the store had it open: if saves go on to fail, restore a backup"
             )
-        self.size, self.changed = found.st_size, found.st_ctime_ns
+        self.size, self.seen = found.st_size, (found.st_mtime_ns, index_before)
         if look:
             self._next_look = time.monotonic() + LOOK
+
+    def check_log(self) -> None:
+        """
+        Return if the log is as long as its index says. Afterwards that can't be seen: it grows beyond what was cut off.
+
+        Raises:
+            StoreUnavailable: It was cut off, and what is written behind that will not be found.
+        """
+        self._check_log(LOCKS.index(self.index), LOCKS.size(self.log))
+
+    def _check_log(self, index: LogIndex | None, size: int | None) -> None:
+        if index is not None and size is not None and size < index.log_size:
+            raise StoreUnavailable(f"the log of {self.path} was cut off while the store had it open: {LEAVE}")
+
+    def _is_overwritten(self, found: os.stat_result) -> bool:
+        """Return True if the file was written to since the last check, and no checkpoint was under way meanwhile."""
+        written, before = self.seen
+        if found.st_mtime_ns == written or before is None or before.copied != before.begun:
+            return False
+        now = LOCKS.index(self.index)
+        return now is not None and now.checkpoint == before.checkpoint
 
 
 class Locks:
@@ -224,6 +310,20 @@ class Locks:
     def has(self, file: Inode) -> bool:
         """Return True if a file is locked, so far as is known."""
         return file in self._descriptors
+
+    def index(self, file: Inode) -> LogIndex | None:
+        """Read the index of a log, if it is locked: to open it and close it again would drop the locks of SQLite."""
+        with self._lock:
+            if file not in self._descriptors:
+                return None
+            found = os.pread(self._descriptors[file], LOG_INDEX.size, 0)
+        return LogIndex(*LOG_INDEX.unpack(found)) if len(found) == LOG_INDEX.size else None
+
+    def size(self, file: Inode) -> int | None:
+        """Return the size of a file, if it is locked."""
+        with self._lock:
+            descriptor = self._descriptors.get(file)
+            return None if descriptor is None else os.lseek(descriptor, 0, os.SEEK_END)
 
     @contextmanager
     def writing(self, file: Inode, patience: float) -> Iterator[None]:

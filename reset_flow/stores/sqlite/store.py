@@ -164,6 +164,7 @@ class SQLiteStore(Store):
             return database.read(SQL[statement], values)
         except sqlite3.Error as error:
             if not (is_busy(error) or database.closed):
+                await asyncio.to_thread(database.explain, error)
                 raise unavailable(error) from error
         # Another process repairs or closes the log, and the loop must not wait for it; or the file was replaced.
         rows: list[tuple[Any, ...]] = await self._writer.run(_fetch, statement, values)

@@ -138,11 +138,11 @@ class Writer:
             if self._database is None or self._database.closed:
                 self._database = self._open_database(self._database.file if self._database else None)
             outcomes = self._commit(self._database, jobs)
-        except ResetFlowError:
-            raise
         except Exception as error:
-            if self._database is not None and not is_busy(error):
-                self._database.check()  # which says more
+            if self._database is not None and not self._database.closed and not is_busy(error):
+                self._database.explain(error)
+            if isinstance(error, ResetFlowError):
+                raise
             raise unavailable(error) from error
         # After the commit and before anybody is told: what was committed to another file is not saved.
         self._database.check()
