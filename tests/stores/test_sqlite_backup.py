@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import resource
 import signal
 import sqlite3
 import stat
@@ -83,6 +84,10 @@ def spoil(copy: Path, kind: str, path: Path) -> None:
     if kind == "newer":
         with closing(sqlite3.connect(copy)) as db:
             db.execute("PRAGMA user_version = 99")
+        return
+    if kind in ("without a table", "with other pages"):
+        with closing(sqlite3.connect(copy)) as db:
+            db.executescript("DROP TABLE uses" if kind == "without a table" else "PRAGMA page_size = 8192; VACUUM")
         return
     copy.unlink()
     match kind:
@@ -181,9 +186,23 @@ async def test_a_restore_makes_a_database_that_is_lost(store: SQLiteStore, path:
     await again.aclose()
 
 
-@pytest.mark.parametrize("kind", ["text", "empty", "of others", "newer", "missing", "folder", "damaged", "itself"])
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("text", "no backup of a store"),
+        ("empty", "no backup of a store"),
+        ("of others", "something else"),
+        ("newer", "newer"),
+        ("missing", "No such file"),
+        ("folder", "can't be read"),
+        ("damaged", "malformed"),
+        ("itself", "the store itself"),
+        ("without a table", "no backup of a store"),
+        ("with other pages", "PRAGMA page_size = 4096"),
+    ],
+)
 async def test_what_is_no_backup_is_refused_and_the_store_left_as_it_is(
-    store: SQLiteStore, path: Path, copy: Path, kind: str
+    store: SQLiteStore, path: Path, copy: Path, kind: str, reason: str
 ) -> None:
     records = [make_record(body=bytes(3000)) for _ in range(50)]
     await asyncio.gather(*(store.save(record) for record in records))
@@ -192,7 +211,29 @@ async def test_what_is_no_backup_is_refused_and_the_store_left_as_it_is(
     error = await refused(restore(store, copy), ResetFlowError)
     assert isinstance(error, ConfigurationError | StoreUnavailable)
     assert str(copy) in str(error)
+    assert reason in str(error)
     assert await ids(store) == sorted(record.id for record in records)
+
+
+async def test_a_copy_that_breaks_off_names_both_files_and_changes_neither(
+    store: SQLiteStore, path: Path, copy: Path
+) -> None:
+    records = [make_record(body=bytes(3000)) for _ in range(50)]
+    await asyncio.gather(*(store.save(record) for record in records))
+    await backup(store, copy)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(contents(copy)) // 2, hard))
+    try:
+        another = copy.with_name("another")
+        error = await refused(backup(store, another), StoreUnavailable)
+        assert f"{path} can't be copied to {another}" in str(error)
+        error = await refused(restore(store, copy), StoreUnavailable)
+        assert f"{copy} can't be copied to {path}" in str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names(copy.parent) == [copy.name]
+    assert await ids(store) == sorted(record.id for record in records)
+    await restore(store, copy)
 
 
 async def test_a_backup_overwrites_nothing(store: SQLiteStore, path: Path, copy: Path) -> None:
@@ -204,7 +245,7 @@ async def test_a_backup_overwrites_nothing(store: SQLiteStore, path: Path, copy:
         await refused(backup(store, target), ConfigurationError)
     assert contents(copy) == before
     error = await refused(backup(store, copy.with_name("no folder") / "x.db"), StoreUnavailable)
-    assert "check its folder" in str(error)
+    assert "check the folder" in str(error)
     assert names(copy.parent) == ["link", copy.name]
 
 

@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING
 
 from reset_flow.domain.errors import ConfigurationError, StoreUnavailable
 from reset_flow.stores.sqlite.database import connect, schema
+from reset_flow.stores.sqlite.open_file import LOCKS, inode
+from reset_flow.stores.statements import script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from reset_flow.stores.sqlite.open_file import OpenFile
+
 LEFT_OVERS = ("", "-journal", "-wal", "-shm")
 
 
-def back_up(path: str, target: str, busy_timeout: float) -> None:
+def back_up(file: OpenFile, target: str, busy_timeout: float) -> None:
     """
     Copy a database to a file that does not exist yet, complete in itself and its owner's alone.
 
@@ -29,7 +33,8 @@ def back_up(path: str, target: str, busy_timeout: float) -> None:
     """
     if os.path.lexists(target):
         raise _exists(target)
-    with _errors_of(target, "written"):
+    path = file.real
+    with _errors(f"{path} can't be copied to {target}"):
         descriptor, part = tempfile.mkstemp(".part", f"{Path(target).name}.", Path(target).parent)
         os.close(descriptor)
         try:
@@ -66,32 +71,61 @@ def _exists(target: str) -> ConfigurationError:
     return ConfigurationError(f"{target} exists, and a backup overwrites nothing: give the name of a new file")
 
 
-def restore(path: str, source: str, busy_timeout: float) -> None:
+def restore(file: OpenFile, source: str, busy_timeout: float) -> None:
     """
     Replace all that is in a database by a backup, in one transaction.
 
     Raises:
-        ConfigurationError: The backup is no database of this library, is damaged, or is the database itself.
+        ConfigurationError: The backup is no database of this library, is damaged, has pages of another size, or is the
+            database itself.
         StoreUnavailable: It can't be read, or the database can't be written.
     """
-    with _errors_of(source, "read"):
-        if Path(source).samefile(path):
+    path = file.real
+    with _errors(f"{source} can't be read"):
+        if inode(Path(source).stat()) == file.file:
             raise ConfigurationError(f"{source} is the store itself: give the file of a backup")
         backup = connect(source, busy_timeout, read_only=True)
     with closing(backup):
-        with _errors_of(source, "read"):
-            try:
-                version = schema(backup, source)
-            except sqlite3.DatabaseError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
-                    raise
-                version = 0
-            if not version:
+        with _errors(f"{source} can't be read"):
+            if not _is_store(backup, source):
                 raise ConfigurationError(f"{source} is no backup of a store: give the file that `store backup` made")
             _check_sound(backup, source, "take another backup")
-        with closing(connect(path, busy_timeout)) as db:
+        with (
+            _errors(f"{source} can't be copied to {path}"),
+            LOCKS.writing(file.file, busy_timeout),
+            closing(connect(path, busy_timeout)) as db,
+        ):
+            theirs, ours = _page_size(backup), _page_size(db)
+            if theirs != ours:
+                raise ConfigurationError(
+                    f"{source} has pages of {theirs} bytes, and the store pages of {ours}: change that in a copy of "
+                    f"the backup, by `PRAGMA page_size = {ours}; VACUUM` in SQLite, and restore the copy"
+                )
             db.execute("PRAGMA synchronous = FULL")
             _copy(backup, db, busy_timeout)
+
+
+def _is_store(db: sqlite3.Connection, path: str) -> bool:
+    """Return True if a database has all tables of a store."""
+    with closing(sqlite3.connect(":memory:")) as complete:
+        complete.executescript(script("sqlite", "schema.sql"))
+        needed = _names(complete)
+    try:
+        return bool(schema(db, path)) and _names(db) >= needed
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
+            raise
+        return False
+
+
+def _names(db: sqlite3.Connection) -> set[bytes]:
+    """Return the names of tables and indexes."""
+    return {name for (name,) in db.execute("SELECT CAST(name AS BLOB) FROM sqlite_schema").fetchall()}
+
+
+def _page_size(db: sqlite3.Connection) -> int:
+    ((size,),) = db.execute("PRAGMA page_size").fetchall()
+    return int(size)
 
 
 def _copy(source: sqlite3.Connection, target: sqlite3.Connection, busy_timeout: float) -> None:
@@ -119,11 +153,9 @@ def _sync(folder: Path) -> None:
 
 
 @contextmanager
-def _errors_of(path: str, done: str) -> Iterator[None]:
+def _errors(what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error) as error:
         why = getattr(error, "strerror", None) or error
-        raise StoreUnavailable(
-            f"{path} can't be {done}: {why}; check its folder, its rights and the space left"
-        ) from error
+        raise StoreUnavailable(f"{what}: {why}; check the folder, the rights and the space left") from error

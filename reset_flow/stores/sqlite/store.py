@@ -22,7 +22,6 @@ from reset_flow.stores.rows import PAGE, Place, micros, scan_pages, to_record, t
 from reset_flow.stores.sqlite import backup, changes
 from reset_flow.stores.sqlite.changes import SQL
 from reset_flow.stores.sqlite.database import is_busy, open_database
-from reset_flow.stores.sqlite.open_file import LOCKS
 from reset_flow.stores.sqlite.writer import Writer, unavailable
 from reset_flow.stores.waiters import Waiters
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from reset_flow.ports import Query, Record, Use, UseName
+    from reset_flow.stores.sqlite.open_file import OpenFile
 
 PIECE = 256
 """Rows that a purge deletes in one transaction."""
@@ -133,22 +133,12 @@ class SQLiteStore(Store):
         Raises:
             ConfigurationError: The file is no backup of a store, or is damaged.
         """
-
-        def replace(real: str, source: str, busy_timeout: float) -> None:
-            with LOCKS.writing(file, busy_timeout):
-                backup.restore(real, source, busy_timeout)
-
-        source = _decoded(path, "a backup")
-        file = (await self._writer.database()).file.file
-        await self._copy(replace, source)
+        await self._copy(backup.restore, _decoded(path, "a backup"))
         self._waiters.wake_all()
 
-    async def _copy(self, work: Callable[[str, str, float], None], path: str) -> None:
+    async def _copy(self, work: Callable[[OpenFile, str, float], None], path: str) -> None:
         database = await self._writer.database()
-        try:
-            await asyncio.to_thread(work, database.file.real, path, self._busy_timeout)
-        except sqlite3.Error as error:
-            raise unavailable(error) from error
+        await asyncio.to_thread(work, database.file, path, self._busy_timeout)
         await self._writer.look()
 
     async def aclose(self) -> None:
