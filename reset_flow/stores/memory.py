@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from math import inf
@@ -12,10 +10,10 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from reset_flow.domain.errors import ConfigurationError, FlowNotFound, StaleRecord, StoreUnavailable
+from reset_flow.domain.errors import FlowNotFound, StaleRecord
 from reset_flow.ports import Record, Store
 from reset_flow.stores.rows import MICROSECOND, is_match, micros, span
-from reset_flow.stores.session import CLOSED, FORKED, IN_USE
+from reset_flow.stores.session import Ownership
 from reset_flow.stores.uses import check_limits
 from reset_flow.stores.waiters import Waiters
 
@@ -48,12 +46,10 @@ class MemoryStore(Store):
         self._kept: dict[str, _Kept] = {}
         self._uses: dict[bytes, dict[bytes, int]] = {}  # of each key, by their ids, when they expire
         self._waiters: Waiters[str] = Waiters(inf)
-        self._closed = False
-        self._pid = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ownership = Ownership(lambda loop: not loop.is_running())
 
     async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
-        self._check_usable()
+        self._ownership.take()
         kept = self._kept.get(record.id)
         version, write_id = (kept.record.version, kept.record.write_id) if kept else (0, b"")
         if kept and write_id == record.write_id:
@@ -73,13 +69,13 @@ class MemoryStore(Store):
         self._waiters.wake(record.id)
 
     async def load(self, flow_id: str) -> Record:
-        self._check_usable()
+        self._ownership.take()
         if flow_id not in self._kept:
             raise FlowNotFound(flow_id)
         return self._shown(self._kept[flow_id])
 
     async def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:
-        self._check_usable()
+        self._ownership.take()
         now = micros(self._clock())
         found = [kept for kept in self._kept.values() if is_match(kept.record, query)]
         if query.due:
@@ -95,7 +91,7 @@ class MemoryStore(Store):
         await self._waiters.wait(flow_id, version, timeout, partial(self.load, flow_id))
 
     async def purge(self, realm: str, before: datetime, limit: int) -> int:
-        self._check_usable()
+        self._ownership.take()
         records = [kept.record for kept in self._kept.values() if kept.record.realm == realm]
         ended = [record.id for record in records if record.ended_at is not None and record.ended_at < before]
         del ended[max(limit, 0) :]
@@ -106,20 +102,8 @@ class MemoryStore(Store):
         return len(ended)
 
     async def aclose(self) -> None:
-        self._closed = True
+        self._ownership.close()
         self._waiters.stop()
-
-    def _check_usable(self) -> None:
-        if self._closed:
-            raise StoreUnavailable(CLOSED)
-        self._pid = self._pid or os.getpid()
-        if self._pid != os.getpid():  # each process would go on with the same flows
-            raise StoreUnavailable(FORKED)
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            if self._loop is not None and self._loop.is_running():  # a wait in one would not hear of the other's saves
-                raise ConfigurationError(IN_USE)
-            self._loop = loop
 
     def _forget_expired(self, keys: set[bytes], now: int) -> None:
         for key in keys:

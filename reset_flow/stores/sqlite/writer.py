@@ -8,17 +8,15 @@ share the next transaction.
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from reset_flow.domain.errors import ConfigurationError, ResetFlowError, StoreUnavailable
+from reset_flow.domain.errors import ResetFlowError, StoreUnavailable
 from reset_flow.stores.batcher import Batcher
-from reset_flow.stores.session import CLOSED, FORKED, IN_USE
+from reset_flow.stores.session import Ownership
 from reset_flow.stores.sqlite.database import is_busy, primary_code
 
 if TYPE_CHECKING:
@@ -63,14 +61,11 @@ class Writer:
         self._database: Database | None = None
         self._batcher: Batcher[Job] = Batcher(self._run_in_thread, BATCH, turns=TURNS)
         self._executor = ThreadPoolExecutor(1, "reset-flow-sqlite")
-        self._pid = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._taking_over = threading.Lock()
-        self._closed = False
+        self._ownership = Ownership(lambda loop: not loop.is_running())
 
     async def database(self) -> Database:
         """Return the database, opened by the thread, and looked at a moment ago: reads notice what saves would."""
-        self._check_usable()
+        self._ownership.take()
         if self._database is None or self._database.closed or not self._database.file.seems_in_place:
             await self.look()
             assert self._database is not None
@@ -78,12 +73,12 @@ class Writer:
 
     async def look(self) -> None:
         """Return if the database is open, and where others look for it."""
-        self._check_usable()
+        self._ownership.take()
         await self._batcher.run(None)
 
     async def run(self, work: Callable[..., Any], *values: Any) -> Any:
         """Return the result of the work once it is committed, or raise the `ResetFlowError` that it refused with."""
-        self._check_usable()
+        self._ownership.take()
         return await self._batcher.run(partial(_outcome, work, values))
 
     async def aclose(self) -> None:
@@ -91,11 +86,10 @@ class Writer:
         Take no more jobs. Return once those that were taken are done and the database is closed. While another event
         loop runs that uses it: have that one do so, without waiting.
         """
-        self._closed = True
-        if self._pid != os.getpid():
+        loop = self._ownership.close()
+        if loop is None:
             return
-        loop = self._loop
-        if loop is None or loop is asyncio.get_running_loop() or not loop.is_running():
+        if loop is asyncio.get_running_loop() or not loop.is_running():
             await self._finish()
         else:
             with suppress(RuntimeError):  # it was closed a moment ago
@@ -109,19 +103,6 @@ class Writer:
         with suppress(RuntimeError):  # it was closed already
             await asyncio.get_running_loop().run_in_executor(self._executor, self._close)
         self._executor.shutdown(wait=False)
-
-    def _check_usable(self) -> None:
-        if self._closed:
-            raise StoreUnavailable(CLOSED)
-        self._pid = self._pid or os.getpid()
-        if self._pid != os.getpid():
-            raise StoreUnavailable(FORKED)
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            with self._taking_over:
-                if self._loop is not None and self._loop.is_running():
-                    raise ConfigurationError(IN_USE)
-                self._loop = loop
 
     async def _run_in_thread(self, jobs: Sequence[Job]) -> list[Any]:
         try:
@@ -137,7 +118,7 @@ class Writer:
         try:
             if self._database is None or self._database.closed:
                 self._database = self._open_database(self._database.file if self._database else None)
-            outcomes = self._commit(self._database, jobs)
+            outcomes = _run_jobs(self._database, jobs)
         except Exception as error:
             if self._database is not None and not self._database.closed and not is_busy(error):
                 self._database.explain(error)
@@ -148,19 +129,20 @@ class Writer:
         self._database.check()
         return outcomes
 
-    def _commit(self, database: Database, jobs: Sequence[Job]) -> list[Any]:
-        if not any(jobs):
-            return [None for _ in jobs]
-        with database.alone():
-            return _commit(database.writer, jobs)
-
     def _close(self) -> None:
         if self._database is not None:
             with suppress(Exception):
                 self._database.close()
 
 
-def _commit(cursor: Cursor, jobs: Sequence[Job]) -> list[Any]:
+def _run_jobs(database: Database, jobs: Sequence[Job]) -> list[Any]:
+    if not any(jobs):
+        return [None for _ in jobs]
+    with database.alone():
+        return _transaction(database.writer, jobs)
+
+
+def _transaction(cursor: Cursor, jobs: Sequence[Job]) -> list[Any]:
     try:
         cursor.execute("BEGIN IMMEDIATE")
         outcomes = [job and job(cursor) for job in jobs]
