@@ -404,6 +404,29 @@ async def test_a_backup_that_was_written_into_the_file_is_used_once_the_log_of_b
     assert found_by_another_process(path) == {"in the copy", "later"}
 
 
+async def test_a_backup_that_was_copied_beside_the_log_of_a_crash_is_not_spoilt_by_it(
+    store: SQLiteStore, path: Path
+) -> None:
+    copy = path.with_name("copy")
+    await store.save(make_record(id="in the backup"))
+    await store.backup(copy)
+    await store.aclose()
+    saver = Saver(path)
+    saver.save("since")
+    saver.end(kill=True)
+    shutil.copyfile(copy, path)
+    again = SQLiteStore(path)
+    for _ in range(2):
+        error = await refused(again.save(make_record()), StoreUnavailable)
+        assert "delete the files -wal" in str(error)
+    assert contents(path) == contents(copy)
+    for log in files(path)[1:]:
+        log.unlink()
+    await again.save(make_record(id="later"))
+    await again.aclose()
+    assert found_by_another_process(path) == {"in the backup", "later"}
+
+
 async def test_a_file_that_is_overwritten_after_a_crash_is_noticed_as_well(path: Path) -> None:
     saver = Saver(path)
     saver.save("before")

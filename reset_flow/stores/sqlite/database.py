@@ -26,6 +26,9 @@ SCHEMA = 1
 APPLICATION_ID = 0x72666C77
 OLDEST_SQLITE = (3, 37)
 
+NO_LOG = b"\1\1"
+"""At byte 18 of a database without a write-ahead log (https://sqlite.org/fileformat.html#the_database_header)."""
+
 _OPEN: list[Database] = []
 """
 Every database that is open, those that a fork inherited included. An inherited connection must be neither used nor
@@ -152,7 +155,10 @@ def open_database(path: str, busy_timeout: float, before: OpenFile | None = None
     found = examine(path)
     if before is not None:
         _check_successor(path, found, before)
-    for other in [each for each in _OPEN if each.file.file == inode(found)]:
+    others = [each for each in _OPEN if each.file.file == inode(found)]
+    if not others:  # to open it and close it again would drop their locks
+        _check_log(path)
+    for other in others:
         if other.pid != os.getpid():
             raise StoreUnavailable(
                 f"{path} was open when this process was forked, and can't be used in it: fork before a store is "
@@ -167,6 +173,16 @@ def open_database(path: str, busy_timeout: float, before: OpenFile | None = None
         if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
             raise ConfigurationError(f"{path} is no SQLite database: give the store a file of its own") from error
         raise
+
+
+def _check_log(path: str) -> None:
+    """Raise `StoreUnavailable` if a log lies beside a file that has none: a backup that was copied there."""
+    with suppress(OSError):
+        if Path(os.path.realpath(path) + "-wal").stat().st_size:
+            with Path(path).open("rb") as file:
+                header = file.read(20)
+            if header.endswith(NO_LOG):
+                raise StoreUnavailable(f"{path} was replaced, {SPOILT}")
 
 
 def _check_successor(path: str, found: os.stat_result, before: OpenFile) -> None:

@@ -51,8 +51,8 @@ WRITING_BYTE = (0x40000400, 1)
 LEAVE = "leave the files -wal and -shm to the store, which opens its database anew at the next call"
 
 SPOILT = (
-    "and the log of the old database still lies beside it, which would spoil it: end every process that uses it, and "
-    "delete the files -wal and -shm (`reset-flow store restore` needs neither)"
+    "and the log of the old database still lies beside it, which would spoil it: end every process that uses it, "
+    "delete the files -wal and -shm, and restore a backup unless one was put there"
 )
 
 SET_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
