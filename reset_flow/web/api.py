@@ -44,7 +44,7 @@ class Api:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._service = parts.service
-        self._document = openapi.document(parts.base)
+        self._document = openapi.document(parts.base, parts.cookie_name)
         self._asked_at = -READY_FOR
         self._is_ready = False
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypedDict
 from msgspec import Meta, Struct
 
 from reset_flow.domain.flow import PublicFlow
+from reset_flow.domain.validation import NAME_LENGTH
 
 LONGEST = 1000
 
@@ -14,7 +15,7 @@ LONGEST = 1000
 class StartRequest(Struct, forbid_unknown_fields=True):
     """Whose password is forgotten."""
 
-    user: Annotated[str, Meta(min_length=1, max_length=400, description="Login or e-mail address")]
+    user: Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH, description="Login or e-mail address")]
     credential: Literal["password", "pin"] = "password"
 
 

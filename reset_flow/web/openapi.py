@@ -22,6 +22,9 @@ from reset_flow.web.models import (
 )
 
 FLOW = "api/flows/{id}"
+ID = "$response.body#/id"
+"""Where a link finds the id of a flow."""
+
 REFUSED = (400, 403, 404, 408, 409, 410, 413, 415, 422, 429, 500, 502, 503)
 LOOKED = (400, 403, 404, 429, 500, 503)
 SECURITY: list[dict[str, list[str]]] = [{"secret": []}, {"browser": [], "csrf": []}]
@@ -92,8 +95,13 @@ def path_of(command: str) -> tuple[str, str]:
     return found.method, found.path
 
 
-def document(base: str) -> dict[str, Any]:
-    """Return the document of an API below this address."""
+def document(base: str, cookie: str) -> dict[str, Any]:
+    """
+    Return the document of an API below this address.
+
+    Args:
+        cookie: The name of the page's.
+    """
     types = {each for operation in OPERATIONS for each in (operation.takes, operation.gives) if each}
     order = sorted(types, key=lambda each: str(each.__name__))
     schemas, components = msgspec.json.schema_components(
@@ -110,9 +118,10 @@ def document(base: str) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": components,
+            "links": {each.name: {"operationId": each.name, "parameters": {"id": ID}} for each in (GET, *COMMANDS)},
             "securitySchemes": {
                 "secret": {"type": "http", "scheme": "bearer", "description": "The secret that the start gave once"},
-                "browser": {"type": "apiKey", "in": "cookie", "name": "reset", "description": "Of the page"},
+                "browser": {"type": "apiKey", "in": "cookie", "name": cookie, "description": "Of the page"},
                 "csrf": {"type": "apiKey", "in": "header", "name": "X-CSRF-Token", "description": "With the cookie"},
             },
         },
@@ -162,8 +171,6 @@ def _response(each: Operation, schema: dict[Any, Any]) -> dict[str, Any]:
     }
     if each is START:
         response["headers"] = {"Location": {"schema": {"type": "string"}, "required": True}}
-        response["links"] = {
-            other.name: {"operationId": other.name, "parameters": {"id": "$response.body#/id"}}
-            for other in (GET, *COMMANDS)
-        }
+    if each.gives in (FlowDocument, NewFlowDocument):
+        response["links"] = {on.name: {"$ref": f"#/components/links/{on.name}"} for on in (GET, *COMMANDS)}
     return response
