@@ -8,9 +8,12 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
+
 from reset_flow.cli.screen import say
 from reset_flow.config import from_env
 from reset_flow.domain.errors import ConfigurationError
+from reset_flow.domain.text import printable
 from reset_flow.web import Limits, Look
 from reset_flow.web.server import serve as serve_page
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from reset_flow.cli.session import Settings
 
 __all__ = ["serve"]
+
+FIELDS = tuple(each.name for each in attrs.fields(Look))
 
 
 def serve(
@@ -33,9 +38,9 @@ def serve(
 ) -> None:
     """Serve until the process is asked to end, with a line for each request on stderr."""
     looks = _read_look(Path(look)) if look else Look()
+    limits = Limits(trusted_proxies=tuple(trusted_proxies))
     service = from_env({**settings.overrides, "STORE": settings.store})
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
-    limits = Limits(trusted_proxies=tuple(trusted_proxies))
     asyncio.run(
         serve_page(
             service,
@@ -58,11 +63,15 @@ def _read_look(path: Path) -> Look:
     """
     try:
         fields = tomllib.loads(path.read_text(encoding="utf-8"))
+        unknown = sorted(fields.keys() - set(FIELDS))
         for name in ("logo", "templates"):
             if name in fields:
                 fields[name] = path.parent / str(fields[name])
-        return Look(**fields)
-    except (OSError, ValueError, TypeError) as error:
-        if isinstance(error, ConfigurationError):
-            raise
-        raise ConfigurationError(f"the look in {path} can't be used: {error}") from None
+        if not unknown:
+            return Look(**fields)
+        reason = f"there is no {printable(unknown[0])}, there are {', '.join(FIELDS)}"
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    except (ConfigurationError, TypeError, ValueError) as error:
+        reason = str(error)
+    raise ConfigurationError(f"the look in {path} can't be used: {reason}")

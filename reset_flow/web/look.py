@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.settings import must_be
 from reset_flow.messages import LOCALES, Texts
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 COLOUR = re.compile(r"#(?:[0-9a-f]{3}|[0-9a-f]{6})", re.IGNORECASE)
 ADDRESS = re.compile(r"https?://[^\s/]+\S*|/(?!/)\S*|(?:mailto|tel):\S+", re.IGNORECASE)
@@ -27,6 +25,10 @@ _address = must_be(
 _logo = must_be(
     "the path of an SVG or PNG file",
     lambda value: value is None or (value.suffix.lower() in LOGOS and value.is_file()),
+)
+_texts = must_be(
+    "a table for each language, of texts by their ids",
+    lambda value: isinstance(value, Mapping) and all(isinstance(each, Mapping) for each in value.values()),
 )
 _templates = must_be("the path of a folder with templates", lambda value: value is None or value.is_dir())
 
@@ -43,7 +45,7 @@ def _path(given: Any) -> Path | None:
 
 
 def _languages(given: Any) -> tuple[str, ...]:
-    if isinstance(given, str):
+    if isinstance(given, str) or not isinstance(given, Iterable):
         raise ConfigurationError(f"languages must be a tuple such as {LOCALES}")
     return tuple(given)
 
@@ -78,7 +80,7 @@ class Look:
     name: str = attrs.field(default="", validator=_text)
     logo: Path | None = attrs.field(default=None, converter=_path, validator=_logo)
     accent: str = attrs.field(default="#1f4fd8", converter=_accent)
-    texts: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict)
+    texts: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict, validator=_texts)
     finish_url: str | None = attrs.field(default=None, validator=_address)
     support_url: str | None = attrs.field(default=None, validator=_address)
     support_text: str = attrs.field(default="", validator=_text)

@@ -217,8 +217,10 @@ def _environment(look: Look) -> Environment:
 
 def _languages(locales: tuple[str, ...]) -> dict[str, str]:
     """Return what each language calls itself."""
-    from babel import Locale  # noqa: PLC0415 - an extra brings it
-
+    try:
+        from babel import Locale  # noqa: PLC0415 - an extra brings it
+    except ModuleNotFoundError:
+        raise ConfigurationError("the page needs Babel: pip install 'reset-flow[web]'") from None
     return {name: str(Locale.parse(name).get_display_name(name)).capitalize() for name in locales}
 
 

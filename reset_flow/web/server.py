@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import os
+import resource
 import signal
 import socket
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
+from aiohttp.http_exceptions import HttpProcessingError
 
+from reset_flow.domain.errors import ConfigurationError
 from reset_flow.web.access import LINK_PATH, public_base
 from reset_flow.web.app import create_app
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from reset_flow.service import ResetService
     from reset_flow.web.clients import Limits
     from reset_flow.web.look import Look
 
 access = logging.getLogger("reset_flow.web.access")
+http = logging.getLogger("reset_flow.web.http")
+http.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+"""What aiohttp logs, but for requests that it can't read: it would repeat them, secrets included."""
 
 IDLE = 30.0
 """Seconds after which a connection is closed that sends nothing, or no whole request."""
@@ -29,7 +38,13 @@ IDLE = 30.0
 FINISHING = 40.0
 """Seconds that requests under way have when the process is asked to end: a lease, and some more."""
 
+DRAINING = 1.0
+"""Seconds before that, in which what comes over open connections is still taken."""
+
 BACKLOG = 2048
+FILES = resource.RLIMIT_NOFILE
+FEWEST_FILES, MOST_FILES = 4096, 65_536
+"""Fewer are warned of; as many are asked for."""
 
 
 class AccessLogger(AbstractAccessLogger):
@@ -68,14 +83,11 @@ async def serve(
         told: Called with the address, once it is served.
 
     Raises:
-        ConfigurationError: A setting can't be.
-        OSError: The port can't be used.
+        ConfigurationError: A setting can't be, or the address can't be listened on.
     """
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, ended.set)
-    with socket.create_server((host, port), family=_family(host), backlog=BACKLOG) as sock:
+    with _listening(host, port) as sock:
         async with service:
             named = f"[{host}]" if ":" in host else host
             base = public_base(public_url or f"http://{named}:{sock.getsockname()[1]}/")
@@ -83,21 +95,62 @@ async def serve(
             if path := base.path.rstrip("/"):
                 page, app = app, web.Application()
                 app.add_subapp(path, page)
+            app.middlewares.insert(0, _closing_after(ended))
             runner = web.AppRunner(
                 app,
+                logger=http,
                 access_log=access,
                 access_log_class=AccessLogger,
                 keepalive_timeout=IDLE,
                 shutdown_timeout=FINISHING,
             )
+            _allow_files()
             await runner.setup()
             try:
-                await web.SockSite(runner, sock, backlog=BACKLOG).start()
+                site = web.SockSite(runner, sock, backlog=BACKLOG)
+                await site.start()
+                for each in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(each, ended.set)
                 told(str(base))
                 await ended.wait()
+                await site.stop()
+                if runner.server and runner.server.connections:
+                    await asyncio.sleep(DRAINING)
             finally:
                 await runner.cleanup()
 
 
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, UnicodeError) as error:  # whose own words repeat the host
+        number = getattr(error, "errno", 0)
+        reason = os.strerror(number) if number > 0 else "there is no such host"
+        raise ConfigurationError(f"host and port can't be listened on: {reason}") from None
+
+
+def _allow_files() -> None:
+    """Let the process have as many connections as the system allows it."""
+    soft, hard = (math.inf if each == resource.RLIM_INFINITY else each for each in resource.getrlimit(FILES))
+    if soft < MOST_FILES:
+        soft = min(hard, MOST_FILES)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(FILES, (int(soft), resource.getrlimit(FILES)[1]))
+    if soft < FEWEST_FILES:
+        http.warning("%d files may be open, one for each connection: have the system allow %d", soft, FEWEST_FILES)
+
+
+def _closing_after(ended: asyncio.Event) -> Any:
+    """Return the middleware that has clients look for another process once this one is to end."""
+
+    @web.middleware
+    async def close(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        response = await handler(request)
+        if ended.is_set():
+            response.force_close()
+        return response
+
+    return close
