@@ -7,6 +7,7 @@ import cProfile
 import json
 import logging
 import sys
+import time
 from contextlib import nullcontext
 
 from benchmarks.processes import pin_driver
@@ -30,7 +31,7 @@ if __name__ == "__main__":
     pin_driver()
     logging.getLogger("reset_flow").setLevel(logging.ERROR)
     given = json.loads(sys.argv[1])
-    profiled = cProfile.Profile() if given["profile"] else None
+    profiled = cProfile.Profile(time.process_time) if given["profile"] else None
     with profiled or nullcontext():
         asyncio.run(_serve(given["root"], given["folder"]))
     if profiled:
