@@ -59,6 +59,7 @@ ERRORS = {
     "flow_busy": "busy",
     "flow_ended": "not_found",
     "flow_not_found": "not_found",
+    "held_elsewhere": "held_elsewhere",
     "illegal_command": "step.changed",
     "invalid_input": "user.invalid",
     "stale_record": "busy",
@@ -73,10 +74,16 @@ def message_of(flow: Flow) -> Message:
         return Message("busy")
     if flow.ended:
         return Message(_ending(flow))
-    if flow.in_doubt:
-        must_ask = flow.in_doubt is flow.credential.step and flow.expects is Step.CODE
-        return Message(f"{flow.in_doubt}.in_doubt_code" if must_ask else f"{flow.in_doubt}.in_doubt")
-    return _wanted(flow)
+    return doubt_of(flow) or _wanted(flow)
+
+
+def doubt_of(flow: Flow) -> Message | None:
+    """Return what the person is told of the flow's doubt; `None` where it is over a step that has been passed."""
+    last = flow.credential.step
+    if flow.in_doubt is None or (flow.expects is last and flow.in_doubt is not last):
+        return None
+    must_ask = flow.in_doubt is last and flow.expects is Step.CODE
+    return Message(f"{flow.in_doubt}.in_doubt_code" if must_ask else f"{flow.in_doubt}.in_doubt")
 
 
 def _wanted(flow: Flow) -> Message:

@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 WHITE, BLACK = "#ffffff", "#000000"
-LIGHT = ("#ffffff", "#f4f5f7")
-"""What texts stand on in the light scheme; `--surface` and `--ground` in page.css."""
+LIGHT = ("#ffffff", "#f4f5f7", "#fdf6e3")
+"""What links stand on in the light scheme: `--surface`, `--ground` and `--notice-ground` of page.css."""
 
-DARK = ("#1b2027", "#12161b")
+DARK = ("#1b2027", "#12161b", "#322a18")
 TEXT = 4.5
 """The least contrast of a text (WCAG 2.2, 1.4.3)."""
 

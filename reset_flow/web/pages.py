@@ -15,6 +15,7 @@ from reset_flow.domain.errors import (
     ConfigurationError,
     FlowBusy,
     FlowEnded,
+    HeldElsewhere,
     InputRejected,
     InvalidInput,
     OutcomeInDoubt,
@@ -23,7 +24,7 @@ from reset_flow.domain.errors import (
     UnknownUser,
 )
 from reset_flow.domain.flow import Failure, Flow, State, Step
-from reset_flow.messages import Message, masked, message_of, message_of_error, reasons_of
+from reset_flow.messages import Message, doubt_of, masked, message_of, message_of_error, reasons_of
 from reset_flow.web.assets import Asset, assets_of
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ TITLES = {
     "answer": "page.answer.title",
     "busy": "page.busy.title",
     "code": "page.code.title",
+    "held": "page.held.title",
     "link": "page.link.title",
     "password": "page.password.title",
     "pin": "page.pin.title",
@@ -182,9 +184,11 @@ class Pages:
             asset=lambda name: f"{screen.base}assets/{self._assets[name].name}",
             say=say,
             title=title,
-            mark={"done": "done", "failed": "stopped", "notice": "stopped"}.get(template, "open"),
+            mark={"done": "done", "failed": "stopped", "held": "stopped", "notice": "stopped"}.get(template, "open"),
             document_title=say.plain("page.error", title=title) if errors else title,
             told=_told(screen),
+            doubt=doubt_of(screen.flow) if screen.flow else None,
+            resend_from=_full_minute(screen.flow.resend_at) if screen.flow else None,
             login=masked(screen.flow.user) if screen.flow else "",
             alert=() if at_field else errors,
             field_errors=at_field,
@@ -228,6 +232,8 @@ def _template(screen: Screen) -> str:
     flow = screen.flow
     if screen.kind in NOTICES:
         return "notice"
+    if isinstance(screen.error, HeldElsewhere):
+        return "held"
     if screen.kind is not Kind.FLOW or flow is None:
         return screen.kind.value
     if not flow.ended and (flow.busy_until or isinstance(screen.error, FlowBusy)):
@@ -253,7 +259,7 @@ def _title(screen: Screen, template: str) -> str:
         return DONE[flow.credential.step]
     if flow and template == "failed":
         return FAILURES.get(flow.failure, CHECKS[flow.credential.step]) if flow.failure else ""
-    if flow and flow.in_doubt and template in CHECKS:
+    if flow and flow.in_doubt is flow.credential.step and template in CHECKS:
         return CHECKS[flow.in_doubt]
     return TITLES[template]
 
@@ -265,14 +271,17 @@ def _told(screen: Screen) -> Message | None:
         return Message(NOTICES[screen.kind][1], {"retry_after": round(wait.total_seconds())})
     if screen.kind in NOTICES:
         return Message(NOTICES[screen.kind][1])
+    if isinstance(screen.error, HeldElsewhere):
+        return message_of_error(screen.error)
     return message_of(screen.flow) if screen.flow else None
 
 
 def _errors(screen: Screen) -> tuple[Message, ...]:
     """Return what the person is told of the error, unless the screen itself says it."""
     error, flow = screen.error, screen.flow
-    is_said = isinstance(error, FlowBusy | FlowEnded) or (isinstance(error, OutcomeInDoubt) and flow and flow.in_doubt)
-    if error is None or is_said or screen.kind in NOTICES or (flow and flow.ended):
+    is_doubt = isinstance(error, OutcomeInDoubt) and flow is not None and doubt_of(flow)
+    is_said = isinstance(error, FlowBusy | FlowEnded | HeldElsewhere) or is_doubt or (flow and flow.ended)
+    if error is None or is_said or screen.kind in NOTICES:
         return ()
     tries = flow.attempts_left if flow and isinstance(error, InputRejected) and error.sent else None
     left = () if tries is None else (Message("tries_left", {"count": tries}),)
@@ -298,6 +307,11 @@ def _steps(screen: Screen, template: str) -> tuple[ShownStep, ...]:
         ShownStep("page.step.account", "done"),
         *(ShownStep(STEPS[step], state) for step, state in zip(steps, states, strict=False)),
     )
+
+
+def _full_minute(at: datetime | None) -> datetime | None:
+    """Return the next full minute: what is told without its seconds must not be too early."""
+    return at and (at + timedelta(minutes=1, microseconds=-1)).replace(second=0, microsecond=0)
 
 
 def _code_hint(code: CodeFormat) -> Message | None:

@@ -68,6 +68,7 @@ def raised() -> Iterator[errors.ResetFlowError]:
     yield errors.IllegalCommand("x", "verify", flow_at(Step.ANSWER).state, ("answer",))
     yield from (
         errors.CommandVetoed("no"),
+        errors.HeldElsewhere("x"),
         errors.KeyReused("no"),
         errors.BrokerUnavailable(),
         errors.StoreUnavailable(),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from reset_flow.web.pages import Screen
 
+CHROMIUM = "/usr/bin/chromium"
 ORIGIN = "https://reset.example"
 LOOK = Look(name="Nordbank", finish_url="https://nordbank.example/login", support_url="https://nordbank.example/help")
 POLICY = (
@@ -60,7 +61,7 @@ def serve(pages: Pages, screen: Screen, route: Route) -> None:
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         options = ["--no-sandbox", "--disable-gpu", "--font-render-hinting=none"]
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=options)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
         yield browser
         browser.close()
 

@@ -42,6 +42,17 @@ def test_an_accent_that_can_be_read_is_left_alone() -> None:
     assert readable_on("#ffe600") == "#000000"
 
 
+def test_the_style_has_the_surfaces_that_links_are_made_for() -> None:
+    (style,) = (
+        asset.body.decode()
+        for name, asset in pages(Look()).assets.items()
+        if name.startswith("page.") and "css" in name
+    )
+    for tokens_of, surfaces in zip(style.split("prefers-color-scheme: dark")[:2], (LIGHT, DARK), strict=True):
+        found = [re.findall(rf"--{name}: (#\w{{6}})", tokens_of)[0] for name in ("surface", "ground", "notice-ground")]
+        assert tuple(found) == surfaces
+
+
 def test_the_contrast_is_that_of_wcag() -> None:
     assert contrast("#ffffff", "#000000") == pytest.approx(21)
     assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.005)

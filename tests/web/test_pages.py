@@ -91,7 +91,7 @@ def test_a_page_with_an_error_says_so_in_its_title(name: str, plain: Pages) -> N
     (title,) = (words(each) for each in every(document, "title"))
     told = [each for each in document.iter() if each.attrib.get("class") in ("alert", "error")]
     assert title.startswith("Error: ") is bool(told)
-    assert (SCREENS[name].error is not None) is bool(told)
+    assert (SCREENS[name].error is not None and not name.startswith("held")) is bool(told)
 
 
 def test_all_that_a_step_loads_is_below_30_kb(plain: Pages) -> None:
@@ -108,7 +108,7 @@ def test_an_asset_is_there_under_the_name_that_the_pages_use(plain: Pages) -> No
     assert used == {f"/reset/assets/{name}" for name in plain.assets}
 
 
-HOSTILE = "<script>alert(1)</script>\"'\N{RIGHT-TO-LEFT OVERRIDE}{{ 7 * 7 }} {count}"
+HOSTILE = "<script>alert(1)</script>\"'\N{RIGHT-TO-LEFT OVERRIDE}{{ 123 * 9 }} {count}"
 
 
 def test_what_comes_from_outside_is_text(plain: Pages) -> None:
@@ -118,10 +118,9 @@ def test_what_comes_from_outside_is_text(plain: Pages) -> None:
         on(Step.PASSWORD, user=HOSTILE),
         screen(Kind.ACCOUNT, login=HOSTILE),
     ):
-        html = plain.render(given)
-        document = parsed(html)
+        document = parsed(plain.render(given))
         assert len(list(every(document, "script"))) == 1
-        assert "49" not in html
+        assert "1107" not in words(document)
     (field,) = (each for each in every(document, "input") if each.attrib.get("id") == "user")
     assert field.attrib["value"] == HOSTILE
 
