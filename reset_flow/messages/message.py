@@ -59,7 +59,7 @@ ERRORS = {
     "flow_busy": "busy",
     "flow_ended": "not_found",
     "flow_not_found": "not_found",
-    "held_elsewhere": "held_elsewhere",
+    "held_elsewhere": "held",
     "illegal_command": "step.changed",
     "invalid_input": "user.invalid",
     "stale_record": "busy",

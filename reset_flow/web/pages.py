@@ -15,7 +15,6 @@ from reset_flow.domain.errors import (
     ConfigurationError,
     FlowBusy,
     FlowEnded,
-    HeldElsewhere,
     InputRejected,
     InvalidInput,
     OutcomeInDoubt,
@@ -42,8 +41,8 @@ RETRY_AFTER = timedelta(seconds=5)
 class Kind(StrEnum):
     """
     What is shown. `FLOW`: whatever the flow asks for or tells. `LINK`: the landing of a one-time link. `FORBIDDEN`: the
-    form is too old, came without a cookie or from elsewhere. `UNAVAILABLE`: store or broker are out of reach, and no
-    flow is known.
+    form is too old, came without a cookie or from elsewhere. `HELD`: the code was typed elsewhere. `UNAVAILABLE`: store
+    or broker are out of reach, and no flow is known.
     """
 
     ACCOUNT = "account"
@@ -51,6 +50,7 @@ class Kind(StrEnum):
     LINK = "link"
     LINK_USED = "link_used"
     FORBIDDEN = "forbidden"
+    HELD = "held"
     UNAVAILABLE = "unavailable"
     MISSING = "missing"
 
@@ -116,8 +116,8 @@ CHECKS = {Step.PASSWORD: "page.password.check", Step.PIN: "page.pin.check"}
 DONE = {Step.PASSWORD: "page.done.title", Step.PIN: "page.done.title_pin"}
 FAILURES = {
     Failure.EXPIRED: "page.failed.expired",
-    Failure.CANCELLED: "page.failed.ended",
-    Failure.TOO_MANY_ATTEMPTS: "page.failed.ended",
+    Failure.CANCELLED: "page.failed.cancelled",
+    Failure.TOO_MANY_ATTEMPTS: "page.failed.too_many_attempts",
     Failure.BROKER_REFUSED: "page.failed.broker_refused",
 }
 NOTICES = {
@@ -232,8 +232,6 @@ def _template(screen: Screen) -> str:
     flow = screen.flow
     if screen.kind in NOTICES:
         return "notice"
-    if isinstance(screen.error, HeldElsewhere):
-        return "held"
     if screen.kind is not Kind.FLOW or flow is None:
         return screen.kind.value
     if not flow.ended and (flow.busy_until or isinstance(screen.error, FlowBusy)):
@@ -271,8 +269,8 @@ def _told(screen: Screen) -> Message | None:
         return Message(NOTICES[screen.kind][1], {"retry_after": round(wait.total_seconds())})
     if screen.kind in NOTICES:
         return Message(NOTICES[screen.kind][1])
-    if isinstance(screen.error, HeldElsewhere):
-        return message_of_error(screen.error)
+    if screen.kind is Kind.HELD:
+        return Message("held")
     return message_of(screen.flow) if screen.flow else None
 
 
@@ -280,7 +278,7 @@ def _errors(screen: Screen) -> tuple[Message, ...]:
     """Return what the person is told of the error, unless the screen itself says it."""
     error, flow = screen.error, screen.flow
     is_doubt = isinstance(error, OutcomeInDoubt) and flow is not None and doubt_of(flow)
-    is_said = isinstance(error, FlowBusy | FlowEnded | HeldElsewhere) or is_doubt or (flow and flow.ended)
+    is_said = isinstance(error, FlowBusy | FlowEnded) or is_doubt or (flow and flow.ended)
     if error is None or is_said or screen.kind in NOTICES:
         return ()
     tries = flow.attempts_left if flow and isinstance(error, InputRejected) and error.sent else None
