@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from reset_flow.domain.flow import Flow
 
 MINUTE = timedelta(minutes=1)
+SOON = timedelta(minutes=2)
+"""What is to come by then is told without the time of day."""
+
 FROM_OUTSIDE = frozenset({"login", "question", "sent_to", "words"})
 """What is written by others, perhaps in another direction than the text around it."""
 
@@ -55,7 +58,8 @@ class Sayings:
             return value
         if name == "retry_after":
             end = self.now + timedelta(seconds=value)
-            return _time(end, "in", f"{shown(name, value, self.locale)} ({time_of_day(end, self.locale)})")
+            at = f" ({time_of_day(end, self.locale)})" if value > SOON.total_seconds() else ""
+            return _time(end, "in", shown(name, value, self.locale) + at)
         if isinstance(value, datetime):
             return _time(value, "at", time_of_day(value, self.locale))
         text = shown(name, value, self.locale)

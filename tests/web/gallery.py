@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from reset_flow.web.pages import Screen
 
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = Path("/usr/bin/chromium")
 ORIGIN = "https://reset.example"
 LOOK = Look(name="Nordbank", finish_url="https://nordbank.example/login", support_url="https://nordbank.example/help")
 POLICY = (
@@ -58,10 +58,10 @@ def serve(pages: Pages, screen: Screen, route: Route) -> None:
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium(path: Path = CHROMIUM) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         options = ["--no-sandbox", "--disable-gpu", "--font-render-hinting=none"]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        browser = playwright.chromium.launch(executable_path=path, args=options)
         yield browser
         browser.close()
 

@@ -7,6 +7,7 @@
   const all = (selector) => document.querySelectorAll(selector);
   const SENDING = 60_000;
   const MINUTE = 60_000;
+  const SOON = 2 * MINUTE;
   let ahead = 0; // of the server's clock to that of the device
   let sending = null;
   let left = []; // minutes of which to tell that only they are left
@@ -31,6 +32,7 @@
   }
 
   function relative(length) {
+    if (length > -1000 && length < 1000) return new Intl.RelativeTimeFormat(lang(), { numeric: "auto" }).format(0, "second");
     const units = [[86_400, "day"], [3_600, "hour"], [60, "minute"], [1, "second"]];
     const [size, unit] = units.find(([size]) => Math.abs(length) >= size * 1000);
     return new Intl.RelativeTimeFormat(lang()).format(Math.ceil(length / (size * 1000)), unit);
@@ -41,7 +43,7 @@
       const at = Date.parse(time.dateTime);
       if ("at" in time.dataset) time.textContent = clock(at);
       if ("ago" in time.dataset) time.textContent = relative(Math.min(at - now(), -MINUTE));
-      if ("in" in time.dataset) time.textContent = `${relative(Math.max(at - now(), 1000))} (${clock(at)})`;
+      if ("in" in time.dataset) time.textContent = relative(Math.max(at - now(), 0)) + (at - now() > SOON ? ` (${clock(at)})` : "");
     }
     for (const button of all("[data-from]")) count(button, Math.ceil((Date.parse(button.dataset.from) - now()) / 1000));
     if (!page().dataset.ends) return;
@@ -61,7 +63,7 @@
       button.setAttribute("aria-disabled", "true");
       const seen = document.createElement("span");
       const heard = document.createElement("span");
-      seen.ariaHidden = "true";
+      seen.setAttribute("aria-hidden", "true");
       heard.className = "unseen";
       heard.append(...button.childNodes);
       button.replaceChildren(seen, heard);
@@ -183,7 +185,7 @@
     const field = document.getElementById(button.dataset.shows);
     const shows = field.type === "password";
     field.type = shows ? "text" : "password";
-    button.ariaPressed = String(shows);
+    button.setAttribute("aria-pressed", shows);
     button.textContent = shows ? button.dataset.hide : button.dataset.show;
   }
 
@@ -200,7 +202,7 @@
   document.addEventListener("submit", (event) => {
     if (event.target.closest(".languages")) return;
     event.preventDefault();
-    if (!sending && event.submitter?.ariaDisabled !== "true") send(event.target, event.submitter);
+    if (!sending && event.submitter?.getAttribute("aria-disabled") !== "true") send(event.target, event.submitter);
   });
   document.addEventListener("input", (event) => event.target.id === "password" && check(event.target.value));
   document.addEventListener("click", (event) => {
