@@ -53,6 +53,14 @@ SENDS_CODE = frozenset(
 )
 """The triggers after which an e-mail with a code is on its way, or may be."""
 
+USER_JUDGED = frozenset(
+    trigger
+    for command in COMMANDS.values()
+    if command.call in (Call.REQUEST, Call.EXCHANGE)
+    for trigger in (*command.accepted, *(command.rejected if command.call is Call.REQUEST else ()))
+)
+"""The triggers by which the broker has taken a user, or asked for an answer."""
+
 REFUSALS: dict[str, type[InputRejected]] = {
     "answer": AnswerRejected,
     "resend": AnswerRejected,
@@ -416,8 +424,8 @@ def _is_guess(flow: FlowData, command: str, secret: Secret | None) -> bool:
 
 
 def _unasked(flow: FlowData) -> bool:
-    """Return whether the broker said that it asks no question, and has not taken that back."""
-    return flow.question == "" and not flow.moves
+    """Return whether the broker said that it asks no question, and has neither taken that back nor sent a code."""
+    return flow.question == "" and not any(taken.edge.trigger in USER_JUDGED for taken in flow.moves)
 
 
 def _counted(flow: FlowData, command: str, amount: int) -> dict[str, Any]:
@@ -492,10 +500,11 @@ def _give_back(change: _Change, intent: Intent, outcome: NotActed) -> None:
 def _rejected(change: _Change, intent: Intent, outcome: Rejected) -> None:
     change.spend_guess(intent)
     flow, command, triggers = change.flow, intent.command, COMMANDS[intent.command].rejected
-    if command in ("start", "answer") and _unasked(flow):
-        # The first word of the broker on this user: a start that was given back goes on with an answer.
+    if COMMANDS[command].call is Call.REQUEST and _unasked(flow):
+        # The first word of the broker on this user: a start that was given back goes on with an answer, and one whose
+        # outcome is unknown with another code.
         if flow.limits.mask_unknown_users:
-            change.fire(*COMMANDS[command].accepted, masked=True, sent_at=intent.at)
+            change.fire(*COMMANDS[command].accepted, masked=True, sent_at=intent.at, in_doubt=None)
         else:
             change.end(Failure.BROKER_REFUSED)  # no question, and yet a refusal: nothing is left to ask for
             change.error = UnknownUser(*outcome.reasons)

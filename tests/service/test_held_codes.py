@@ -30,6 +30,7 @@ from reset_flow import (
     State,
     Step,
     Unknown,
+    UnknownUser,
 )
 from reset_flow.testing import refused
 from reset_flow.testing.transport import ScriptedTransport
@@ -61,7 +62,11 @@ def late(house: House, policy: Policy | None = None, *, known: bool = True) -> S
 
 async def held(worker: ScriptedWorker, code: str = "004158", user: str = "robert.zak") -> Flow:
     """Start a flow and give it a code."""
-    flow = await worker.service.start(user)
+    return await held_in(worker, await worker.service.start(user), code)
+
+
+async def held_in(worker: ScriptedWorker, flow: Flow, code: str = "004158") -> Flow:
+    """Give a code to a flow."""
     return await worker.service.verify(flow.id, code)
 
 
@@ -545,6 +550,36 @@ async def test_known_and_unknown_users_look_the_same(house: House, clock: Frozen
         used.append(worker.store.used)
     assert seen[True] == seen[False]
     assert used[0] == used[1], "they cost the same"
+
+
+async def test_a_user_whom_the_broker_refuses_only_with_another_code_looks_like_a_known_one(
+    house: House, clock: FrozenClock
+) -> None:
+    """The reply to the start was lost: nobody knows yet that the broker refuses the user."""
+    seen: dict[bool, list[object]] = {}
+    for known in (True, False):
+        worker = late(house)
+        worker.transport.script(request=[Unknown(), Accepted() if known else Rejected(reasons=["nobody"])])
+        if known:
+            worker.transport.script(update=[NO_CODE])
+        flow = await worker.service.start("known" if known else "unknown")
+        clock.advance(timedelta(seconds=60))
+        seen[known] = [shown(flow), shown(await worker.service.resend(flow.id)), shown(await held_in(worker, flow))]
+        error = await refused(worker.service.set_password(flow.id, PASSWORD), CodeRejected)
+        seen[known] += [error.reasons, shown(error.flow)]
+        assert len(worker.transport.calls_of("update")) == known
+    assert seen[True] == seen[False]
+
+
+async def test_who_is_not_masked_is_told_so_by_another_code(house: House, clock: FrozenClock) -> None:
+    worker = late(house, Policy(mask_unknown_users=False))
+    worker.transport.script(request=[Unknown(), Rejected(reasons=["nobody has that name"])])
+    flow = await worker.service.start("unknown")
+    clock.advance(timedelta(seconds=60))
+    error = await refused(worker.service.resend(flow.id), UnknownUser)
+    assert [str(reason) for reason in error.reasons] == ["nobody has that name"]
+    assert error.flow
+    assert error.flow.failure is Failure.BROKER_REFUSED
 
 
 # A process dies
