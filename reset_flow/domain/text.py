@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import binascii
+import html
 import math
+import re
 import unicodedata
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_plus
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from datetime import timedelta
 
 REASON_LENGTH = 200
 
 MIN_REPEATED = 4
 """Characters. Anything shorter may stand in any sentence."""
+MIN_JOINED = 6
+"""Letters and digits that are searched for with others between them, or in a text that was cut off."""
+
+ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))")
+CODED = re.compile(r"[A-Za-z0-9+/_-]{6,}")
+"""What may be base64 or hexadecimal."""
+FOR_URLS = str.maketrans("-_", "+/")
 
 
 def plain(text: Any) -> Any:
@@ -28,10 +40,53 @@ def canonical(text: str) -> str:
 
 
 def repeats(text: str, *hidden: str) -> bool:
-    """Return whether a text repeats one of these, in any spelling. Those of fewer than four characters do not count."""
-    spaced, joined = canonical(one_line(text)), canonical(text)
+    """
+    Return whether a text repeats one of these, in any spelling, or begins to where it was cut off. Those of fewer than
+    four characters do not count.
+    """
     long = [each for each in hidden if len(each) >= MIN_REPEATED]
-    return any(canonical(each) in joined or canonical(one_line(each)) in spaced for each in long)
+    if len(text) >= REASON_LENGTH:
+        long += [each[:MIN_JOINED] for each in long]
+    searched = [_forms(each) for each in long]
+    return any(_stand_in(searched, spelled) for spelled in _spellings(text))
+
+
+def _forms(text: str) -> tuple[str, str, str]:
+    """Return the text as it is compared: as it is, as one line, and of letters and digits alone."""
+    form = canonical(text)
+    return form, canonical(one_line(text)), "".join([char for char in form if char.isalnum()])
+
+
+def _stand_in(searched: list[tuple[str, str, str]], text: str) -> bool:
+    form, line, joined = _forms(text)
+    return any(
+        hidden in form or hidden_line in line or (len(hidden_joined) >= MIN_JOINED and hidden_joined in joined)
+        for hidden, hidden_line, hidden_joined in searched
+    )
+
+
+def _spellings(text: str) -> Iterator[str]:
+    """Yield the text, and what it says where it is base64, hexadecimal, a URL, HTML, JSON or a `repr`, or twice so."""
+    yield text
+    words = CODED.findall(text)
+    yield " ".join([_decoded(bytes.fromhex, word) for word in words])
+    for start in range(4):  # base64 may stand behind a path
+        yield " ".join([_decoded(binascii.a2b_base64, word[start:].translate(FOR_URLS) + "===") for word in words])
+    for decode in (unquote_plus, html.unescape, _unescaped) * 2:
+        text = decode(text)
+        yield text
+    yield text.encode("latin-1", "ignore").decode(errors="ignore")  # the `repr` of bytes
+
+
+def _decoded(decode: Callable[[str], bytes], word: str) -> str:
+    try:
+        return decode(word).decode(errors="ignore")
+    except ValueError:
+        return ""
+
+
+def _unescaped(text: str) -> str:
+    return ESCAPE.sub(lambda found: found[3] or chr(int(found[1] or found[2], 16)), text)
 
 
 def one_line(text: str) -> str:
@@ -48,7 +103,7 @@ def text_of(given: object) -> str:
 
 def printable(given: object) -> str:
     """Make a text from outside fit for people and logs: one line, no control characters, at most 200 characters."""
-    return one_line(text_of(given)[: 2 * REASON_LENGTH])[:REASON_LENGTH]
+    return one_line(text_of(given)[: 10 * REASON_LENGTH])[:REASON_LENGTH]
 
 
 def duration(length: timedelta) -> str:
