@@ -49,6 +49,7 @@ CLOSING_PATIENCE = timedelta(seconds=30)
 LONGEST_TIMEOUT = 366 * 86_400
 LONGEST_PATIENCE = timedelta(days=1)
 SHORTEST_WAIT, LONGEST_WAIT = 0.05, 60.0
+TRANSPORT_METHODS = ("canonical_user", "challenge", "request", "exchange", "update", "log_in", "probe", "aclose")
 
 
 def _seconds(timeout: Any) -> float:
@@ -82,8 +83,13 @@ def _check_transport(transport: Any) -> None:
     deadline = getattr(transport, "deadline", None)
     if not isinstance(deadline, timedelta) or deadline <= NO_TIME:
         raise ConfigurationError("the transport's deadline must be a timedelta longer than zero")
-    if not isinstance(getattr(transport, "capabilities", None), Capabilities):
+    can = getattr(transport, "capabilities", None)
+    if not isinstance(can, Capabilities):
         raise ConfigurationError("the transport's capabilities must be Capabilities()")
+    unused = {"exchange": not can.verifies_code, "probe": not can.probes}
+    for method in TRANSPORT_METHODS:
+        if not callable(getattr(transport, method, None)) and not unused.get(method):
+            raise ConfigurationError(f"the transport must have a method {method}")
 
 
 def _check_callables(what: str, given: Iterable[object]) -> None:
@@ -135,9 +141,8 @@ class ResetService:
         _check_callables("listeners", (listeners or {}).values())
         _check_callables("guards", guards := tuple(guards))
         self._realm = validation.name(realm, "realm")
-        self._transport = transport
         self._policy = policy
-        self._code = transport.capabilities.code
+        self._capabilities = transport.capabilities
         self._store = store = KeyedStore(store, keyring, self._realm)
         self._keyring = keyring
         self._now = in_utc(clock)
@@ -148,6 +153,7 @@ class ResetService:
         self._repository = FlowRepository(store, keyring, self._realm, policy.lease, safe, listeners=present)
         self._tasks = BackgroundTasks()
         self._alarm = guess_alarm.GuessMonitor(self.side(guess_alarm.KIND), safe, policy, self._now)
+        self._broker = BrokerClient(transport, policy, safe)
         context = Context(
             policy=policy,
             realm=self._realm,
@@ -156,7 +162,7 @@ class ResetService:
             guards=guards,
             keyring=keyring,
             repository=self._repository,
-            broker=BrokerClient(transport, policy, safe),
+            broker=self._broker,
             alarm=self._alarm,
             notifications=Notifications(named, self._repository, self._tasks, safe, name_worker, now=self._now),
             tasks=self._tasks,
@@ -172,7 +178,7 @@ class ResetService:
     @property
     def capabilities(self) -> Capabilities:
         """What the provider can do."""
-        return self._transport.capabilities
+        return self._capabilities
 
     @property
     def policy(self) -> Policy:
@@ -191,7 +197,7 @@ class ResetService:
         """Wait for what is under way, not longer than this, and let go of transport and store."""
         await self._sweeper.aclose()
         give_up_at = time.monotonic() + patience.total_seconds()
-        async with aclosing(self._store), aclosing(self._transport):
+        async with aclosing(self._store), aclosing(self._broker):
             try:
                 await self._tasks.aclose(patience)
             finally:
@@ -337,8 +343,9 @@ class ResetService:
             OutcomeInDoubt: Nobody knows whether the code is spent: the person types it again or asks for another one.
         """
         code, key, holder = Secret(code), validation.hidden(key), validation.hidden(holder)
+        form = self._capabilities.code
         return await self._run(
-            flow_id, "verify", self._caller(key, holder), patience, lambda: validation.code(code, self._code)
+            flow_id, "verify", self._caller(key, holder), patience, lambda: validation.code(code, form)
         )
 
     async def set_password(

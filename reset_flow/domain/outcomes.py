@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
+from itertools import islice
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import attrs
 
 from reset_flow.domain.errors import Reason
+from reset_flow.domain.flow import Step
 from reset_flow.domain.secret import Secret, Unpicklable
 from reset_flow.domain.text import printable
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from reset_flow.domain.flow import Step
-
 REASONS = 10
 
 
 def _reasons(given: object) -> tuple[Reason | str, ...]:
-    return tuple(map(_reason, given[:REASONS])) if isinstance(given, (list, tuple)) else ()
+    if isinstance(given, (str, Reason)):
+        return (_reason(given),)
+    return tuple(map(_reason, islice(given, REASONS))) if isinstance(given, Iterable) else ()
 
 
 def _reason(given: object) -> Reason | str:
@@ -41,6 +44,14 @@ class Cause(StrEnum):
     FORBIDDEN = "forbidden"
 
 
+def _cause(given: Cause) -> Cause:
+    return Cause(given) if given in tuple(Cause) else given
+
+
+def _step(given: Step | None) -> Step | None:
+    return Step(given) if given in tuple(Step) else given
+
+
 @attrs.frozen(kw_only=True)
 class Accepted(Unpicklable):
     """
@@ -52,8 +63,8 @@ class Accepted(Unpicklable):
 
         sent_to: Where the code went, masked by the provider.
 
-        continuation: Bytes that the transport wants back with the next call of this flow; `None` keeps the last ones.
-            Any outcome may bring some.
+        continuation: Bytes that the transport wants back with the next call of this flow, at most 64 KiB; `None` keeps
+            the last ones. Any outcome may bring some.
     """
 
     refusal: ClassVar[str] = "an outcome can't be pickled, as it may have a secret"
@@ -72,11 +83,11 @@ class Rejected:
         reasons: Its words, bounded and free of control characters, or reasons with a code: `another_code` says that no
             code is taken any more but a new one.
 
-        about: `Step.CODE` where an update was refused for its code or token, and not for the new password.
+        about: `Step.CODE` where an update was refused for its code, token or user, and not for the new password.
     """
 
     reasons: tuple[Reason | str, ...] = attrs.field(default=(), converter=_reasons)
-    about: Step | None = None
+    about: Step | None = attrs.field(default=None, converter=_step)
     continuation: bytes | None = attrs.field(default=None, repr=False)
 
 
@@ -86,10 +97,10 @@ class NotActed:
     Surely nothing happened.
 
     Attributes:
-        retry_after: When the broker asks to be asked again; bounded by the transport.
+        retry_after: When the broker asks to be asked again; a day at most counts.
     """
 
-    cause: Cause = Cause.UNAVAILABLE
+    cause: Cause = attrs.field(default=Cause.UNAVAILABLE, converter=_cause)
     detail: str = attrs.field(default="", converter=printable)
     retry_after: timedelta | None = None
     continuation: bytes | None = attrs.field(default=None, repr=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from bisect import bisect_left
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from reset_flow.domain.policy import Policy
     from reset_flow.observability.tracing import SafeTracer
     from reset_flow.ports import Transport
+
+logger = logging.getLogger("reset_flow")
 
 GRACE = 1.25
 """How many deadlines a transport may take before it is cut off; one of ours never takes more than one."""
@@ -123,6 +126,12 @@ class BrokerClient:
             if not isinstance(known, NotActed) or known.cause is not Cause.UNAVAILABLE:
                 break
         return known
+
+    async def aclose(self) -> None:
+        """Have the transport let go of what it opened; what it raises then, or how long it takes, disturbs nobody."""
+        _, failure = await attempt(self._transport.aclose, self._deadlines.within(self._deadline * GRACE))
+        if failure:
+            logger.warning("the transport could not be closed: %s", failure)
 
     async def _call_once(self, flow: FlowData, new: NewCredential | None, began: float) -> Outcome:
         if not self._in_time(began):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeGuard
-from urllib.parse import unquote
 
 import attrs
 
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
 WITHHELD = "withheld, as it repeats what is secret"
 UNSOUND = Unknown(detail="no outcome that could be kept")
 QUESTION_LENGTH = 1_000
+LONGEST_KEPT = 64 * 1024
+"""Bytes of a continuation, and characters of a token: each save of the flow writes them again."""
+LONGEST_WAIT = timedelta(days=1)
 
 
 def scrubbed(given: object, *sent: str | bytes | Secret | None) -> Outcome:
@@ -29,9 +31,12 @@ def scrubbed(given: object, *sent: str | bytes | Secret | None) -> Outcome:
     if isinstance(given, Accepted):
         if given.sent_to is None:
             return given
-        return attrs.evolve(given, sent_to=None if _repeats(given.sent_to, sent) else printable(given.sent_to))
+        sent_to = printable(given.sent_to)
+        return attrs.evolve(given, sent_to=None if _repeats(sent_to, sent) else sent_to)
     if isinstance(given, Rejected):
         return attrs.evolve(given, reasons=[each for each in given.reasons if not _repeats(_words(each), sent)])
+    if isinstance(given, NotActed) and given.retry_after:
+        given = attrs.evolve(given, retry_after=min(given.retry_after, LONGEST_WAIT))
     return attrs.evolve(given, detail=WITHHELD) if _repeats(given.detail, sent) else given
 
 
@@ -51,8 +56,7 @@ def _words(reason: Reason | str) -> str:
 
 
 def _repeats(text: str, sent: tuple[str | bytes | Secret | None, ...]) -> bool:
-    texts = [_text(each) for each in sent if each is not None]
-    return repeats(text, *texts) or ("%" in text and repeats(unquote(text), *texts))
+    return repeats(text, *(_text(each) for each in sent if each is not None))
 
 
 def _text(sent: str | bytes | Secret) -> str:
@@ -62,18 +66,23 @@ def _text(sent: str | bytes | Secret) -> str:
 
 
 def _is_sound(given: Any) -> TypeGuard[Outcome]:
-    """Return whether it is an outcome, of which all can be stored."""
-    if not isinstance(given, (Accepted, Rejected, NotActed, Unknown)) or type(given.continuation) not in (
-        bytes,
-        NoneType,
-    ):
+    """Return whether it is an outcome, of which all can be stored. Of a subclass nobody knows what its fields do."""
+    kind = type(given)
+    if kind not in (Accepted, Rejected, NotActed, Unknown) or not _may_be_kept(given.continuation):
         return False
-    known: Any = given  # whatever its fields are declared to be
-    if isinstance(given, Accepted):
-        kept = known.value is None or (isinstance(known.value, Secret) and known.value.encodable)
-        return kept and isinstance(known.sent_to, (str, NoneType))
-    if isinstance(given, Rejected):
-        return known.about is None or known.about in tuple(Step)
-    wait = known.retry_after if isinstance(given, NotActed) else None
-    sound = isinstance(given, Unknown) or known.cause in tuple(Cause)
+    if kind is Accepted:
+        kept = given.value is None or (type(given.value) is Secret and _may_be_token(given.value))
+        return kept and isinstance(given.sent_to, (str, NoneType))
+    if kind is Rejected:
+        return isinstance(given.about, (Step, NoneType))
+    wait = given.retry_after if kind is NotActed else None
+    sound = kind is Unknown or isinstance(given.cause, Cause)
     return sound and (wait is None or (isinstance(wait, timedelta) and wait >= timedelta(0)))
+
+
+def _may_be_kept(continuation: object) -> bool:
+    return continuation is None or (type(continuation) is bytes and len(continuation) <= LONGEST_KEPT)
+
+
+def _may_be_token(token: Secret) -> bool:
+    return token.encodable and len(token.reveal()) <= LONGEST_KEPT

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
+from urllib.parse import quote_plus
 
 import pytest
 
 from reset_flow import (
     Accepted,
+    AppKeyRejected,
     BrokerProtocolError,
     BrokerUnavailable,
     Capabilities,
+    Cause,
     CodeFormat,
     CodeRejected,
     ConfigurationError,
     Credential,
     NotActed,
     OutcomeInDoubt,
+    PasswordRejected,
     Policy,
     Rejected,
     ResetFlowError,
     Secret,
     State,
+    StoreUnavailable,
     Unknown,
 )
 from reset_flow.testing import refused
@@ -205,12 +212,21 @@ class Odd(ScriptedTransport):
         {"deadline": timedelta(hours=1)},
         {"capabilities": None},
         {"capabilities": {"verifies_code": False}},
+        *({method: None} for method in ("canonical_user", "request", "exchange", "log_in", "probe", "aclose")),
     ],
     ids=str,
 )
 def test_a_transport_that_is_none_makes_no_service(house: House, attributes: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(attributes))):
         house.worker(Odd(**attributes))
+
+
+@pytest.mark.parametrize(
+    ("method", "can"), [("exchange", Capabilities(verifies_code=False)), ("probe", Capabilities(probes=False))]
+)
+def test_a_method_that_is_never_called_may_be_missing(house: House, method: str, can: Capabilities) -> None:
+    worker = house.worker(Odd(**{method: None}, capabilities=can))
+    assert getattr(worker.transport, method) is None
 
 
 @pytest.mark.parametrize(
@@ -261,6 +277,15 @@ async def test_a_transport_that_can_not_tell_users_apart_is_an_error_of_ours(
     assert worker.transport.calls == []
 
 
+class AcceptedByChance(Accepted):
+    """An outcome whose fields do as they like."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "value":
+            raise Strange("robert.zak")
+        return super().__getattribute__(name)
+
+
 ODD: list[Any] = [
     None,
     "accepted",
@@ -269,6 +294,10 @@ ODD: list[Any] = [
     Accepted(value=Secret("\ud800")),
     Accepted(value=Secret("t"), continuation="text"),  # type: ignore[arg-type]
     Accepted(value=Secret("t"), sent_to=5),  # type: ignore[arg-type]
+    Accepted(value=Secret("t" * 70_000)),
+    Accepted(value=Secret("t"), continuation=bytes(10_000_000)),
+    AcceptedByChance(value=Secret("t")),
+    Mock(spec=Accepted),
     Rejected(about="the weather"),  # type: ignore[arg-type]
     Rejected(continuation=bytearray(b"x")),  # type: ignore[arg-type]
     NotActed(cause="because"),  # type: ignore[arg-type]
@@ -279,7 +308,7 @@ ODD: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("odd", ODD, ids=str)
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: type(odd).__name__)
 @pytest.mark.parametrize(
     ("command", "route", "state"),
     [
@@ -307,6 +336,50 @@ async def test_what_is_no_outcome_of_a_known_type_leaves_a_doubt_and_no_more(
     assert (flow.in_doubt is not None, flow.busy_until) == (True, None)
 
 
+async def test_causes_steps_and_single_reasons_may_be_plain_texts(house: House) -> None:
+    worker = worker_of(house, Capabilities(verifies_code=False), Policy(mask_unknown_users=False))
+    flow = await worker.service.start("robert.zak")
+    flow = await worker.service.verify(flow.id, "004158")
+    worker.transport.script(
+        update=[
+            NotActed(cause="forbidden"),  # type: ignore[arg-type] # what it is about
+            Rejected(reasons="too weak"),
+            Rejected(reasons={"no such code"}, about="code"),  # type: ignore[arg-type] # what it is about
+        ]
+    )
+    await refused(worker.service.set_password(flow.id, PASSWORD), AppKeyRejected)
+    weak = await refused(worker.service.set_password(flow.id, PASSWORD), PasswordRejected)
+    assert [str(reason) for reason in weak.reasons] == ["too weak"]
+    wrong = await refused(worker.service.set_password(flow.id, PASSWORD), CodeRejected)
+    assert [str(reason) for reason in wrong.reasons] == ["no such code"]
+
+
+async def test_nobody_is_asked_to_wait_for_more_than_a_day(house: House, at: At) -> None:
+    worker = house.worker()
+    flow = await at(worker, State.REQUESTED)
+    for asked, told in ((timedelta.max, timedelta(days=1)), (timedelta(hours=2), timedelta(hours=2))):
+        worker.transport.script(request=[NotActed(cause=Cause.THROTTLED, retry_after=asked)])
+        assert (await refused(worker.service.answer(flow.id, "Peterson"), BrokerUnavailable)).retry_after == told
+
+
+async def test_a_transport_that_can_not_be_closed_keeps_nobody(
+    house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails() -> None:
+        raise Strange("robert.zak")
+
+    async def hangs() -> None:
+        await asyncio.Event().wait()
+
+    for aclose, told in ((fails, "Strange"), (hangs, "TimeoutError")):
+        caplog.clear()
+        worker = house.worker(ScriptedTransport(deadline=timedelta(milliseconds=20)))
+        monkeypatch.setattr(worker.transport, "aclose", aclose)
+        await worker.service.aclose()
+        assert caplog.messages == [f"the transport could not be closed: {told}"]
+        await refused(worker.service.start("robert.zak"), StoreUnavailable)
+
+
 # What was sent comes back in nothing
 
 
@@ -314,10 +387,21 @@ SAID = "it was {0} who typed {0}, and {1} with it"
 
 
 @pytest.mark.parametrize(
-    "spell", [str, str.upper, lambda text: text.replace(" ", "%20"), lambda text: text.replace(" ", "  ")]
+    "spell",
+    [
+        str,
+        str.upper,
+        lambda text: text.replace(" ", "%20"),
+        lambda text: text.replace(" ", "  "),
+        "-".join,
+        lambda text: quote_plus(quote_plus(text)),
+        lambda text: text.encode().hex(),
+        lambda text: b64encode(text.encode()).decode(),
+    ],
+    ids=["plain", "capitals", "URL", "spaces", "dashes", "form in a form", "hex", "base64"],
 )
 async def test_nothing_that_was_sent_comes_back_whoever_wrote_the_transport(house: House, spell: Any) -> None:
-    user, code, phrase = "robert.zak", "00415812", "a phrase of mine"
+    user, code = "robert.zak", "00415812"
     worker = worker_of(
         house, Capabilities(code=CodeFormat.digits(8), verifies_code=False), Policy(mask_unknown_users=False)
     )
@@ -343,12 +427,22 @@ async def test_nothing_that_was_sent_comes_back_whoever_wrote_the_transport(hous
     await worker.service.verify(flow.id, code)
     for _ in range(3):
         error = await refused(worker.service.set_password(flow.id, PASSWORD), ResetFlowError)
-        said = [str(error), repr(error), *map(str, getattr(error, "reasons", ()))]
-        for secret in (user, code, PASSWORD, phrase, "session of ours"):
-            assert secret not in " ".join(" ".join(said).lower().replace("%20", " ").split())
+        said = " ".join([str(error), repr(error), *map(str, getattr(error, "reasons", ()))])
+        for secret in (user, code, PASSWORD, "session of ours"):
+            assert secret not in " ".join(said.lower().replace("%20", " ").split())
+            assert spell(secret) not in said
     assert isinstance(error, OutcomeInDoubt)
     assert len(worker.transport.calls_of("update")) == 4
     await worker.service.cancel(flow.id)
+
+
+async def test_a_reason_that_repeats_nothing_is_told(house: House, at: At) -> None:
+    worker = house.worker()
+    flow = await at(worker, State.TOKEN_ISSUED)
+    told = ["Use 3+ kinds: a-z, 0-9 & \\u0021.", "100%25 too weak", "see aHR0cDovL2hlbHA", "x" * 200]
+    worker.transport.script(update=[Rejected(reasons=told)])
+    error = await refused(worker.service.set_password(flow.id, PASSWORD), PasswordRejected)
+    assert [str(reason) for reason in error.reasons] == told
 
 
 async def test_what_comes_with_a_pin_does_not_come_back(house: House) -> None:
