@@ -9,12 +9,15 @@ import json
 import socket
 import struct
 from collections import deque
+from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
 import attrs
-from aiohttp import ClientSession, DummyCookieJar, web
+from aiohttp import ClientError, ClientSession, DummyCookieJar, web
 from yarl import URL
+
+from reset_flow.transports.http import prevent_resend
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -102,7 +105,7 @@ class FaultProxy:
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = ClientSession(auto_decompress=False, cookie_jar=DummyCookieJar())
+        self._session = ClientSession(auto_decompress=False, cookie_jar=DummyCookieJar(), middlewares=(prevent_resend,))
         application = web.Application(client_max_size=0)
         application.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(
@@ -174,16 +177,19 @@ class FaultProxy:
 
     async def _pass_on(self, request: web.Request, body: bytes) -> _Reply:
         assert self._session is not None
-        async with self._session.request(
-            request.method,
-            URL(str(self._target.origin()) + request.raw_path, encoded=True),
-            headers=[(name, value) for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP],
-            data=body if body or request.body_exists else None,
-            allow_redirects=False,
-            skip_auto_headers=ADDED_BY_AIOHTTP,
-        ) as reply:
-            headers = tuple((name, value) for name, value in reply.headers.items() if name.lower() not in HOP_BY_HOP)
-            return _Reply(status=reply.status, headers=headers, body=await reply.read())
+        try:
+            async with self._session.request(
+                request.method,
+                URL(str(self._target.origin()) + request.raw_path, encoded=True),
+                headers=[(name, value) for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP],
+                data=body if body or request.body_exists else None,
+                allow_redirects=False,
+                skip_auto_headers=ADDED_BY_AIOHTTP,
+            ) as reply:
+                headers = tuple(each for each in reply.headers.items() if each[0].lower() not in HOP_BY_HOP)
+                return _Reply(status=reply.status, headers=headers, body=await reply.read())
+        except (ClientError, OSError):  # the client may be gone, and nobody else would hear of it
+            return _Reply(status=502)
 
     async def _spoil(
         self, request: web.Request, body: bytes, reply: _Reply, fault: Fault | None, echo: str
@@ -246,8 +252,10 @@ def _reset(request: web.Request) -> web.Response:
 async def _cut(request: web.Request, reply: _Reply) -> web.StreamResponse:
     response = web.StreamResponse(status=reply.status, headers=dict(reply.headers))
     response.content_length = len(reply.body) + 1
-    await response.prepare(request)
-    await response.write(reply.body[: len(reply.body) // 2])
+    response.force_close()  # a reply that can have no body (204) comes whole, and its connection must not be used again
+    with suppress(ConnectionError):  # the client did not wait
+        await response.prepare(request)
+        await response.write(reply.body[: len(reply.body) // 2])
     _drop(request)
     return response
 

@@ -19,7 +19,7 @@ from functools import partial
 from ipaddress import ip_address
 from ssl import CERT_NONE, SSLContext
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_TYPE, DATE, RETRY_AFTER
@@ -33,7 +33,7 @@ from reset_flow.domain.outcomes import Cause, NotActed, Unknown
 from reset_flow.domain.secret import Secret, Shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
 
     from aiohttp.abc import AbstractStreamWriter
     from aiohttp.client_middlewares import ClientHandlerType
@@ -77,6 +77,10 @@ WANTS_LOG_IN = {
 """What helps against a status that no provider sends (RFC 9110, 15.5.8; RFC 6585, 6)."""
 MAX_RETRY_AFTER = timedelta(hours=1)
 
+DOTS = frozenset({".", "..", "%2e", ".%2e", "%2e.", "%2e%2e"})
+"""Segments of a path that servers take for a way up (RFC 3986, 5.2.4 and 6.2.2.2)."""
+LEADS_ELSEWHERE = NotActed(cause=Cause.PROTOCOL, detail="dots in the path of a request would lead elsewhere")
+
 KEEPALIVE = 4.0
 """Seconds that an idle connection is kept. Shorter than any common server keeps it (Node.js: 5), because a request on a
 connection that the server is closing has an unknown outcome. A person takes longer than this for a step anyway."""
@@ -93,14 +97,17 @@ class Reply(Shown, Struct, frozen=True, kw_only=True, gc=False):
         retry_after: The `Retry-After` header, from zero to one hour; `None` if it is missing or malformed.
 
         body: The whole body, or `None` if it was too long, cut off or can't be unpacked; then `flaw` names the reason.
+
+        headers: Those that the sender was told to keep, under the names that it was told, if the reply has them.
     """
 
-    hidden = frozenset({"body"})
+    hidden = frozenset({"body", "headers"})
 
     status: int
     retry_after: timedelta | None = None
     body: bytes | None = None
     flaw: str = ""
+    headers: dict[str, str] = {}
 
 
 Result: TypeAlias = Reply | NotActed | Unknown
@@ -149,7 +156,7 @@ class _Connector(aiohttp.TCPConnector):
             connection.close()
 
 
-async def _prevent_resend(request: aiohttp.ClientRequest, handler: ClientHandlerType) -> aiohttp.ClientResponse:
+async def prevent_resend(request: aiohttp.ClientRequest, handler: ClientHandlerType) -> aiohttp.ClientResponse:
     """Hide a lost connection from aiohttp, which would send GET and PUT again. This is a client middleware."""
     try:
         return await handler(request)
@@ -197,6 +204,8 @@ class Sender:
 
         content_type: Of every body that is not empty.
 
+        reply_headers: The names of headers of replies that are kept, such as `Location`.
+
     Raises:
         ConfigurationError: The arguments contradict each other, or one of them is invalid.
     """
@@ -212,6 +221,7 @@ class Sender:
         ssl: SSLContext | None = None,
         headers: Mapping[str, str | Secret] | None = None,
         content_type: str = "application/octet-stream",
+        reply_headers: Iterable[str] = (),
     ) -> None:
         proxy = None if proxy is None else proxy_address(proxy)
         if session is not None and (trust_env or proxy):
@@ -221,6 +231,10 @@ class Sender:
         self._trust_env = trust_env
         self._proxy = proxy
         self._headers = {name: Secret(value) for name, value in (headers or {}).items()}
+        for name, value in self._headers.items():
+            if value and not (value.encodable and fits_header(value.reveal())):
+                raise ConfigurationError(f"{name} has characters that no header can carry")
+        self._reply_headers = tuple(reply_headers)
         self._content_type = content_type
         self._given = session
         self._given_to: asyncio.AbstractEventLoop | None = None
@@ -251,7 +265,10 @@ class Sender:
         A request with a body (`b""` is one) is `NotActed` until the first byte may have been sent. A request without
         one is `NotActed` only if no connection was made. Raise nothing, except for cancellation.
         """
+        if not DOTS.isdisjoint(url.raw_path.lower().split("/")):
+            return LEADS_ELSEWHERE
         payload = None if body is None else _Body(body, content_type=self._content_type)
+        kept: dict[str, str] = {}
         reply_status, retry_after, sent_at, reply_body, flaw, not_connected = 0, None, None, None, "", False
         try:
             session = self._session()
@@ -264,13 +281,14 @@ class Sender:
                     headers=headers if self._given is None else self._all_headers(body, headers),
                     data=payload,
                     allow_redirects=False,
-                    middlewares=() if method in NEVER_RESENT else (_prevent_resend,),
+                    middlewares=() if method in NEVER_RESENT else (prevent_resend,),
                     skip_auto_headers=None if body else (CONTENT_TYPE,),
                     **self._options,
                 )
                 # Kept from here on: a body that is cut off does not take the status with it.
                 reply_status, retry_after = response.status, response.headers.get(RETRY_AFTER)
                 sent_at = response.headers.get(DATE)
+                kept = {name: response.headers[name] for name in self._reply_headers if name in response.headers}
                 try:
                     reply_body, flaw = await _read(response)
                 finally:
@@ -283,9 +301,8 @@ class Sender:
             flaw = str(error) if isinstance(error, _ConnectionLost) else type(error).__name__
             not_connected = isinstance(error, CONNECT_ERRORS)
         if reply_status:
-            return Reply(
-                status=reply_status, retry_after=_retry_after(retry_after, sent_at), body=reply_body, flaw=flaw
-            )
+            wait = _retry_after(retry_after, sent_at)
+            return Reply(status=reply_status, retry_after=wait, body=reply_body, flaw=flaw, headers=kept)
         never_sent = not_connected if payload is None else not payload.begun
         return NotActed(detail=flaw) if never_sent else Unknown(detail=flaw)
 
@@ -371,6 +388,14 @@ def endpoint(given: str | Secret, name: str = "base_url") -> URL:
     if url.scheme == "http" and not _is_loopback(host):
         raise ConfigurationError(f"{name} must be https: what it carries are passwords")
     return URL(str(url).rstrip("/"), encoded=True)
+
+
+def below(base: URL, *segments: str) -> URL:
+    """
+    Return the URL with these segments behind its path. Each is quoted whole: a `/` or a `?` in a login or an id is a
+    part of it. `Sender` sends nothing where one is `.` or `..`.
+    """
+    return URL("/".join([str(base), *(quote(each, safe="") for each in segments)]), encoded=True)
 
 
 def proxy_address(given: str | Secret, name: str = "proxy") -> Secret:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import ClientSession, web
@@ -24,9 +25,18 @@ class Provider:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
         self.port = 0
+        self.silent = False
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
 
     async def handle(self, request: web.Request) -> web.Response:
         self.asked.append((request.method, request.raw_path, dict(request.headers), await request.read()))
+        await self.may_answer.wait()
+        if self.silent:
+            assert request.transport
+            request.transport.close()
+        if request.path.endswith("/nothing"):
+            return web.Response(status=204)
         return web.json_response(SAYS, status=409, headers={"X-Served-By": "provider"})
 
 
@@ -110,6 +120,41 @@ async def test_a_reply_is_cut_in_its_body(proxy: FaultProxy) -> None:
     assert body
     assert whole.startswith(body)
     assert len(body) < len(whole)
+
+
+async def test_of_a_reply_without_a_body_the_connection_is_not_used_again(proxy: FaultProxy) -> None:
+    async with ClientSession() as session:
+        proxy.fault(Fault.CUT_AFTER)
+        async with session.post(f"{proxy.url}/nothing") as reply:
+            assert (reply.status, reply.headers["Connection"]) == (204, "close")
+        async with session.post(f"{proxy.url}/nothing") as reply:
+            assert reply.status == 204
+
+
+async def test_a_provider_that_breaks_off_is_asked_once_and_told_of(proxy: FaultProxy, provider: Provider) -> None:
+    await ask(proxy.url)
+    provider.silent = True
+    assert (await ask(proxy.url)).startswith(b"HTTP/1.1 502 ")
+    assert len(provider.asked) == 2
+
+
+async def test_a_provider_that_breaks_off_after_the_client_has_gone_is_nobodys_error(
+    proxy: FaultProxy, provider: Provider
+) -> None:
+    told: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    provider.silent = True
+    provider.may_answer.clear()
+    asking = asyncio.create_task(ask(proxy.url))
+    await proxy.wait_for_arrivals(1)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    provider.may_answer.set()
+    await proxy.settled()
+    gc.collect()
+    assert told == []
+    provider.silent = False
+    assert (await ask(proxy.url)).startswith(b"HTTP/1.1 409 ")
 
 
 async def test_other_replies_take_the_place_of_the_providers(proxy: FaultProxy) -> None:

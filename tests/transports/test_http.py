@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypedDict, TypeVar, Unpack
+from urllib.parse import unquote
 
 import aiohttp
 import pytest
@@ -28,7 +29,7 @@ from tests.transports.conftest import Server
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
     from pathlib import Path
 
     from aiohttp.client_middlewares import ClientHandlerType
@@ -59,6 +60,7 @@ class Options(Times, total=False):
     ssl: ssl.SSLContext | None
     headers: Mapping[str, str]
     content_type: str
+    reply_headers: Iterable[str]
 
 
 class MakeSender(Protocol):
@@ -113,6 +115,48 @@ async def test_a_reply_comes_back_as_a_value(serve: Serve, sender: MakeSender) -
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
     assert head.startswith(b"POST /a HTTP/1.1\r\n")
     assert body == BODY
+
+
+async def test_headers_of_a_reply_are_kept_if_they_were_asked_for(serve: Serve, sender: MakeSender) -> None:
+    async def creates(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        writer.write(b"HTTP/1.1 201 Created\r\nlocation: /codes/7\r\nSet-Cookie: a=b\r\nContent-Length: 9\r\n\r\ncut")
+        writer.close()
+
+    server = await serve(creates)
+    reply = await posted(sender(reply_headers=["Location", "ETag"]), server.url)
+    assert isinstance(reply, Reply)
+    assert (reply.status, reply.body, reply.headers) == (201, None, {"Location": "/codes/7"})
+    assert "codes" not in repr(reply)
+
+
+@pytest.mark.parametrize("login", ["a/b?c#d%2F", "../admin", "żółć 🦊", "a:b@c", "a+b&c=d;e"])
+async def test_a_login_in_a_path_is_one_segment_of_it(serve: Serve, sender: MakeSender, login: str) -> None:
+    server = await serve(answers)
+    url = http.below(http.endpoint(f"{server.url}/api"), "users", login, "codes")
+    assert isinstance(await sender().send("PUT", url, BODY), Reply)
+    (request,) = server.requests
+    _, path, _ = request.partition(b"\r\n")[0].decode().split(" ")
+    _, api, users, segment, codes = path.split("/")
+    assert (api, users, unquote(segment), codes) == ("api", "users", login, "codes")
+
+
+@pytest.mark.parametrize("login", [".", "..", "%2e", "%2E%2e", ".%2E"])
+async def test_dots_in_a_path_lead_nowhere(serve: Serve, sender: MakeSender, login: str) -> None:
+    server = await serve(answers)
+    for method, body in (("GET", None), ("PUT", BODY)):
+        outcome = await sender().send(method, URL(f"{server.url}/users/{login}/codes", encoded=True), body)
+        assert isinstance(outcome, NotActed)
+        assert outcome.cause is Cause.PROTOCOL
+    assert server.requests == []
+    assert isinstance(await sender().send("GET", http.below(URL(server.url), "users", "...")), Reply)
+
+
+@pytest.mark.parametrize("value", ["a key\n", "a\r\nb", "a\x00b", " a", "ключ", "\ud800"])
+def test_what_no_header_can_carry_is_refused_before_anything_is_sent(value: str) -> None:
+    with pytest.raises(ConfigurationError, match="Api-Key"):
+        Sender(deadline=SHORT, connect_deadline=SHORT, headers={"Api-Key": value})
+    Sender(deadline=SHORT, connect_deadline=SHORT, headers={"Api-Key": "", "Tenant": "a b"})
 
 
 async def test_a_connection_reads_no_more_at_once_than_a_reply_may_need(serve: Serve) -> None:
