@@ -168,6 +168,8 @@ def code(given: Any, form: CodeFormat = SIX_DIGITS) -> Secret:
         raise CodeRejected(misfit, sent=False)
     read = Secret(given)
     if opaque:
+        if "://" in read.reveal():
+            raise CodeRejected(Reason("whole_link", "it must be the key in the link, not the whole link"), sent=False)
         return _typed(Secret(_trimmed(read.reveal())), TOKEN_LENGTH, CodeRejected)
     if not (read.reveal().isascii() and (read.reveal().isalnum() if letters else read.reveal().isdecimal())):
         read = Secret("".join([_read(char, letters=letters) for char in read.reveal()]))

@@ -40,7 +40,7 @@ class Message(Struct, frozen=True):
 
 REASONS = frozenset({
     "another_code", "breached", "common", "empty", "guessable", "login", "malformed", "neighbours", "newest_counts",
-    "no_text", "not_printable", "service", "token_refused", "too_old",
+    "no_text", "not_printable", "service", "token_refused", "too_old", "whole_link",
 })  # fmt: skip
 COUNTED_REASONS = frozenset({"too_long", "too_short"})
 """Their texts have a number."""

@@ -79,6 +79,16 @@ async def test_a_code_is_read_in_the_format_of_the_provider(
     assert (call.given if verifies_code else call.token) == Secret(sent)
 
 
+@pytest.mark.parametrize("link", ["https://shop.example/reset/1-cq2", "HTTP://x/?key=1-cq2#a", "shop://reset/1-cq2"])
+async def test_a_whole_link_is_not_sent_in_the_place_of_its_key(house: House, link: str) -> None:
+    worker = worker_of(house, Capabilities(code=CodeFormat.token()))
+    flow = await worker.service.start("robert.zak")
+    error = await refused(worker.service.verify(flow.id, link), CodeRejected)
+    assert (error.sent, error.reasons[0].code, error.flow) == (False, "whole_link", flow)
+    assert "key in the link" in str(error)
+    assert (await worker.service.verify(flow.id, "1-cq2")).state is State.TOKEN_ISSUED
+
+
 # Lifetimes
 
 
