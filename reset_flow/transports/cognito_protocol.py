@@ -29,10 +29,10 @@ error                                          outcome, and why
 `InvalidParameterException`                    `Rejected`: a login without a verified address, a login or a password
                                                that no pool takes. The client id is checked beforehand; nothing else
                                                of ours can be wrong in a reset
-`UserNotFoundException`,                       `Rejected`, about the user
-`UserNotConfirmedException`,
+`UserNotFoundException`,                       `Rejected`. With a new password it is said of the code, as for a wrong
+`UserNotConfirmedException`,                   one: the flow may be one whose start was left in doubt
 `PasswordResetRequiredException`
-`NotAuthorizedException`                       `Rejected`: disabled, a state without a reset, a wrong password. About
+`NotAuthorizedException`                       `Rejected`, likewise: disabled, a state without a reset. About
                                                client and secret: `NotActed`, forbidden (the type is the same, the
                                                words differ)
 `LimitExceededException`                       `NotActed`, throttled. For a user it is the limit on codes asked for
@@ -67,16 +67,21 @@ if TYPE_CHECKING:
     from reset_flow.transports.http import Result
     from reset_flow.transports.replies import Document, Secrets
 
-ABOUT_CODE = frozenset({"CodeMismatchException", "ExpiredCodeException", "TooManyFailedAttemptsException"})
-REFUSALS = ABOUT_CODE | {
-    "InvalidParameterException",
-    "InvalidPasswordException",
-    "NotAuthorizedException",
-    "PasswordHistoryPolicyViolationException",
-    "PasswordResetRequiredException",
-    "UserNotConfirmedException",
-    "UserNotFoundException",
-}
+ABOUT_PASSWORD = frozenset(
+    {"InvalidParameterException", "InvalidPasswordException", "PasswordHistoryPolicyViolationException"}
+)
+ABOUT_CODE = frozenset(
+    {
+        "CodeMismatchException",
+        "ExpiredCodeException",
+        "NotAuthorizedException",
+        "PasswordResetRequiredException",
+        "TooManyFailedAttemptsException",
+        "UserNotConfirmedException",
+        "UserNotFoundException",
+    }
+)
+"""Those about the user included: a flow whose start was left in doubt must not tell who is unknown by them."""
 THROTTLED = frozenset({"LimitExceededException", "ThrottlingException", "TooManyRequestsException"})
 FORBIDDEN = frozenset(
     {
@@ -150,7 +155,7 @@ def _read_error(kind: str, document: Document, reply: Reply, secrets: Secrets) -
         return NotActed(cause=Cause.FORBIDDEN, detail=kind)
     if kind in THROTTLED:
         return NotActed(cause=Cause.THROTTLED, detail=kind, retry_after=reply.retry_after)
-    if kind in REFUSALS:
+    if kind in ABOUT_CODE | ABOUT_PASSWORD:
         reasons = redact_words([message] if message else [], secrets)
         return Rejected(reasons=reasons, about=Step.CODE if kind in ABOUT_CODE else None)
     return None

@@ -171,19 +171,19 @@ def not_acted(cause: Cause) -> Callable[[str], NotActed]:
 
 ERRORS: dict[str, Callable[[str], Outcome]] = {
     **dict.fromkeys(
-        ["CodeMismatchException", "ExpiredCodeException", "TooManyFailedAttemptsException"],
-        lambda _: refused(Step.CODE),
-    ),
-    **dict.fromkeys(
         [
-            "InvalidParameterException",
-            "InvalidPasswordException",
+            "CodeMismatchException",
+            "ExpiredCodeException",
             "NotAuthorizedException",
-            "PasswordHistoryPolicyViolationException",
             "PasswordResetRequiredException",
+            "TooManyFailedAttemptsException",
             "UserNotConfirmedException",
             "UserNotFoundException",
         ],
+        lambda _: refused(Step.CODE),
+    ),
+    **dict.fromkeys(
+        ["InvalidParameterException", "InvalidPasswordException", "PasswordHistoryPolicyViolationException"],
         lambda _: refused(),
     ),
     **dict.fromkeys(
@@ -233,7 +233,7 @@ async def test_the_type_counts_and_not_which_4xx_it_comes_with(cognito: MakeCogn
     transport = cognito(ENDPOINT, CLIENT_ID)
     for status in (400, 401, 403, 404, 413, 429, 499):
         broker.says({"__type": "UserNotFoundException", "message": WORDS}, status, {"Retry-After": "30"})
-        assert await ASK["request"](transport) == refused(), status
+        assert await ASK["request"](transport) == refused(Step.CODE), status
         broker.says({"__type": "TooManyRequestsException"}, status, {"Retry-After": "30"})
         wait = timedelta(seconds=30)
         throttled = NotActed(cause=Cause.THROTTLED, detail="TooManyRequestsException", retry_after=wait)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PASSWORD = "Violet tractor sings at 5!"
 MISMATCH = Rejected(reasons=["Invalid verification code provided, please try again."], about=Step.CODE)
+NO_LOG_IN = Rejected(reasons=["Incorrect username or password."], about=Step.CODE)
 EXPIRED = Rejected(reasons=["Invalid code provided, please request a code again."], about=Step.CODE)
 LIMITED = NotActed(cause=Cause.THROTTLED, detail="LimitExceededException")
 
@@ -97,8 +98,9 @@ async def test_an_old_code_is_refused(pool: UserPool, cognito: MakeCognito) -> N
 async def test_a_login_that_the_pool_does_not_know_is_refused(pool: UserPool, cognito: MakeCognito) -> None:
     transport = cognito(pool.url)
     assert not transport.capabilities.answers_alike
-    assert await transport.request(Case(user="nobody"), None) == Rejected(reasons=["User does not exist."])
-    assert await update(transport, "nobody", "741175") == Rejected(reasons=["User does not exist."])
+    unknown = Rejected(reasons=["User does not exist."], about=Step.CODE)
+    assert await transport.request(Case(user="nobody"), None) == unknown
+    assert await update(transport, "nobody", "741175") == unknown, "as for a wrong code"
 
 
 async def test_a_client_that_does_not_let_on_answers_alike(pool: UserPool, cognito: MakeCognito) -> None:
@@ -107,8 +109,7 @@ async def test_a_client_that_does_not_let_on_answers_alike(pool: UserPool, cogni
     for login in (user, "rosa.nobody"):
         assert await transport.request(Case(user=login), None) == Accepted(sent_to="r***@e***")
         assert await update(transport, login, "no-code") == MISMATCH
-        wrong = Rejected(reasons=["Incorrect username or password."])
-        assert await transport.log_in(Case(user=login), Secret("Wrong-Passw0rd")) == wrong
+        assert await transport.log_in(Case(user=login), Secret("Wrong-Passw0rd")) == NO_LOG_IN
 
 
 async def test_at_the_limit_nothing_is_done_until_it_is_over(pool: UserPool, cognito: MakeCognito) -> None:
@@ -126,13 +127,12 @@ async def test_at_the_limit_nothing_is_done_until_it_is_over(pool: UserPool, cog
 
 async def test_a_log_in_takes_the_right_password_alone(pool: UserPool, cognito: MakeCognito) -> None:
     transport, user = cognito(pool.url), await pool.add_user()
-    wrong = Rejected(reasons=["Incorrect username or password."])
     assert await transport.log_in(Case(user=user), Secret(FIRST_PASSWORD)) == Accepted()
-    assert await transport.log_in(Case(user=user), Secret(PASSWORD)) == wrong
+    assert await transport.log_in(Case(user=user), Secret(PASSWORD)) == NO_LOG_IN
     await transport.request(Case(user=user), None)
     await update(transport, user, await pool.newest_code(user))
     assert await transport.log_in(Case(user=user), Secret(PASSWORD)) == Accepted()
-    assert await transport.log_in(Case(user=user), Secret(FIRST_PASSWORD)) == wrong
+    assert await transport.log_in(Case(user=user), Secret(FIRST_PASSWORD)) == NO_LOG_IN
 
 
 async def test_a_log_in_that_lacks_the_second_factor_alone_proves_the_password(
