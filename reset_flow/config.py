@@ -167,7 +167,8 @@ def _registered(name: str) -> Factory:
     try:
         factory: Factory = entry_point.load()
     except Exception as error:
-        raise ConfigurationError(f"the provider {name} can't be loaded: {type(error).__name__}") from error
+        flaw = printable(str(error)) if isinstance(error, (ImportError, AttributeError)) else type(error).__name__
+        raise ConfigurationError(f"the provider {name} can't be loaded: {flaw}") from error
     return factory
 
 

@@ -241,9 +241,12 @@ def test_an_app_key_is_needed_at_etna() -> None:
 
 
 def test_a_provider_that_can_not_be_loaded_is_named(packages: Packages) -> None:
-    packages.add("broken_resets", "import no_such_module", "broken = broken_resets:opened", "half = broken_resets:no")
-    with pytest.raises(ConfigurationError, match="the provider broken can't be loaded: ModuleNotFoundError"):
+    packages.add("broken_resets", "import no_such_module", "broken = broken_resets:opened")
+    with pytest.raises(ConfigurationError, match="broken can't be loaded: No module named 'no_such_module'"):
         open_transport("broken+https://host", "key")
+    packages.add("half_resets", "", "half = half_resets:Transport")
+    with pytest.raises(ConfigurationError, match="half can't be loaded: module 'half_resets' has no attribute"):
+        open_transport("half+https://host", "key")
 
 
 def test_two_packages_that_register_one_provider_are_named(acme: Packages) -> None:
