@@ -271,6 +271,15 @@ class TransportContract:
                     await self.go_on(reset, call)
                 await self.finish(reset)
 
+    async def test_a_code_is_judged_though_the_reply_to_its_request_was_lost(self, provider: Provider) -> None:
+        async with self.reset(provider) as reset:
+            reset.proxy.fault(Fault.DROP_AFTER)
+            await reset.request()
+            outcome = await reset.spend(await reset.newest_code(), self.good_password)
+            if not isinstance(outcome, Accepted):
+                self.check_refused_code(reset, outcome)
+            await self.finish(reset)
+
     async def test_where_connections_are_refused_nothing_has_happened(self, provider: Provider) -> None:
         for call in CALLS:
             async with self.reset(provider) as reset:

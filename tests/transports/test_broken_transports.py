@@ -125,6 +125,11 @@ class Keeps(Honest):
         return await super().update(replace(case, continuation=self.kept), token, new)
 
 
+class NeedsTheReply(Honest):
+    async def update(self, case: Case, token: Secret, new: NewCredential) -> Outcome:
+        return await super().update(case, token, new) if case.continuation else NotActed(cause=Cause.PROTOCOL)
+
+
 class BlamesThePassword(Honest):
     async def update(self, case: Case, token: Secret, new: NewCredential) -> Outcome:
         outcome = await super().update(case, token, new)
@@ -199,16 +204,17 @@ BROKEN: list[tuple[type[Honest], str, Fault | None, str]] = [
     (TakesSilenceForNo, ON_THE_WAY, Fault.DROP_AFTER, "request returned NotActed.*'mails': 1"),
     (TakesSilenceForYes, ON_THE_WAY, Fault.RESET_BEFORE, "update returned Accepted.*'resets': 0"),
     (TakesSilenceForYes, ON_THE_WAY, Fault.HTML_500_AFTER, "update under html_500_after: Accepted"),
-    (TakesHalfForWhole, ON_THE_WAY, Fault.CUT_AFTER, "update after an accepted request: NotActed"),
+    (TakesHalfForWhole, ON_THE_WAY, Fault.CUT_AFTER, "update after an accepted request: Rejected"),
     (SaysTooMuch, ON_THE_WAY, Fault.DROP_BEFORE, "update returned an outcome that repeats what was sent"),
     (RepeatsThePassword, "test_nothing_that_was_sent_comes_back", None, "update .* repeats what was sent"),
-    (Forgets, "test_a_whole_reset", None, "update: NotActed"),
-    (Keeps, "test_a_new_instance_goes_on_from_the_stored_continuation", None, "update by a new instance: NotActed"),
+    (Forgets, "test_a_whole_reset", None, "update: Rejected"),
+    (Keeps, "test_a_new_instance_goes_on_from_the_stored_continuation", None, "update by a new instance: Rejected"),
     (Keeps, "test_one_instance_serves_many_at_once", None, "update beside another reset: Rejected"),
     (BlamesThePassword, "test_a_wrong_code_is_refused_and_the_right_one_still_goes", None, "refused with the password"),
     (BlamesTheCode, "test_a_weak_password_is_refused_and_a_good_one_still_goes", None, "not about the code"),
     (LetsAnybodyIn, "test_log_in_accepts_the_right_password_alone", None, "log_in accepts a password before"),
     (LetsNobodyIn, "test_log_in_accepts_the_right_password_alone", None, "log_in, the right password: Rejected"),
+    (NeedsTheReply, "test_a_code_is_judged_though_the_reply_to_its_request_was_lost", None, "a refused code: NotActed"),
     (HasNoPatience, ON_THE_WAY, Fault.THROTTLED, "request under throttled: NotActed"),
     (ProbesByMail, "test_a_probe_is_harmless", None, "probe returned Accepted.*'mails': 1"),
     (ProbesNothing, "test_a_probe_is_harmless", None, "a probe says that the host is down"),
