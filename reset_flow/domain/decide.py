@@ -31,7 +31,7 @@ from reset_flow.domain.flow_data import BudgetName, FlowData, HeldUse, Intent, M
 from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejected
 from reset_flow.domain.rules import COUNTERS, adopted, step_in_doubt, unsent_code, used_up
 from reset_flow.domain.secret import Secret
-from reset_flow.domain.state_machine import COMMANDS, EDGE_BY_TRIGGER, Call, move
+from reset_flow.domain.state_machine import COMMANDS, EDGE_BY_TRIGGER, Call, expected, move
 
 ERASED_AT = datetime(1970, 1, 1, tzinfo=UTC)
 """When erased flows have ended: before all others, so that a purge can delete them alone."""
@@ -611,9 +611,23 @@ def not_acted(outcome: NotActed) -> ResetFlowError:
             return BrokerUnavailable(outcome.detail, outcome.retry_after)
 
 
-def recorded(code: str) -> ResetFlowError:
-    """Return the error that a command raised when it was carried out; the broker's words are not kept."""
+def recorded(flow: FlowData, result: Result) -> ResetFlowError:
+    """Return the error that a command once raised, with what comes now; the broker's words are not kept."""
+    now = _what_comes(flow)
     refusals: tuple[type[InputRejected], ...] = (*REFUSALS.values(), UnknownUser)
-    if refusal := next((error for error in refusals if error.code == code), None):
-        return refusal(Reason("repeated", "it did so when this command was carried out before"))
-    return OutcomeInDoubt("this command was carried out before, and left a doubt, as the flow shows")
+    if refusal := next((error for error in refusals if error.code == result.code), None):
+        return refusal(Reason("repeated", f"this was tried before, under the same key; {now}"))
+    if _password_in_doubt(flow):
+        return OutcomeInDoubt(f"nobody knows whether the new password is set: try to log in with it; {now}")
+    if flow.in_doubt is Step.CODE:
+        return OutcomeInDoubt(f"the code may be spent, and its token is lost: {now}")
+    return OutcomeInDoubt(f"this was tried before, under the same key, and its doubt no longer counts: {now}")
+
+
+def _what_comes(flow: FlowData) -> str:
+    """Return what a person does next, as a clause."""
+    if flow.state.ended:
+        return "the reset is done" if flow.state is State.PASSWORD_SET else "the reset has ended, start another one"
+    if flow.in_doubt is Step.CODE or flow.state is State.CODE_VERIFIED:
+        return "ask for another code"
+    return f"the reset now expects the {expected(flow.state, flow.credential)}"

@@ -192,5 +192,5 @@ class CommandHandler:
         if not rules.is_final(flow, result):
             return None
         if result.code:
-            raise recorded(result.code).with_flow(view)
+            raise recorded(flow, result).with_flow(view)
         return view

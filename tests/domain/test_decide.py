@@ -49,7 +49,7 @@ from reset_flow.domain.errors import (
     UnknownUser,
 )
 from reset_flow.domain.flow import Credential, Failure, State, Step
-from reset_flow.domain.flow_data import BudgetName, FlowData, HeldUse
+from reset_flow.domain.flow_data import BudgetName, FlowData, HeldUse, Result
 from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejected, Unknown
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.state_machine import COMMANDS, EDGES, Call
@@ -655,7 +655,7 @@ def test_a_result_is_recorded_under_its_keys_unless_nothing_happened() -> None:
         result = rules.recall(scene.flow, key)
         assert result is not None
         assert (result.command, result.code) == ("verify", "code_rejected")
-        assert isinstance(recorded(result.code), CodeRejected)
+        assert isinstance(recorded(scene.flow, result), CodeRejected)
     scene.happens(Cancelled(b"3" * 16))
     last = rules.recall(scene.flow, b"3" * 16)
     assert last is not None
@@ -678,11 +678,12 @@ def test_the_last_eight_results_are_kept() -> None:
         ("code_rejected", CodeRejected),
         ("password_rejected", PasswordRejected),
         ("unknown_user", UnknownUser),
-        ("outcome_in_doubt", OutcomeInDoubt),
+        ("code_spent", OutcomeInDoubt),
     ],
 )
 def test_a_recorded_error_is_of_its_kind(code: str, error: type[ResetFlowError]) -> None:
-    again = recorded(code)
+    flow = Scene().reaches(State.QUESTION_ANSWERED).flow
+    again = recorded(flow, Result(key=b"1" * 16, command="verify", code=code))
     assert type(again) is error
     if isinstance(again, InputRejected):
         assert [reason.code for reason in again.reasons] == ["repeated"]

@@ -21,7 +21,7 @@ from reset_flow.domain.errors import (
     OutcomeInDoubt,
     PasswordRejected,
 )
-from reset_flow.domain.flow import Credential, Failure, State
+from reset_flow.domain.flow import Credential, Failure, State, Step
 from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Rejected, Unknown
 from reset_flow.domain.policy import Policy
 from reset_flow.domain.secret import Secret
@@ -139,6 +139,8 @@ async def test_a_doubt_that_another_command_cleared_is_only_recalled(
     calls = len(worker.transport.calls)
     error = await refused(give(worker, flow, command), OutcomeInDoubt)
     assert (error.flow, len(worker.transport.calls)) == (done, calls)
+    assert "its doubt no longer counts: the reset " in str(error)
+    assert str(error).endswith("now expects the password" if command == "verify" else "is done")
 
 
 async def test_a_code_that_is_spent_is_only_recalled(house: House, at: At) -> None:
@@ -150,6 +152,36 @@ async def test_a_code_that_is_spent_is_only_recalled(house: House, at: At) -> No
     assert first.flow.history[-1].trigger == "code_spent"
     again = await refused(give(worker, flow, "verify"), OutcomeInDoubt)
     assert (again.flow, len(worker.transport.calls)) == (first.flow, 2)
+    assert "ask for another code" in str(again)
+
+
+async def test_a_refusal_told_again_says_what_comes_now(house: House, at: At) -> None:
+    worker = house.worker()
+    flow = await at(worker, State.QUESTION_ANSWERED)
+    worker.transport.script(exchange=[Rejected()])
+    await refused(give(worker, flow, "verify"), CodeRejected)
+    for comes, then in (
+        ("the reset now expects the code", give(worker, flow, "verify", "another key")),
+        ("the reset now expects the password", worker.service.cancel(flow.id)),
+        ("the reset has ended, start another one", worker.service.get(flow.id)),
+    ):
+        error = await refused(give(worker, flow, "verify"), CodeRejected)
+        assert [reason.code for reason in error.reasons] == ["repeated"]
+        assert str(error).endswith(comes)
+        await then
+
+
+async def test_a_password_that_may_be_set_is_told_as_long_as_nobody_knows(house: House, at: At) -> None:
+    worker = house.worker()
+    flow = await at(worker, State.TOKEN_ISSUED)
+    worker.transport.script(update=[Unknown(), Rejected(about=Step.CODE)], log_in=[Unknown()])
+    await refused(give(worker, flow, "set_password"), OutcomeInDoubt)
+    unknown = "nobody knows whether the new password is set: try to log in with it"
+    error = await refused(give(worker, flow, "set_password"), OutcomeInDoubt)
+    assert str(error) == f"{unknown}; the reset now expects the code"
+    await worker.service.cancel(flow.id)
+    error = await refused(give(worker, flow, "set_password"), OutcomeInDoubt)
+    assert str(error) == f"{unknown}; the reset has ended, start another one"
 
 
 @pytest.mark.parametrize("command", CALLING)
