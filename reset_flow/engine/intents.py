@@ -141,15 +141,14 @@ class IntentExecutor:
             await backoff.pause()
 
     def _uses(self, decision: Decision) -> tuple[list[Use], list[UseName]]:
-        flow, now = decision.flow, self._context.now()
-        left = min(max(flow.latest_end - now, NO_TIME), flow.limits.flow_lifetime)  # no more, where the clock is wrong
+        flow = decision.flow
+        left = max(flow.latest_end - self._context.now(), NO_TIME)
+        left = min(left, flow.limits.flow_lifetime)  # no more, where the clock is wrong
         added = decision.add if decision.optional is None else (*decision.add, decision.optional)
         add = []
         for use in added:
             for name, key in flow.budget_keys(use):
                 budget = self._context.policy.budget(name)
-                if use.id != decision.write_id and now - flow.created_at < budget.window:
-                    continue  # it was added by an earlier save and has not expired
                 # A guess may be typed until the flow must have ended: its window begins then.
                 window = budget.window + (NO_TIME if use.budget is BudgetName.STARTS_PER_USER else left)
                 add.append(Use(key=key, id=use.id, limit=budget.limit, window=window))

@@ -73,14 +73,16 @@ async def test_a_hundred_of_them_send_no_more_mails_than_may_be_started_once_it_
     assert len(other.transport.calls_of("request")) == 20
 
 
+@pytest.mark.parametrize("ahead", [timedelta(0), timedelta(hours=2)])
 async def test_starts_that_are_saved_up_over_days_send_no_more_mails_in_an_hour(
-    house: House, clock: FrozenClock
+    house: House, clock: FrozenClock, ahead: timedelta
 ) -> None:
-    worker = house.worker(policy=Policy(lease=house.lease, flow_lifetime=timedelta(days=2)))
+    policy = Policy(lease=house.lease, flow_lifetime=timedelta(days=2))
+    worker, starter = house.worker(policy=policy), house.worker(policy=policy, clock=lambda: clock() + ahead)
     flows = []
     for _ in range(5):
-        worker.transport.script(challenge=[Accepted(value=Secret("Maiden name?"))] * 10)
-        flows += [await worker.service.start("robert.zak", origin=str(number)) for number in range(10)]
+        starter.transport.script(challenge=[Accepted(value=Secret("Maiden name?"))] * 10)
+        flows += [await starter.service.start("robert.zak", origin=str(number)) for number in range(10)]
         clock.advance(timedelta(hours=2))
     for flow in flows[:20]:
         await worker.service.answer(flow.id, "Peterson")
