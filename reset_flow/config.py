@@ -54,6 +54,8 @@ SETTINGS = frozenset(
 SECRETS = ("BROKER_SECRET", "APP_KEY")
 """The names of our own secret at the provider: for every provider, and for ETNA."""
 
+OF_ETNA = ("APP_KEY", "REVISION")
+
 OF_ENVIRONMENT = "environment"
 """As `RESET_FLOW_PROXY`: the proxy that the environment names for all programs."""
 
@@ -191,7 +193,7 @@ def _etna(url: str, app_key: Secret | None, **options: Any) -> Transport:
 
 def _allauth(url: str, secret: Secret | None, *, code: str | CodeFormat = "letters", **options: Any) -> Transport:
     if secret:
-        raise ConfigurationError("a site with django-allauth knows no secret of ours: leave it out")
+        raise ConfigurationError(f"a site with django-allauth knows no secret of ours: leave {PREFIX}BROKER_SECRET out")
     options["code"] = CODES.get(code, code) if isinstance(code, str) else code
     _check_options(reset_flow.AllauthTransport, url, **options)
     return reset_flow.AllauthTransport(url, **options)
@@ -312,6 +314,9 @@ def broker_secret(default: str | None = None, overrides: Mapping[str, str | Secr
 def _transport(overrides: Mapping[str, Secret]) -> Transport:
     url = Secret(setting("BROKER_URL", overrides=overrides))
     provider, address = _provider(url)
+    for name in () if provider == "etna" else OF_ETNA:
+        if setting(name, "", overrides):
+            raise ConfigurationError(f"{PREFIX}{name} is a setting for ETNA: leave it out for {provider}")
     options: dict[str, Any] = {
         "revision": setting("REVISION", "", overrides),
         "name": _names("BROKER_NAME", overrides),

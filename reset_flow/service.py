@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Iterable, Mapping
 from contextlib import aclosing, suppress
 from datetime import timedelta
 from functools import partial
@@ -31,17 +32,17 @@ from reset_flow.engine.sweeper import Sweeper
 from reset_flow.observability.tracing import CarefulTracer, NullTracer
 from reset_flow.persistence import key_rotation
 from reset_flow.persistence.key_record import KeyedStore
+from reset_flow.persistence.keyring import Keyring
 from reset_flow.persistence.repository import NO_TIME, FlowRepository, spell
 from reset_flow.persistence.side_records import SideRecords
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from reset_flow.domain.flow import Flow
     from reset_flow.engine.commands import Given
     from reset_flow.engine.sweeper import SweepReport
     from reset_flow.observability.tracing import SafeTracer
-    from reset_flow.persistence.keyring import Keyring
     from reset_flow.ports import Clock, Guard, Listener, Store, Tracer, Transport
 
 FOUND_AT_MOST = 100
@@ -92,6 +93,19 @@ def _check_transport(transport: Any) -> None:
             raise ConfigurationError(f"the transport must have a method {method}")
 
 
+def _check_kinds(*, policy: Any, store: Any, keyring: Any, listeners: Any, guards: Any) -> None:
+    """Raise ConfigurationError if an argument is of another kind."""
+    for what, fits, like in (
+        ("policy", isinstance(policy, Policy), "like Policy(lease=timedelta(seconds=30))"),
+        ("store", isinstance(getattr(store, "durable", None), bool), "like SQLiteStore(path)"),
+        ("keyring", isinstance(keyring, Keyring), "like Keyring.load_or_create(path)"),
+        ("listeners", isinstance(listeners, Mapping), "given by their names, like {'crm': tell_crm}"),
+        ("guards", isinstance(guards, Iterable), "several of them, like [is_human]"),
+    ):
+        if not fits:
+            raise ConfigurationError(f"{what} must be {like}")
+
+
 def _check_callables(what: str, given: Iterable[object]) -> None:
     if not all(each is None or callable(each) for each in given):
         raise ConfigurationError(f"each of {what} must be callable, like an async function of one argument")
@@ -136,9 +150,11 @@ class ResetService:
         tracer: Tracer | None = None,
     ) -> None:
         _check_transport(transport)
-        policy = _fitted(policy or Policy(), transport.capabilities)
+        policy, listeners = Policy() if policy is None else policy, {} if listeners is None else listeners
+        _check_kinds(policy=policy, store=store, keyring=keyring, listeners=listeners, guards=guards)
+        policy = _fitted(policy, transport.capabilities)
         _check(policy, transport, store, keyring)
-        _check_callables("listeners", (listeners or {}).values())
+        _check_callables("listeners", listeners.values())
         _check_callables("guards", guards := tuple(guards))
         self._realm = validation.name(realm, "realm")
         self._policy = policy
@@ -146,7 +162,7 @@ class ResetService:
         self._store = store = KeyedStore(store, keyring, self._realm)
         self._keyring = keyring
         self._now = in_utc(clock)
-        named = {validation.name(name, "listener"): each for name, each in (listeners or {}).items()}
+        named = {validation.name(name, "listener"): each for name, each in listeners.items()}
         name_worker = worker_names(validation.name(worker, "worker") if worker else None)
         safe: SafeTracer = CarefulTracer(tracer) if tracer else NullTracer()
         present = [name for name, each in named.items() if each is not None]
@@ -195,6 +211,7 @@ class ResetService:
 
     async def aclose(self, patience: timedelta = CLOSING_PATIENCE) -> None:
         """Wait for what is under way, not longer than this, and let go of transport and store."""
+        patience = _patience(patience)
         await self._sweeper.aclose()
         give_up_at = time.monotonic() + patience.total_seconds()
         async with aclosing(self._store), aclosing(self._broker):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,6 @@ from reset_flow.domain.flow_data import Limits
 from reset_flow.domain.password_rules import PasswordRules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from reset_flow.domain.flow_data import BudgetName
 
 NO_TIME = timedelta(0)
@@ -40,7 +39,7 @@ _alarm = settings.must_be("like GuessAlarm(at_least=100)", lambda value: value i
 _rules = settings.must_be("like PasswordRules(min_length=8)", lambda value: isinstance(value, PasswordRules))
 
 
-def _questions(_: Any, field: attrs.Attribute[Any], values: Any) -> None:
+def _questions(_: Any, field: attrs.Attribute[Any], values: tuple[Any, ...]) -> None:
     for value in values:
         try:
             validation.name(value, field.name)
@@ -48,8 +47,8 @@ def _questions(_: Any, field: attrs.Attribute[Any], values: Any) -> None:
             raise ConfigurationError(str(error)) from None
 
 
-def _texts(values: Iterable[str]) -> tuple[str, ...]:
-    return (values,) if isinstance(values, str) else tuple(values)
+def _texts(values: Any) -> tuple[Any, ...]:
+    return tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else (values,)
 
 
 @attrs.frozen

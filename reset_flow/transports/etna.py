@@ -106,7 +106,7 @@ class EtnaTransport:
             raise ConfigurationError("app_key is empty or has characters that no header can carry")
         if revision not in ("identifiers", "password"):
             raise ConfigurationError("revision must be 'identifiers' or 'password'")
-        if pin_method.upper() not in PIN_METHODS:
+        if str(pin_method).upper() not in PIN_METHODS:
             raise ConfigurationError(f"pin_method must be one of {', '.join(sorted(PIN_METHODS))}")
         self._revision, self._pin_method = revision, pin_method.upper()
         self._sender = Sender(

@@ -50,7 +50,7 @@ def test_a_switch_is_on_or_off(name: str, value: Any) -> None:
         Policy(**{name: value})
 
 
-@pytest.mark.parametrize("questions", [(5,), ("",), ("Pet\ud800?",), "q" * 1000])
+@pytest.mark.parametrize("questions", [5, (5,), ("",), ("Pet\ud800?",), "q" * 1000])
 def test_a_question_that_nobody_could_be_asked_is_refused(questions: Any) -> None:
     with pytest.raises(ConfigurationError, match="decoy_questions: it must"):
         Policy(decoy_questions=questions)

@@ -297,6 +297,31 @@ def test_what_can_not_be_called_is_refused_before_there_is_a_flow(house: House, 
     assert isinstance(house.worker(listeners={"crm": None}).service, ResetService)
 
 
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        ({"policy": 30}, "policy must be like Policy"),
+        ({"policy": {}}, "policy must be like Policy"),
+        ({"listeners": [print]}, "listeners must be given by their names"),
+        ({"guards": print}, "guards must be several of them"),
+        ({"keyring": "keys.json"}, "keyring must be like Keyring"),
+    ],
+    ids=str,
+)
+def test_an_argument_of_another_kind_is_refused_with_an_example(house: House, odd: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        house.worker(**odd)
+    with pytest.raises(ConfigurationError, match="store must be like SQLiteStore"):
+        ResetService(ScriptedTransport(), "flows.db", house.keyring)  # type: ignore[arg-type] # what it is about
+
+
+async def test_a_closing_that_is_given_a_number_waits_for_a_length_of_time(house: House) -> None:
+    worker = house.worker()
+    with pytest.raises(InvalidInput, match="patience: it must be a timedelta"):
+        await worker.service.aclose(5)  # type: ignore[arg-type] # what it is about
+    assert (await worker.service.start("robert.zak")).allowed, "nothing is closed yet"
+
+
 def test_ends_are_kept_until_they_are_told() -> None:
     with pytest.raises(ConfigurationError, match="retention"):
         Policy(retention=timedelta(seconds=30))

@@ -329,7 +329,19 @@ async def test_a_secret_that_is_passed_goes_before_the_environment_under_either_
 
 
 @pytest.mark.usefixtures("acme")
-def test_a_setting_that_the_provider_does_not_have_is_refused(environment: Callable[..., None]) -> None:
-    environment(BROKER_URL="acme+https://host/api", REVISION="password")
-    with pytest.raises(ConfigurationError, match="unexpected keyword argument 'revision'"):
+@pytest.mark.parametrize("name", ["APP_KEY", "REVISION"])
+@pytest.mark.parametrize(
+    "address", ["acme+https://host/api", "allauth+https://host", "cognito+https://host?client_id=c"]
+)
+def test_a_setting_for_etna_that_is_left_over_is_named(
+    environment: Callable[..., None], name: str, address: str
+) -> None:
+    environment(BROKER_URL=address, **{name: "password"})
+    with pytest.raises(ConfigurationError, match=f"RESET_FLOW_{name} is a setting for ETNA: leave it out"):
+        from_env()
+
+
+def test_a_secret_that_is_left_over_for_allauth_is_named(environment: Callable[..., None]) -> None:
+    environment(BROKER_URL="allauth+https://host/_allauth", BROKER_SECRET="a secret")
+    with pytest.raises(ConfigurationError, match="leave RESET_FLOW_BROKER_SECRET out"):
         from_env()

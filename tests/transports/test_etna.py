@@ -816,7 +816,9 @@ def test_an_app_key_that_no_header_can_carry_is_refused(app_key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"revision": "first"}, {"pin_method": "DELETE"}, {"pin_method": "POST /"}], ids=repr
+    "options",
+    [{"revision": "first"}, {"pin_method": "DELETE"}, {"pin_method": "POST /"}, {"pin_method": 5}],
+    ids=repr,
 )
 def test_options_that_do_not_exist_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):
