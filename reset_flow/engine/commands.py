@@ -158,8 +158,10 @@ class CommandHandler:
             if command != "cancel" and not flow.state.ended:
                 self._recovery.check_broker(flow)
             await self._admit(flow, command, given)
-            flow = await self._recovery.expire(flow)  # guards may have taken long
-            rules.admit(flow, command, self._context.now())
+            if self._context.guards:
+                await self._context.ask_guards(CommandRequest(command=command, user=flow.user, flow=rules.view(flow)))
+                flow = await self._recovery.expire(flow)  # they may have taken long
+                rules.admit(flow, command, self._context.now())
         except (FlowBusy, StaleRecord):
             raise
         except ResetFlowError as error:
@@ -168,7 +170,7 @@ class CommandHandler:
         return flow, None
 
     async def _admit(self, flow: FlowData, command: str, given: Given) -> None:
-        """Return if the command may come now, with this input."""
+        """Return if the command may come now, with this input; guards are asked after that."""
         rules.admit(flow, command, self._context.now())
         rules.check_input(flow, command, given)
         if command == "verify" or (flow.holds_code and COMMANDS[command].call is Call.UPDATE):
@@ -177,8 +179,6 @@ class CommandHandler:
             required = self._context.policy.password
             if found := await password_checks.complaints(required, given.secret, flow.user):
                 raise PasswordRejected(*found, sent=False)
-        if self._context.guards:
-            await self._context.ask_guards(CommandRequest(command=command, user=flow.user, flow=rules.view(flow)))
 
     @staticmethod
     def _recalled(flow: FlowData, command: str, key: bytes) -> Flow | None:
