@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from reset_flow.domain.errors import FlowNotFound, StaleRecord
 from reset_flow.ports import Query
+from reset_flow.tracebacks import forget_causes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,10 +35,11 @@ async def record_batches(store: Store, *realms: str, progress: Progress = ignore
     """Read all records of the realms in the order of their ids. No scan of the store is open while a batch is used."""
     for realm in realms:
         after = ""
-        while batch := [record async for record in store.scan(Query(realm=realm, after=after), limit=BATCH)]:
-            yield batch
-            progress(len(batch))
-            after = batch[-1].id
+        with forget_causes:
+            while batch := [record async for record in store.scan(Query(realm=realm, after=after), limit=BATCH)]:
+                yield batch
+                progress(len(batch))
+                after = batch[-1].id
 
 
 async def change_all(
@@ -56,7 +58,8 @@ async def change_all(
             # Wait for all: none may go on in the background after the store has failed for another.
             for result in await asyncio.gather(*work, return_exceptions=True):
                 if isinstance(result, BaseException):
-                    raise result
+                    with forget_causes:
+                        raise result
                 results[result] += 1
     return results
 
@@ -79,7 +82,8 @@ async def purge(
     """Delete the records of a realm that ended before then, at most about `limit` of them. Return how many."""
     purged = 0
     while purged < limit:
-        purged += (batch := await store.purge(realm, before, PURGE_BATCH))
+        with forget_causes:
+            purged += (batch := await store.purge(realm, before, PURGE_BATCH))
         progress(batch)
         if batch < PURGE_BATCH:
             break

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from reset_flow.domain.errors import FlowNotFound, KeyringError, StaleRecord, StoreError
+from reset_flow.domain.errors import FlowNotFound, KeyringError, StaleRecord
 from reset_flow.domain.flow import State
 from reset_flow.domain.text import printable
 from reset_flow.persistence.batches import RACES
 from reset_flow.persistence.repository import ID_BYTES, WRITE_ID_BYTES, spell
 from reset_flow.ports import Record, Store
-from reset_flow.tracebacks import forget_frames
+from reset_flow.tracebacks import forget_causes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -159,25 +159,18 @@ async def _change(store: Store, realm: str, changed: Callable[[KeyIds], KeyIds])
             replaces=replaced,
             body=body,
         )
-        try:
+        with suppress(StaleRecord), forget_causes:
             await store.save(newer)
-        except StaleRecord:
-            continue
-        except StoreError as error:
-            forget_frames(error.__cause__ or error.__context__)
-            raise
-        return True
+            return True
     return False
 
 
 async def _load(store: Store, realm: str) -> tuple[Record | None, KeyIds]:
     try:
-        record = await store.load(_id(realm))
+        with forget_causes:
+            record = await store.load(_id(realm))
     except FlowNotFound:
         return None, KeyIds()
-    except StoreError as error:
-        forget_frames(error.__cause__ or error.__context__)
-        raise
     with suppress(ValueError):  # also of a text in it that is no UTF-8
         return record, msgspec.json.decode(record.body, type=KeyIds)
     logger.error("the store does not know the keys of realm %s any more: that record was changed", printable(realm))

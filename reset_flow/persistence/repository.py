@@ -12,14 +12,14 @@ from msgspec import Struct, msgpack
 from msgspec.structs import replace
 
 from reset_flow.domain import rules
-from reset_flow.domain.errors import FlowNotFound, RecordUnreadable, StoreError
+from reset_flow.domain.errors import FlowNotFound, RecordUnreadable
 from reset_flow.domain.flow_data import FlowData
 from reset_flow.domain.state_machine import COMMANDS
 from reset_flow.observability.tracing import NullTracer
 from reset_flow.persistence import codec
 from reset_flow.persistence.keyring import UnknownKeyError
 from reset_flow.ports import Query, Record
-from reset_flow.tracebacks import forget_frames
+from reset_flow.tracebacks import forget_causes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
@@ -161,12 +161,9 @@ class FlowRepository:
 
     async def save(self, record: Record, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
         """Save a record and change uses; the errors are the store's."""
-        try:
+        with forget_causes:
             saving = self._store.save(record, add=add, drop=drop)
             await self._tracer.during(saving, "save", state=record.state, uses=len(add))
-        except StoreError as error:
-            forget_frames(error.__cause__ or error.__context__)
-            raise
 
     async def load(self, flow_id: str) -> Found:
         """
@@ -178,11 +175,8 @@ class FlowRepository:
         """
         if not _is_possible(flow_id):
             raise FlowNotFound(flow_id)
-        try:
+        with forget_causes:
             record = await self._store.load(flow_id)
-        except StoreError as error:
-            forget_frames(error.__cause__ or error.__context__)
-            raise
         if record.id != flow_id:
             raise RecordUnreadable(flow_id, "the store gave another flow's")
         found = self.open(record)
@@ -195,15 +189,17 @@ class FlowRepository:
     ) -> AsyncIterator[Found | RecordUnreadable]:
         """Go through flows of this realm, as `Query` says; a record that can't be opened comes as the error."""
         query = Query(realm=self._realm, due=due, lookup=lookup, after=after)
-        async for record in self._store.scan(query, limit=limit):
-            try:
-                yield self.open(record)
-            except RecordUnreadable as error:
-                yield error
+        with forget_causes:
+            async for record in self._store.scan(query, limit=limit):
+                try:
+                    yield self.open(record)
+                except RecordUnreadable as error:
+                    yield error
 
     async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
         """Return once a newer version is stored, or when the time is up."""
-        await self._store.changed(flow_id, version, timeout)
+        with forget_causes:
+            await self._store.changed(flow_id, version, timeout)
 
     def open(self, record: Record) -> Found:
         """

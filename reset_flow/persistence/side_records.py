@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from reset_flow.domain import validation
-from reset_flow.domain.errors import FlowNotFound, InvalidInput, StoreError
+from reset_flow.domain.errors import FlowNotFound, InvalidInput
 from reset_flow.domain.flow import State
 from reset_flow.persistence.repository import EPOCH, new_write_id, opened, sealed, spell
 from reset_flow.ports import Record
-from reset_flow.tracebacks import forget_frames
+from reset_flow.tracebacks import forget_causes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,12 +83,10 @@ class SideRecords:
             StoreUnavailable: As the store says.
         """
         try:
-            record = await self._store.load(self._id(name))
+            with forget_causes:
+                record = await self._store.load(self._id(name))
         except FlowNotFound:
             return SideRecord(None)
-        except StoreError as error:
-            forget_frames(error.__cause__ or error.__context__)
-            raise
         if record.ended_at is None or record.ended_at <= self._now():
             return SideRecord.of(record, None)
         try:
@@ -124,11 +122,8 @@ class SideRecords:
             replaces=revision[VERSION_BYTES:],
             body=b"",
         )
-        try:
+        with forget_causes:
             await self._store.save(sealed(record, value, self._keyring))
-        except StoreError as error:
-            forget_frames(error.__cause__ or error.__context__)
-            raise
         return SideRecord.of(record, value)
 
     async def delete(self, name: str, *, revision: bytes) -> None:

@@ -14,7 +14,9 @@ import pytest
 from msgspec import Struct
 
 import reset_flow
-from reset_flow.domain.errors import FlowEnded, ResetFlowError
+from reset_flow import MemoryStore, ResetService
+from reset_flow.admin import Admin
+from reset_flow.domain.errors import FlowEnded, ResetFlowError, StoreUnavailable
 from reset_flow.domain.flow import Event, NewCredential, State
 from reset_flow.domain.flow_data import FlowData
 from reset_flow.domain.outcomes import Accepted, NotActed, Rejected, Unknown
@@ -25,8 +27,10 @@ from reset_flow.testing import LeakScanner, ScriptedTransport, refused, shown_by
 from reset_flow.testing.transport import ScriptedCall
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from datetime import datetime
 
+    from reset_flow.ports import Query, Record, Use, UseName
     from reset_flow.testing.transport import Part
     from tests.service.conftest import House, ScriptedWorker
 
@@ -199,3 +203,69 @@ def test_every_public_value_has_a_repr_that_was_thought_of() -> None:
         seen.add(name)
         assert not shown & sensitive, name
     assert {"Case", "Flow", "Record"} <= seen
+
+
+class Connected(MemoryStore):
+    """A store of somebody else's, whose driver has a password in its frames; calls of these names fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failing: tuple[str, ...] = ()
+
+    def asked(self, name: str) -> None:
+        def connect() -> None:
+            hidden = PASSWORD
+            raise ConnectionError(f"refused to a caller with {len(hidden)} letters")
+
+        if name in self.failing:
+            try:
+                connect()
+            except ConnectionError as error:
+                raise StoreUnavailable("it can't be reached") from error
+
+    async def save(self, record: Record, *, add: Sequence[Use] = (), drop: Sequence[UseName] = ()) -> None:
+        self.asked("save")
+        await super().save(record, add=add, drop=drop)
+
+    async def load(self, flow_id: str) -> Record:
+        self.asked("load")
+        return await super().load(flow_id)
+
+    async def scan(self, query: Query, *, limit: int) -> AsyncIterator[Record]:
+        self.asked("scan")
+        async for record in super().scan(query, limit=limit):
+            yield record
+
+    async def changed(self, flow_id: str, version: int, timeout: timedelta) -> None:
+        self.asked("changed")
+        await super().changed(flow_id, version, timeout)
+
+    async def purge(self, realm: str, before: datetime, limit: int) -> int:
+        self.asked("purge")
+        return await super().purge(realm, before, limit)
+
+
+async def test_no_error_of_a_store_shows_the_frames_of_its_driver(house: House) -> None:
+    store = Connected()
+    service = ResetService(ScriptedTransport(), store, house.keyring, sweep=False)
+    admin, side = Admin(store, house.keyring), service.side("links")
+    flow = await service.start("robert.zak", tags=["a tag"])
+    calls: dict[str, list[Callable[[], Awaitable[object]]]] = {
+        "save": [
+            lambda: service.start("robert.zak"),
+            lambda: side.save("name", b"", revision=b"", lifetime=timedelta(hours=1)),
+            lambda: admin.lift("robert.zak"),
+        ],
+        "load": [lambda: service.get(flow.id), lambda: admin.get(flow.id), lambda: side.load("name")],
+        "scan": [lambda: service.find("a tag"), service.sweep, service.reseal, admin.sealed_with],
+        "changed": [lambda: service.wait(flow.id)],
+        "purge": [service.sweep, lambda: admin.purge(timedelta(0)), lambda: admin.erase("nobody")],
+    }
+    for name, each in calls.items():
+        store.failing = (name,)
+        for call in each:
+            error = await refused(call(), StoreUnavailable)
+            assert isinstance(error.__cause__, ConnectionError), "its words are worth something"
+            assert shown(shown_by_error(error)) == []
+    store.failing = ()
+    assert (await service.get(flow.id)).allowed
