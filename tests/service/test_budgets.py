@@ -26,6 +26,7 @@ from reset_flow import (
     Unknown,
 )
 from reset_flow.testing import refused
+from tests.shown import shown
 
 if TYPE_CHECKING:
     from reset_flow.domain.flow import Flow
@@ -365,13 +366,6 @@ async def test_a_decoy_is_the_same_for_a_user_across_restarts(house: House) -> N
     assert len(others) > 3
 
 
-def shown(flow: Flow | None) -> dict[str, object]:
-    """Return what an outsider sees of a flow, without the values that differ for each."""
-    assert flow
-    hidden = ("id", "created_at", "expires_at", "resend_at", "question")
-    return {name: (value is not None if name in hidden else value) for name, value in flow.public().items()}
-
-
 @pytest.mark.parametrize("question", ["Where?", ""])
 async def test_known_and_unknown_users_look_the_same(house: House, clock: FrozenClock, question: str) -> None:
     policy = Policy(decoy_questions=("What?",) if question else (), mask_unknown_users=True)
@@ -386,7 +380,7 @@ async def test_known_and_unknown_users_look_the_same(house: House, clock: Frozen
             script["challenge"] = [Rejected(reasons=["no such user"])]
         worker.transport.script(**script)
         flow = await worker.service.start(who)
-        seen[who] = [shown(flow)]
+        seen[who] = [shown(flow, "question")]
         commands = (
             [("answer", "Berlin")] * 3 if question else [("verify", "000000")] * 4 + [("resend",), ("verify", "1")]
         )
@@ -395,10 +389,10 @@ async def test_known_and_unknown_users_look_the_same(house: House, clock: Frozen
                 clock.advance(timedelta(seconds=60))
             try:
                 flow = await getattr(worker.service, command)(flow.id, *given)
-                seen[who].append(shown(flow))
+                seen[who].append(shown(flow, "question"))
             except ResetFlowError as error:
                 told = str(error).replace(flow.id, "")
-                seen[who].append((type(error), told, getattr(error, "reasons", None), shown(error.flow)))
+                seen[who].append((type(error), told, getattr(error, "reasons", None), shown(error.flow, "question")))
         if who == "unknown":
             assert {call.name for call in worker.transport.calls} == {"challenge", "probe"}
     assert seen["known"] == seen["unknown"]

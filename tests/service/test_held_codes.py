@@ -35,6 +35,7 @@ from reset_flow import (
 from reset_flow.testing import refused
 from reset_flow.testing.transport import ScriptedTransport
 from tests.service.guessing import COUNTS, DAY, HOUR, TICK, ChanceHistory
+from tests.shown import shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -516,13 +517,6 @@ async def test_an_alarm_that_stops_codes_stops_those_that_are_held(house: House)
 
 
 # Masking
-
-
-def shown(flow: Flow | None) -> dict[str, object]:
-    """Return what an outsider sees of a flow, without the values that differ for each."""
-    assert flow
-    hidden = ("id", "created_at", "expires_at", "resend_at")
-    return {name: (value is not None if name in hidden else value) for name, value in flow.public().items()}
 
 
 async def test_known_and_unknown_users_look_the_same(house: House, clock: FrozenClock) -> None:

@@ -27,6 +27,7 @@ from reset_flow import (
 )
 from reset_flow.testing import refused
 from reset_flow.testing.transport import ScriptedTransport
+from tests.shown import shown
 
 if TYPE_CHECKING:
     from reset_flow import Flow, Outcome
@@ -52,13 +53,6 @@ FAULTS: dict[str, dict[str, Any]] = {
     "403 of a gateway": {"name": "raw", "status": 403, "body": HTML, "content_type": "text/html"},
     "app key": {"name": "raw", "status": 401, "body": '{"error": "Application key is not defined"}'},
 }
-
-
-def shown(flow: Flow | None) -> dict[str, object]:
-    """Return what an outsider sees of a flow, without the values that differ for each."""
-    assert flow
-    hidden = ("id", "created_at", "expires_at", "resend_at")
-    return {name: (value is not None if name in hidden else value) for name, value in flow.public().items()}
 
 
 async def tries(worker: Worker, flow: Flow, clock: FrozenClock, *commands: str) -> list[object]:

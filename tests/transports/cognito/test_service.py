@@ -12,7 +12,6 @@ import pytest
 from reset_flow import (
     CodeRejected,
     Event,
-    Flow,
     GuessAlarm,
     Keyring,
     LimitReached,
@@ -28,6 +27,7 @@ from reset_flow import (
     Step,
 )
 from reset_flow.testing import Counts, Fault, FaultProxy, refused
+from tests.shown import shown
 from tests.transports.cognito.clients import ALIKE, FIRST_PASSWORD, PLAIN
 
 if TYPE_CHECKING:
@@ -184,13 +184,6 @@ async def test_wrong_codes_sound_the_alarm(pool: UserPool, hire: Hire) -> None:
             await service.verify(flow.id, wrong(0, await pool.newest_code(user)))
             await refused(service.set_password(flow.id, PASSWORD), CodeRejected)
     assert heard == ["code_refused"]
-
-
-def shown(flow: Flow | None) -> dict[str, object]:
-    """Return what a stranger sees of a flow, without the values that differ for each."""
-    assert flow
-    each_its_own = ("id", "created_at", "expires_at", "resend_at")
-    return {name: (value is not None if name in each_its_own else value) for name, value in flow.public().items()}
 
 
 async def like_the_pool(password: Secret, _: str) -> tuple[str, ...]:
