@@ -108,7 +108,7 @@ def _tell_reseal(keyring: Keyring, report: ResealReport, *, as_json: bool) -> No
 def remove(
     *,
     settings: Settings,
-    key_id: Annotated[
+    path_and_id: Annotated[
         list[str],
         typer.Argument(metavar="ID", help="The key, by the id that `keys show` prints; before it, PATH may stand."),
     ],
@@ -117,7 +117,7 @@ def remove(
     as_json: Json = False,
 ) -> None:
     """Remove a key that writes no more and seals no record any more."""
-    *paths, wanted = key_id
+    *paths, wanted = path_and_id
     if len(paths) > 1 or not ID.fullmatch(wanted):
         raise InvalidInput("a key has an id of 8 hexadecimal digits, as `reset-flow keys show` prints it")
     path = _file(Path(paths[0]) if paths else None, settings)

@@ -29,7 +29,7 @@ Everything that can come out of the library.
     │   ├── StoreUnavailable
     │   ├── StaleRecord
     │   └── RecordUnreadable
-    └── KeyringError            a key file that is missing, loose, broken or used up
+    └── KeyringError            keys that are missing, open to others, broken, of another realm or still needed
 
 Each has a stable `code`, and says by `retryable` and `retry_after` whether and when the same call may succeed. The
 error of a command that did not move its flow carries it, as it now stands, as `flow`. No message holds a secret or a
@@ -360,6 +360,6 @@ class RecordUnreadable(StoreError):
 
 
 class KeyringError(ResetFlowError):
-    """A key file that is missing, readable by others, or broken."""
+    """Keys whose file is missing, open to others or broken; that a realm is not used with; or that are still needed."""
 
     code = "keyring"
