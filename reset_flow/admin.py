@@ -9,23 +9,24 @@ from typing import TYPE_CHECKING, Self
 import attrs
 
 from reset_flow.domain import validation
-from reset_flow.domain.decide import ERASED_AT, Erased, Lifted, Moment, decide
+from reset_flow.domain.decide import ERASED_AT, Erased, Lifted, decide
 from reset_flow.domain.errors import ConfigurationError, InvalidInput, RecordUnreadable
 from reset_flow.domain.policy import Policy
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.text import canonical
-from reset_flow.engine.context import in_utc, system_clock, worker_names
+from reset_flow.domain.times import MICROSECOND, NO_TIME
+from reset_flow.engine.context import in_utc, moments, system_clock, worker_names
 from reset_flow.persistence import key_rotation
 from reset_flow.persistence.batches import change_all, ignore, purge
 from reset_flow.persistence.key_file import DELAY, Key
 from reset_flow.persistence.key_record import KeyedStore
-from reset_flow.persistence.repository import MICROSECOND, NO_TIME, FlowRepository, new_write_id
+from reset_flow.persistence.repository import FlowRepository
 from reset_flow.persistence.side_records import side_realm
 from reset_flow.ports import UseName
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import AsyncGenerator, Iterable
+    from collections.abc import AsyncGenerator, Callable, Iterable
     from datetime import timedelta
 
     from reset_flow.domain.flow import Flow
@@ -85,6 +86,7 @@ class Admin:
         self._realm = validation.name(realm, "realm")
         self._now = in_utc(clock)
         self._name_worker = worker_names(validation.name(worker, "worker") if worker else None)
+        self._moment = moments(self._now, self._name_worker)
         self._keyed = KeyedStore(store, keyring, self._realm)
         # What it saves has no intent, so the lease is never taken.
         self._repository = FlowRepository(self._keyed, keyring, self._realm, Policy().lease)
@@ -211,8 +213,7 @@ class Admin:
                 # Another version would take the outcome of the call from the worker that makes it.
                 return "waiting"
             # Without the reserve for the next guess: how many uses a budget holds is the service's policy to say.
-            moment = Moment(self._now(), self._name_worker(), new_write_id())
-            decision = decide(flow, event, moment).without_optional()
+            decision = decide(flow, event, self._moment()).without_optional()
             drop = [UseName(key, use.id) for use in decision.drop for _, key in flow.budget_keys(use)]
             await self._repository.save(self._repository.record(decision.flow, decision.write_id), drop=drop)
             self._log(f"flow {flow.id}: {'budgets lifted' if lifting else 'erased'}")
@@ -222,7 +223,11 @@ class Admin:
         return ChangeReport(**{each.name: results[each.name] for each in attrs.fields(ChangeReport)})
 
     def _log(self, what: str) -> None:
-        audit.info("%s (%s)", what, self._name_worker())
+        _log(what, self._name_worker)
+
+
+def _log(what: str, name_worker: Callable[[], str] | None = None) -> None:
+    audit.info("%s (%s)", what, (name_worker or worker_names())())
 
 
 def rotate_keys(path: str | Path, *, at_once: bool = False, shared: bool = False) -> Key:
@@ -236,7 +241,7 @@ def rotate_keys(path: str | Path, *, at_once: bool = False, shared: bool = False
         KeyringError: The file can't be read or written.
     """
     key = key_rotation.rotate(Path(path), delay=NO_TIME if at_once else DELAY, shared=shared)
-    audit.info("key %s added (%s)", key.id, worker_names()())
+    _log(f"key {key.id} added")
     return key
 
 
@@ -250,7 +255,7 @@ async def backup(store: Store, path: str | Path) -> None:
         StoreUnavailable: The store can't be read, or the file can't be written.
     """
     await _file_store(store).backup(path)
-    audit.info("the store was copied to %s (%s)", path, worker_names()())
+    _log(f"the store was copied to {path}")
 
 
 async def restore(store: Store, path: str | Path) -> None:
@@ -263,7 +268,7 @@ async def restore(store: Store, path: str | Path) -> None:
         StoreUnavailable: The file can't be read, or the store can't be written.
     """
     await _file_store(store).restore(path)
-    audit.info("the store was replaced by the backup %s (%s)", path, worker_names()())
+    _log(f"the store was replaced by the backup {path}")
 
 
 def _file_store(store: Store) -> SQLiteStore:

@@ -19,11 +19,12 @@ from reset_flow.domain.errors import ConfigurationError, FlowNotFound, InputReje
 from reset_flow.domain.flow import Credential, NewCredential
 from reset_flow.domain.policy import Policy
 from reset_flow.domain.secret import Secret
+from reset_flow.domain.times import NO_TIME
 from reset_flow.engine import guess_alarm
 from reset_flow.engine.background_tasks import BackgroundTasks
 from reset_flow.engine.broker_client import BrokerClient
 from reset_flow.engine.commands import Caller, CommandHandler
-from reset_flow.engine.context import Context, in_utc, system_clock, worker_names
+from reset_flow.engine.context import Context, in_utc, moments, system_clock, worker_names
 from reset_flow.engine.intents import IntentExecutor
 from reset_flow.engine.notifications import Notifications
 from reset_flow.engine.recovery import Recovery
@@ -33,7 +34,7 @@ from reset_flow.observability.tracing import CarefulTracer, NullTracer
 from reset_flow.persistence import key_rotation
 from reset_flow.persistence.key_record import KeyedStore
 from reset_flow.persistence.keyring import Keyring
-from reset_flow.persistence.repository import NO_TIME, FlowRepository, spell
+from reset_flow.persistence.repository import FlowRepository, spell
 from reset_flow.persistence.side_records import SideRecords
 
 if TYPE_CHECKING:
@@ -164,6 +165,7 @@ class ResetService:
         self._now = in_utc(clock)
         named = {validation.name(name, "listener"): each for name, each in listeners.items()}
         name_worker = worker_names(validation.name(worker, "worker") if worker else None)
+        moment = moments(self._now, name_worker)
         safe: SafeTracer = CarefulTracer(tracer) if tracer else NullTracer()
         present = [name for name, each in named.items() if each is not None]
         self._repository = FlowRepository(store, keyring, self._realm, policy.lease, safe, listeners=present)
@@ -174,13 +176,14 @@ class ResetService:
             policy=policy,
             realm=self._realm,
             name_worker=name_worker,
+            moment=moment,
             now=self._now,
             guards=guards,
             keyring=keyring,
             repository=self._repository,
             broker=self._broker,
             alarm=self._alarm,
-            notifications=Notifications(named, self._repository, self._tasks, safe, name_worker, now=self._now),
+            notifications=Notifications(named, self._repository, self._tasks, safe, moment),
             tasks=self._tasks,
             tracer=safe,
         )

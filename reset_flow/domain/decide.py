@@ -7,7 +7,7 @@ decision; nothing later works out again what happened.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeAlias
 
 from msgspec import Struct
@@ -32,8 +32,9 @@ from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Outcome, Rejec
 from reset_flow.domain.rules import COUNTERS, adopted, step_in_doubt, unsent_code, used_up
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.state_machine import COMMANDS, EDGE_BY_TRIGGER, Call, expected, move
+from reset_flow.domain.times import EPOCH
 
-ERASED_AT = datetime(1970, 1, 1, tzinfo=UTC)
+ERASED_AT = EPOCH
 """When erased flows have ended: before all others, so that a purge can delete them alone."""
 
 RESULTS = 8

@@ -12,11 +12,11 @@ from reset_flow.domain import settings, validation
 from reset_flow.domain.errors import ConfigurationError, InvalidInput
 from reset_flow.domain.flow_data import Limits
 from reset_flow.domain.password_rules import PasswordRules
+from reset_flow.domain.times import NO_TIME
 
 if TYPE_CHECKING:
     from reset_flow.domain.flow_data import BudgetName
 
-NO_TIME = timedelta(0)
 LONGEST = timedelta(days=3660)
 """More than anything here could mean; the sum of a time and a longer one may not exist."""
 

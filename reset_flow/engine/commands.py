@@ -29,9 +29,10 @@ from reset_flow.domain.flow import NewCredential, Step
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.state_machine import COMMANDS, Call, expected
 from reset_flow.domain.text import printable, text_of
+from reset_flow.domain.times import NO_TIME
 from reset_flow.engine import password_checks
 from reset_flow.persistence.batches import RACES
-from reset_flow.persistence.repository import LONGEST_ID, NO_TIME
+from reset_flow.persistence.repository import LONGEST_ID
 from reset_flow.ports import CommandRequest
 
 if TYPE_CHECKING:

@@ -80,6 +80,11 @@ def worker_names(given: str | None = None) -> Callable[[], str]:
     return name
 
 
+def moments(now: Callable[[], datetime], name_worker: Callable[[], str]) -> Callable[[], Moment]:
+    """Return what tells this moment, with a write id for the decision that is made in it."""
+    return lambda: Moment(now(), name_worker(), new_write_id())
+
+
 @attrs.frozen(kw_only=True)
 class Context:
     """What the parts of one service share."""
@@ -87,6 +92,7 @@ class Context:
     policy: Policy
     realm: str
     name_worker: Callable[[], str]
+    moment: Callable[[], Moment]
     now: Callable[[], datetime]  # for lifetimes and cooldowns, UTC; leases and budgets go by the store's clock
     guards: tuple[Guard, ...]
     keyring: Keyring
@@ -106,7 +112,3 @@ class Context:
         """Return if no guard stops the command."""
         for guard in self.guards:
             await guard(request)
-
-    def moment(self) -> Moment:
-        """Return this moment, with a write id for the decision that is made in it."""
-        return Moment(self.now(), self.worker, new_write_id())

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from reset_flow.domain.errors import LimitReached, StaleRecord, StoreError
+from reset_flow.domain.times import EPOCH, MICROSECOND
 from reset_flow.engine.background_tasks import BackgroundTasks
 from reset_flow.persistence.batches import RACES
-from reset_flow.persistence.repository import EPOCH, MICROSECOND
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,8 +22,8 @@ from reset_flow.domain.errors import (
 )
 from reset_flow.domain.flow_data import BudgetName
 from reset_flow.domain.outcomes import NotActed, Outcome, Unknown
+from reset_flow.domain.times import NO_TIME
 from reset_flow.engine.background_tasks import Backoff
-from reset_flow.persistence.repository import NO_TIME
 from reset_flow.ports import Use, UseName
 
 if TYPE_CHECKING:

@@ -15,17 +15,15 @@ from msgspec.structs import replace
 
 from reset_flow.deadlines import Deadlines
 from reset_flow.domain import rules
-from reset_flow.domain.decide import Delivered, Moment, decide
+from reset_flow.domain.decide import Delivered, decide
 from reset_flow.domain.errors import StaleRecord, StoreUnavailable
 from reset_flow.domain.flow import Event
 from reset_flow.engine.background_tasks import attempt
-from reset_flow.persistence.repository import new_write_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
-    from datetime import datetime
 
-    from reset_flow.domain.decide import Decision
+    from reset_flow.domain.decide import Decision, Moment
     from reset_flow.domain.flow import Flow
     from reset_flow.domain.flow_data import FlowData
     from reset_flow.engine.background_tasks import BackgroundTasks
@@ -55,9 +53,7 @@ class Notifications:
         repository: FlowRepository,
         tasks: BackgroundTasks,
         tracer: SafeTracer,
-        name_worker: Callable[[], str],
-        *,
-        now: Callable[[], datetime],
+        moment: Callable[[], Moment],
     ) -> None:
         self._listeners = {name: each for name, each in listeners.items() if each is not None}
         self.names = tuple(sorted(listeners))
@@ -68,8 +64,7 @@ class Notifications:
         self._repository = repository
         self._tasks = tasks
         self._tracer = tracer
-        self._name_worker = name_worker
-        self._now = now
+        self._moment = moment
 
     def publish(self, decision: Decision, saved: FlowData, *, alarm: bool = False) -> None:
         """Publish the transitions of a decision that is saved. Listeners are told in the background."""
@@ -151,7 +146,7 @@ class Notifications:
     async def _note(self, flow: FlowData, told: frozenset[str]) -> FlowData:
         if not told & set(flow.undelivered):
             return flow
-        noted = decide(flow, Delivered(told), Moment(self._now(), self._name_worker(), new_write_id()))
+        noted = decide(flow, Delivered(told), self._moment())
         record = self._repository.record(noted.flow, noted.write_id)
         # An end that is not noted is told again, for which listeners are prepared.
         with suppress(StaleRecord, StoreUnavailable):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from base64 import b32hexencode
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, msgpack
@@ -15,6 +15,7 @@ from reset_flow.domain import rules
 from reset_flow.domain.errors import FlowNotFound, RecordUnreadable
 from reset_flow.domain.flow_data import FlowData
 from reset_flow.domain.state_machine import COMMANDS
+from reset_flow.domain.times import NO_TIME
 from reset_flow.observability.tracing import NullTracer
 from reset_flow.persistence import codec
 from reset_flow.persistence.keyring import UnknownKeyError
@@ -33,8 +34,6 @@ ID_BYTES = 16
 WRITE_ID_BYTES = 8
 LONGEST_ID = 64
 POSSIBLE_ID = re.compile(f"[0-9a-z]{{1,{LONGEST_ID}}}")
-NO_TIME, MICROSECOND = timedelta(0), timedelta(microseconds=1)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _FORM = msgpack.Encoder()
 

@@ -15,7 +15,8 @@ from msgspec import Struct
 from reset_flow.domain import validation
 from reset_flow.domain.errors import FlowNotFound, InvalidInput
 from reset_flow.domain.flow import State
-from reset_flow.persistence.repository import EPOCH, new_write_id, opened, sealed, spell
+from reset_flow.domain.times import EPOCH
+from reset_flow.persistence.repository import new_write_id, opened, sealed, spell
 from reset_flow.ports import Record
 from reset_flow.tracebacks import forget_causes
 

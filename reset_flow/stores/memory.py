@@ -11,8 +11,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from reset_flow.domain.errors import FlowNotFound, StaleRecord
+from reset_flow.domain.times import MICROSECOND
 from reset_flow.ports import Record, Store
-from reset_flow.stores.rows import MICROSECOND, is_match, micros, span
+from reset_flow.stores.rows import is_match, micros, span
 from reset_flow.stores.session import Ownership
 from reset_flow.stores.uses import check_limits
 from reset_flow.stores.waiters import Waiters

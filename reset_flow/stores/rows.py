@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from reset_flow.domain.errors import InvalidInput, RecordUnreadable
 from reset_flow.domain.flow import State
+from reset_flow.domain.times import EPOCH, MICROSECOND
 from reset_flow.ports import Record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+    from datetime import datetime, timedelta
 
     from reset_flow.ports import Query
 
@@ -23,8 +24,6 @@ PAGE = 50
 """How many rows a scan reads at once."""
 
 LOOKUP_BYTES = 16
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
 FOREVER = 2**61
 """73,000 years in microseconds: still a 64-bit number when a time is added."""
 
