@@ -41,7 +41,7 @@ def arguments(path: tuple[str, ...]) -> list[str]:
     values = {
         "flow_id": FLOW_ID,
         "user": "robert.zak",
-        "key_id": "0badc0de",
+        "path_and_id": "0badc0de",
         "path": "some.keys",
         "file": "some.backup",
     }
