@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ARGUMENTS = {
     "at_once",
     "broker_aliases", "broker_name", "broker_url", "credential", "days", "file", "flow_id", "help",
-    "image_name", "as_json", "keep", "key_id", "keys", "limit", "path", "port", "proxy",
+    "image_name", "as_json", "keep", "keys", "limit", "path", "path_and_id", "port", "proxy",
     "quiet", "ready_file", "realm", "ref", "revision", "running", "store", "tag", "timeout", "user", "yes",
 }  # fmt: skip
 
