@@ -25,6 +25,9 @@ LINKED = "link."
 LINK_PATH = "link/"
 LINK_LIFETIME = timedelta(minutes=10)
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+TRIES = 3
+"""Of an exchange: each of its two saves may meet that of the same form, sent twice."""
+
 SHORTEST_TOKEN, LONGEST_TOKEN = 22, 100
 
 
@@ -113,7 +116,7 @@ class Links:
         Return the secret of the browser that a link is exchanged for; `None` if it is none, or is used up or too old.
         The same again, with the same `once` of its form, gives the same secret.
         """
-        for _ in range(2):
+        for _ in range(TRIES):
             link, revision = await self._load(token)
             if link is None:
                 return None
@@ -146,7 +149,7 @@ class Links:
             await self._browsers.save(secret, flow_id.encode(), revision=found.revision, lifetime=lifetime)
 
     async def _load(self, token: str) -> tuple[_Link | None, bytes]:
-        if not SHORTEST_TOKEN <= len(token) <= LONGEST_TOKEN or not token.isascii():
+        if not possible(token):
             return None, b""
         found = await self._links.load(token)
         return (msgspec.msgpack.decode(found.value, type=_Link) if found.value else None), found.revision

@@ -103,6 +103,8 @@ class Api:
             if error.flow is None or error.code == "key_reused":
                 raise
             flow = error.flow  # it is there, and its first call is still to be made: the client needs its secret
+        if key is not None:
+            flow = await self._parts.access.flow(secret.reveal())  # it may be another's to go on with by now
         document = self._flow(flow, request) | {"secret": secret.reveal()}
         return json_response(document, HTTPStatus.CREATED, {"Location": document["links"]["self"]["href"]})
 

@@ -94,8 +94,8 @@ class Site:
     async def _look(self, request: web.Request) -> web.Response:
         try:
             flow = await self._flow_of(request)
-        except HeldElsewhere as error:
-            return self._response(request, Kind.FLOW, error=error)
+        except HeldElsewhere:
+            return self._held(request)
         return self._show(request, flow)
 
     async def _look_at_link(self, request: web.Request) -> web.Response:
@@ -145,8 +145,10 @@ class Site:
             )
         except (FlowNotFound, *MOVED_ON):
             return self._onward()
+        except HeldElsewhere:
+            return self._held(request)
         except ResetFlowError as error:
-            if error.flow is None and not isinstance(error, HeldElsewhere):
+            if error.flow is None:
                 raise
             return self._failed(request, error, Kind.FLOW, flow=error.flow)
         return self._onward()
@@ -210,6 +212,9 @@ class Site:
         except FlowNotFound:
             return None
 
+    def _held(self, request: web.Request) -> web.Response:
+        return self._response(request, Kind.HELD, status=HTTPStatus.FORBIDDEN)
+
     def _show(self, request: web.Request, flow: Flow | None) -> web.Response:
         return self._response(request, Kind.ACCOUNT if flow is None else Kind.FLOW, flow=flow)
 
@@ -230,6 +235,8 @@ class Site:
         **shown: Any,
     ) -> web.Response:
         given = cookie or self._parts.cookie_of(request)
+        # Another site's form comes without the cookie that the browser has: that one must not be replaced.
+        is_new = given is None and request.method == "GET"
         cookie = given or new_secret()
         locale = self._parts.locale_of(request)
         screen = Screen(
@@ -247,7 +254,7 @@ class Site:
             headers["Retry-After"] = str(max(0, round(screen.retry_after.total_seconds())))
         text = self._pages.render(screen)
         response = web.Response(text=text, status=status, content_type="text/html", headers=headers)
-        if given is None:
+        if is_new:
             self._set_cookie(response, cookie)
         return response
 
