@@ -133,7 +133,7 @@ class Api:
             if request.method not in ("GET", "HEAD"):
                 check_origin(request, self._parts.origin)
                 token, right = request.headers.get("X-CSRF-Token", ""), self._parts.access.csrf_token(cookie)
-                if not secrets.compare_digest(token.encode(), right.encode()):
+                if not secrets.compare_digest(token.encode(errors="replace"), right.encode()):
                     raise HttpError(HTTPStatus.FORBIDDEN, "forbidden", "X-CSRF-Token: it goes with the page's cookie")
         else:
             raise no_flow()

@@ -9,7 +9,7 @@ from aiohttp import web
 from reset_flow.web.access import Access, Links, public_base
 from reset_flow.web.api import Api
 from reset_flow.web.clients import Clients, Limits
-from reset_flow.web.guarding import make_guard
+from reset_flow.web.guarding import make_guard, make_headers
 from reset_flow.web.look import Look
 from reset_flow.web.pages import Pages
 from reset_flow.web.parts import Parts
@@ -62,6 +62,7 @@ def create_app(
         of_programs = path.startswith(API) or path in OF_PROGRAMS
         return api.refuse(request, error) if of_programs else site.refuse(request, error)
 
-    app = web.Application(middlewares=[make_guard(clients, limits, refuse, secure=parts.is_secure)])
+    app = web.Application(middlewares=[make_guard(clients, limits, refuse)])
+    app.on_response_prepare.append(make_headers(secure=parts.is_secure))
     app.add_routes(api.routes() + site.routes())
     return app

@@ -41,7 +41,6 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Referrer-Policy": "no-referrer",
-    "Server": "reset-flow",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "X-Robots-Tag": "noindex",
@@ -50,36 +49,37 @@ SECURE = {"Strict-Transport-Security": "max-age=31536000"}
 """Where the page is reached by https."""
 
 
-def make_guard(clients: Clients, limits: Limits, refuse: Refuse, *, secure: bool) -> Any:
-    """
-    Return the middleware.
-
-    Args:
-        refuse: Makes the response for an error.
-
-        secure: Whether people come by https.
-    """
+def make_headers(*, secure: bool) -> Any:
+    """Return the signal that gives every response its headers, also those that no middleware sees."""
     fixed = {**HEADERS, **(SECURE if secure else {})}
+
+    async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
+        for name, value in fixed.items():
+            response.headers.setdefault(name, value)
+        response.headers["Server"] = "reset-flow"  # in the place of names and versions
+
+    return add_headers
+
+
+def make_guard(clients: Clients, limits: Limits, refuse: Refuse) -> Any:
+    """Return the middleware; `refuse` makes the response for an error."""
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         request[CLIENT] = limits.client_of(request)
         try:
             clients.count_request(request[CLIENT])
-            response = await handler(request)
+            return await handler(request)
         except ResetFlowError as error:
-            response = refuse(request, error)
+            return refuse(request, error)
         except web.HTTPException as error:
             if error.status < HTTPStatus.BAD_REQUEST:
                 raise
-            response = refuse(request, _of_aiohttp(error))
+            return refuse(request, _of_aiohttp(error))
         except Exception as error:
             forget_frames(error.__cause__ or error.__context__)
             logger.exception("a request of %s failed: a defect, please report it", request.method)
-            response = refuse(request, ResetFlowError("a defect of ours, and nothing is lost: try again"))
-        for name, value in fixed.items():
-            response.headers.setdefault(name, value)
-        return response
+            return refuse(request, ResetFlowError("a defect of ours, and nothing is lost: try again"))
 
     return guard
 
@@ -108,8 +108,10 @@ async def read_body(request: web.Request, limits: Limits) -> bytes:
                 if len(body) > limits.body:
                     raise too_long
     except TimeoutError:
-        raise HttpError(HTTPStatus.REQUEST_TIMEOUT, "too_slow", "the request took too long to arrive") from None
-    except (web.RequestPayloadError, ValueError):
+        raise HttpError(
+            HTTPStatus.REQUEST_TIMEOUT, "too_slow", "the request took too long to arrive", {"Connection": "close"}
+        ) from None
+    except (web.RequestPayloadError, ConnectionError, ValueError):
         raise malformed("the body is broken") from None
     return bytes(body)
 

@@ -101,6 +101,7 @@ async def serve(
                 logger=http,
                 access_log=access,
                 access_log_class=AccessLogger,
+                auto_decompress=False,  # nobody sends us so much that it should be compressed
                 keepalive_timeout=IDLE,
                 shutdown_timeout=FINISHING,
             )

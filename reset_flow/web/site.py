@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -21,6 +22,7 @@ from reset_flow.domain.errors import (
     StoreError,
 )
 from reset_flow.domain.secret import Secret
+from reset_flow.domain.text import one_line
 from reset_flow.web.access import LINK_PATH, LINKED, holder_of, new_secret, possible
 from reset_flow.web.guarding import CLIENT, check_origin, read_form
 from reset_flow.web.pages import Kind, Screen
@@ -127,7 +129,7 @@ class Site:
             if isinstance(error, StoreError):
                 raise
             if error.flow is None or isinstance(error, KeyReused):
-                return self._failed(request, error, Kind.ACCOUNT, login=user.reveal()[:400])
+                return self._failed(request, error, Kind.ACCOUNT, login=one_line(user.reveal())[:400])
             response = self._failed(request, error, Kind.FLOW, flow=error.flow, cookie=secret)
             self._set_cookie(response, secret)
             return response
@@ -251,7 +253,7 @@ class Site:
         )
         headers = {**(headers or {}), "Content-Language": locale, "Vary": "Accept-Language, Cookie"}
         if screen.retry_after is not None:
-            headers["Retry-After"] = str(max(0, round(screen.retry_after.total_seconds())))
+            headers["Retry-After"] = str(max(0, math.ceil(screen.retry_after.total_seconds())))
         text = self._pages.render(screen)
         response = web.Response(text=text, status=status, content_type="text/html", headers=headers)
         if is_new:
