@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 import time
@@ -45,6 +46,7 @@ class Api:
         self._parts = parts
         self._service = parts.service
         self._document = openapi.document(parts.base, parts.cookie_name)
+        self._asking = asyncio.Lock()
         self._asked_at = -READY_FOR
         self._is_ready = False
 
@@ -71,14 +73,14 @@ class Api:
 
     async def _ready(self, _: web.Request) -> web.Response:
         """Ask the store, at most once a second, however many ask us."""
-        now = time.monotonic()
-        if now - self._asked_at >= READY_FOR:
-            self._asked_at = now
-            try:
-                await self._service.side("web ready").load("ready")
-                self._is_ready = True
-            except StoreError:
-                self._is_ready = False
+        async with self._asking:
+            if time.monotonic() - self._asked_at >= READY_FOR:
+                try:
+                    await self._service.side("web ready").load("ready")
+                    self._is_ready = True
+                except StoreError:
+                    self._is_ready = False
+                self._asked_at = time.monotonic()
         if self._is_ready:
             return json_response({"status": "ok"})
         return json_response({"status": "store_unavailable"}, HTTPStatus.SERVICE_UNAVAILABLE)

@@ -165,8 +165,10 @@ class Site:
                 if not flow.ended:
                     holder = holder_of(self._parts.cookie_of(request) or "")
                     await self._service.cancel(flow.id, key=f"page {form['once']}", holder=holder, patience=PATIENCE)
-        except (FlowEnded, HeldElsewhere, KeyReused):
-            pass
+        except StoreError:
+            raise
+        except ResetFlowError:
+            pass  # it ends by itself when its time is up
         cookie = new_secret()
         response = self._response(request, Kind.ACCOUNT, login=login, cookie=cookie)
         self._set_cookie(response, cookie)

@@ -139,6 +139,9 @@ class Form:
     action: str
     fields: dict[str, str]
 
+    def filled(self, fields: dict[str, str]) -> Form:
+        return Form(self.action, {**self.fields, **fields})
+
 
 @attrs.frozen
 class Page:
@@ -213,8 +216,7 @@ class Browser(Client):
 
     async def do(self, name: str, **fields: str) -> Page:
         """Send a form of the page that is shown."""
-        form = self.page.form(name)
-        return await self.send(Form(form.action, {**form.fields, **fields}))
+        return await self.send(self.page.form(name).filled(fields))
 
     async def start(self, user: str = UNASKED) -> Page:
         await self.get()

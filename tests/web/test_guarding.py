@@ -217,7 +217,7 @@ async def test_what_is_no_start_is_malformed_and_not_repeated(house: House, body
 ODD = {
     "Accept-Language": ["\udcff", "de" * 5000, "de;q=9", "*", ",,,", "de-" + "a" * 7000, "xx;q=\x7f"],
     "Authorization": ["Bearer \udcff\udcfe", "Bearer", "Basic eDp4", "Bearer " + "w" * 7000, "\udcff"],
-    "Cookie": ["\udcff=\udcff", "reset=\udcff", "reset=" + "w" * 7000, "=;=;=", "reset", 'reset="\\"', "reset-language"],
+    "Cookie": ["\udcff=\udcff", "reset=\udcff", "reset=" + "w" * 7000, "=;=;=", "reset", 'reset="\\"', "reset-x"],
     "Idempotency-Key": ["\udcff", "", "a b", "w" * 201, "../x", "ü" * 40],
     "Origin": ["\udcff", "", "https://x\udcff"],
     "Sec-Fetch-Site": ["\udcff", "", "same-origin, cross-site"],
