@@ -18,7 +18,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
 
 import attrs
@@ -41,7 +41,10 @@ PATIENCE = 120.0
 WARM_UP = 0.1
 """Of the seconds."""
 
-HEAD = ("road", "resets/s", "floor", "of the floor", "step p50 ms", "p99 ms", "the broker's p50 ms", "p99 ms", "CPU ms/reset")  # fmt: skip
+HEAD = (
+    "road", "resets/s", "floor", "of the floor", "step p50 ms", "p99 ms", "the broker's p50 ms", "p99 ms",
+    "CPU ms/reset (the floor's)",
+)  # fmt: skip
 
 
 class Client:
@@ -52,7 +55,7 @@ class Client:
         self.address = address
         self.cookie = ""
 
-    async def __aenter__(self) -> Client:
+    async def __aenter__(self) -> Self:
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
         return self
 
@@ -80,7 +83,12 @@ Latencies = list[float]
 async def over_api(client: Client, user: str, took: Latencies) -> None:
     """Carry out one reset over JSON."""
     own, headers = f"{BASE}api/flows", ["Content-Type: application/json"]
-    steps = (("", "user", user), ("/answer", "answer", ANSWER), ("/code", "code", CODE), ("/password", "password", PASSWORD))
+    steps = (
+        ("", "user", user),
+        ("/answer", "answer", ANSWER),
+        ("/code", "code", CODE),
+        ("/password", "password", PASSWORD),
+    )
     for path, field, text in steps:
         began = time.perf_counter()
         status, body = await client.ask("POST", own + path, json.dumps({field: text}).encode(), *headers)
@@ -100,8 +108,11 @@ async def over_page(client: Client, user: str, took: Latencies) -> None:
     client.cookie = ""
     _, page = await client.ask("GET", BASE)
     for name, field, text in (
-        ("start", "user", user), ("answer", "answer", ANSWER), ("code", "code", CODE), ("password", "password", PASSWORD),
-    ):  # fmt: skip
+        ("start", "user", user),
+        ("answer", "answer", ANSWER),
+        ("code", "code", CODE),
+        ("password", "password", PASSWORD),
+    ):
         hidden = {(a or d).decode(): (b or c).decode() for a, b, c, d in FIELD.findall(page)}
         form = urlencode({**hidden, field: text}).encode()
         began = time.perf_counter()
@@ -201,9 +212,10 @@ def measured(people: int, seconds: float, idle: int, profile: Path | None = None
             place.mkdir()
             with worker(broker, place, profile and profile.with_suffix(f".{road}")) as at:
                 each = asyncio.run(_measure(at, road, people, seconds, idle))
-            figures.append({"road": road, "people": people, "idle": idle, **each, **floor} | {
-                "ratio": each["resets_per_second"] / floor["floor"]
-            })
+            figures.append(
+                {"road": road, "people": people, "idle": idle, **each, **floor}
+                | {"ratio": each["resets_per_second"] / floor["floor"]}
+            )
     return figures
 
 

@@ -178,21 +178,29 @@ class Access:
 
     async def flow(self, secret: str, flow_id: str | None = None) -> Flow:
         """
-        Return the flow that a secret opens.
+        Return the flow that a secret opens. Takes and raises what `flow_id` does.
+
+        Raises:
+            HeldElsewhere: Its code was typed elsewhere.
+        """
+        return await self._service.get(await self.flow_id(secret, flow_id), holder=holder_of(secret))
+
+    async def flow_id(self, secret: str, flow_id: str | None = None) -> str:
+        """
+        Return the id of the flow that a secret opens, for a command, which loads it.
 
         Args:
             flow_id: If it is given, it must be this one.
 
         Raises:
             FlowNotFound: There is none; whether the id or the secret is wrong is not told.
-            HeldElsewhere: Its code was typed elsewhere.
         """
         found = None
         if possible(secret):
             found = await self._links.flow_of(secret)
         if found is None or (flow_id is not None and found != flow_id):
             raise no_flow()
-        return await self._service.get(found, holder=holder_of(secret))
+        return found
 
 
 def possible(secret: str) -> bool:

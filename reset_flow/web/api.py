@@ -111,21 +111,21 @@ class Api:
         return json_response(document, HTTPStatus.CREATED, {"Location": document["links"]["self"]["href"]})
 
     async def _get(self, request: web.Request) -> web.Response:
-        flow, _ = await self._opened(request)
-        return json_response(self._flow(flow, request))
+        flow_id, secret = await self._opened(request)
+        return json_response(self._flow(await self._service.get(flow_id, holder=holder_of(secret)), request))
 
     async def _command(self, operation: Operation, request: web.Request) -> web.Response:
         key = _key(request)
-        flow, secret = await self._opened(request)
+        flow_id, secret = await self._opened(request)
         given = await self._read(request, operation)
         method = getattr(self._service, operation.name)
         arguments = [Secret(getattr(given, operation.field))] if operation.field else []
         options = {"key": f"api {key}"} if key else {}
-        flow = await method(flow.id, *arguments, holder=holder_of(secret), patience=PATIENCE, **options)
+        flow = await method(flow_id, *arguments, holder=holder_of(secret), patience=PATIENCE, **options)
         return json_response(self._flow(flow, request))
 
-    async def _opened(self, request: web.Request) -> tuple[Flow, str]:
-        """Return the flow of a call and the secret that opens it. Raises FlowNotFound, HttpError or HeldElsewhere."""
+    async def _opened(self, request: web.Request) -> tuple[str, str]:
+        """Return the id of the flow of a call and the secret that opens it. Raises FlowNotFound or HttpError."""
         flow_id = request.match_info["id"]
         scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer":
@@ -139,7 +139,7 @@ class Api:
                     raise HttpError(HTTPStatus.FORBIDDEN, "forbidden", "X-CSRF-Token: it goes with the page's cookie")
         else:
             raise no_flow()
-        return await self._parts.access.flow(secret, flow_id), secret
+        return await self._parts.access.flow_id(secret, flow_id), secret
 
     async def _read(self, request: web.Request, operation: Operation) -> Any:
         """Read what an operation takes. What can't be read is not repeated: it may be a secret in a wrong place."""

@@ -6,6 +6,7 @@ import ipaddress
 import time
 from collections import Counter
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
@@ -29,6 +30,7 @@ UNIX = "unix"
 """As a trusted proxy: whoever calls over a Unix socket."""
 
 RACES = 20
+LONGEST_ADDRESS = 100
 
 
 def _whole(least: int, most: int) -> Any:
@@ -83,7 +85,7 @@ class Limits:
         for forwarded in reversed(",".join(request.headers.getall("X-Forwarded-For", [])).split(",")):
             if not self._trusts(address):
                 break
-            if (before := _address(forwarded.strip())) is None:
+            if (before := _address(forwarded.strip()[:LONGEST_ADDRESS])) is None:
                 break
             address = before
         return _name(address)
@@ -95,6 +97,7 @@ class Limits:
         return any(address.version == network.version and address in network for network in networks)
 
 
+@lru_cache(1024)  # to read an address of IPv6 takes longer than all else that is done for the limits
 def _address(text: str) -> Address | None:
     """Return an address as proxies write it, with a port or without; `None` if it is none."""
     text = text.strip('"')
@@ -109,6 +112,7 @@ def _address(text: str) -> Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
+@lru_cache(1024)
 def _name(address: Address | None) -> str:
     if address is None:
         return UNIX

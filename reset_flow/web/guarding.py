@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import parse_qsl
 
+import msgspec
 from aiohttp import web
 
 from reset_flow.domain.errors import ResetFlowError
@@ -143,9 +143,7 @@ async def read_json(request: web.Request, limits: Limits) -> bytes:
 
 def json_response(value: Any, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None) -> web.Response:
     """Return a response of JSON."""
-    return web.Response(
-        body=json.dumps(value, ensure_ascii=False).encode(), status=status, content_type=JSON, headers=headers
-    )
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type=JSON, headers=headers)
 
 
 def check_origin(request: web.Request, origin: str) -> None:

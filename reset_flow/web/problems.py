@@ -91,7 +91,7 @@ def problem(error: errors.ResetFlowError) -> Problem:
     seconds = None if wait is None else math.ceil(max(0.0, wait.total_seconds()))
     if seconds is not None:
         headers["Retry-After"] = str(seconds)
-    flow = error.flow
+    flow = None if isinstance(error, errors.HeldElsewhere) else error.flow  # who asks may not see it
     body = {
         "type": f"urn:reset-flow:problem:{error.code}",
         "title": status.phrase,

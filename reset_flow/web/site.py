@@ -141,9 +141,9 @@ class Site:
         assert cookie is not None  # the form has shown it
         arguments = [Secret(form.get(name, ""))] if name in STEPS else []
         try:
-            flow = await self._parts.access.flow(cookie)
+            flow_id = await self._parts.access.flow_id(cookie)
             await getattr(self._service, command)(
-                flow.id, *arguments, key=f"page {form['once']}", holder=holder_of(cookie), patience=PATIENCE
+                flow_id, *arguments, key=f"page {form['once']}", holder=holder_of(cookie), patience=PATIENCE
             )
         except (FlowNotFound, *MOVED_ON):
             return self._onward()
