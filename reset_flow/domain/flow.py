@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, ClassVar, TypedDict
+from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 from msgspec import Struct
 
 from reset_flow.domain.secret import Secret, Unpicklable
+
+if sys.version_info >= (3, 12):
+    from typing import TypedDict
+else:
+    from typing_extensions import TypedDict  # pydantic, and so FastAPI, takes no other one there
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
