@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["NoServerError", "find_pgbouncer", "find_postgres", "find_redis", "provided", "unprivileged"]
+__all__ = ["NoServerError", "find_pgbouncer", "find_postgres", "find_program", "find_redis", "provided", "unprivileged"]
 
 POSTGRES_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql*/bin")
 
@@ -41,10 +41,15 @@ def find_redis() -> Path | None:
     return Path(found) if found else None
 
 
-def find_pgbouncer() -> Path | None:
-    """Return PgBouncer. Debian keeps it where only root looks."""
-    found = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+def find_program(name: str) -> Path | None:
+    """Return a program. Debian keeps some where only root looks."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin")
     return Path(found) if found else None
+
+
+def find_pgbouncer() -> Path | None:
+    """Return PgBouncer."""
+    return find_program("pgbouncer")
 
 
 def install(package: str) -> str:
