@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +14,7 @@ from tests.browser.conftest import ANSWER, PASSWORD, TEXTS, TITLES, at_browser, 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
 
+    from benchmarks.servers import RedisServer
     from reset_flow.sandbox import Sandbox
     from tests.browser.conftest import PageServer, Person
 
@@ -284,24 +284,23 @@ async def test_a_broker_that_is_down_at_the_start(person: Person) -> None:
     await person.sees("answer")
 
 
-async def test_a_store_that_is_down_is_said_and_nothing_is_sent(person: Person) -> None:
+async def test_a_store_that_is_down_is_said_and_nothing_is_sent(
+    person: Person, redis_server: RedisServer, redis_url: str
+) -> None:
+    await person.server.stop()
+    await person.server.start(store=redis_url)
     await person.reaches("answer")
-    away = person.server.database.with_name("away")
-    for suffix in ("", "-wal", "-shm"):
-        path = person.server.database.with_name(f"flows.db{suffix}")
-        if path.exists():
-            path.rename(away.with_name(f"away{suffix}"))
+    await asyncio.to_thread(redis_server.stop)
     await person.types("answer", ANSWER)
+    await person.reads("store.unavailable")
+    await person.page.reload()
     await person.sees("page.unavailable.title")
     assert person.sandbox.calls_of("request") == []
-    await person.server.stop(signal.SIGKILL)
-    for suffix in ("", "-wal", "-shm"):
-        if (path := away.with_name(f"away{suffix}")).exists():
-            path.rename(person.server.database.with_name(f"flows.db{suffix}"))
-    await person.server.start()
+    await asyncio.to_thread(redis_server.start)
     await person.opens()
     await person.types("answer", ANSWER)
     await person.sees("code")
+    await person.server.stop()
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,9 @@
   }
 
   function show(fresh, url) {
-    history.replaceState(null, "", url); // also tells password managers that the form was taken
+    // Back shows where the reset stands, as it does without this. It also tells password managers that the form was taken.
+    const title = (page) => page.querySelector("h1").textContent;
+    history[title(fresh) === title(document) ? "replaceState" : "pushState"](null, "", url);
     if (fresh.querySelector("script").src !== document.querySelector("script").src) return location.reload();
     document.title = fresh.title;
     document.documentElement.lang = fresh.documentElement.lang;
@@ -210,6 +212,7 @@
     if (button) toggle(button);
     for (const menu of all(".languages[open]")) if (!menu.contains(event.target)) menu.open = false;
   });
+  addEventListener("popstate", () => location.reload());
   addEventListener("pageshow", (event) => event.persisted && idle());
   setInterval(tick, 1000);
   begin();
