@@ -25,6 +25,7 @@ from reset_flow import (
     FlowBusy,
     FlowEnded,
     FlowNotFound,
+    HeldElsewhere,
     IllegalCommand,
     InvalidInput,
     KeyReused,
@@ -124,6 +125,13 @@ async def _(scene: Scene) -> None:
     flow = await scene.at(State.TOKEN_ISSUED)
     async with scene.another(guards=[guard]) as service:
         await service.set_password(flow.id, scene.secret("password"))
+
+
+@provokes(HeldElsewhere)
+async def _(scene: Scene) -> None:
+    flow = await scene.at(State.QUESTION_ANSWERED)
+    await scene.service.verify(flow.id, scene.code(), holder=scene.secret("login"))
+    await scene.service.set_password(flow.id, scene.secret("password"), holder=scene.secret("answer"))
 
 
 @provokes(LimitReached)
