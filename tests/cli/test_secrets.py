@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 ARGUMENTS = {
     "at_once",
     "broker_aliases", "broker_name", "broker_url", "credential", "days", "file", "flow_id", "help",
-    "host", "image_name", "as_json", "keep", "keys", "limit", "look", "path", "path_and_id", "port", "proxy", "public_url",
+    "host", "image_name", "as_json", "keep", "keys", "limit", "look", "path", "path_and_id", "port", "proxy",
+    "public_url",
     "quiet", "ready_file", "realm", "ref", "revision", "running", "store", "tag", "timeout", "trusted_proxies", "user",
     "yes",
 }  # fmt: skip
