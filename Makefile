@@ -55,6 +55,7 @@ bench: $(VENV)/.ready-for-tests
 	$(RUN)/python -m benchmarks
 	$(RUN)/python -m benchmarks.imports
 	$(RUN)/python -m benchmarks.masking
+	$(RUN)/python -m benchmarks.web
 
 format: $(VENV)/.ready-for-tests
 	$(RUN)/ruff format

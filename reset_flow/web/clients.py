@@ -116,7 +116,7 @@ def _address(text: str) -> Address | None:
 def _name(address: Address | None) -> str:
     if address is None:
         return UNIX
-    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else str(address)  # noqa: PLR2004
+    return str(address) if address.version == 4 else f"{ipaddress.IPv6Address(int(address) >> 64 << 64)}/64"  # noqa: PLR2004
 
 
 class Clients:

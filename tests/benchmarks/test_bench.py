@@ -65,6 +65,16 @@ def test_the_profile_books_the_time_on_the_layers(tmp_path: Path) -> None:
     assert "| transport, aiohttp |" in printed
 
 
+def test_people_reset_over_the_page_and_the_api_while_others_are_idle(tmp_path: Path) -> None:
+    printed, kept = measure("benchmarks.web", tmp_path, people=10, idle=20, seconds=0.3)
+    assert [each["road"] for each in kept["figures"]] == ["api", "page"]
+    for each in kept["figures"]:
+        assert each["resets"] >= 10
+        for name in ("resets_per_second", "floor", "ratio", "p50_ms", "p99_ms", "floor_p50_ms", "floor_p99_ms"):
+            assert each[name] > 0, name
+        assert f"\n| {each['road']} | " in printed
+
+
 def test_a_store_is_filled_swept_parked_in_and_worked_on_by_several(tmp_path: Path) -> None:
     printed, kept = measure(
         "benchmarks.scale", tmp_path, stores="sqlite", sizes="100,200", runs=5, repeats=2, due=60, parked=50,
