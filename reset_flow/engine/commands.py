@@ -17,6 +17,7 @@ from reset_flow.domain.decide import Cancelled, Held, Intended, decide, recorded
 from reset_flow.domain.errors import (
     FlowBusy,
     FlowEnded,
+    HeldElsewhere,
     InputRejected,
     KeyReused,
     LimitReached,
@@ -163,7 +164,7 @@ class CommandHandler:
                 await self._context.ask_guards(CommandRequest(command=command, user=flow.user, flow=rules.view(flow)))
                 flow = await self._recovery.expire(flow)  # they may have taken long
                 rules.admit(flow, command, self._context.now())
-        except (FlowBusy, StaleRecord):
+        except (FlowBusy, HeldElsewhere, StaleRecord):
             raise
         except ResetFlowError as error:
             error.with_flow(rules.view(flow))
