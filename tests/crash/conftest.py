@@ -297,15 +297,21 @@ class Crash:
     ) -> dict[str, Any]:
         """Do as `doom` does, but the process may not come by the point."""
         args, options = person.job(command)
-        witness = self.keys.with_name(f"witness-{next(NUMBERS)}")
-        person.witnesses.append(witness)
-        job = {
-            "broker": self.sandbox.api_url, "store": self.store, "keys": str(self.keys), "deadline": deadline,
-            "lease": lease, "command": command, "args": args, "options": options, "point": point,
-            "app_key": APP_KEY, "witness": str(witness),
-        }  # fmt: skip
+        job = self._job(person, command, point, args=args, options=options, deadline=deadline, lease=lease)
         async with self.at_once:
             return await self.zygote.run(job)
+
+    def serve(self, person: Person, point: str | None, *, deadline: float, lease: float) -> Running:
+        """Serve the page in a process of its own that dies at this point of what this person asks it for."""
+        return self.zygote.start(self._job(person, "serve", point, deadline=deadline, lease=lease))
+
+    def _job(self, person: Person, command: str, point: str | None, **given: Any) -> dict[str, Any]:
+        witness = self.keys.with_name(f"witness-{next(NUMBERS)}")
+        person.witnesses.append(witness)
+        return {
+            "broker": self.sandbox.api_url, "store": self.store, "keys": str(self.keys), "command": command,
+            "point": point, "app_key": APP_KEY, "witness": str(witness), **given,
+        }  # fmt: skip
 
     def check(self, person: Person, flow: Flow, failures: tuple[Failure, ...] = ()) -> None:
         """Hold what the broker saw, and what the person was told, to the promises; these ends are allowed besides."""
@@ -346,31 +352,41 @@ class Crash:
             assert times <= 2 * asked[what], f"{what} was sent {times} times for {asked[what]} commands"
 
 
+@attrs.frozen
+class Running:
+    """A process that carries out a job; `address`: of the page that it serves, if that is its job."""
+
+    pid: asyncio.Future[int]
+    address: asyncio.Future[str]
+    end: asyncio.Future[dict[str, Any]]
+
+
 class Zygote:
     """The process from which the doomed ones are forked."""
 
     def __init__(self) -> None:
-        self._pids: dict[int, asyncio.Future[int]] = {}
-        self._ends: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._running: list[Running] = []
+
+    def start(self, job: dict[str, Any]) -> Running:
+        """Start the job in a process of its own."""
+        loop = asyncio.get_running_loop()
+        running = Running(loop.create_future(), loop.create_future(), loop.create_future())
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps({"number": len(self._running), **job}).encode() + b"\n")
+        self._running.append(running)
+        return running
 
     async def run(self, job: dict[str, Any], kill_after: Coroutine[Any, Any, object] | None = None) -> dict[str, Any]:
         """Run the job in a process of its own, kill it after something has happened, and return how it ended."""
-        number = len(self._ends)
-        loop = asyncio.get_running_loop()
-        started: asyncio.Future[int] = loop.create_future()
-        end: asyncio.Future[dict[str, Any]] = loop.create_future()
-        self._pids[number], self._ends[number] = started, end
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps({"number": number, **job}).encode() + b"\n")
-        await self._process.stdin.drain()
+        running = self.start(job)
         if kill_after:
             happening = asyncio.create_task(kill_after)
-            either: list[asyncio.Future[Any]] = [happening, end]
+            either: list[asyncio.Future[Any]] = [happening, running.end]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not happening.cancel():
                 happening.result()
-                os.kill(await started, signal.SIGKILL)
-        return await end
+                os.kill(await running.pid, signal.SIGKILL)
+        return await running.end
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
@@ -389,10 +405,13 @@ class Zygote:
         assert self._process.stdout
         async for line in self._process.stdout:
             news = json.loads(line)
+            running = self._running[news["number"]]
             if "pid" in news:
-                self._pids[news["number"]].set_result(news["pid"])
+                running.pid.set_result(news["pid"])
+            elif "address" in news:
+                running.address.set_result(news["address"])
             else:
-                self._ends[news["number"]].set_result(news)
+                running.end.set_result(news)
 
 
 @pytest.fixture(params=["sqlite", "postgres", "redis"])

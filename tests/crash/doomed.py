@@ -1,5 +1,6 @@
 """
-Processes that carry out one command each and die by SIGKILL at one named point of it.
+Processes that carry out one command each, or serve the page until they are asked to end, and die by SIGKILL at one
+named point of it.
 
 Each line on standard input is a job, as JSON; each gets a process of its own, forked from this one to save it the
 imports. A line of JSON on standard output has its process id, for tests that kill it themselves. Another one tells when
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from reset_flow import Keyring, Policy, ResetFlowError, ResetService, open_store, open_transport
 from reset_flow.testing import Witness
+from reset_flow.web.server import serve
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -97,6 +99,9 @@ async def carry_out(job: dict[str, Any]) -> str:
         tracer=witness.tracer(),
     )
     witness.see(service, transport, keyring)
+    if job["command"] == "serve":
+        await serve(service, port=0, told=lambda address: tell({"number": job["number"], "address": address}))
+        return ""
     async with service:
         try:
             witness.see(await getattr(service, job["command"])(*job["args"], **job["options"]))
