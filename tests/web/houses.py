@@ -17,6 +17,7 @@ from reset_flow import EtnaTransport, Keyring, MemoryStore, Policy, ResetService
 from reset_flow.sandbox import Sandbox
 from reset_flow.testing import FrozenClock
 from reset_flow.web import Limits, Links, create_app
+from reset_flow.web.server import AccessLogger, access
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,7 +115,7 @@ class House:
         if path != "/":
             app = web.Application()
             app.add_subapp(path, page)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        runner = web.AppRunner(app, access_log=access, access_log_class=AccessLogger, shutdown_timeout=1)
         await runner.setup()
         closing.push_async_callback(runner.cleanup)
         await web.SockSite(runner, sock).start()
