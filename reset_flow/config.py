@@ -314,6 +314,8 @@ def broker_secret(default: str | None = None, overrides: Mapping[str, str | Secr
 def _transport(overrides: Mapping[str, Secret]) -> Transport:
     url = Secret(setting("BROKER_URL", overrides=overrides))
     provider, address = _provider(url)
+    if provider not in OWN:
+        _registered(provider)  # that there is none comes before what is wrong with its settings
     for name in () if provider == "etna" else OF_ETNA:
         if setting(name, "", overrides):
             raise ConfigurationError(f"{PREFIX}{name} is a setting for ETNA: leave it out for {provider}")

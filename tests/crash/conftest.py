@@ -452,7 +452,10 @@ async def crash(store_url: str, tmp_path: Path, times: tuple[float, float]) -> A
                 EtnaTransport(sandbox.api_url, APP_KEY, name="broker", deadline=timedelta(seconds=times[0])),
                 open_store(store_url),
                 Keyring.load_or_create(keys),
-                policy=Policy(lease=timedelta(seconds=times[1]), resend_cooldown=timedelta(0), resends=20),
+                # Without an alarm, whose record it would share with the dying, who would then look at it again or not.
+                policy=Policy(
+                    lease=timedelta(seconds=times[1]), resend_cooldown=timedelta(0), resends=20, guess_alarm=None
+                ),
                 sweep=False,
                 listeners={"witness": witness.listen},
                 tracer=witness.tracer(),
