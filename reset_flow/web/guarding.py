@@ -45,6 +45,9 @@ HEADERS = {
     "X-Frame-Options": "DENY",
     "X-Robots-Tag": "noindex",
 }
+SERVER = {"Server": "reset-flow"}
+"""In the place of names and versions."""
+
 SECURE = {"Strict-Transport-Security": "max-age=31536000"}
 """Where the page is reached by https."""
 
@@ -56,7 +59,7 @@ def make_headers(*, secure: bool) -> Any:
     async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
         for name, value in fixed.items():
             response.headers.setdefault(name, value)
-        response.headers["Server"] = "reset-flow"  # in the place of names and versions
+        response.headers.update(SERVER)
 
     return add_headers
 

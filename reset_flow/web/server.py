@@ -11,6 +11,8 @@ import resource
 import signal
 import socket
 from contextlib import suppress
+from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -20,6 +22,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from reset_flow.domain.errors import ConfigurationError
 from reset_flow.web.access import LINK_PATH, public_base
 from reset_flow.web.app import create_app
+from reset_flow.web.guarding import HEADERS, SERVER
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -63,6 +66,20 @@ class AccessLogger(AbstractAccessLogger):
         return self.logger.isEnabledFor(logging.INFO)
 
 
+class _Protocol(web.RequestHandler):
+    """Answers a request that can't be read without repeating it: scripts would learn cookies that they can't see."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Return the response."""
+        response = super().handle_error(request, status, exc, message and HTTPStatus(status).phrase)
+        response.headers.update(HEADERS | SERVER)
+        return response
+
+
 async def serve(
     service: ResetService,
     *,
@@ -96,28 +113,29 @@ async def serve(
             if path := base.path.rstrip("/"):
                 page, app = app, web.Application()
                 app.add_subapp(path, page)
+                app.on_response_prepare.extend(page.on_response_prepare)
             app.middlewares.insert(0, _closing_after(ended))
-            runner = web.AppRunner(
-                app,
-                logger=http,
-                access_log=access,
-                access_log_class=AccessLogger,
-                auto_decompress=False,  # nobody sends us so much that it should be compressed
-                keepalive_timeout=IDLE,
-                shutdown_timeout=FINISHING,
-            )
+            options: dict[str, Any] = {
+                "logger": http,
+                "access_log": access,
+                "access_log_class": AccessLogger,
+                "auto_decompress": False,  # nobody sends us so much that it should be compressed
+                "keepalive_timeout": IDLE,
+            }
+            runner = web.AppRunner(app, shutdown_timeout=FINISHING)
             _allow_files()
             gc.freeze()  # what is loaded by now stays: the collector took a tenth of the CPU to go through it
             await runner.setup()
             try:
-                site = web.SockSite(runner, sock, backlog=BACKLOG)
-                await site.start()
+                assert runner.server is not None
+                protocol = partial(_Protocol, runner.server, loop=loop, **options)
+                listener = await loop.create_server(protocol, sock=sock, backlog=BACKLOG)
                 for each in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(each, ended.set)
                 told(str(base))
                 await ended.wait()
-                await site.stop()
-                if runner.server and runner.server.connections:
+                listener.close()
+                if runner.server.connections:
                     await asyncio.sleep(DRAINING)
             finally:
                 await runner.cleanup()

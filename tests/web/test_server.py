@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import signal
+import socket
 import sys
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ from reset_flow.web import server
 idle, slowness, draining = map(float, sys.argv[1:4])
 server.IDLE, server.DRAINING = idle, draining
 serving.Limits = partial(serving.Limits, slowness=timedelta(seconds=slowness))
-sys.exit(main(["serve", "--port", "0", "--trusted-proxy", "127.0.0.1"]))
+sys.exit(main(["serve", "--port", "0", "--trusted-proxy", "127.0.0.1", *sys.argv[4:]]))
 """
 """The command, with other times."""
 
@@ -65,7 +66,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, sandbox: Sandbox, *, idle: float = 30, slowness: float = 10, draining: float = 1,
+    folder: Path, sandbox: Sandbox, *options: str, idle: float = 30, slowness: float = 10, draining: float = 1,
     before: Callable[[], None] | None = None,
 ) -> AsyncIterator[Serving]:  # fmt: skip
     """Run the process, and have it end well."""
@@ -76,7 +77,7 @@ async def serving(
         "RESET_FLOW_KEYS": f"{folder}/keys",
     }  # fmt: skip
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", "-c", SERVE, *map(str, (idle, slowness, draining)), env=environment,
+        sys.executable, "-W", "error", "-c", SERVE, *map(str, (idle, slowness, draining)), *options, env=environment,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, preexec_fn=before,
     )  # fmt: skip
     try:
@@ -207,3 +208,31 @@ async def test_a_request_that_can_not_be_read_is_not_logged(tmp_path: Path, sand
         writer.close()
     assert SECRET not in server.logged
     assert "400" in server.logged
+
+
+@pytest.mark.parametrize(
+    ("status", "head"),
+    [
+        (400, f"GET /reset/ HTTP/1.1\r\nCookie: reset={SECRET}; a={'x' * 9000}"),
+        (400, f"GET /reset/ HTTP/1.1\r\nCookie: reset={SECRET}; a=\x01"),
+        (400, f"GET /reset/link/{SECRET}{'x' * 9000} HTTP/1.1"),
+        (404, f"CONNECT {SECRET}:443 HTTP/1.1"),
+        (404, f"GET /other/{SECRET} HTTP/1.1"),
+    ],
+    ids=lambda each: each[:40] if isinstance(each, str) else str(each),
+)
+async def test_what_never_gets_to_the_page_is_not_repeated_and_has_the_headers(
+    tmp_path: Path, sandbox: Sandbox, status: int, head: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = str(found.getsockname()[1])
+    address = f"http://127.0.0.1:{port}/reset/"
+    async with serving(tmp_path, sandbox, "--port", port, "--public-url", address):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+        writer.write(f"{head}\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        answer = (await reader.read()).decode()
+        writer.close()
+    assert answer.split()[1] == str(status)
+    assert SECRET not in answer
+    for header in ("Cache-Control: no-store", "X-Content-Type-Options: nosniff", "Server: reset-flow"):
+        assert header in answer
