@@ -80,8 +80,7 @@ class Limits:
 
     def client_of(self, request: web.BaseRequest) -> str:
         """Return the name of the client that a request comes from."""
-        peer = request.transport and request.transport.get_extra_info("peername")
-        address = _address(peer[0]) if isinstance(peer, tuple) and peer else None
+        address = _address(request.remote or "")  # of when it connected: it may be gone by now
         for forwarded in reversed(",".join(request.headers.getall("X-Forwarded-For", [])).split(",")):
             if not self._trusts(address):
                 break
@@ -150,9 +149,10 @@ class Clients:
             found = await self._starts.load(client)
             now = time.time()
             started, ends = msgspec.msgpack.decode(found.value) if found.value else (0, 0.0)
-            if now >= ends:
-                started, ends = 0, now + budget.window.total_seconds()
-            left = timedelta(seconds=min(ends - now, budget.window.total_seconds()))
+            window = budget.window.total_seconds()
+            if not now < ends <= now + window:  # over, or of a clock that was ahead
+                started, ends = 0, now + window
+            left = timedelta(seconds=ends - now)
             if started >= budget.limit:
                 raise LimitReached("starts", left)
             try:

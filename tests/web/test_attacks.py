@@ -1,0 +1,58 @@
+"""What a stranger tries who has read the code, and a bad day of operations."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from unittest.mock import Mock
+
+import pytest
+from aiohttp.test_utils import make_mocked_request
+
+from reset_flow import Budget
+from reset_flow.web import Limits
+from tests.web.houses import ASKED, UNASKED
+
+if TYPE_CHECKING:
+    from tests.web.houses import House
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+def test_who_is_gone_before_it_is_asked_who_he_is_stays_the_same_client() -> None:
+    transport = Mock()
+    transport.get_extra_info = {"peername": ("192.0.2.7", 5000)}.get
+    request = make_mocked_request("GET", "/", [("X-Forwarded-For", "192.0.2.99")], transport=transport)
+    request.protocol.transport = None
+    assert request.transport is None
+    for trusted in ("unix", "192.0.2.8"):
+        assert Limits(trusted_proxies=(trusted,)).client_of(request) == "192.0.2.7"
+
+
+async def test_a_clock_that_was_ahead_keeps_nobody_out(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = await house.worker(limits=Limits(starts=Budget(2, HOUR)))
+    program = await house.program(worker)
+    monkeypatch.setattr(time, "time", lambda ahead=time.time() + DAY.total_seconds(): ahead)
+    house.clock.advance(DAY)
+    assert [(await program.start(user)).status for user in ("first", "second", "third")] == [201, 201, 429]
+    monkeypatch.undo()
+    house.clock.advance(-DAY)
+    assert [(await program.start(user)).status for user in ("first", "second", "third")] == [201, 201, 429]
+
+
+async def test_a_cookie_of_spaces_is_replaced(house: House) -> None:
+    browser = await house.browser(await house.worker())
+    page = await browser.get(headers={"Cookie": f'reset="{" " * 40}"'})
+    assert page.status == 200
+    assert "Set-Cookie" in page.headers
+    assert (await browser.do("start", user=UNASKED)).has("code")
+
+
+async def test_a_link_of_spaces_is_no_link(house: House) -> None:
+    browser = await house.browser(await house.worker())
+    assert (await browser.get("link/" + "%20" * 40)).status == 410
+    program = await house.program(browser.worker)
+    await program.start(ASKED)
+    assert (await program.get(secret="", headers={"Cookie": f'reset="{" " * 40}"'})).status == 404
+    assert (await program.get()).status == 200
