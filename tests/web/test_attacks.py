@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from unittest.mock import Mock
 
-import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from reset_flow import Budget
@@ -15,6 +14,8 @@ from reset_flow.web import Limits
 from tests.web.houses import ASKED, UNASKED
 
 if TYPE_CHECKING:
+    import pytest
+
     from tests.web.houses import House
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -33,7 +34,8 @@ def test_who_is_gone_before_it_is_asked_who_he_is_stays_the_same_client() -> Non
 async def test_a_clock_that_was_ahead_keeps_nobody_out(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = await house.worker(limits=Limits(starts=Budget(2, HOUR)))
     program = await house.program(worker)
-    monkeypatch.setattr(time, "time", lambda ahead=time.time() + DAY.total_seconds(): ahead)
+    tomorrow = time.time() + DAY.total_seconds()
+    monkeypatch.setattr(time, "time", lambda: tomorrow)
     house.clock.advance(DAY)
     assert [(await program.start(user)).status for user in ("first", "second", "third")] == [201, 201, 429]
     monkeypatch.undo()
