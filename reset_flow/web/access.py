@@ -47,7 +47,8 @@ def public_base(public_url: Any) -> URL:
     Return the address under which people reach the page, ending in a slash.
 
     Raises:
-        ConfigurationError: It is no address, has a query, or is `http` and not on this machine.
+        ConfigurationError: It is no address, has a query, is `http` and not on this machine, or has a path at which
+            aiohttp mounts nothing.
     """
     try:
         url = URL(public_url)
@@ -58,6 +59,8 @@ def public_base(public_url: Any) -> URL:
         raise ConfigurationError("public_url must be like https://example.com/reset/")
     if url.scheme == "http" and host not in LOOPBACK:
         raise ConfigurationError(f"public_url: {printable(host)} must be reached by https, as passwords go there")
+    if "%" in url.raw_path or "//" in url.raw_path:
+        raise ConfigurationError("public_url: its path must be of letters of ASCII, digits and signs, like /reset/")
     return url if url.path.endswith("/") else url.with_path(url.path + "/")
 
 

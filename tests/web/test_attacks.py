@@ -7,15 +7,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from unittest.mock import Mock
 
+import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from reset_flow import Budget
-from reset_flow.web import Limits
+from reset_flow import Budget, ConfigurationError
+from reset_flow.web import Limits, Links, create_app
 from tests.web.houses import ASKED, UNASKED
 
 if TYPE_CHECKING:
-    import pytest
-
     from tests.web.houses import House
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -58,3 +57,17 @@ async def test_a_link_of_spaces_is_no_link(house: House) -> None:
     await program.start(ASKED)
     assert (await program.get(secret="", headers={"Cookie": f'reset="{" " * 40}"'})).status == 404
     assert (await program.get()).status == 200
+
+
+@pytest.mark.parametrize("path", ["//", "/a//b/", "/%2e%2e/..%2f/", "/a%2Fb/", "/ä/", "/a b/", '/"/', "/{t}/"])
+async def test_a_path_at_which_nothing_can_be_served_is_refused_at_the_start(house: House, path: str) -> None:
+    service = (await house.worker()).service
+    for made in (create_app, Links):
+        with pytest.raises(ConfigurationError, match="public_url: its path must be"):
+            made(service, public_url=f"https://example.com{path}")
+
+
+@pytest.mark.parametrize("path", ["/", "/a/b.c/", "/~reset/", "/a;b/", "/2@x/"])
+async def test_at_any_other_path_a_reset_begins(house: House, path: str) -> None:
+    browser = await house.browser(await house.worker(path=path))
+    assert (await browser.start(UNASKED)).has("code")
