@@ -133,7 +133,7 @@ class Api:
         elif cookie := self._parts.cookie_of(request):
             secret = cookie
             if request.method not in ("GET", "HEAD"):
-                check_origin(request, self._parts.origin)
+                check_origin(request, self._parts.origins)
                 token, right = request.headers.get("X-CSRF-Token", ""), self._parts.access.csrf_token(cookie)
                 if not secrets.compare_digest(token.encode(errors="replace"), right.encode()):
                     raise HttpError(HTTPStatus.FORBIDDEN, "forbidden", "X-CSRF-Token: it goes with the page's cookie")

@@ -16,7 +16,7 @@ from reset_flow.tracebacks import forget_frames
 from reset_flow.web.problems import HttpError, malformed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     from reset_flow.web.clients import Clients, Limits
 
@@ -149,7 +149,7 @@ def json_response(value: Any, status: int = HTTPStatus.OK, headers: dict[str, st
     return web.Response(body=msgspec.json.encode(value), status=status, content_type=JSON, headers=headers)
 
 
-def check_origin(request: web.Request, origin: str) -> None:
+def check_origin(request: web.Request, origins: Collection[str]) -> None:
     """
     Raise HttpError if a browser says that another site has sent this.
 
@@ -157,5 +157,5 @@ def check_origin(request: web.Request, origin: str) -> None:
     """
     site = request.headers.get("Sec-Fetch-Site", "none")
     given = request.headers.get("Origin", "null")
-    if site not in ("same-origin", "none") or given not in ("null", origin):
+    if site not in ("same-origin", "none") or given not in ("null", *origins):
         raise HttpError(HTTPStatus.FORBIDDEN, "forbidden", "another site has sent this")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from reset_flow.domain.secret import Secret
-from reset_flow.web.access import possible
+from reset_flow.web.access import LOOPBACK, possible
 from reset_flow.web.guarding import CLIENT
 
 if TYPE_CHECKING:
@@ -45,9 +45,10 @@ class Parts:
         return self.url.raw_path
 
     @property
-    def origin(self) -> str:
-        """The page's origin, as browsers name it."""
-        return str(self.url.origin())
+    def origins(self) -> frozenset[str]:
+        """The page's origins, as browsers name them. Without https it is on this machine, which has several names."""
+        origin = self.url.origin()
+        return frozenset({str(origin)} if self.is_secure else {str(origin.with_host(host)) for host in LOOPBACK})
 
     @property
     def is_secure(self) -> bool:

@@ -192,7 +192,7 @@ class Site:
         Raises:
             HttpError: Another site has sent it, or another browser, or it is too old.
         """
-        check_origin(request, self._parts.origin)
+        check_origin(request, self._parts.origins)
         form = await read_form(request, self._parts.limits)
         cookie, once = self._parts.cookie_of(request), form.get("once", "")
         right = self._parts.access.csrf_token(cookie) if cookie else ""

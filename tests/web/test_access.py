@@ -7,6 +7,7 @@ import itertools
 from datetime import timedelta
 from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -224,6 +225,16 @@ async def test_the_origin_is_as_browsers_write_it(house: House, public_url: str,
     assert page.status == 303
     other = cookie | {"Origin": origin.replace("ex", "x")}
     assert (await browser.send(Form("/reset/start", {}), user=UNASKED, headers=other)).status == 403
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+async def test_this_machine_may_be_called_by_any_of_its_names(house: House, host: str) -> None:
+    browser = await house.browser(await house.worker())
+    port = urlsplit(browser.worker.url).port
+    form = (await browser.get()).form("start")
+    assert (await browser.send(form, user=UNASKED, headers={"Origin": f"http://{host}:{port}"})).has("code")
+    for other in (f"http://{host}:1", f"https://{host}:{port}", f"http://{host}.elsewhere.example:{port}"):
+        assert (await browser.send(form, user=UNASKED, headers={"Origin": other})).status == 403
 
 
 # --- the API with the page's cookie
