@@ -62,6 +62,7 @@ ERRORS = {
     "held_elsewhere": "held",
     "illegal_command": "step.changed",
     "invalid_input": "user.invalid",
+    "key_reused": "request.rejected",
     "stale_record": "busy",
     "unknown_user": "user.unknown",
 }

@@ -17,7 +17,7 @@ from aiohttp import web
 from reset_flow.domain.errors import ResetFlowError, StoreError
 from reset_flow.domain.flow import Credential
 from reset_flow.domain.secret import Secret
-from reset_flow.messages import message_of, message_of_error
+from reset_flow.messages import Message, message_of, message_of_error
 from reset_flow.web import openapi
 from reset_flow.web.access import holder_of, new_secret
 from reset_flow.web.guarding import CLIENT, check_origin, json_response, read_body, read_json
@@ -25,7 +25,6 @@ from reset_flow.web.problems import HttpError, malformed, no_flow, problem
 
 if TYPE_CHECKING:
     from reset_flow.domain.flow import Flow
-    from reset_flow.messages import Message
     from reset_flow.web.openapi import Operation
     from reset_flow.web.parts import Parts
 
@@ -62,7 +61,8 @@ class Api:
     def refuse(self, request: web.Request, error: ResetFlowError) -> web.Response:
         """Return the response for an error."""
         told = problem(error)
-        told.body["message"] = self._said(message_of_error(error), self._parts.locale_of(request))
+        message = Message("request.rejected") if isinstance(error, HttpError) else message_of_error(error)
+        told.body["message"] = self._said(message, self._parts.locale_of(request))
         return web.Response(body=told.encode(), status=told.status, headers=told.headers)
 
     async def _openapi(self, _: web.Request) -> web.Response:

@@ -41,8 +41,8 @@ RETRY_AFTER = timedelta(seconds=5)
 class Kind(StrEnum):
     """
     What is shown. `FLOW`: whatever the flow asks for or tells. `LINK`: the landing of a one-time link. `FORBIDDEN`: the
-    form is too old, came without a cookie or from elsewhere. `HELD`: the code was typed elsewhere. `UNAVAILABLE`: store
-    or broker are out of reach, and no flow is known.
+    form is too old, came without a cookie or from elsewhere. `REJECTED`: what came is no form, or is too long or slow.
+    `HELD`: the code was typed elsewhere. `UNAVAILABLE`: store or broker are out of reach, and no flow is known.
     """
 
     ACCOUNT = "account"
@@ -50,6 +50,7 @@ class Kind(StrEnum):
     LINK = "link"
     LINK_USED = "link_used"
     FORBIDDEN = "forbidden"
+    REJECTED = "rejected"
     HELD = "held"
     UNAVAILABLE = "unavailable"
     MISSING = "missing"
@@ -122,6 +123,7 @@ FAILURES = {
 }
 NOTICES = {
     Kind.FORBIDDEN: ("page.forbidden.title", "page.forbidden.text", "page.forbidden.button"),
+    Kind.REJECTED: ("page.forbidden.title", "request.rejected", "page.forbidden.button"),
     Kind.LINK_USED: ("page.link_used.title", "page.link_used.text", "page.failed.button"),
     Kind.MISSING: ("page.missing.title", "page.missing.text", "page.missing.button"),
     Kind.UNAVAILABLE: ("page.unavailable.title", "store.unavailable", "page.retry"),

@@ -47,6 +47,13 @@ BARE = {"resend": "resend", "cancel": "cancel"}
 MOVED_ON = (IllegalCommand, FlowEnded, KeyReused)
 """What a form that is too old comes to: the person is shown where the flow stands."""
 
+KINDS = {
+    HTTPStatus.FORBIDDEN: Kind.FORBIDDEN,
+    HTTPStatus.NOT_FOUND: Kind.MISSING,
+    HTTPStatus.METHOD_NOT_ALLOWED: Kind.MISSING,
+}
+"""What is shown for a request that is none of ours; for any other, that it was not understood."""
+
 DAY = 86_400
 YEAR = 365 * DAY
 FOR_EVER = {"Cache-Control": f"public, max-age={YEAR}, immutable"}
@@ -79,9 +86,8 @@ class Site:
     def refuse(self, request: web.Request, error: ResetFlowError) -> web.Response:
         """Return the page for an error that no form can show."""
         if isinstance(error, HttpError):
-            kinds = {HTTPStatus.NOT_FOUND: Kind.MISSING, HTTPStatus.METHOD_NOT_ALLOWED: Kind.MISSING}
-            kind, status = kinds.get(error.status, Kind.FORBIDDEN), error.status
-            return self._response(request, kind, status=status, headers=error.headers)
+            kind = KINDS.get(error.status, Kind.REJECTED)
+            return self._response(request, kind, status=error.status, headers=error.headers)
         retry_after = error.retry_after
         return self._response(request, Kind.UNAVAILABLE, status=status_of(error), error=error, retry_after=retry_after)
 

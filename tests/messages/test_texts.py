@@ -70,6 +70,7 @@ def raised() -> Iterator[errors.ResetFlowError]:
         errors.CommandVetoed("no"),
         errors.HeldElsewhere("x"),
         errors.KeyReused("no"),
+        errors.ConfigurationError("no"),
         errors.BrokerUnavailable(),
         errors.StoreUnavailable(),
     )

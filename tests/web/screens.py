@@ -131,6 +131,7 @@ SCREENS = {
     "link": screen(Kind.LINK, path="link/abc", flow=flow_at(Step.CODE)),
     "link-used": screen(Kind.LINK_USED, path="link/abc"),
     "forbidden": screen(Kind.FORBIDDEN),
+    "rejected": screen(Kind.REJECTED),
     "held": screen(Kind.HELD),
     "unavailable": screen(Kind.UNAVAILABLE, retry_after=timedelta(seconds=5)),
     "missing": screen(Kind.MISSING),

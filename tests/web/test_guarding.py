@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 import html5lib
 import pytest
 
+from reset_flow.messages import LOCALES, Texts
 from reset_flow.web import Limits
 from tests.web.houses import ASKED, UNASKED, random_key
 
@@ -209,6 +210,28 @@ async def test_what_is_no_start_is_malformed_and_not_repeated(house: House, body
     assert b'"malformed"' in told or b'"invalid_input"' in told
     assert b"xxxx" not in told
     assert house.sandbox.calls == []
+
+
+@pytest.mark.parametrize(
+    ("status", "path", "kind", "body"),
+    [
+        (400, "api/flows", JSON, "{"),
+        (413, "api/flows", JSON, " " * 20_000),
+        (415, "api/flows", FORM, "user=x"),
+        (404, "api/nowhere", JSON, "{}"),
+        (400, "start", FORM, "%FF"),
+        (413, "start", FORM, "x" * 20_000),
+        (415, "start", JSON, "{}"),
+    ],
+)
+async def test_what_can_not_be_read_is_no_trouble_of_ours(
+    house: House, status: int, path: str, kind: str, body: str
+) -> None:
+    worker = await house.worker()
+    for locale in LOCALES:
+        text = request_of("POST", f"/reset/{path}", f"{kind}Accept-Language: {locale}\r\n", body)
+        found, _, told = await send(worker, text)
+        assert (found, Texts().say("request.rejected", locale) in told.decode()) == (status, True)
 
 
 # --- hostile headers, paths and fields

@@ -62,7 +62,7 @@ TABLE: list[Row] = [
     (FlowEnded(FLOW, "expired"), 410, None, "not_found"),
     (IllegalCommand(FLOW, "answer", State.QUESTION_ANSWERED, ("verify",)), 409, None, "step.changed"),
     (FlowBusy(FLOW, "verify", timedelta(seconds=2.1)), 409, 3, "busy"),
-    (KeyReused("this key was given to answer before"), 409, None, "trouble"),
+    (KeyReused("this key was given to answer before"), 409, None, "request.rejected"),
     (CommandVetoed("not from there"), 403, None, "vetoed"),
     (HeldElsewhere(FLOW), 403, None, "held"),
     (LimitReached("codes_per_user", MINUTE), 429, 60, "limit.codes_per_user"),
