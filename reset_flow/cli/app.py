@@ -245,19 +245,19 @@ def sandbox(
 def serve(
     *,
     settings: Settings,
-    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 picks a free one.")] = 8080,
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="0 picks a free one.")] = 8080,
     public_url: Annotated[
-        str | None, typer.Option("--public-url", metavar="URL", help="Where people reach it: RESET_FLOW_PUBLIC_URL.")
+        str | None, typer.Option("--public-url", metavar="URL", help="RESET_FLOW_PUBLIC_URL: where people reach it.")
     ] = None,
     trusted_proxies: Annotated[
         list[str] | None,
         typer.Option(
-            "--trusted-proxy", metavar="NETWORK", help="Whose X-Forwarded-For is believed: RESET_FLOW_TRUSTED_PROXIES."
+            "--trusted-proxy", metavar="NETWORK", help="RESET_FLOW_TRUSTED_PROXIES: whose X-Forwarded-For is believed."
         ),
     ] = None,
     look: Annotated[
-        Path | None, typer.Option("--look", metavar="FILE", help="How the page looks, as TOML: RESET_FLOW_LOOK.")
+        Path | None, typer.Option("--look", metavar="FILE", help="RESET_FLOW_LOOK: how the page looks, as TOML.")
     ] = None,
 ) -> None:
     """Serve the page and the JSON API. What is under way at SIGTERM is finished."""

@@ -41,6 +41,7 @@ def serve(
     limits = Limits(trusted_proxies=tuple(trusted_proxies))
     service = from_env({**settings.overrides, "STORE": settings.store})
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
+    logging.getLogger("transitions").setLevel(logging.WARNING)  # the audit log says the same, and of which flow
     asyncio.run(
         serve_page(
             service,

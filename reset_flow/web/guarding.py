@@ -90,7 +90,8 @@ def make_guard(clients: Clients, limits: Limits, refuse: Refuse) -> Any:
 def _of_aiohttp(error: web.HTTPException) -> HttpError:
     status = HTTPStatus(error.status)
     headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-    return HttpError(status, status.phrase.lower().replace(" ", "_"), f"{status.phrase.lower()}: see the list", headers)
+    phrase = status.phrase.lower()
+    return HttpError(status, phrase.replace(" ", "_"), f"{phrase}: api/openapi.json lists the calls", headers)
 
 
 async def read_body(request: web.Request, limits: Limits) -> bytes:

@@ -20,7 +20,7 @@ from aiohttp.abc import AbstractAccessLogger
 from aiohttp.http_exceptions import HttpProcessingError
 
 from reset_flow.domain.errors import ConfigurationError
-from reset_flow.web.access import LINK_PATH, public_base
+from reset_flow.web.access import LINK_PATH, LOOPBACK, public_base
 from reset_flow.web.app import create_app
 from reset_flow.web.guarding import HEADERS, SERVER
 
@@ -103,6 +103,8 @@ async def serve(
     Raises:
         ConfigurationError: A setting can't be, or the address can't be listened on.
     """
+    if public_url is None and host not in LOOPBACK:
+        raise ConfigurationError("public_url: say by which address people come, such as https://example.com/")
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     with _listening(host, port) as sock:
@@ -148,7 +150,7 @@ def _listening(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:  # whose own words repeat the host
         number = getattr(error, "errno", 0)
         reason = os.strerror(number) if number > 0 else "there is no such host"
-        raise ConfigurationError(f"host and port can't be listened on: {reason}") from None
+        raise ConfigurationError(f"port {port} of this host can't be listened on: {reason}") from None
 
 
 def _allow_files() -> None:

@@ -66,8 +66,9 @@ def test_it_listens_on_ipv6_and_under_a_path(home: Path) -> None:
 def test_an_address_that_can_not_be_listened_on_is_one_line(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         run("serve", "--port", str(taken.getsockname()[1])).refused(12, "port", "in use")
-    run("serve", "--host", "192.0.2.1").refused(12, "host", "Cannot assign")
-    refused = run("serve", "--host", SECRET)
+    elsewhere = ("--public-url", "https://example.com/", "--host")
+    run("serve", *elsewhere, "192.0.2.1").refused(12, "host", "Cannot assign")
+    refused = run("serve", *elsewhere, SECRET)
     refused.refused(12, "there is no such host")
     assert SECRET not in refused.err
 
@@ -89,7 +90,7 @@ def test_a_public_url_that_can_be_none_is_one_line(run: Run, address: str) -> No
 
 
 def test_people_elsewhere_are_served_by_https_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    run("serve", "--port", "0", "--host", "0.0.0.0").refused(12, "public_url", "https")  # noqa: S104 - it is refused
+    run("serve", "--host", "0.0.0.0").refused(12, "public_url", "by which address")  # noqa: S104 - it is refused
     monkeypatch.setenv("RESET_FLOW_PUBLIC_URL", "http://example.com/")
     run("serve", "--port", "0").refused(12, "public_url", "https")
 

@@ -54,7 +54,7 @@ class Serving:
         out, logged = await asyncio.wait_for(self.process.communicate(), PATIENCE)
         self.logged = logged.decode()
         assert (self.process.returncode, out) == (0, b""), self.logged
-        for trouble in ("Traceback", " ERROR ", "Exception"):
+        for trouble in ("Traceback", " ERROR ", "Exception", "transitions.core"):
             assert trouble not in self.logged, self.logged
 
 
