@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
-from reset_flow.domain.errors import ResetFlowError, StoreError
+from reset_flow.domain.errors import KeyReused, ResetFlowError, StoreError
 from reset_flow.domain.flow import Credential
 from reset_flow.domain.secret import Secret
 from reset_flow.messages import Message, message_of, message_of_error
@@ -102,7 +102,7 @@ class Api:
                 patience=PATIENCE,
             )
         except ResetFlowError as error:
-            if error.flow is None or error.code == "key_reused":
+            if error.flow is None or isinstance(error, KeyReused):
                 raise
             flow = error.flow  # it is there, and its first call is still to be made: the client needs its secret
         if key is not None:
@@ -151,7 +151,9 @@ class Api:
             return msgspec.json.decode(body, type=operation.takes)
         except (msgspec.DecodeError, UnicodeDecodeError):
             fields = ", ".join(operation.takes.__struct_fields__)
-        raise malformed(f"the body must be a JSON object with these fields, each a text: {fields}")
+        raise malformed(
+            f"the body must be a JSON object as api/openapi.json has it, with no other fields than {fields}"
+        )
 
     def _flow(self, flow: Flow, request: web.Request) -> dict[str, Any]:
         base = f"{self._parts.base}api/flows/{flow.id}"

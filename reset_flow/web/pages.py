@@ -25,6 +25,7 @@ from reset_flow.domain.errors import (
 from reset_flow.domain.flow import Failure, Flow, State, Step
 from reset_flow.messages import Message, doubt_of, masked, message_of, message_of_error, reasons_of
 from reset_flow.web.assets import Asset, assets_of
+from reset_flow.web.problems import seconds_to_wait
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,14 +36,16 @@ if TYPE_CHECKING:
     from reset_flow.domain.password_rules import PasswordRules
     from reset_flow.web.look import Look
 
-RETRY_AFTER = timedelta(seconds=5)
+RETRY_AFTER = 5
+"""Seconds to wait where nobody knows better."""
 
 
 class Kind(StrEnum):
     """
     What is shown. `FLOW`: whatever the flow asks for or tells. `LINK`: the landing of a one-time link. `FORBIDDEN`: the
     form is too old, came without a cookie or from elsewhere. `REJECTED`: what came is no form, or is too long or slow.
-    `HELD`: the code was typed elsewhere. `UNAVAILABLE`: store or broker are out of reach, and no flow is known.
+    `HELD`: the code was typed elsewhere. `LIMITED`: this client asks too often. `UNAVAILABLE`: store or broker are out
+    of reach, and no flow is known.
     """
 
     ACCOUNT = "account"
@@ -52,6 +55,7 @@ class Kind(StrEnum):
     FORBIDDEN = "forbidden"
     REJECTED = "rejected"
     HELD = "held"
+    LIMITED = "limited"
     UNAVAILABLE = "unavailable"
     MISSING = "missing"
 
@@ -83,7 +87,6 @@ class Screen:
     flow: Flow | None = None
     error: ResetFlowError | None = None
     login: str = attrs.field(default="", repr=False)
-    retry_after: timedelta | None = None
     reveals_login: bool = False
 
 
@@ -126,6 +129,7 @@ NOTICES = {
     Kind.REJECTED: ("page.forbidden.title", "request.rejected", "page.forbidden.button"),
     Kind.LINK_USED: ("page.link_used.title", "page.link_used.text", "page.failed.button"),
     Kind.MISSING: ("page.missing.title", "page.missing.text", "page.missing.button"),
+    Kind.LIMITED: ("page.busy.title", "limit.wait", "page.retry"),
     Kind.UNAVAILABLE: ("page.unavailable.title", "store.unavailable", "page.retry"),
 }
 """Title, text and link of screens without a form."""
@@ -266,9 +270,9 @@ def _title(screen: Screen, template: str) -> str:
 
 def _told(screen: Screen) -> Message | None:
     """Return what the person is told beside the title."""
-    if screen.kind is Kind.UNAVAILABLE:
-        wait = screen.retry_after or (screen.error and screen.error.retry_after) or RETRY_AFTER
-        return Message(NOTICES[screen.kind][1], {"retry_after": round(wait.total_seconds())})
+    if screen.kind in {Kind.LIMITED, Kind.UNAVAILABLE}:
+        seconds = screen.error and seconds_to_wait(screen.error)
+        return Message(NOTICES[screen.kind][1], {"retry_after": seconds or RETRY_AFTER})
     if screen.kind in NOTICES:
         return Message(NOTICES[screen.kind][1])
     if screen.kind is Kind.HELD:

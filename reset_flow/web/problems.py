@@ -84,12 +84,10 @@ def no_flow() -> errors.FlowNotFound:
 def problem(error: errors.ResetFlowError) -> Problem:
     """Return the response for an error. It says nothing that the person may not know."""
     status = status_of(error)
-    wait = error.retry_after
     headers = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"}
     if isinstance(error, HttpError):
         headers |= error.headers
-    seconds = None if wait is None else math.ceil(max(0.0, wait.total_seconds()))
-    if seconds is not None:
+    if (seconds := seconds_to_wait(error)) is not None:
         headers["Retry-After"] = str(seconds)
     flow = None if isinstance(error, errors.HeldElsewhere) else error.flow  # who asks may not see it
     body = {
@@ -108,6 +106,11 @@ def problem(error: errors.ResetFlowError) -> Problem:
         "flow": flow.public() if flow else None,
     }
     return Problem(status.value, headers, body)
+
+
+def seconds_to_wait(error: errors.ResetFlowError) -> int | None:
+    """Return when to try again, in seconds rounded up; `None` where that does not help."""
+    return None if error.retry_after is None else math.ceil(max(0.0, error.retry_after.total_seconds()))
 
 
 def status_of(error: errors.ResetFlowError) -> HTTPStatus:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -18,6 +17,7 @@ from reset_flow.domain.errors import (
     IllegalCommand,
     InvalidInput,
     KeyReused,
+    LimitReached,
     ResetFlowError,
     StoreError,
 )
@@ -27,7 +27,7 @@ from reset_flow.web.access import LINK_PATH, LINKED, holder_of, new_secret, poss
 from reset_flow.web.guarding import CLIENT, check_origin, read_form
 from reset_flow.web.pages import Kind, Screen
 from reset_flow.web.parts import LANGUAGE
-from reset_flow.web.problems import HttpError, status_of
+from reset_flow.web.problems import HttpError, seconds_to_wait, status_of
 
 if TYPE_CHECKING:
     from reset_flow.domain.flow import Flow
@@ -88,8 +88,10 @@ class Site:
         if isinstance(error, HttpError):
             kind = KINDS.get(error.status, Kind.REJECTED)
             return self._response(request, kind, status=error.status, headers=error.headers)
-        retry_after = error.retry_after
-        return self._response(request, Kind.UNAVAILABLE, status=status_of(error), error=error, retry_after=retry_after)
+        kind = Kind.LIMITED if isinstance(error, LimitReached) else Kind.UNAVAILABLE
+        token = request.match_info.get("token", "")
+        path = LINK_PATH + token if possible(token) else ""
+        return self._response(request, kind, status=status_of(error), error=error, path=path)
 
     # --- looking, which changes nothing
 
@@ -104,7 +106,7 @@ class Site:
             flow = await self._flow_of(request)
         except HeldElsewhere:
             return self._held(request)
-        return self._show(request, flow)
+        return self._response(request, Kind.FLOW if flow else Kind.ACCOUNT, flow=flow)
 
     async def _look_at_link(self, request: web.Request) -> web.Response:
         token = request.match_info["token"]
@@ -225,14 +227,11 @@ class Site:
     def _held(self, request: web.Request) -> web.Response:
         return self._response(request, Kind.HELD, status=HTTPStatus.FORBIDDEN)
 
-    def _show(self, request: web.Request, flow: Flow | None) -> web.Response:
-        return self._response(request, Kind.ACCOUNT if flow is None else Kind.FLOW, flow=flow)
-
     def _failed(self, request: web.Request, error: ResetFlowError, kind: Kind, **shown: Any) -> web.Response:
         """Return the form again, with what was wrong."""
         known = isinstance(error, InvalidInput) and kind is Kind.ACCOUNT
         status = HTTPStatus.UNPROCESSABLE_ENTITY if known else status_of(error)
-        return self._response(request, kind, status=status, error=error, retry_after=error.retry_after, **shown)
+        return self._response(request, kind, status=status, error=error, **shown)
 
     def _response(
         self,
@@ -260,8 +259,8 @@ class Site:
             **shown,
         )
         headers = {**(headers or {}), "Content-Language": locale, "Vary": "Accept-Language, Cookie"}
-        if screen.retry_after is not None:
-            headers["Retry-After"] = str(max(0, math.ceil(screen.retry_after.total_seconds())))
+        if screen.error and (seconds := seconds_to_wait(screen.error)) is not None:
+            headers["Retry-After"] = str(seconds)
         text = self._pages.render(screen)
         response = web.Response(text=text, status=status, content_type="text/html", headers=headers)
         if is_new:

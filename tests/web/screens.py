@@ -133,6 +133,7 @@ SCREENS = {
     "forbidden": screen(Kind.FORBIDDEN),
     "rejected": screen(Kind.REJECTED),
     "held": screen(Kind.HELD),
-    "unavailable": screen(Kind.UNAVAILABLE, retry_after=timedelta(seconds=5)),
+    "limited": screen(Kind.LIMITED),
+    "unavailable": screen(Kind.UNAVAILABLE),
     "missing": screen(Kind.MISSING),
 }

@@ -6,11 +6,13 @@ import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
+from urllib.parse import urlsplit
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from reset_flow import Budget, CommandRequest, ConfigurationError
+from reset_flow.messages import Texts
 from reset_flow.web import Limits
 from tests.web.houses import ASKED, UNASKED
 
@@ -165,6 +167,18 @@ async def test_a_client_that_asks_too_often_waits(house: House) -> None:
     assert (refused.status, refused.body["limit"]) == (429, "requests")
     assert (await browser.get("nowhere", headers=mine)).status == 429
     assert (await browser.get(headers={"X-Forwarded-For": "192.0.2.8"})).status == 200
+
+
+async def test_who_asks_too_often_is_told_so_and_may_look_at_a_link_again(house: House) -> None:
+    worker = await house.worker(limits=Limits(requests=Budget(1, HOUR)))
+    browser = await house.browser(worker)
+    link = await worker.links.create((await worker.service.start("robert.zak")).id)
+    path = urlsplit(link).path
+    assert (await browser.get(path)).status == 200
+    refused = await browser.get(path)
+    assert refused.status == 429
+    assert Texts().pattern("limit.wait", "en").partition("{")[0] in refused.text
+    assert f'href="{path}"' in refused.text
 
 
 async def test_the_address_is_the_origin_of_a_start(house: House) -> None:
