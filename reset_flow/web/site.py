@@ -88,6 +88,8 @@ class Site:
         if isinstance(error, HttpError):
             kind = KINDS.get(error.status, Kind.REJECTED)
             return self._response(request, kind, status=error.status, headers=error.headers)
+        if isinstance(error, HeldElsewhere):
+            return self._response(request, Kind.HELD, status=HTTPStatus.FORBIDDEN)
         kind = Kind.LIMITED if isinstance(error, LimitReached) else Kind.UNAVAILABLE
         token = request.match_info.get("token", "")
         path = LINK_PATH + token if possible(token) else ""
@@ -138,6 +140,7 @@ class Site:
                 raise
             if error.flow is None or isinstance(error, KeyReused):
                 return self._failed(request, error, Kind.ACCOUNT, login=one_line(user.reveal())[:400])
+            await self._parts.access.flow(secret)  # it may be another's to go on with by now
             response = self._failed(request, error, Kind.FLOW, flow=error.flow, cookie=secret)
             self._set_cookie(response, secret)
             return response
@@ -155,8 +158,6 @@ class Site:
             )
         except (FlowNotFound, *MOVED_ON):
             return self._onward()
-        except HeldElsewhere:
-            return self._held(request)
         except ResetFlowError as error:
             if error.flow is None:
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -11,8 +12,9 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from reset_flow import Budget, ConfigurationError
-from reset_flow.web import Limits, Links, create_app
-from tests.web.houses import ASKED, UNASKED
+from reset_flow.web import Limits, Links, create_app, site
+from tests.web.houses import ASKED, PASSWORD, UNASKED
+from tests.web.test_access import opened_by_link
 
 if TYPE_CHECKING:
     from tests.web.houses import House
@@ -71,3 +73,24 @@ async def test_a_path_at_which_nothing_can_be_served_is_refused_at_the_start(hou
 async def test_at_any_other_path_a_reset_begins(house: House, path: str) -> None:
     browser = await house.browser(await house.worker(path=path))
     assert (await browser.start(UNASKED)).has("code")
+
+
+async def test_who_starts_again_sees_nothing_of_what_the_victim_does_now(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site, "PATIENCE", timedelta(milliseconds=50))
+    worker = await house.worker()
+    attacker = await house.browser(worker)
+    start, cookie = (await attacker.get()).form("start").filled({"user": UNASKED}), attacker.cookie
+    assert (await attacker.send(start)).has("code")
+    victim = await opened_by_link(house, worker, (await attacker.flow()).id)
+    await victim.do("code", code=house.sandbox.newest_code(UNASKED))
+    house.sandbox.fault("update", "latency_after", seconds=1)
+    password = asyncio.create_task(victim.do("password", password=PASSWORD))
+    await house.sandbox.wait_for_calls("update")
+    attacker.cookie = cookie
+    page = await attacker.send(start)
+    assert (page.status, page.has("again")) == (403, True)
+    assert "data-ends" not in page.text
+    assert (await password).status == 200
+    assert house.sandbox.password_of(UNASKED) == PASSWORD
