@@ -104,10 +104,7 @@ class Site:
         return web.Response(body=asset.body, content_type=asset.content_type, charset="utf-8", headers=FOR_EVER)
 
     async def _look(self, request: web.Request) -> web.Response:
-        try:
-            flow = await self._flow_of(request)
-        except HeldElsewhere:
-            return self._held(request)
+        flow = await self._flow_of(request)
         return self._response(request, Kind.FLOW if flow else Kind.ACCOUNT, flow=flow)
 
     async def _look_at_link(self, request: web.Request) -> web.Response:
@@ -224,9 +221,6 @@ class Site:
             return await self._parts.access.flow(cookie)
         except FlowNotFound:
             return None
-
-    def _held(self, request: web.Request) -> web.Response:
-        return self._response(request, Kind.HELD, status=HTTPStatus.FORBIDDEN)
 
     def _failed(self, request: web.Request, error: ResetFlowError, kind: Kind, **shown: Any) -> web.Response:
         """Return the form again, with what was wrong."""

@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from reset_flow import Budget, ConfigurationError
+from reset_flow import Budget, ConfigurationError, MemoryStore, StoreUnavailable
 from reset_flow.web import Limits, Links, create_app, site
 from tests.web.houses import ASKED, PASSWORD, UNASKED
 from tests.web.test_access import opened_by_link
@@ -94,3 +94,26 @@ async def test_who_starts_again_sees_nothing_of_what_the_victim_does_now(
     assert "data-ends" not in page.text
     assert (await password).status == 200
     assert house.sandbox.password_of(UNASKED) == PASSWORD
+
+
+@pytest.mark.parametrize("house", ["memory"], indirect=True)
+async def test_who_clicks_on_a_link_while_the_store_is_away_is_led_back_to_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise StoreUnavailable("nobody is there")
+
+    worker = await house.worker()
+    program = await house.program(worker)
+    await program.start()
+    link = (await worker.links.create(program.flow_id)).partition("/reset/")[2]
+    browser = await house.browser(worker)
+    page = await browser.get(link)
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryStore, "load", away)
+        for told in (await browser.get(link), await browser.send(page.forms[-1])):
+            assert told.status == 503
+            assert f'class="button primary" href="/reset/{link}"' in told.text
+        assert 'class="button primary" href="/reset/"' in (await browser.get()).text
+    assert (await browser.get(link)).status == 200
+    assert (await browser.send(page.forms[-1])).has("code")
