@@ -9,10 +9,15 @@ from reset_flow.web.problems import Problem, problem
 if TYPE_CHECKING:
     from reset_flow.web.app import create_app
     from reset_flow.web.look import Look
+    from reset_flow.web.server import AccessLogger
 
-__all__ = ["Limits", "Links", "Look", "Problem", "create_app", "problem"]
+__all__ = ["AccessLogger", "Limits", "Links", "Look", "Problem", "create_app", "problem"]
 
-_LATE = {"create_app": "reset_flow.web.app", "Look": "reset_flow.web.look"}
+_LATE = {
+    "AccessLogger": "reset_flow.web.server",
+    "Look": "reset_flow.web.look",
+    "create_app": "reset_flow.web.app",
+}
 
 
 def __getattr__(name: str) -> Any:

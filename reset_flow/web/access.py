@@ -14,7 +14,6 @@ from yarl import URL
 from reset_flow.domain.errors import ConfigurationError, FlowNotFound, InvalidInput, StaleRecord
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.text import printable
-from reset_flow.web.problems import no_flow
 
 if TYPE_CHECKING:
     from reset_flow.domain.flow import Flow
@@ -64,6 +63,12 @@ def public_base(public_url: Any) -> URL:
     return url if url.path.endswith("/") else url.with_path(url.path + "/")
 
 
+def _lifetime(given: Any) -> timedelta:
+    if not isinstance(given, timedelta) or given <= timedelta(0):
+        raise InvalidInput("lifetime: it must be a timedelta longer than zero")
+    return given
+
+
 class _Link(msgspec.Struct, array_like=True, frozen=True):
     """
     A one-time link.
@@ -101,11 +106,10 @@ class Links:
 
         Raises:
             FlowNotFound, StoreUnavailable: As for `ResetService.get`.
-            InvalidInput: The lifetime is none.
+            InvalidInput: The lifetime is no `timedelta`, or not longer than zero.
         """
+        lifetime = _lifetime(lifetime)
         flow = await self._service.get(flow_id)
-        if lifetime <= timedelta(0):
-            raise InvalidInput("lifetime: it must be longer than zero")
         token = new_secret()
         await self._links.save(token, msgspec.msgpack.encode(_Link(flow.id)), revision=b"", lifetime=lifetime)
         return str(self._base / (LINK_PATH + token))
@@ -140,7 +144,7 @@ class Links:
             return secret
         return None
 
-    async def flow_of(self, secret: str) -> str | None:
+    async def id_of(self, secret: str) -> str | None:
         """Return the id of the flow that a browser's secret opens."""
         if not secret.startswith(LINKED):
             return self._service.id_of(secret)
@@ -199,11 +203,9 @@ class Access:
         Raises:
             FlowNotFound: There is none; whether the id or the secret is wrong is not told.
         """
-        found = None
-        if possible(secret):
-            found = await self._links.flow_of(secret)
+        found = await self._links.id_of(secret) if possible(secret) else None
         if found is None or (flow_id is not None and found != flow_id):
-            raise no_flow()
+            raise FlowNotFound("")
         return found
 
 

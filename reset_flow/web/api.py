@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
-from reset_flow.domain.errors import KeyReused, ResetFlowError, StoreError
+from reset_flow.domain.errors import FlowNotFound, KeyReused, ResetFlowError, StoreError
 from reset_flow.domain.flow import Credential
 from reset_flow.domain.secret import Secret
 from reset_flow.messages import Message, message_of, message_of_error
 from reset_flow.web import openapi
 from reset_flow.web.access import holder_of, new_secret
 from reset_flow.web.guarding import CLIENT, check_origin, json_response, read_body, read_json
-from reset_flow.web.problems import HttpError, malformed, no_flow, problem
+from reset_flow.web.problems import HttpError, malformed, problem
 
 if TYPE_CHECKING:
     from reset_flow.domain.flow import Flow
@@ -138,7 +138,7 @@ class Api:
                 if not secrets.compare_digest(token.encode(errors="replace"), right.encode()):
                     raise HttpError(HTTPStatus.FORBIDDEN, "forbidden", "X-CSRF-Token: it goes with the page's cookie")
         else:
-            raise no_flow()
+            raise FlowNotFound("")
         return await self._parts.access.flow_id(secret, flow_id), secret
 
     async def _read(self, request: web.Request, operation: Operation) -> Any:

@@ -136,14 +136,13 @@ def _operation(each: Operation, schema: dict[Any, Any]) -> dict[str, Any]:
         "security": [] if each.is_open else SECURITY,
     }
     for status in each.refused:
+        is_told = each.gives is HealthDocument and status == HTTPStatus.SERVICE_UNAVAILABLE
         described["responses"][str(status)] = {
             "description": HTTPStatus(status).phrase,
-            "content": {"application/problem+json": {"schema": schema[ProblemDocument]}},
+            "content": _json(schema[HealthDocument])
+            if is_told
+            else {"application/problem+json": {"schema": schema[ProblemDocument]}},
         }
-    if each.gives is HealthDocument:
-        described["responses"].pop("503", None)
-        if 503 in each.refused:  # noqa: PLR2004
-            described["responses"]["503"] = _response(each, schema)
     parameters = []
     if "{id}" in each.path:
         parameters.append({"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})
@@ -158,19 +157,21 @@ def _operation(each: Operation, schema: dict[Any, Any]) -> dict[str, Any]:
     if parameters:
         described["parameters"] = parameters
     if each.takes:
-        described["requestBody"] = {
-            "required": True, "content": {"application/json": {"schema": schema[each.takes]}},
-        }  # fmt: skip
+        described["requestBody"] = {"required": True, "content": _json(schema[each.takes])}
     return described
 
 
 def _response(each: Operation, schema: dict[Any, Any]) -> dict[str, Any]:
     response: dict[str, Any] = {
         "description": HTTPStatus(each.status).phrase,
-        "content": {"application/json": {"schema": schema[each.gives]}},
+        "content": _json(schema[each.gives]),
     }
     if each is START:
         response["headers"] = {"Location": {"schema": {"type": "string"}, "required": True}}
     if each.gives in (FlowDocument, NewFlowDocument):
         response["links"] = {on.name: {"$ref": f"#/components/links/{on.name}"} for on in (GET, *COMMANDS)}
     return response
+
+
+def _json(schema: Any) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}

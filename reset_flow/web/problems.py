@@ -74,13 +74,6 @@ def malformed(detail: str) -> HttpError:
     return HttpError(HTTPStatus.BAD_REQUEST, "malformed", detail)
 
 
-def no_flow() -> errors.FlowNotFound:
-    """Return the error for an id or a secret that opens nothing. Which of them is wrong is not told."""
-    error = errors.FlowNotFound("")
-    error.args = ("no reset is opened by this id and this secret: start one",)
-    return error
-
-
 def problem(error: errors.ResetFlowError) -> Problem:
     """Return the response for an error. It says nothing that the person may not know."""
     status = status_of(error)
@@ -126,6 +119,8 @@ def _detail(error: errors.ResetFlowError, status: HTTPStatus) -> str:
         return "the service is not set up rightly, and nothing happened: tell its operator"
     if isinstance(error, HttpError):
         return str(error)
+    if isinstance(error, errors.FlowNotFound):
+        return "there is no reset of this id and this secret: start one"
     if status is HTTPStatus.INTERNAL_SERVER_ERROR or isinstance(error, errors.StoreError | errors.KeyringError):
         return "the service can't do this now, and its operator can see why: try again a little later"
     return str(error)

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from datetime import timedelta
 from http.cookies import SimpleCookie
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -370,8 +370,8 @@ async def test_a_link_is_good_for_its_lifetime(house: House) -> None:
     assert (await browser.send(page.forms[-1])).status == 410
 
 
-@pytest.mark.parametrize("lifetime", [timedelta(0), timedelta(seconds=-1)])
-async def test_a_link_that_is_good_for_no_time_is_none(house: House, lifetime: timedelta) -> None:
+@pytest.mark.parametrize("lifetime", [timedelta(0), timedelta(seconds=-1), 600, None])
+async def test_a_link_that_is_good_for_no_time_is_none(house: House, lifetime: Any) -> None:
     worker = await house.worker()
     flow = await worker.service.start(UNASKED)
     with pytest.raises(InvalidInput):
