@@ -12,13 +12,14 @@ import pytest
 from playwright.sync_api import expect
 
 from benchmarks.binaries import NoServerError, provided
-from reset_flow import CodeFormat, PasswordRules
+from reset_flow import CodeFormat, PasswordRules, Step
+from reset_flow.domain.secret import Secret
 from reset_flow.web import Look
 from reset_flow.web.pages import Pages
 from tests.browser.conftest import find_chromium
 from tests.conftest import without
 from tests.web.gallery import ORIGIN, chromium, serve
-from tests.web.screens import NOW, SCREENS
+from tests.web.screens import NOW, SCREENS, flow_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -175,6 +176,30 @@ def test_a_password_can_be_shown_and_its_rules_are_ticked_and_told(stage: Stage)
     expect(page.locator("#live")).to_have_text("Not just your login (met)")
     field.fill("short")
     expect(page.locator(".rules li").first).to_have_text("At least 8 characters (not met yet)")
+
+
+LOGINS = ["robert.zak", "ana", "Jürgen.Ößterreich@example.com", "x" * 20, "zoë-1990@b.org", "12", "12@x.org"]
+TYPED = [
+    "{login}", "{login}1", "{login}12345678", "{login}abcd", "{login}{login}", "{login}-{login}",
+    "{login} eats 9 pears", "ROBERT.ZAK", "robert", "zak12345", "zakzakzak", "robertzak!", "r0bert.zak",
+    "ana", "anaana12", "xana99",
+    "example.com", "jürgen", "JÜRGEN2026", "oßterreich", "zoë", "1990", "violet tractor sings", "ｒｏｂｅｒｔ", "💐💐",
+    "a", "12", "x12", "anabcana",
+]  # fmt: skip
+
+
+def test_the_rule_on_the_login_is_met_as_the_library_has_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = PasswordRules(min_length=1, blocklist=())
+    for login in LOGINS:
+        flow = flow_at(Step.PASSWORD, user=login)
+        monkeypatch.setitem(SCREENS, "of this login", attrs.evolve(SCREENS["password"], flow=flow))
+        page = stage.show("of this login")
+        for password in (typed.replace("{login}", login) for typed in TYPED):
+            page.locator("#password").fill("-")
+            page.locator("#password").fill(password)
+            is_met = page.locator('[data-rule="login"]').evaluate("rule => rule.classList.contains('met')")
+            refused = [reason.code for reason in rules.refusals(Secret(password), login)]
+            assert is_met is ("login" not in refused), (login, password)
 
 
 def test_a_page_that_waits_looks_until_there_is_something_to_do(stage: Stage) -> None:

@@ -14,8 +14,8 @@
 
   const now = () => Date.now() + ahead;
   const lang = () => {
-    const page = document.documentElement.lang;
-    return navigator.language.startsWith(page) ? navigator.language : page;
+    const chosen = document.documentElement.lang;
+    return navigator.language.startsWith(chosen) ? navigator.language : chosen;
   };
 
   function say(text) {
@@ -162,13 +162,17 @@
     login(password) {
       const login = document.getElementById("username").value;
       const words = letters(login).split(" ").filter((word) => word.length >= 4);
-      const names = [bare(login), bare(login.slice(0, Math.max(0, login.lastIndexOf("@")))), ...words].filter((name) => name.length > 1);
-      let rest = bare(password);
-      if (!rest || (rest.length >= 4 && names.some((name) => name.includes(rest)))) return false;
-      const inside = names.sort((one, other) => other.length - one.length).filter((name) => rest.includes(name));
-      if (!inside.length) return true;
-      for (const name of inside) rest = rest.replaceAll(name, "");
-      return rest.length > 8 || rest.replace(/\d/g, "").length > Math.max(0, Math.min(3, inside[0].length - 3));
+      const names = [bare(login), bare(login.slice(0, Math.max(0, login.lastIndexOf("@")))), ...words]
+        .filter((name) => name.length >= (/^\p{Nd}*$/u.test(name) ? 4 : 2))
+        .sort((one, other) => other.length - one.length);
+      let [rest, longest] = [bare(password), 0];
+      if (!rest || rest === bare(login) || (rest.length >= 4 && names.some((name) => name.includes(rest)))) return false;
+      for (const name of names) {
+        if (rest.includes(name)) longest ||= name.length;
+        rest = rest.replaceAll(name, " ");
+      }
+      rest = rest.replaceAll(" ", "");
+      return !longest || rest.length > 8 || rest.replace(/\p{Nd}/gu, "").length > Math.max(0, Math.min(3, longest - 3));
     },
   };
 
