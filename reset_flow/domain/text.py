@@ -48,7 +48,7 @@ def repeats(text: str, *hidden: str) -> bool:
     if len(text) >= REASON_LENGTH:
         long += [each[:MIN_JOINED] for each in long]
     searched = [_forms(each) for each in long]
-    return any(_stand_in(searched, spelled) for spelled in _spellings(text))
+    return bool(searched) and any(_stand_in(searched, spelled) for spelled in {*_spellings(text)})
 
 
 def _forms(text: str) -> tuple[str, str, str]:
