@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import attrs
 
@@ -58,8 +59,7 @@ class Parts:
     @property
     def cookie_name(self) -> str:
         """The name of the cookie; over https, with the prefix that has browsers enforce its attributes."""
-        path = self.url.path.strip("/").replace("/", "-") or "reset"
-        name = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in path)
+        name = quote(self.url.path.strip("/"), safe="") or "reset"  # each path its own: a host may have several pages
         return f"__Host-{name}" if self.is_secure else name
 
     def cookie_of(self, request: web.Request) -> str | None:

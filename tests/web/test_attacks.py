@@ -117,3 +117,16 @@ async def test_who_clicks_on_a_link_while_the_store_is_away_is_led_back_to_it(
         assert 'class="button primary" href="/reset/"' in (await browser.get()).text
     assert (await browser.get(link)).status == 200
     assert (await browser.send(page.forms[-1])).has("code")
+
+
+async def test_of_the_pages_on_one_host_each_has_a_cookie_of_its_own(house: House) -> None:
+    names = set()
+    for path in ("/acme/eu/", "/acme-eu/", "/acme.eu/", "/acme;eu/", "/acme@eu/"):
+        worker = await house.worker(path=path, public_url=f"https://example.com{path}")
+        cookie = (await (await house.browser(worker)).get()).headers["Set-Cookie"]
+        name = cookie.partition("=")[0]
+        assert name.startswith("__Host-acme")
+        page = await (await house.browser(worker)).get(headers={"Cookie": cookie.partition(";")[0]})
+        assert "Set-Cookie" not in page.headers
+        names.add(name)
+    assert len(names) == 5
