@@ -487,7 +487,12 @@ class ResetService:
         return await self._recovery.look(flow_id, self._hash("holder", validation.hidden(holder)))
 
     def id_of(self, secret: str | Secret) -> str:
-        """Return the id of the flow that was started with this secret, if any was."""
+        """
+        Return the id of the flow that was started with this secret, if any was.
+
+        Raises:
+            InvalidInput: No start takes such a text.
+        """
         return spell(self.digest("secret", validation.secret(secret)))
 
     async def find(self, tag: str | Secret | None = None, *, ref: str | Secret | None = None) -> list[Flow]:

@@ -135,6 +135,7 @@ async def serve(
                 for each in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(each, ended.set)
                 told(str(base))
+                http.info("listening on %s:%d", named, sock.getsockname()[1])
                 await ended.wait()
                 listener.close()
                 if runner.server.connections:

@@ -10,6 +10,7 @@ import socket
 import sys
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import attrs
@@ -48,12 +49,13 @@ class Serving:
 
     @property
     def port(self) -> int:
-        return int(self.address.rstrip("/").rsplit(":", 1)[1])
+        return urlsplit(self.address).port or 0
 
     async def ends(self) -> None:
         out, logged = await asyncio.wait_for(self.process.communicate(), PATIENCE)
         self.logged = logged.decode()
         assert (self.process.returncode, out) == (0, b""), self.logged
+        assert f"listening on 127.0.0.1:{self.port}\n" in self.logged
         for trouble in ("Traceback", " ERROR ", "Exception", "transitions.core"):
             assert trouble not in self.logged, self.logged
 
