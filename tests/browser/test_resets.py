@@ -97,9 +97,10 @@ async def test_a_wrong_answer_is_said_at_its_field_and_the_third_ends_it(person:
 async def test_wrong_codes_until_the_limit(person: Person) -> None:
     await person.reaches("code")
     wrong = [code for code in ("111111", "222222", "333333", "444444", "555555", "666666") if code != person.code]
-    for code in wrong[:4]:
+    for code, left in zip(wrong[:4], (4, 3, 2, 1), strict=True):
         await person.types("code", code)
         await expect(person.page.locator("#code-error")).to_contain_text(text("code.rejected"))
+        await expect(person.page.locator("#code-error")).to_contain_text(text("tries_left", count=left))
     await person.types("code", wrong[4])
     await person.sees("page.failed.too_many_attempts")
     assert len(person.sandbox.calls_of("exchange")) == 5
