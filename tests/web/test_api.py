@@ -306,7 +306,7 @@ async def test_a_flow_that_stays_busy_is_a_conflict_that_says_until_when(
     monkeypatch.setattr(api, "PATIENCE", IMPATIENT)
     program = await house.program(await house.worker())
     await program.start()
-    house.sandbox.fault("exchange", "latency_after", seconds=1)
+    house.sandbox.fault("exchange", "latency_after", seconds=5)
     code = asyncio.create_task(program.do("code", house.sandbox.newest_code(UNASKED)))
     await house.sandbox.wait_for_calls("exchange")
     assert (await program.get()).body["message"]["id"] == "busy"

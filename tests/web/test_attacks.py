@@ -85,7 +85,7 @@ async def test_who_starts_again_sees_nothing_of_what_the_victim_does_now(
     assert (await attacker.send(start)).has("code")
     victim = await opened_by_link(house, worker, (await attacker.flow()).id)
     await victim.do("code", code=house.sandbox.newest_code(UNASKED))
-    house.sandbox.fault("update", "latency_after", seconds=1)
+    house.sandbox.fault("update", "latency_after", seconds=3)
     password = asyncio.create_task(victim.do("password", password=PASSWORD))
     await house.sandbox.wait_for_calls("update")
     attacker.cookie = cookie
