@@ -24,11 +24,11 @@ test: about-test check
 	$(PYTEST)
 
 about-test:
-	@echo "All checks and tests: about twelve minutes on two cores. The first run sets up $(VENV): a minute more."
+	@echo "All checks and tests: about fifteen minutes on two cores. The first run sets up $(VENV) and a browser: two minutes more."
 
 # Each version in a folder of its own, such as .venv-3.12.
 test-others:
-	@echo "The tests that need no server, on each other Python: about seven minutes for each, on two cores."
+	@echo "The tests that need no server, on each other Python: about eight minutes for each, on two cores."
 	@$(MAKE) --no-print-directory $(patsubst %,test-on-%,$(filter-out $(THIS),$(VERSIONS)))
 
 test-on-%:
