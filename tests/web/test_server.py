@@ -46,6 +46,12 @@ class Serving:
     process: asyncio.subprocess.Process
     address: str
     logged: str = ""
+    asked: bool = False
+
+    def is_to_end(self) -> None:
+        """Ask it to."""
+        self.asked = True
+        self.process.send_signal(signal.SIGTERM)
 
     @property
     def port(self) -> int:
@@ -88,8 +94,8 @@ async def serving(
         assert line.startswith(b"serving "), line
         found = Serving(process, line.decode().removeprefix("serving ").strip())
         yield found
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
+        if not found.asked:  # a second time could kill what is all but over: its handlers go with its loop
+            found.is_to_end()
         await found.ends()
     finally:
         if process.returncode is None:
@@ -129,7 +135,7 @@ async def test_what_is_under_way_is_finished_and_the_next_process_goes_on(tmp_pa
                 for number in range(people)
             ]
             await sandbox.wait_for_calls("challenge", people)  # the broker has them, and has not replied
-            server.process.send_signal(signal.SIGTERM)
+            server.is_to_end()
             replies = await asyncio.gather(*starts)
         assert [status for status, _ in replies] == [201] * people
         async with serving(tmp_path, sandbox) as server:
@@ -156,7 +162,7 @@ async def test_what_comes_over_an_open_connection_is_answered_and_the_connection
         asked = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
         writer.write(asked)
         assert (await reader.readuntil(b'"ok"}')).startswith(b"HTTP/1.1 200 ")
-        server.process.send_signal(signal.SIGTERM)
+        server.is_to_end()
         await refuses(server.port)  # it has seen the signal
         writer.write(asked)
         reply = await asyncio.wait_for(reader.read(), PATIENCE)
