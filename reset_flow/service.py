@@ -463,7 +463,7 @@ class ResetService:
         return Caller(self._hash("key", key), self._hash("holder", holder))
 
     def _hash(self, purpose: str, given: Secret | None) -> bytes | None:
-        return None if given is None else self.digest(purpose, validation.name(given, purpose))
+        return None if given is None else self._digest(purpose, Secret(validation.name(given, purpose)))
 
     async def _run(
         self, flow_id: str, command: str, caller: Caller, patience: timedelta, make: Callable[[], Given]
@@ -493,7 +493,7 @@ class ResetService:
         Raises:
             InvalidInput: No start takes such a text.
         """
-        return spell(self.digest("secret", validation.secret(secret)))
+        return spell(self._digest("secret", validation.secret(secret)))
 
     async def find(self, tag: str | Secret | None = None, *, ref: str | Secret | None = None) -> list[Flow]:
         """
@@ -541,7 +541,10 @@ class ResetService:
 
     def digest(self, purpose: str, text: str | Secret) -> bytes:
         """Hash exactly this text to 16 bytes under a key of the ring, for surfaces that make and compare tokens."""
-        return self._keyring.digest(self._realm, purpose, Secret(text).reveal())
+        return self._digest(f"surface {purpose}", Secret(text))
+
+    def _digest(self, purpose: str, text: Secret) -> bytes:
+        return self._keyring.digest(self._realm, purpose, text.reveal())
 
     async def reseal(self) -> key_rotation.ResealReport:
         """Seal every flow of the realm with the newest key, so that older ones can be removed from the ring."""
