@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -45,7 +46,7 @@ class Parts:
         """The path of the page, ending in a slash."""
         return self.url.raw_path
 
-    @property
+    @cached_property
     def origins(self) -> frozenset[str]:
         """The page's origins, as browsers name them. Without https it is on this machine, which has several names."""
         origin = self.url.origin()
@@ -56,7 +57,7 @@ class Parts:
         """Whether people come by https."""
         return self.url.scheme == "https"
 
-    @property
+    @cached_property
     def cookie_name(self) -> str:
         """The name of the cookie; over https, with the prefix that has browsers enforce its attributes."""
         name = quote(self.url.path.strip("/"), safe="") or "reset"  # each path its own: a host may have several pages
