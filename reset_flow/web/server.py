@@ -111,37 +111,51 @@ async def serve(
         async with service:
             named = f"[{host}]" if ":" in host else host
             base = public_base(public_url or f"http://{named}:{sock.getsockname()[1]}/")
-            app = create_app(service, public_url=str(base), look=look, limits=limits)
-            if path := base.path.rstrip("/"):
-                page, app = app, web.Application()
-                app.add_subapp(path, page)
-                app.on_response_prepare.extend(page.on_response_prepare)
-            app.middlewares.insert(0, _closing_after(ended))
-            options: dict[str, Any] = {
-                "logger": http,
-                "access_log": access,
-                "access_log_class": AccessLogger,
-                "auto_decompress": False,  # nobody sends us so much that it should be compressed
-                "keepalive_timeout": IDLE,
-            }
-            runner = web.AppRunner(app, shutdown_timeout=FINISHING)
+            page = create_app(service, public_url=str(base), look=look, limits=limits)
+            runner = web.AppRunner(_mounted(page, base.path, ended), shutdown_timeout=FINISHING)
             _allow_files()
             gc.freeze()  # what is loaded by now stays: the collector took a tenth of the CPU to go through it
             await runner.setup()
             try:
-                assert runner.server is not None
-                protocol = partial(_Protocol, runner.server, loop=loop, **options)
-                listener = await loop.create_server(protocol, sock=sock, backlog=BACKLOG)
+                listener = await _listen(runner, sock)
                 for each in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(each, ended.set)
                 told(str(base))
                 http.info("listening on %s:%d", named, sock.getsockname()[1])
                 await ended.wait()
                 listener.close()
+                assert runner.server is not None
                 if runner.server.connections:
                     await asyncio.sleep(DRAINING)
             finally:
                 await runner.cleanup()
+
+
+def _mounted(page: web.Application, path: str, ended: asyncio.Event) -> web.Application:
+    """Return the application that has the page at its path; its own answers have the page's headers, too."""
+    app = page
+    if path := path.rstrip("/"):
+        app = web.Application()
+        app.add_subapp(path, page)
+        app.on_response_prepare.extend(page.on_response_prepare)
+    app.middlewares.insert(0, _closing_after(ended))
+    return app
+
+
+async def _listen(runner: web.AppRunner, sock: socket.socket) -> asyncio.Server:
+    loop = asyncio.get_running_loop()
+    assert runner.server is not None
+    protocol = partial(
+        _Protocol,
+        runner.server,
+        loop=loop,
+        logger=http,
+        access_log=access,
+        access_log_class=AccessLogger,
+        auto_decompress=False,  # nobody sends us so much that it should be compressed
+        keepalive_timeout=IDLE,
+    )
+    return await loop.create_server(protocol, sock=sock, backlog=BACKLOG)
 
 
 def _listening(host: str, port: int) -> socket.socket:
