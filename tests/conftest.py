@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import os
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 import pytest
 
 from benchmarks import servers
-from benchmarks.binaries import NoServerError
+from benchmarks.binaries import NoServerError, find_program, provided
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
     from benchmarks.servers import PostgresServer, RedisServer
 
@@ -62,6 +64,14 @@ def without(what: str) -> NoReturn:
     if os.environ.get("RESET_FLOW_TEST_REQUIRE_SERVERS", "0") not in ("", "0"):
         pytest.fail(f"{what} (RESET_FLOW_TEST_REQUIRE_SERVERS is set)", pytrace=False)
     pytest.skip(what)
+
+
+def program(name: str) -> Path:
+    """Return a program of the system, which is installed where it is missing; else skip the test, or fail it."""
+    try:
+        return provided(name, partial(find_program, name))
+    except NoServerError as error:
+        without(str(error))
 
 
 class OwnServer:

@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from playwright.async_api import async_playwright, expect
 
-from benchmarks.binaries import NoServerError, provided
 from benchmarks.servers import free_port
 from reset_flow.messages import Texts
 from reset_flow.sandbox import Sandbox, Settings
-from tests.conftest import without
+from tests.conftest import program, without
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -70,11 +69,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.server)
-
-
-def find_chromium() -> Path | None:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    return Path(found) if found else None
 
 
 class PageServer:
@@ -175,10 +169,7 @@ class Person:
 
 @pytest.fixture(scope="session")
 def chromium() -> Path:
-    try:
-        return provided("chromium", find_chromium)
-    except NoServerError as error:
-        without(str(error))
+    return program("chromium")
 
 
 @pytest.fixture

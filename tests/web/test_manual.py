@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import re
 import subprocess
-from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
 import pytest
 from aiohttp import ClientSession
 
-from benchmarks.binaries import NoServerError, find_program, provided
 from reset_flow.sandbox import Sandbox
 from reset_flow.web import Limits, Look
 from reset_flow.web.problems import STATUSES
-from tests.conftest import without
+from tests.conftest import program
 from tests.web.programs import ROOT, running, settings_for
 
 if TYPE_CHECKING:
@@ -37,11 +35,8 @@ def block(mark: str) -> str:
 @pytest.fixture
 def shell() -> None:
     """See to the programs of which the page makes use."""
-    try:
-        for name in ("curl", "jq", "openssl"):
-            provided(name, partial(find_program, name))
-    except NoServerError as error:
-        without(str(error))
+    for name in ("curl", "jq", "openssl"):
+        program(name)
 
 
 @pytest.mark.server

@@ -6,7 +6,6 @@ import re
 import ssl
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from ipaddress import ip_address
 from signal import SIGQUIT, SIGTERM
 from socket import create_connection
@@ -18,12 +17,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from benchmarks.binaries import NoServerError, find_program, provided, unprivileged
+from benchmarks.binaries import unprivileged
 from benchmarks.servers import Server, free_port
 from reset_flow import Keyring, ResetService, open_store, open_transport
 from reset_flow.sandbox import Sandbox
 from reset_flow.web import Links
-from tests.conftest import without
+from tests.conftest import program
 from tests.web.programs import PASSWORD, ROOT, Browser, Program, running, settings_for
 
 if TYPE_CHECKING:
@@ -129,10 +128,7 @@ def port() -> int:
 
 @pytest.fixture
 def nginx(port: int) -> Iterator[Nginx]:
-    try:
-        server = Nginx(provided("nginx", partial(find_program, "nginx")), port)
-    except NoServerError as error:
-        without(str(error))
+    server = Nginx(program("nginx"), port)
     try:
         server.start()
         yield server

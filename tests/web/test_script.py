@@ -11,13 +11,11 @@ import attrs
 import pytest
 from playwright.sync_api import expect
 
-from benchmarks.binaries import NoServerError, provided
 from reset_flow import CodeFormat, PasswordRules, Step
 from reset_flow.domain.secret import Secret
 from reset_flow.web import Look
 from reset_flow.web.pages import Pages
-from tests.browser.conftest import find_chromium
-from tests.conftest import without
+from tests.conftest import program
 from tests.web.gallery import ORIGIN, chromium, serve
 from tests.web.screens import NOW, SCREENS, flow_at
 
@@ -35,11 +33,7 @@ WRONG = NOW - timedelta(hours=3)
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    try:
-        path = provided("chromium", find_chromium)
-    except NoServerError as error:
-        without(str(error))
-    with chromium(path) as started:
+    with chromium(program("chromium")) as started:
         yield started
 
 
