@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from reset_flow import Budget, EtnaTransport, Keyring, Policy, ResetService, open_store
@@ -22,7 +22,11 @@ async def main(settings: dict[str, Any]) -> None:
     }
     transport = EtnaTransport(settings["broker"], "sandbox", name="broker", deadline=timedelta(seconds=3))
     service = ResetService(
-        transport, open_store(settings["store"]), Keyring.load_or_create(settings["keys"]), policy=Policy(**policy)
+        transport,
+        open_store(settings["store"]),
+        Keyring.load_or_create(settings["keys"]),
+        policy=Policy(**policy),
+        clock=lambda: datetime.now(UTC) + timedelta(seconds=settings.get("ahead", 0)),
     )
     many = Budget(100_000, timedelta(minutes=1))
     limits = Limits(**{"requests": many, "starts": many, **settings.get("limits", {})})
