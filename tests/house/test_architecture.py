@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "reset_flow"
@@ -38,3 +41,16 @@ def test_every_file_that_the_page_names_exists() -> None:
     for name in re.findall(r"`((?:\w+/)*\w+\.(?:py|md|toml))`", PAGE):
         places = [ROOT / name, PACKAGE / name, ROOT / "docs" / name, *PACKAGE.glob(f"*/{name}")]
         assert any(place.exists() for place in places), name
+
+
+@pytest.mark.parametrize("provider", ["etna", "allauth", "cognito"])
+def test_a_transport_of_ours_is_short(provider: str) -> None:
+    """Without docstrings and blank lines: an author of another one can read it through."""
+    source = (PACKAGE / "transports" / f"{provider}.py").read_text()
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    told = set[int]()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, documented) and ast.get_docstring(node) is not None:
+            told |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    lines = [line for number, line in enumerate(source.splitlines(), 1) if line.strip() and number not in told]
+    assert 50 < len(lines) <= 150
