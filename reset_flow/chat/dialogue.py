@@ -1,0 +1,538 @@
+"""The dialogue: one message in, one turn out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakValueDictionary
+
+import attrs
+from msgspec.structs import replace
+
+from reset_flow.chat.memory import Mark, Memory, Route, Taken, Talk
+from reset_flow.chat.reading import Reader
+from reset_flow.chat.sayings import Sayings
+from reset_flow.chat.table import NEEDS_DELETION, SECRET_PHASES, Act, Kind, Phase, act_for, phase_of
+from reset_flow.chat.turns import DeleteMessage, Escalate, Inbound, OpenLink, Reason, Turn
+from reset_flow.deadlines import Deadlines
+from reset_flow.domain.errors import (
+    ConfigurationError,
+    FlowEnded,
+    FlowNotFound,
+    HeldElsewhere,
+    InvalidInput,
+    ResetFlowError,
+    StoreError,
+)
+from reset_flow.domain.flow import Credential, Failure, State
+from reset_flow.domain.secret import Secret
+from reset_flow.engine.background_tasks import attempt
+from reset_flow.engine.context import in_utc, system_clock
+from reset_flow.messages import Texts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from reset_flow.chat.turns import Delete, Effect, LinkMaker, Message, Tell
+    from reset_flow.domain.flow import Event, Flow
+    from reset_flow.ports import Clock
+    from reset_flow.service import ResetService
+
+logger = logging.getLogger("reset_flow")
+
+DELETION_DEADLINE = 5.0
+"""Seconds."""
+
+PATIENCE = timedelta(seconds=10)
+LINK_LIFETIME = timedelta(minutes=10)
+LEAST_OF_A_LINK = timedelta(minutes=2)
+"""A link that is good for less is not shown again."""
+
+RECOVERY_PAUSE = 30.0
+POLL = 0.05
+LONGEST_NAME = 200
+LONGEST_TEXT = 100_000
+WANTS_A_HUMAN = frozenset({Failure.BROKER_REFUSED, Failure.OUTCOME_UNKNOWN, Failure.TOO_MANY_ATTEMPTS})
+TROUBLE = frozenset({"broker_protocol", "app_key_rejected", "wrong_broker", "record_unreadable", "command_vetoed"})
+
+
+class News:
+    """
+    A listener of the service, by which the dialogue learns of ends that no message brought about. Make it before the
+    service: `ResetService(…, listeners={"chat": news})`, then `ResetDialogue(service, news=news, …)`.
+    """
+
+    def __init__(self) -> None:
+        self.take: Callable[[Flow], Coroutine[Any, Any, None]] | None = None
+
+    async def __call__(self, event: Event) -> None:
+        """Pass an end on. Where that fails, the service tells it again."""
+        if event.flow.ended:
+            if self.take is None:
+                raise ConfigurationError("news: give it to a ResetDialogue, too")
+            await self.take(event.flow)
+
+
+@attrs.frozen
+class _Task:
+    """
+    What a message does.
+
+    Attributes:
+        phase, kind: What it is taken for.
+
+        entry: What of it goes to the broker.
+
+        again: Whether a process died in it before.
+
+        is_secret: Whether it is to be deleted.
+
+        interrupted: Whether a process died in the message before, after which nothing is as it was.
+
+        says: Texts that come with it.
+    """
+
+    phase: Phase
+    kind: Kind
+    act: Act
+    entry: Secret
+    again: bool
+    is_secret: bool
+    digest: bytes
+    interrupted: bool
+    says: tuple[str, ...]
+
+
+@attrs.frozen
+class _Done:
+    """What came of an act: the conversation as it is to be kept, its flow, and what is said before where we stand."""
+
+    talk: Talk
+    flow: Flow | None = None
+    said: tuple[Message, ...] = ()
+    effects: tuple[Escalate, ...] = ()
+    leaves: bool = False
+    elsewhere: bool = False
+
+
+class ResetDialogue:
+    """
+    Carries resets through conversations, one message after another, on any number of workers at once.
+
+    Use it as an async context manager: then it also tells what nobody asked for, and asks again where a process died in
+    the middle of a message.
+
+    Args:
+        links: Makes the links at which a new password is typed: `reset_flow.web.Links`. `None`: there is no page.
+
+        passwords_in_chat: Whether new passwords may be typed in the chat, too.
+
+        news: The listener that the service was made with.
+
+        tell: Shows a turn in a conversation without a message that it answers.
+
+        patience: How long a message waits for what is under way before it, in this conversation or of its flow.
+
+    Raises:
+        ConfigurationError: There is neither a link nor the chat for a new password; or Babel is missing.
+    """
+
+    def __init__(
+        self,
+        service: ResetService,
+        *,
+        links: LinkMaker | None = None,
+        passwords_in_chat: bool = False,
+        news: News | None = None,
+        tell: Tell | None = None,
+        texts: Texts | None = None,
+        credential: Credential = Credential.PASSWORD,
+        patience: timedelta = PATIENCE,
+        clock: Clock = system_clock,
+    ) -> None:
+        if links is None and not passwords_in_chat:
+            raise ConfigurationError("a new password needs a road: give links=Links(…), or passwords_in_chat=True")
+        if (news is None) is not (tell is None):
+            raise ConfigurationError("give news and tell together: one hears of an end, the other one shows it")
+        self._service = service
+        self._links = links
+        self._in_chat = passwords_in_chat
+        self._tell = tell
+        self._texts = texts or Texts()
+        self._credential = credential
+        self._patience = patience
+        self._now = in_utc(clock)
+        self._reader = Reader(self._texts, service.capabilities.code)
+        self._memory = Memory(service)
+        self._worker = secrets.token_hex(8)
+        self._queues: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._loop: asyncio.Task[None] | None = None
+        self._acts: dict[Act, Callable[[Inbound, Talk, Flow | None, Secret], Coroutine[Any, Any, _Done]]] = {
+            Act.ASK_LOGIN: self._ask_login,
+            Act.START: self._start,
+            Act.SUBMIT: self._submit,
+            Act.REQUEST: partial(self._command, "answer"),
+            Act.RESEND: partial(self._command, "resend"),
+            Act.NEW_LINK: self._new_link,
+            Act.ASK_ONE: partial(self._say, "chat.several"),
+            Act.ASK_CODE: partial(self._say, "reason.malformed"),
+            Act.LEAVE: self._leave,
+            Act.RESTART: self._restart,
+            Act.HELP: partial(self._say, "chat.help"),
+            Act.HUMAN: self._human,
+            Act.STAND: self._stand,
+        }
+        if news is not None:
+            news.take = self._ended
+
+    async def __aenter__(self) -> Self:
+        if self._tell:
+            self._loop = asyncio.create_task(self._recover_forever())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._loop:
+            self._loop.cancel()
+            await asyncio.wait([self._loop])
+
+    async def active(self, conversation: str) -> bool:
+        """Return whether a reset is under way there: its messages are the dialogue's. Raises StoreUnavailable."""
+        talk = await self._memory.load(conversation)
+        return bool(talk.asked or talk.secret)
+
+    async def handle(self, inbound: Inbound, delete: Delete | None = None) -> Turn:
+        """
+        Take a message, and return what is to be shown. The same message again gives the same turn, and does nothing.
+
+        Args:
+            delete: Deletes the message, called before what was in it goes to the broker. It may take five seconds. A
+                callback, and no second call, as so a secret is in this one call alone: nobody has to park it. `None`:
+                the platform can't.
+
+        Raises:
+            InvalidInput: The conversation or the message has no name, or one that is too long.
+        """
+        _check(inbound)
+        say = self._sayings(inbound.locale)
+        if not inbound.private:
+            return Turn((say("chat.private"),), done=True)
+        queue = self._queues.setdefault(inbound.conversation, asyncio.Lock())
+        try:
+            async with queue:
+                return await self._take(inbound, say, delete)
+        except ResetFlowError as error:
+            effects = () if isinstance(error, StoreError) and error.retryable else (Escalate(Reason.TROUBLE),)
+            return Turn(say.error(error), effects)
+
+    # --- one message
+
+    async def _take(self, inbound: Inbound, say: Sayings, delete: Delete | None) -> Turn:
+        talk = await self._settled(inbound)
+        if (turn := talk.turn_of(inbound.message)) is not None:
+            return turn
+        flow, phase = await self._look(talk, inbound.conversation)
+        task = self._task(inbound, talk, phase)
+        said: tuple[Message, ...] = (say("chat.interrupted"),) if task.interrupted else ()
+        mark = Mark(inbound.conversation, inbound.message, self._now())
+        await self._memory.mark(mark)
+        begun = replace(
+            talk,
+            locale=say.locale,
+            taken=Taken(inbound.message, task.phase, task.kind, self._worker, mark.at),
+            last_entry=task.digest or talk.last_entry,
+        )
+        if task.act is Act.START and not (task.again and talk.secret):
+            begun = replace(begun, secret=secrets.token_urlsafe(), asked=False)
+        talk = await self._memory.change(inbound.conversation, lambda now: replace(begun, recent=now.recent))
+        if task.is_secret:
+            said += () if await _deleted(inbound.message, delete) else (say("chat.not_deleted"),)
+        said += tuple(map(say, task.says))
+        try:
+            done = await self._acts[task.act](inbound, talk, flow, task.entry)
+        except ResetFlowError as error:
+            done = await self._refused(talk, inbound, error, say)
+        turn, kept = await self._turn(done, inbound.conversation, say, said)
+        kept = replace(kept, taken=None)
+        await self._memory.change(
+            inbound.conversation, lambda now: replace(kept, recent=now.recent).with_turn(inbound.message, turn)
+        )
+        if done.flow and turn.done:
+            await self._memory.set_route(done.flow.id, Route(inbound.conversation, told=not done.elsewhere))
+        await self._memory.unmark(mark)
+        return turn
+
+    def _task(self, inbound: Inbound, talk: Talk, phase: Phase) -> _Task:
+        """Decide what a message does."""
+        before = talk.taken
+        again = before is not None and before.message == inbound.message
+        read_as = Phase(before.phase) if before and again else phase
+        kind, entry = self._read(inbound.text, read_as)
+        kind = Kind(before.kind) if before and again else kind
+        is_secret = kind in NEEDS_DELETION and read_as in SECRET_PHASES
+        digest = self._service.digest("chat entry", inbound.text) if is_secret else b""
+        interrupted = before is not None and not again and before.phase != phase
+        repeated = not again and read_as is Phase.NEW and bool(digest) and digest == talk.last_entry
+        act, says = act_for(read_as, kind), []
+        if is_secret and (interrupted or repeated):
+            act = Act.STAND  # it answers a question that is over
+        elif read_as is Phase.NEW and kind is Kind.ENTRY and not self._in_chat:
+            act, says = Act.STAND, ["chat.use_link"]
+        elif read_as is Phase.LOGIN and act is Act.STAND:
+            says = ["chat.login.again"]
+        elif kind is Kind.OTHER and (read_as is Phase.ANSWER or (read_as is Phase.NEW and self._in_chat)):
+            says = ["chat.labelled"]
+        return _Task(read_as, kind, act, entry, again, is_secret, digest, interrupted, tuple(says))
+
+    async def _settled(self, inbound: Inbound) -> Talk:
+        """Return the conversation, once no other worker is at a message of it any more, or has died in one."""
+        give_up_at = time.monotonic() + self._patience.total_seconds()
+        while True:
+            talk = await self._memory.load(inbound.conversation)
+            taken = talk.taken
+            is_over = taken is None or taken.worker == self._worker or self._now() - taken.at > self._patience
+            if is_over or talk.turn_of(inbound.message) or time.monotonic() > give_up_at:
+                return talk
+            await asyncio.sleep(POLL)
+
+    async def _look(self, talk: Talk, conversation: str) -> tuple[Flow | None, Phase]:
+        if not talk.secret:
+            return None, Phase.LOGIN if talk.asked else Phase.FREE
+        try:
+            flow = await self._service.get(self._service.id_of(talk.secret), holder=_holder(conversation))
+        except FlowNotFound:
+            return None, Phase.LOGIN  # its start never came about
+        except HeldElsewhere:
+            return None, Phase.ELSEWHERE
+        return flow, phase_of(flow)
+
+    def _read(self, text: str, phase: Phase) -> tuple[Kind, Secret]:
+        """Return what kind of message this is there, and what of it goes to the broker."""
+        nothing = Secret("")
+        if len(text) > LONGEST_TEXT:
+            return Kind.OTHER, nothing
+        if word := self._reader.word(text):
+            return Kind(word.value), nothing
+        entry: str | None = None
+        if phase is Phase.LOGIN:
+            entry = self._reader.login(text)
+        elif phase in (Phase.ANSWER, Phase.NEW):
+            entry = self._reader.typed("answer" if phase is Phase.ANSWER else "password", text)
+        elif phase in (Phase.CODE, Phase.ANOTHER):
+            found = self._reader.codes(text)
+            if not found:
+                return (Kind.NO_CODE if self._reader.attempts_code(text) else Kind.OTHER), nothing
+            if len(found) > 1:
+                return Kind.SEVERAL, nothing
+            entry = found[0]
+        return (Kind.OTHER, nothing) if entry is None else (Kind.ENTRY, Secret(entry))
+
+    # --- what is done
+
+    async def _ask_login(self, _: Inbound, talk: Talk, flow: Flow | None, __: Secret) -> _Done:
+        return _Done(replace(talk, asked=True, secret=""), flow)
+
+    async def _start(self, inbound: Inbound, talk: Talk, _: Flow | None, login: Secret) -> _Done:
+        await self._memory.set_route(self._service.id_of(talk.secret), Route(inbound.conversation))
+        flow = await self._service.start(
+            login,
+            credential=self._credential,
+            secret=talk.secret,
+            origin=Secret(f"chat {inbound.conversation}"),
+            patience=self._patience,
+        )
+        return _Done(talk, flow)
+
+    async def _submit(self, inbound: Inbound, talk: Talk, flow: Flow | None, entry: Secret) -> _Done:
+        assert talk.taken is not None
+        command = {Phase.ANSWER: "answer", Phase.CODE: "verify"}.get(
+            Phase(talk.taken.phase), self._credential.step.command
+        )
+        return await self._command(command, inbound, talk, flow, entry)
+
+    async def _command(self, command: str, inbound: Inbound, talk: Talk, _: Flow | None, entry: Secret) -> _Done:
+        moved = await getattr(self._service, command)(
+            self._service.id_of(talk.secret),
+            *([entry] if entry.reveal() else []),
+            key=Secret(f"chat {inbound.message}"),
+            holder=_holder(inbound.conversation),
+            patience=self._patience,
+        )
+        return _Done(talk, moved)
+
+    async def _new_link(self, _: Inbound, talk: Talk, flow: Flow | None, __: Secret) -> _Done:
+        return _Done(replace(talk, link=None), flow)
+
+    async def _say(self, id_: str, _: Inbound, talk: Talk, flow: Flow | None, __: Secret) -> _Done:
+        return _Done(talk, flow, (self._sayings(talk.locale)(id_),))
+
+    async def _human(self, _: Inbound, talk: Talk, flow: Flow | None, __: Secret) -> _Done:
+        return _Done(talk, flow, (self._sayings(talk.locale)("chat.human"),), (Escalate(Reason.ASKED),))
+
+    async def _stand(self, _: Inbound, talk: Talk, flow: Flow | None, __: Secret) -> _Done:
+        return _Done(talk, flow)
+
+    async def _leave(self, inbound: Inbound, talk: Talk, flow: Flow | None, __: Secret) -> _Done:
+        free = replace(talk, secret="", asked=False, link=None)
+        if not talk.secret or flow is None:
+            return _Done(free, leaves=True, elsewhere=bool(talk.secret))
+        try:
+            flow = (await self._command("cancel", inbound, talk, flow, Secret(""))).flow
+        except StoreError:
+            raise
+        except FlowEnded as error:
+            flow = error.flow
+        except ResetFlowError:
+            return _Done(free, flow, (self._sayings(talk.locale)("chat.left"),), leaves=True, elsewhere=True)
+        return _Done(free, flow, leaves=True)
+
+    async def _restart(self, inbound: Inbound, talk: Talk, flow: Flow | None, nothing: Secret) -> _Done:
+        left = await self._leave(inbound, talk, flow, nothing)
+        if left.flow and left.flow.ended:
+            await self._memory.set_route(left.flow.id, Route(inbound.conversation, told=True))
+        return _Done(replace(left.talk, asked=True), None, left.said if left.elsewhere and left.flow else ())
+
+    async def _refused(self, talk: Talk, inbound: Inbound, error: ResetFlowError, say: Sayings) -> _Done:
+        """Say what was wrong, and where we stand."""
+        if isinstance(error, StoreError):
+            raise error
+        flow = error.flow
+        if flow is None and talk.taken and talk.taken.phase == Phase.LOGIN:
+            talk = replace(talk, secret="", asked=True)
+        elif flow is None:
+            flow, _ = await self._look(talk, inbound.conversation)
+        effects = (Escalate(Reason.TROUBLE),) if error.code in TROUBLE and not isinstance(error, HeldElsewhere) else ()
+        is_said = isinstance(error, HeldElsewhere | FlowEnded)
+        return _Done(talk, flow, () if is_said else say.error(error), effects)
+
+    # --- what is said
+
+    async def _turn(self, done: _Done, conversation: str, say: Sayings, said: tuple[Message, ...]) -> tuple[Turn, Talk]:
+        """Return the turn, and the conversation as it is to be kept."""
+        talk, flow, said = done.talk, done.flow, (*said, *done.said)
+        if done.leaves or (flow and flow.ended):
+            return self._end(done, say, said), replace(talk, secret="", asked=False, link=None)
+        if talk.secret and flow is None:
+            flow, phase = await self._look(talk, conversation)
+            if phase is Phase.ELSEWHERE:
+                return Turn((*said, say("held", "restart", "cancel")), done.effects), talk
+            talk = talk if flow else replace(talk, secret="", asked=True)
+        if flow is None:
+            told = (say("chat.login", "cancel"),) if talk.asked else () if said else (say("chat.free"),)
+            return Turn((*said, *told), done.effects, done=not talk.asked), talk
+        effects: tuple[Effect, ...] = done.effects
+        by_link = self._links is not None and phase_of(flow) is Phase.NEW and not flow.busy_until
+        if by_link:
+            talk, link = await self._link(talk, flow, conversation, say)
+            effects = (*effects, link)
+        wanted = say.flow(flow, in_chat=self._in_chat, by_link=by_link)
+        return Turn((*[each for each in said if each.id != wanted[0].id], *wanted), effects), talk
+
+    @staticmethod
+    def _end(done: _Done, say: Sayings, said: tuple[Message, ...]) -> Turn:
+        flow = done.flow
+        if flow is None or done.elsewhere:
+            return Turn(said or (say("chat.left" if done.elsewhere else "chat.free"),), done.effects, done=True)
+        effects = (Escalate(Reason.FAILED),) if flow.failure in WANTS_A_HUMAN else ()
+        return Turn((*said, *say.flow(flow)), (*done.effects, *effects), done=True)
+
+    async def _link(self, talk: Talk, flow: Flow, conversation: str, say: Sayings) -> tuple[Talk, OpenLink]:
+        assert self._links is not None
+        now = self._now()
+        link = talk.link
+        if link is None or link.expires_at - now < LEAST_OF_A_LINK:
+            ends_at = min(now + LINK_LIFETIME, max(flow.expires_at, now + timedelta(seconds=1)))
+            url = await self._links.create(flow.id, ends_at - now, holder=_holder(conversation).reveal())
+            link = OpenLink(url, ends_at, say("chat.link").text)
+        return replace(talk, link=link), link
+
+    def _sayings(self, locale: str) -> Sayings:
+        return Sayings(self._texts, self._texts.negotiate(locale.replace("_", "-"), None), self._credential)
+
+    # --- what nobody asked for
+
+    async def _ended(self, flow: Flow) -> None:
+        """Tell the end of a flow that no message brought about, at least once."""
+        assert self._tell is not None
+        route = await self._memory.route(flow.id)
+        if route is None or route.told:
+            return
+        async with self._queues.setdefault(route.conversation, asyncio.Lock()):
+            if (route := await self._memory.route(flow.id)) is None or route.told:
+                return
+            talk = await self._memory.load(route.conversation)
+            is_current = bool(talk.secret) and self._service.id_of(talk.secret) == flow.id
+            if is_current or flow.state is State.PASSWORD_SET or flow.failure is Failure.OUTCOME_UNKNOWN:
+                effects = (Escalate(Reason.FAILED),) if flow.failure in WANTS_A_HUMAN else ()
+                turn = Turn(self._sayings(talk.locale).flow(flow), effects, done=is_current)
+                await self._tell(route.conversation, turn)
+            if is_current:
+                await self._memory.change(
+                    route.conversation,
+                    lambda now: replace(now, secret="", link=None) if now.secret == talk.secret else now,
+                )
+            await self._memory.set_route(flow.id, replace(route, told=True))
+
+    async def recover(self) -> int:
+        """
+        Ask again where a process died in the middle of a message, and nobody has delivered it again. Return how often.
+        The context manager does it all the time.
+        """
+        asked = 0
+        for mark in await self._memory.marks():
+            if self._now() - mark.at > self._patience + self._service.policy.lease:
+                async with self._queues.setdefault(mark.conversation, asyncio.Lock()):
+                    asked += await self._ask_again(mark)
+        return asked
+
+    async def _ask_again(self, mark: Mark) -> bool:
+        talk = await self._memory.load(mark.conversation)
+        is_open = talk.taken is not None and talk.taken.message == mark.message
+        if is_open and self._tell:
+            say = self._sayings(talk.locale)
+            flow, _ = await self._look(talk, mark.conversation)
+            turn, kept = await self._turn(_Done(talk, flow), mark.conversation, say, (say("chat.interrupted"),))
+            await self._tell(mark.conversation, turn)
+            await self._memory.change(
+                mark.conversation,
+                lambda now: replace(kept, recent=now.recent, taken=None).with_turn(mark.message, turn),
+            )
+        await self._memory.unmark(mark)
+        return is_open
+
+    async def _recover_forever(self) -> None:
+        while True:
+            try:
+                await self.recover()
+            except Exception as error:  # noqa: BLE001 - the store, or what the embedder shows turns with
+                logger.warning("some conversations were not asked again: %s", type(error).__name__)
+            await asyncio.sleep(RECOVERY_PAUSE)
+
+
+async def _deleted(message: str, delete: Delete | None) -> bool:
+    """Have a message deleted. Return whether it is gone."""
+    if delete is None:
+        return False
+    call = partial(delete, DeleteMessage(message))
+    gone, _ = await attempt(call, Deadlines().within(DELETION_DEADLINE))
+    return gone is True
+
+
+def _holder(conversation: str) -> Secret:
+    return Secret(f"chat {conversation}")
+
+
+def _check(inbound: Any) -> None:
+    if not isinstance(inbound, Inbound):
+        raise InvalidInput("give handle() an Inbound")
+    for what in ("conversation", "message"):
+        name = getattr(inbound, what)
+        if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
+            raise InvalidInput(f"{what}: it must be printable text of 1 to {LONGEST_NAME} characters")
+    texts: tuple[Any, ...] = (inbound.text, inbound.locale)
+    if not all(isinstance(each, str) for each in texts):
+        raise InvalidInput("text and locale must be text")

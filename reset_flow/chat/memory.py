@@ -1,0 +1,185 @@
+"""What is remembered of conversations, in side records: sealed, good on any worker and after any restart."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, TypeVar
+from zlib import crc32
+
+import msgspec
+from msgspec import Struct
+
+from reset_flow.chat.turns import OpenLink, Turn
+from reset_flow.domain.errors import StaleRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from reset_flow.persistence.side_records import SideRecords
+    from reset_flow.service import ResetService
+
+REMEMBERED = 8
+"""Messages of which the turn is kept: platforms deliver the newest ones twice."""
+
+SHARDS = 32
+MOST_IN_SHARD = 500
+"""Messages under way. Beyond that, the process that dies has those asked again that write again."""
+
+DAY = timedelta(days=1)
+TRIES = 100
+PAUSE = 0.05
+
+_T = TypeVar("_T", bound=Struct)
+
+
+class Taken(Struct, frozen=True, array_like=True):
+    """
+    A message that is being worked on.
+
+    Attributes:
+        phase, kind: What it was taken for. The same, delivered again after a crash, is taken for the same.
+
+        worker: The dialogue that does so.
+    """
+
+    message: str
+    phase: str
+    kind: str
+    worker: str
+    at: datetime
+
+
+class Talk(Struct, frozen=True, array_like=True):
+    """
+    One conversation.
+
+    Attributes:
+        locale: In which the person last wrote, for what is told without being asked.
+
+        asked: Whether the login was asked for.
+
+        secret: Of the flow that is under way.
+
+        link: The last one, while it is good.
+
+        last_entry: The hash of the secret that was typed last, to know it again if it comes once more by mistake.
+
+        recent: The last messages and the turns that they got.
+    """
+
+    locale: str = "en"
+    asked: bool = False
+    secret: str = ""
+    taken: Taken | None = None
+    link: OpenLink | None = None
+    last_entry: bytes = b""
+    recent: tuple[tuple[str, Turn], ...] = ()
+
+    def turn_of(self, message: str) -> Turn | None:
+        """Return the turn that a message got."""
+        return next((turn for name, turn in self.recent if name == message), None)
+
+    def with_turn(self, message: str, turn: Turn) -> Talk:
+        """Return it with what a message got."""
+        kept = [each for each in self.recent if each[0] != message]
+        return msgspec.structs.replace(self, recent=(*kept, (message, turn))[-REMEMBERED:])
+
+
+class Route(Struct, frozen=True, array_like=True):
+    """
+    Where the end of a flow is to be told.
+
+    Attributes:
+        told: Whether it was.
+    """
+
+    conversation: str
+    told: bool = False
+
+
+class Mark(Struct, frozen=True, array_like=True):
+    """A message that was begun: what is left of it after a crash is found here."""
+
+    conversation: str
+    message: str
+    at: datetime
+
+
+class Shard(Struct, frozen=True, array_like=True):
+    """Some of the marks."""
+
+    marks: tuple[Mark, ...] = ()
+
+
+class Memory:
+    """The side records of the dialogue. All methods raise StoreUnavailable as the store does."""
+
+    def __init__(self, service: ResetService) -> None:
+        self._talks = service.side("chat conversation")
+        self._routes = service.side("chat flow")
+        self._shards = service.side("chat marks")
+        self._lifetime = service.policy.flow_lifetime + DAY
+
+    async def load(self, conversation: str) -> Talk:
+        """Return what is known of a conversation."""
+        return await self._load(self._talks, conversation, Talk())
+
+    async def change(self, conversation: str, change: Callable[[Talk], Talk]) -> Talk:
+        """Change it, whoever else does at the same time. Return what is saved."""
+        return await self._change(self._talks, conversation, Talk(), change)
+
+    async def route(self, flow_id: str) -> Route | None:
+        """Return where the end of a flow is to be told."""
+        found = await self._load(self._routes, flow_id, Route(""))
+        return found if found.conversation else None
+
+    async def set_route(self, flow_id: str, route: Route) -> None:
+        """Say where the end of a flow is to be told, and whether it was."""
+        await self._change(self._routes, flow_id, Route(""), lambda _: route)
+
+    async def mark(self, mark: Mark) -> None:
+        """Note that a message is begun, before anything is done that a crash would hide from the person."""
+        await self._change(self._shards, _shard(mark), Shard(), lambda shard: Shard((*_others(shard, mark), mark)))
+
+    async def unmark(self, mark: Mark) -> None:
+        """Note that its turn is kept."""
+        await self._change(self._shards, _shard(mark), Shard(), lambda shard: Shard(_others(shard, mark)))
+
+    async def marks(self) -> list[Mark]:
+        """Return the messages that are begun."""
+        shards = [await self._load(self._shards, str(number), Shard()) for number in range(SHARDS)]
+        return [mark for shard in shards for mark in shard.marks]
+
+    async def _load(self, records: SideRecords, name: str, default: _T) -> _T:
+        found = await records.load(name)
+        return msgspec.msgpack.decode(found.value, type=type(default)) if found.value else default
+
+    async def _change(self, records: SideRecords, name: str, default: _T, change: Callable[[_T], _T]) -> _T:
+        for left in reversed(range(TRIES)):
+            found = await records.load(name)
+            before = msgspec.msgpack.decode(found.value, type=type(default)) if found.value else default
+            after = change(before)
+            if after == before:
+                return after
+            try:
+                await records.save(
+                    name, msgspec.msgpack.encode(after), revision=found.revision, lifetime=self._lifetime
+                )
+            except StaleRecord:
+                if not left:
+                    raise
+                await asyncio.sleep(PAUSE * random.random())  # noqa: S311 - it spreads tries, and hides nothing
+            else:
+                return after
+        raise AssertionError  # unreachable
+
+
+def _shard(mark: Mark) -> str:
+    return str(crc32(mark.conversation.encode()) % SHARDS)
+
+
+def _others(shard: Shard, mark: Mark) -> tuple[Mark, ...]:
+    others = [each for each in shard.marks if (each.conversation, each.message) != (mark.conversation, mark.message)]
+    return tuple(others[-MOST_IN_SHARD:])

@@ -1,0 +1,195 @@
+"""Reads what people type: words that steer, codes in any dress, logins. It keeps nothing and calls nobody."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from reset_flow.domain.capabilities import CodeFormat, CodeKind
+from reset_flow.messages import LOCALES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from reset_flow.messages import Texts
+
+
+class Word(StrEnum):
+    """What steers the dialogue, in each language at any time. `/` and the name is what a button sends."""
+
+    CANCEL = "cancel"
+    RESEND = "resend"
+    RESTART = "restart"
+    HELP = "help"
+    HUMAN = "human"
+
+
+STEERING = re.compile(r"/(\w+)(?:@\w+)?(?:\s.*)?", re.DOTALL)
+"""As bots are steered; in groups with the bot's name."""
+
+EDGES = re.compile(r"^\W+|\W+$")
+EMAIL = re.compile(r"[^\s<>(),;:\"]+@[^\s<>(),;:\"]+\.[^\s<>(),;:\"@.]+")
+QUESTION_MARKS = ("?", "\N{FULLWIDTH QUESTION MARK}", "\N{ARABIC QUESTION MARK}", "\N{GREEK QUESTION MARK}")
+DASHES = "\N{MINUS SIGN}"
+DIGIT_GROUPS = re.compile(r"(?<!\d[.,:/])(?<!\w)\d+(?:[ \-]\d+)*(?!\w|[.,:/]\d)")
+LETTER_GROUPS = re.compile(r"(?<![\w@.])[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*(?![\w@]|\.\w)")
+FEWEST_DIGITS = 4
+FEWEST_LETTERS = 6
+FEWEST_OF_A_KEY = 16
+"""Of codes whose length varies, where they stand among other words."""
+
+MOST_GROUPS = 4
+"""As a code is split by spaces, where nothing else stands beside it."""
+
+
+class Reader:
+    """
+    Reads for one provider and one tenant.
+
+    Args:
+        texts: Has the words of each language, separated by commas.
+    """
+
+    def __init__(self, texts: Texts, code: CodeFormat) -> None:
+        self._code = code
+        self._words = {name: word for word in Word for name in _names(texts, f"chat.words.{word}")}
+        self._polite = _names(texts, "chat.words.polite")
+        labels = {kind: _names(texts, f"chat.words.{kind}") for kind in ("login", "answer", "password")}
+        self._labels = {kind: _label(names) for kind, names in labels.items()}
+
+    def word(self, text: str) -> Word | None:
+        """Return the word that steers, if the text is one and nothing else."""
+        if found := STEERING.fullmatch(text.strip()):
+            return Word(found[1].lower()) if found[1].lower() in tuple(Word) else None
+        bare = _bare(text)
+        if bare not in self._words:
+            bare = " ".join(word for word in bare.split() if word not in self._polite)
+        return self._words.get(bare)
+
+    def login(self, text: str) -> str | None:
+        """Return the login in a text; `None` if there is none, or several could be meant."""
+        labelled, text = self._without_label("login", text)
+        text = text.strip()
+        found = set(EMAIL.findall(text))
+        if len(found) == 1:
+            return str(found.pop())
+        is_login = text and len(text.split()) == 1 and not text.startswith("/")
+        return text.rstrip(".,;") if is_login and (labelled or not asks(text)) else None
+
+    def typed(self, step: str, text: str) -> str | None:
+        """
+        Return an answer or a password exactly as typed, without a label that says what it is. `None` if it looks like a
+        question to the bot: with the label, it is taken all the same.
+        """
+        labelled, rest = self._without_label("answer" if step == "answer" else "password", text)
+        return rest if rest.strip() and (labelled or not asks(text)) else None
+
+    def codes(self, text: str) -> tuple[str, ...]:
+        """Return what in a text can be the code: nothing, one, or several of which nobody knows the right one."""
+        kind, length = self._code.kind, self._code.length
+        if kind is CodeKind.TOKEN:
+            return _keys(text)
+        text = _plain(text)
+        return _digits(text, length) if kind is CodeKind.DIGITS else _letters(text, length)
+
+    def attempts_code(self, text: str) -> bool:
+        """Return whether a text without a code was meant as one: it is to be deleted, as it may nearly be right."""
+        plain = _plain(text)
+        return any(char.isdecimal() for char in plain) and len(plain.split()) <= MOST_GROUPS and not asks(text)
+
+    def _without_label(self, kind: str, text: str) -> tuple[bool, str]:
+        found = self._labels[kind].match(text)
+        return bool(found), text[found.end() :] if found else text
+
+
+def asks(text: str) -> bool:
+    """Return whether a text looks like a question to the bot."""
+    return text.rstrip().endswith(QUESTION_MARKS) or text.lstrip().startswith("\N{INVERTED QUESTION MARK}")
+
+
+def _names(texts: Texts, id_: str) -> frozenset[str]:
+    return frozenset(_bare(name) for locale in LOCALES for name in texts.pattern(id_, locale).split(","))
+
+
+def _label(names: Iterable[str]) -> re.Pattern[str]:
+    return re.compile(rf"\s*(?:{'|'.join(map(re.escape, sorted(names)))})\s*[:=]\s*", re.IGNORECASE)
+
+
+def _bare(text: str) -> str:
+    """Return a text without case, signs at its ends and spaces that do not matter."""
+    return " ".join(EDGES.sub("", unicodedata.normalize("NFKC", text).casefold()).split())
+
+
+def _plain(text: str) -> str:
+    """Return a text with ASCII digits, letters of usual width, spaces and dashes, and nothing invisible."""
+    return "".join(map(_plain_character, text))
+
+
+def _plain_character(char: str) -> str:
+    if char.isascii():
+        return char
+    if (value := unicodedata.decimal(char, None)) is not None:
+        return str(value)
+    category = unicodedata.category(char)
+    if category == "Zs":
+        return " "
+    if category == "Pd" or char in DASHES:
+        return "-"
+    return "" if category in ("Cf", "Mn") else unicodedata.normalize("NFKC", char)
+
+
+def _digits(text: str, length: int) -> tuple[str, ...]:
+    found = []
+    for groups in DIGIT_GROUPS.findall(text):
+        parts = re.split(r"[ \-]", groups)
+        joined = "".join(parts)
+        if _fits(joined, length, FEWEST_DIGITS):
+            found.append(joined)
+        elif length:
+            found += [part for part in parts if len(part) == length]
+    return _once(found)
+
+
+def _letters(text: str, length: int) -> tuple[str, ...]:
+    """Read a code of letters and digits. Beside other words, it is one that no ordinary word looks like."""
+    groups = LETTER_GROUPS.findall(text)
+    alone = "".join("".join(groups).split("-"))
+    signs = "".join(char for char in text if char.isalnum())
+    if alone == signs and len(groups) <= MOST_GROUPS and _fits(alone, length, FEWEST_LETTERS):
+        return (alone,)
+    joined = [group.replace("-", "") for group in groups]
+    return _once(
+        [
+            code
+            for code in joined
+            if _fits(code, length, FEWEST_LETTERS)
+            and not code.isdigit()
+            and (any(map(str.isdigit, code)) or (code.isupper() and bool(length)))
+        ]
+    )
+
+
+def _keys(text: str) -> tuple[str, ...]:
+    words = text.split()
+    if len(words) == 1:
+        return tuple(words)
+    return _once(
+        [
+            word.strip(".,;:<>()")
+            for word in words
+            if len(word) >= FEWEST_OF_A_KEY
+            and "://" not in word
+            and any(map(str.isdigit, word))
+            and any(map(str.isalpha, word))
+        ]
+    )
+
+
+def _fits(code: str, length: int, fewest: int) -> bool:
+    return len(code) == length if length else len(code) >= fewest
+
+
+def _once(found: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(found))

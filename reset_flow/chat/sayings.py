@@ -1,0 +1,75 @@
+"""What a chat says: texts of the catalogue with buttons."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from reset_flow.chat.table import Phase, phase_of
+from reset_flow.chat.turns import Button, Message
+from reset_flow.domain.errors import InputRejected
+from reset_flow.domain.flow import Credential
+from reset_flow.messages import Message as Text, masked, message_of, message_of_error, reasons_of
+
+if TYPE_CHECKING:
+    from reset_flow.domain.errors import ResetFlowError
+    from reset_flow.domain.flow import Flow
+    from reset_flow.messages import Texts
+
+BUTTONS = {
+    "cancel": "page.cancel",
+    "resend": "page.code.resend",
+    "request": "page.request.title",
+    "link": "chat.new_link",
+    "restart": "page.again",
+    "help": "page.help",
+}
+SENDS = {"request": "/resend", "link": "/resend"}
+"""What a button sends that is not its own name."""
+
+
+@attrs.frozen
+class Sayings:
+    """The texts of a conversation, in its language."""
+
+    texts: Texts
+    locale: str
+    credential: Credential
+
+    def __call__(self, text: Text | str, *buttons: str) -> Message:
+        """Return a message with these buttons."""
+        id_ = text if isinstance(text, str) else text.id
+        return Message(id_, self.texts.say(text, self.locale), tuple(map(self._button, buttons)))
+
+    def error(self, error: ResetFlowError) -> tuple[Message, ...]:
+        """Return what a person is told of an error."""
+        flow = error.flow
+        tries = flow.attempts_left if flow and isinstance(error, InputRejected) and error.sent else None
+        left = () if tries is None or (flow and flow.ended) else (Text("tries_left", {"count": tries}),)
+        return tuple(map(self, (message_of_error(error), *reasons_of(error), *left)))
+
+    def flow(self, flow: Flow, *, in_chat: bool = False, by_link: bool = False) -> tuple[Message, ...]:
+        """Return where a flow stands, and what is wanted."""
+        told = message_of(flow)
+        if flow.ended:
+            return (self(told),) if flow.failure is None else (self(told, "restart"),)
+        phase = phase_of(flow)
+        if told.id == "code.wanted" and phase is Phase.CODE:
+            told = Text("chat.code", {"login": masked(flow.user)})
+        if flow.busy_until:
+            return (self(told, "cancel"),)
+        if phase is Phase.NEW and by_link and told.id.endswith(".wanted"):
+            told = Text(f"chat.{'either' if in_chat else 'open'}{'_pin' if self.credential is Credential.PIN else ''}")
+        resend = ("resend",) if flow.resend_at else ()
+        buttons = {
+            Phase.REQUEST: ("request", "cancel"),
+            Phase.ANSWER: ("restart", "cancel"),
+            Phase.CODE: (*resend, "restart", "cancel"),
+            Phase.ANOTHER: (*resend, "restart", "cancel"),
+            Phase.NEW: (("link",) if by_link else ()) + ("cancel",),
+        }[phase]
+        return (self(told, *buttons),)
+
+    def _button(self, name: str) -> Button:
+        return Button(name, self.texts.say(BUTTONS[name], self.locale), SENDS.get(name, f"/{name}"))

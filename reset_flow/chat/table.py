@@ -1,0 +1,115 @@
+"""The dialogue as a state machine: what a message does, by where the conversation stands and what kind it is."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from reset_flow.domain.flow import Step
+
+if TYPE_CHECKING:
+    from reset_flow.domain.flow import Flow
+
+
+class Phase(StrEnum):
+    """Where a conversation stands. All but the first two are where its flow stands, and are never stored."""
+
+    FREE = "free"
+    LOGIN = "login"
+    REQUEST = "request"
+    ANSWER = "answer"
+    CODE = "code"
+    ANOTHER = "another"
+    NEW = "new"
+    ELSEWHERE = "elsewhere"
+    ENDED = "ended"
+
+
+class Kind(StrEnum):
+    """What a message is."""
+
+    CANCEL = "cancel"
+    RESEND = "resend"
+    RESTART = "restart"
+    HELP = "help"
+    HUMAN = "human"
+    ENTRY = "entry"
+    NO_CODE = "no_code"
+    SEVERAL = "several"
+    OTHER = "other"
+
+
+class Act(StrEnum):
+    """What is done."""
+
+    ASK_LOGIN = "ask_login"
+    START = "start"
+    SUBMIT = "submit"
+    REQUEST = "request"
+    RESEND = "resend"
+    NEW_LINK = "new_link"
+    ASK_ONE = "ask_one"
+    ASK_CODE = "ask_code"
+    LEAVE = "leave"
+    RESTART = "restart"
+    HELP = "help"
+    HUMAN = "human"
+    STAND = "stand"
+
+
+ALWAYS = {
+    Kind.CANCEL: Act.LEAVE,
+    Kind.RESTART: Act.RESTART,
+    Kind.HELP: Act.HELP,
+    Kind.HUMAN: Act.HUMAN,
+    Kind.RESEND: Act.STAND,
+    Kind.ENTRY: Act.STAND,
+    Kind.NO_CODE: Act.STAND,
+    Kind.SEVERAL: Act.STAND,
+    Kind.OTHER: Act.STAND,
+}
+"""In every phase that does not say otherwise. `STAND` tells where we stand, and what is wanted."""
+
+TABLE: dict[Phase, dict[Kind, Act]] = {
+    Phase.FREE: {
+        Kind.RESEND: Act.ASK_LOGIN,
+        Kind.ENTRY: Act.ASK_LOGIN,
+        Kind.OTHER: Act.ASK_LOGIN,
+        Kind.HELP: Act.ASK_LOGIN,
+        Kind.RESTART: Act.ASK_LOGIN,
+    },
+    Phase.LOGIN: {Kind.ENTRY: Act.START},
+    Phase.REQUEST: {Kind.RESEND: Act.REQUEST},
+    Phase.ANSWER: {Kind.ENTRY: Act.SUBMIT},
+    Phase.CODE: {
+        Kind.ENTRY: Act.SUBMIT,
+        Kind.NO_CODE: Act.ASK_CODE,
+        Kind.SEVERAL: Act.ASK_ONE,
+        Kind.RESEND: Act.RESEND,
+    },
+    Phase.ANOTHER: {Kind.RESEND: Act.RESEND},
+    Phase.NEW: {Kind.ENTRY: Act.SUBMIT, Kind.RESEND: Act.NEW_LINK},
+    Phase.ELSEWHERE: {},
+    Phase.ENDED: {},
+}
+
+NEEDS_DELETION = frozenset({Kind.ENTRY, Kind.NO_CODE, Kind.SEVERAL})
+"""Kinds of which a message may hold a secret, in the phases below."""
+
+SECRET_PHASES = frozenset({Phase.ANSWER, Phase.CODE, Phase.ANOTHER, Phase.NEW})
+
+
+def act_for(phase: Phase, kind: Kind) -> Act:
+    """Return what is done."""
+    return TABLE[phase].get(kind, ALWAYS[kind])
+
+
+def phase_of(flow: Flow) -> Phase:
+    """Return where the conversation of a flow stands."""
+    if flow.ended:
+        return Phase.ENDED
+    if flow.expects is Step.ANSWER:
+        return Phase.ANSWER if flow.question else Phase.REQUEST
+    if flow.expects is Step.CODE:
+        return Phase.CODE if "verify" in flow.allowed else Phase.ANOTHER
+    return Phase.NEW
