@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from reset_flow.chat.memory import Mark, Memory, Route, Taken, Talk
 from reset_flow.chat.reading import Reader
 from reset_flow.chat.sayings import Sayings
-from reset_flow.chat.table import NEEDS_DELETION, SECRET_PHASES, Act, Kind, Phase, act_for, phase_of
+from reset_flow.chat.table import ASKS_SERVICE, NEEDS_DELETION, SECRET_PHASES, Act, Kind, Phase, act_for, phase_of
 from reset_flow.chat.turns import DeleteMessage, Escalate, Inbound, OpenLink, Reason, Turn
 from reset_flow.deadlines import Deadlines
 from reset_flow.domain.errors import (
@@ -239,7 +239,6 @@ class ResetDialogue:
         task = self._task(inbound, talk, phase)
         said: tuple[Message, ...] = (say("chat.interrupted"),) if task.interrupted else ()
         mark = Mark(inbound.conversation, inbound.message, self._now())
-        await self._memory.mark(mark)
         begun = replace(
             talk,
             locale=say.locale,
@@ -248,7 +247,9 @@ class ResetDialogue:
         )
         if task.act is Act.START and not (task.again and talk.secret):
             begun = replace(begun, secret=secrets.token_urlsafe(), asked=False)
-        talk = await self._memory.change(inbound.conversation, lambda now: replace(begun, recent=now.recent))
+        if is_marked := task.is_secret or task.act in ASKS_SERVICE:
+            await self._memory.mark(mark)
+            talk = await self._memory.change(inbound.conversation, lambda now: replace(begun, recent=now.recent))
         if task.is_secret:
             said += () if await _deleted(inbound.message, delete) else (say("chat.not_deleted"),)
         said += tuple(map(say, task.says))
@@ -257,13 +258,14 @@ class ResetDialogue:
         except ResetFlowError as error:
             done = await self._refused(talk, inbound, error, say)
         turn, kept = await self._turn(done, inbound.conversation, say, said)
-        kept = replace(kept, taken=None)
+        kept = replace(kept, taken=None, locale=say.locale)
         await self._memory.change(
             inbound.conversation, lambda now: replace(kept, recent=now.recent).with_turn(inbound.message, turn)
         )
         if done.flow and turn.done:
             await self._memory.set_route(done.flow.id, Route(inbound.conversation, told=not done.elsewhere))
-        await self._memory.unmark(mark)
+        if is_marked:
+            await self._memory.unmark(mark)
         return turn
 
     def _task(self, inbound: Inbound, talk: Talk, phase: Phase) -> _Task:
@@ -367,11 +369,11 @@ class ResetDialogue:
     async def _new_link(self, _: Inbound, talk: Talk, flow: Flow | None, __: Secret) -> _Done:
         return _Done(replace(talk, link=None), flow)
 
-    async def _say(self, id_: str, _: Inbound, talk: Talk, flow: Flow | None, __: Secret) -> _Done:
-        return _Done(talk, flow, (self._sayings(talk.locale)(id_),))
+    async def _say(self, id_: str, inbound: Inbound, talk: Talk, flow: Flow | None, __: Secret) -> _Done:
+        return _Done(talk, flow, (self._sayings(inbound.locale)(id_),))
 
-    async def _human(self, _: Inbound, talk: Talk, flow: Flow | None, __: Secret) -> _Done:
-        return _Done(talk, flow, (self._sayings(talk.locale)("chat.human"),), (Escalate(Reason.ASKED),))
+    async def _human(self, inbound: Inbound, talk: Talk, flow: Flow | None, __: Secret) -> _Done:
+        return _Done(talk, flow, (self._sayings(inbound.locale)("chat.human"),), (Escalate(Reason.ASKED),))
 
     async def _stand(self, _: Inbound, talk: Talk, flow: Flow | None, __: Secret) -> _Done:
         return _Done(talk, flow)
@@ -387,7 +389,7 @@ class ResetDialogue:
         except FlowEnded as error:
             flow = error.flow
         except ResetFlowError:
-            return _Done(free, flow, (self._sayings(talk.locale)("chat.left"),), leaves=True, elsewhere=True)
+            return _Done(free, flow, (self._sayings(inbound.locale)("chat.left"),), leaves=True, elsewhere=True)
         return _Done(free, flow, leaves=True)
 
     async def _restart(self, inbound: Inbound, talk: Talk, flow: Flow | None, nothing: Secret) -> _Done:

@@ -93,6 +93,9 @@ TABLE: dict[Phase, dict[Kind, Act]] = {
     Phase.ENDED: {},
 }
 
+ASKS_SERVICE = frozenset({Act.START, Act.SUBMIT, Act.REQUEST, Act.RESEND, Act.LEAVE, Act.RESTART})
+"""What a process can die in, so that nobody knows what came of it."""
+
 NEEDS_DELETION = frozenset({Kind.ENTRY, Kind.NO_CODE, Kind.SEVERAL})
 """Kinds of which a message may hold a secret, in the phases below."""
 
