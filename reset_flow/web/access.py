@@ -5,17 +5,22 @@ from __future__ import annotations
 import re
 import secrets
 from base64 import urlsafe_b64encode
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import msgspec
 from yarl import URL
 
-from reset_flow.domain.errors import ConfigurationError, FlowNotFound, InvalidInput, StaleRecord
+from reset_flow.domain import validation
+from reset_flow.domain.errors import ConfigurationError, FlowNotFound, HeldElsewhere, InvalidInput, StaleRecord
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from reset_flow.domain.flow import Flow
     from reset_flow.service import ResetService
 
@@ -75,10 +80,33 @@ class _Link(msgspec.Struct, array_like=True, frozen=True):
 
     Attributes:
         used_by: The hash of the browser's secret that it was exchanged for; empty while it is unused.
+
+        holder: In whose place its browser may go on; empty for nobody's.
     """
 
     flow_id: str
     used_by: bytes = b""
+    holder: str = ""
+
+
+@attrs.frozen
+class Opened:
+    """A flow that a secret opens, and as whom its commands come: a browser's own first, then as who made its link."""
+
+    flow_id: str
+    holders: tuple[Secret, ...]
+
+    async def run(self, command: Callable[..., Awaitable[Flow]], *arguments: Any, **options: Any) -> Flow:
+        """
+        Run a command of the service, and return what it does.
+
+        Raises:
+            HeldElsewhere: The flow is bound to none of these holders.
+        """
+        for holder in self.holders[:-1]:
+            with suppress(HeldElsewhere):  # nothing was sent
+                return await command(self.flow_id, *arguments, holder=holder, **options)
+        return await command(self.flow_id, *arguments, holder=self.holders[-1], **options)
 
 
 class Links:
@@ -100,18 +128,26 @@ class Links:
         self._links = service.side("web link")
         self._browsers = service.side("web browser")
 
-    async def create(self, flow_id: str, lifetime: timedelta = LINK_LIFETIME) -> str:
+    async def create(
+        self, flow_id: str, lifetime: timedelta = LINK_LIFETIME, *, holder: str | Secret | None = None
+    ) -> str:
         """
         Return a new link to a flow.
 
+        Args:
+            holder: Of the flow's commands so far, such as a conversation: where a code that was taken has bound the
+                flow to this holder, the browser may go on in its place. A code typed in the browser binds the flow to
+                the browser alone.
+
         Raises:
             FlowNotFound, StoreUnavailable: As for `ResetService.get`.
-            InvalidInput: The lifetime is no `timedelta`, or not longer than zero.
+            InvalidInput: The lifetime is no `timedelta`, or not longer than zero, or the holder can be none.
         """
-        lifetime = _lifetime(lifetime)
+        lifetime, hidden = _lifetime(lifetime), validation.hidden(holder)
         flow = await self._service.get(flow_id)
+        link = _Link(flow.id, holder="" if hidden is None else validation.name(hidden, "holder"))
         token = new_secret()
-        await self._links.save(token, msgspec.msgpack.encode(_Link(flow.id)), revision=b"", lifetime=lifetime)
+        await self._links.save(token, msgspec.msgpack.encode(link), revision=b"", lifetime=lifetime)
         return str(self._base / (LINK_PATH + token))
 
     async def look(self, token: str) -> Flow | None:
@@ -136,7 +172,7 @@ class Links:
                 return None
             lifetime = max(timedelta(minutes=1), flow.expires_at - flow.created_at)
             try:
-                await self._keep(secret, link.flow_id, lifetime)
+                await self._keep(secret, link, lifetime)
                 used = msgspec.msgpack.encode(_Link(link.flow_id, used_by))
                 await self._links.save(token, used, revision=revision, lifetime=lifetime)
             except StaleRecord:
@@ -144,17 +180,22 @@ class Links:
             return secret
         return None
 
-    async def id_of(self, secret: str) -> str | None:
-        """Return the id of the flow that a browser's secret opens."""
+    async def open(self, secret: str) -> Opened | None:
+        """Return the flow that a browser's secret opens."""
+        own = holder_of(secret)
         if not secret.startswith(LINKED):
-            return self._service.id_of(secret)
+            return Opened(self._service.id_of(secret), (own,))
         found = (await self._browsers.load(secret)).value
-        return found.decode() if found else None
+        if not found:
+            return None
+        flow_id, _, maker = found.decode().partition(" ")
+        return Opened(flow_id, (own, Secret(maker)) if maker else (own,))
 
-    async def _keep(self, secret: str, flow_id: str, lifetime: timedelta) -> None:
+    async def _keep(self, secret: str, link: _Link, lifetime: timedelta) -> None:
         found = await self._browsers.load(secret)
         if found.value is None:
-            await self._browsers.save(secret, flow_id.encode(), revision=found.revision, lifetime=lifetime)
+            value = f"{link.flow_id} {link.holder}" if link.holder else link.flow_id
+            await self._browsers.save(secret, value.encode(), revision=found.revision, lifetime=lifetime)
 
     async def _load(self, token: str) -> tuple[_Link | None, bytes]:
         if not possible(token):
@@ -184,18 +225,9 @@ class Access:
         """Return what the forms of a browser carry."""
         return text_of(self._service.digest("web csrf", cookie))
 
-    async def flow(self, secret: str, flow_id: str | None = None) -> Flow:
+    async def open(self, secret: str, flow_id: str | None = None) -> Opened:
         """
-        Return the flow that a secret opens. Takes and raises what `flow_id` does.
-
-        Raises:
-            HeldElsewhere: Its code was typed elsewhere.
-        """
-        return await self._service.get(await self.flow_id(secret, flow_id), holder=holder_of(secret))
-
-    async def flow_id(self, secret: str, flow_id: str | None = None) -> str:
-        """
-        Return the id of the flow that a secret opens, for a command, which loads it.
+        Return the flow that a secret opens, to look at and to run commands on.
 
         Args:
             flow_id: If it is given, it must be this one.
@@ -203,10 +235,20 @@ class Access:
         Raises:
             FlowNotFound: There is none; whether the id or the secret is wrong is not told.
         """
-        found = await self._links.id_of(secret) if possible(secret) else None
-        if found is None or (flow_id is not None and found != flow_id):
+        found = await self._links.open(secret) if possible(secret) else None
+        if found is None or (flow_id is not None and found.flow_id != flow_id):
             raise FlowNotFound("")
         return found
+
+    async def look(self, secret: str) -> Flow:
+        """
+        Return the flow that a secret opens.
+
+        Raises:
+            FlowNotFound: There is none.
+            HeldElsewhere: Its code was typed elsewhere.
+        """
+        return await (await self.open(secret)).run(self._service.get)
 
 
 def possible(secret: str) -> bool:

@@ -19,12 +19,13 @@ from reset_flow.domain.flow import Credential
 from reset_flow.domain.secret import Secret
 from reset_flow.messages import Message, message_of, message_of_error
 from reset_flow.web import openapi
-from reset_flow.web.access import holder_of, new_secret
+from reset_flow.web.access import new_secret
 from reset_flow.web.guarding import CLIENT, check_origin, json_response, read_body, read_json
 from reset_flow.web.problems import HttpError, malformed, problem
 
 if TYPE_CHECKING:
     from reset_flow.domain.flow import Flow
+    from reset_flow.web.access import Opened
     from reset_flow.web.openapi import Operation
     from reset_flow.web.parts import Parts
 
@@ -106,26 +107,26 @@ class Api:
                 raise
             flow = error.flow  # it is there, and its first call is still to be made: the client needs its secret
         if key is not None:
-            flow = await self._parts.access.flow(secret.reveal())  # it may be another's to go on with by now
+            flow = await self._parts.access.look(secret.reveal())  # it may be another's to go on with by now
         document = self._flow(flow, request) | {"secret": secret.reveal()}
         return json_response(document, HTTPStatus.CREATED, {"Location": document["links"]["self"]["href"]})
 
     async def _get(self, request: web.Request) -> web.Response:
-        flow_id, secret = await self._opened(request)
-        return json_response(self._flow(await self._service.get(flow_id, holder=holder_of(secret)), request))
+        opened = await self._opened(request)
+        return json_response(self._flow(await opened.run(self._service.get), request))
 
     async def _command(self, operation: Operation, request: web.Request) -> web.Response:
         key = _key(request)
-        flow_id, secret = await self._opened(request)
+        opened = await self._opened(request)
         given = await self._read(request, operation)
         method = getattr(self._service, operation.name)
         arguments = [Secret(getattr(given, operation.field))] if operation.field else []
         options = {"key": f"api {key}"} if key else {}
-        flow = await method(flow_id, *arguments, holder=holder_of(secret), patience=PATIENCE, **options)
+        flow = await opened.run(method, *arguments, patience=PATIENCE, **options)
         return json_response(self._flow(flow, request))
 
-    async def _opened(self, request: web.Request) -> tuple[str, str]:
-        """Return the id of the flow of a call and the secret that opens it. Raises FlowNotFound or HttpError."""
+    async def _opened(self, request: web.Request) -> Opened:
+        """Return the flow of a call, which its secret opens. Raises FlowNotFound or HttpError."""
         flow_id = request.match_info["id"]
         scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer":
@@ -139,7 +140,7 @@ class Api:
                     raise HttpError(HTTPStatus.FORBIDDEN, "forbidden", "X-CSRF-Token: it goes with the page's cookie")
         else:
             raise FlowNotFound("")
-        return await self._parts.access.flow_id(secret, flow_id), secret
+        return await self._parts.access.open(secret, flow_id)
 
     async def _read(self, request: web.Request, operation: Operation) -> Any:
         """Read what an operation takes. What can't be read is not repeated: it may be a secret in a wrong place."""

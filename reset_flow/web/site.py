@@ -23,7 +23,7 @@ from reset_flow.domain.errors import (
 )
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.text import one_line
-from reset_flow.web.access import LINK_PATH, LINKED, holder_of, new_secret, possible
+from reset_flow.web.access import LINK_PATH, LINKED, new_secret, possible
 from reset_flow.web.guarding import CLIENT, check_origin, read_form
 from reset_flow.web.pages import Kind, Screen
 from reset_flow.web.parts import LANGUAGE
@@ -137,7 +137,7 @@ class Site:
                 raise
             if error.flow is None or isinstance(error, KeyReused):
                 return self._failed(request, error, Kind.ACCOUNT, login=one_line(user.reveal())[:400])
-            await self._parts.access.flow(secret)  # it may be another's to go on with by now
+            await self._parts.access.look(secret)  # it may be another's to go on with by now
             response = self._failed(request, error, Kind.FLOW, flow=error.flow, cookie=secret)
             self._set_cookie(response, secret)
             return response
@@ -149,10 +149,9 @@ class Site:
         assert cookie is not None  # the form has shown it
         arguments = [Secret(form.get(name, ""))] if name in STEPS else []
         try:
-            flow_id = await self._parts.access.flow_id(cookie)
-            await getattr(self._service, command)(
-                flow_id, *arguments, key=f"page {form['once']}", holder=holder_of(cookie), patience=PATIENCE
-            )
+            opened = await self._parts.access.open(cookie)
+            method = getattr(self._service, command)
+            await opened.run(method, *arguments, key=f"page {form['once']}", patience=PATIENCE)
         except (FlowNotFound, *MOVED_ON):
             return self._onward()
         except ResetFlowError as error:
@@ -166,11 +165,11 @@ class Site:
         form = await self._form(request)
         login = ""
         try:
-            if (flow := await self._flow_of(request)) is not None:
-                login = flow.user if self._reveals_login(request) else ""
-                if not flow.ended:
-                    holder = holder_of(self._parts.cookie_of(request) or "")
-                    await self._service.cancel(flow.id, key=f"page {form['once']}", holder=holder, patience=PATIENCE)
+            opened = await self._parts.access.open(self._parts.cookie_of(request) or "")
+            flow = await opened.run(self._service.get)
+            login = flow.user if self._reveals_login(request) else ""
+            if not flow.ended:
+                await opened.run(self._service.cancel, key=f"page {form['once']}", patience=PATIENCE)
         except StoreError:
             raise
         except ResetFlowError:
@@ -218,7 +217,7 @@ class Site:
         if cookie is None:
             return None
         try:
-            return await self._parts.access.flow(cookie)
+            return await self._parts.access.look(cookie)
         except FlowNotFound:
             return None
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from reset_flow import FlowNotFound, InvalidInput, Keyring, MemoryStore, ResetService, State
+from reset_flow import FlowNotFound, HeldElsewhere, InvalidInput, Keyring, MemoryStore, ResetService, State
 from reset_flow.testing import LeakScanner, ScriptedTransport, dump
 from reset_flow.web import Links
 from tests.web.houses import ANSWER, ASKED, COOKIE, PASSWORD, UNASKED, Form, random_key
@@ -37,10 +37,10 @@ def path_of(link: str) -> str:
     return f"link/{link.rpartition('/')[2]}"
 
 
-async def opened_by_link(house: House, worker: Worker, flow_id: str) -> Browser:
+async def opened_by_link(house: House, worker: Worker, flow_id: str, holder: str | None = None) -> Browser:
     """Return a browser whose person has followed a new link to a flow."""
     browser = await house.browser(worker)
-    page = await browser.get(path_of(await worker.links.create(flow_id)))
+    page = await browser.get(path_of(await worker.links.create(flow_id, holder=holder)))
     await browser.send(page.forms[-1])
     return browser
 
@@ -493,3 +493,105 @@ async def test_of_two_browsers_that_type_the_code_one_holds_the_flow(house: Hous
     assert sorted(page.status for page in pages) == [200, 403]
     assert [page.has("password") for page in pages] == [page.status == 200 for page in pages]
     assert len(house.sandbox.calls_of("exchange")) == 1
+
+
+# --- a link that its maker gives the own place to
+
+CHAT, OTHER_CHAT = "chat 4711", "chat 4712"
+
+
+async def test_who_comes_by_the_link_of_a_chat_goes_on_where_the_code_was_typed_in_it(house: House) -> None:
+    worker = await house.worker()
+    flow = await worker.service.start(UNASKED)
+    await worker.service.verify(flow.id, house.sandbox.newest_code(UNASKED), holder=CHAT)
+    browser = await opened_by_link(house, worker, flow.id, CHAT)
+    await browser.do("password", password="password")
+    assert browser.page.has("password"), "it is refused as a password, not as another's"
+    page = await browser.do("password", password=PASSWORD)
+    assert page.status == 200
+    assert house.sandbox.password_of(UNASKED) == PASSWORD
+
+
+async def test_a_code_typed_in_the_browser_binds_the_flow_to_the_browser_alone(house: House) -> None:
+    worker = await house.worker()
+    flow = await worker.service.start(UNASKED)
+    browser = await opened_by_link(house, worker, flow.id, CHAT)
+    await browser.do("code", code=house.sandbox.newest_code(UNASKED))
+    for refused in (
+        worker.service.get(flow.id, holder=CHAT),
+        worker.service.set_password(flow.id, "the chats choice", holder=CHAT),
+    ):
+        with pytest.raises(HeldElsewhere):
+            await refused
+    other = await opened_by_link(house, worker, flow.id, CHAT)
+    assert (other.page.status, other.page.has("password")) == (403, False)
+    await browser.do("password", password=PASSWORD)
+    assert house.sandbox.password_of(UNASKED) == PASSWORD
+
+
+@pytest.mark.parametrize("holder", [None, OTHER_CHAT])
+async def test_the_link_of_anybody_else_opens_nothing_of_what_a_chat_holds(house: House, holder: str | None) -> None:
+    worker = await house.worker()
+    flow = await worker.service.start(UNASKED)
+    waiting = await opened_by_link(house, worker, flow.id, holder)
+    before = waiting.page
+    await worker.service.verify(flow.id, house.sandbox.newest_code(UNASKED), holder=CHAT)
+    late = await opened_by_link(house, worker, flow.id, holder)
+    assert (late.page.status, late.page.has("password")) == (403, False)
+    form = before.form("code")
+    for name in ("code", "password", "resend", "cancel"):
+        page = await waiting.send(Form(f"/reset/{name}", form.fields), code="123456", password="the others choice")
+        assert page.status == 403
+    assert house.sandbox.calls_of("update") == []
+    right = await opened_by_link(house, worker, flow.id, CHAT)
+    assert right.page.has("password")
+
+
+async def test_the_place_of_a_chat_is_in_the_cookie_of_its_link_and_in_no_other(house: House) -> None:
+    worker = await house.worker()
+    flow = await worker.service.start(UNASKED)
+    await worker.service.verify(flow.id, house.sandbox.newest_code(UNASKED), holder=CHAT)
+    browser, program = await opened_by_link(house, worker, flow.id, CHAT), await house.program(worker)
+    stranger = await house.browser(worker)
+    await stranger.start(ASKED)
+    program.flow_id, token = flow.id, browser.page.form("cancel").fields["csrf"]
+    program.cookie = stranger.cookie
+    assert [(await program.get()).status, (await program.get(secret=flow.id)).status] == [404, 404]
+    program.cookie = browser.cookie
+    assert (await program.get()).body["state"] == "token_issued"
+    reply = await program.do("password", PASSWORD, headers={"X-CSRF-Token": token})
+    assert reply.body["state"] == "password_set"
+
+
+async def test_who_may_begin_anew_in_the_place_of_a_chat_gives_its_flow_up(house: House) -> None:
+    worker = await house.worker()
+    flow = await worker.service.start(UNASKED)
+    await worker.service.verify(flow.id, house.sandbox.newest_code(UNASKED), holder=CHAT)
+    browser = await opened_by_link(house, worker, flow.id, CHAT)
+    page = await browser.do("again")
+    assert page.has("start")
+    assert (await worker.service.get(flow.id, holder=CHAT)).ended
+
+
+async def test_a_browser_that_came_by_a_link_before_links_had_holders_still_gets_in(house: House) -> None:
+    worker = await house.worker()
+    flow, browser = await worker.service.start(UNASKED), await house.browser(worker)
+    cookie = "link." + "b" * 43
+    await worker.service.side("web browser").save(
+        cookie, flow.id.encode(), revision=b"", lifetime=timedelta(minutes=15)
+    )
+    browser.cookie = cookie
+    page = await browser.get()
+    assert page.has("code")
+    await browser.do("code", code=house.sandbox.newest_code(UNASKED))
+    await browser.do("password", password=PASSWORD)
+    assert house.sandbox.password_of(UNASKED) == PASSWORD
+
+
+async def test_a_link_with_a_holder_that_can_be_none_is_not_made(house: House) -> None:
+    worker = await house.worker()
+    flow = await worker.service.start(UNASKED)
+    for holder in ("", " ", "h" * 400, "a\nb"):
+        with pytest.raises(InvalidInput):
+            await worker.links.create(flow.id, holder=holder)
+    assert await worker.links.create(flow.id, holder="a chat")
