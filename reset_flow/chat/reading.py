@@ -118,8 +118,9 @@ def _label(names: Iterable[str]) -> re.Pattern[str]:
 
 
 def _bare(text: str) -> str:
-    """Return a text without case, signs at its ends and spaces that do not matter."""
-    return " ".join(EDGES.sub("", unicodedata.normalize("NFKC", text).casefold()).split())
+    """Return a text without case, signs around its words and spaces that do not matter."""
+    words = unicodedata.normalize("NFKC", text).casefold().split()
+    return " ".join(filter(None, [EDGES.sub("", word) for word in words]))
 
 
 def _plain(text: str) -> str:

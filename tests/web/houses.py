@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from reset_flow import Flow, Guard, Store
+    from reset_flow import Flow, Guard, Listener, Store
 
 APP_KEY = "an-app-key"
 ASKED, UNASKED, NOBODY = "robert.zak", "maria.noquestion", "nobody.everknew"
@@ -91,6 +91,7 @@ class House:
         policy: Policy | None = None,
         limits: Limits | None = None,
         guards: tuple[Guard, ...] = (),
+        listeners: Mapping[str, Listener] | None = None,
         public_url: str | None = None,
         path: str = "/reset/",
     ) -> Worker:
@@ -106,6 +107,7 @@ class House:
                 self._keyring,
                 policy=policy or Policy(),
                 guards=guards,
+                listeners=listeners,
                 clock=self.clock,
                 sweep=False,
             )
