@@ -92,6 +92,8 @@ class _Task:
 
         is_secret: Whether it is to be deleted.
 
+        digest: The hash of the code in it.
+
         interrupted: Whether a process died in the message before, after which nothing is as it was.
 
         says: Texts that come with it.
@@ -243,7 +245,7 @@ class ResetDialogue:
             talk,
             locale=say.locale,
             taken=Taken(inbound.message, task.phase, task.kind, self._worker, mark.at),
-            last_entry=task.digest or talk.last_entry,
+            last_code=task.digest or talk.last_code,
         )
         if task.act is Act.START and not (task.again and talk.secret):
             begun = replace(begun, secret=secrets.token_urlsafe(), asked=False)
@@ -276,13 +278,14 @@ class ResetDialogue:
         kind, entry = self._read(inbound.text, read_as)
         kind = Kind(before.kind) if before and again else kind
         is_secret = kind in NEEDS_DELETION and read_as in SECRET_PHASES
-        digest = self._service.digest("chat entry", inbound.text) if is_secret else b""
+        digest = self._digest(entry.reveal()) if kind is Kind.ENTRY and read_as is Phase.CODE else b""
         interrupted = before is not None and not again and before.phase != phase
-        repeated = not again and read_as is Phase.NEW and bool(digest) and digest == talk.last_entry
+        is_new = kind is Kind.ENTRY and read_as is Phase.NEW
+        repeated = is_new and talk.last_code in map(self._digest, self._reader.codes(inbound.text))
         act, says = act_for(read_as, kind), []
         if is_secret and (interrupted or repeated):
             act = Act.STAND  # it answers a question that is over
-        elif read_as is Phase.NEW and kind is Kind.ENTRY and not self._in_chat:
+        elif is_new and not self._in_chat:
             act, says = Act.STAND, ["chat.use_link"]
         elif read_as is Phase.LOGIN and act is Act.STAND:
             says = ["chat.login.again"]
@@ -332,6 +335,9 @@ class ResetDialogue:
                 return Kind.SEVERAL, nothing
             entry = found[0]
         return (Kind.OTHER, nothing) if entry is None else (Kind.ENTRY, Secret(entry))
+
+    def _digest(self, code: str) -> bytes:
+        return self._service.digest("chat code", code.casefold())
 
     # --- what is done
 

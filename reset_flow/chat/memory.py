@@ -64,7 +64,7 @@ class Talk(Struct, frozen=True, array_like=True):
 
         link: The last one, while it is good.
 
-        last_entry: The hash of the secret that was typed last, to know it again if it comes once more by mistake.
+        last_code: The hash of the code that was typed last: if it comes once more, it is no new password.
 
         recent: The last messages and the turns that they got.
     """
@@ -74,7 +74,7 @@ class Talk(Struct, frozen=True, array_like=True):
     secret: str = ""
     taken: Taken | None = None
     link: OpenLink | None = None
-    last_entry: bytes = b""
+    last_code: bytes = b""
     recent: tuple[tuple[str, Turn], ...] = ()
 
     def turn_of(self, message: str) -> Turn | None:
