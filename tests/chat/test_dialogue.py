@@ -1,0 +1,497 @@
+"""The dialogue keeps its word: nothing twice, nothing out of order, nothing silently lost, whoever dies when."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from reset_flow import (
+    ConfigurationError,
+    Credential,
+    InvalidInput,
+    Keyring,
+    MemoryStore,
+    ResetService,
+    SQLiteStore,
+    Unknown as Lost,
+)
+from reset_flow.chat import DeleteMessage, Escalate, Inbound, News, Reason, ResetDialogue, Turn
+from reset_flow.testing import FrozenClock, ScriptedTransport
+from reset_flow.web import Links
+from tests.chat.chats import ANSWER, CHAT, CODE, LOGIN, PASSWORD, PIN, PUBLIC_URL, Chat, Desk, Provider, ids, link_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.chat.conftest import MakeDesk
+
+TO_CODE = ("hello", LOGIN, ANSWER)
+TO_PASSWORD = (*TO_CODE, CODE)
+
+
+# --- the same message again
+
+
+@pytest.mark.parametrize("step", range(5))
+async def test_a_message_delivered_twice_gets_the_same_turn_and_one_call(make_desk: MakeDesk, step: int) -> None:
+    desk = make_desk(in_chat=True, by_link=False)
+    chat = Chat(desk)
+    texts = (*TO_PASSWORD, PASSWORD)
+    await chat.says(*texts[:step])
+    first = await chat.say(texts[step])
+    events = list(desk.events)
+    assert await chat.say(texts[step], str(step + 1)) == first
+    chat.bot = desk.bot()
+    assert await chat.say(texts[step], str(step + 1)) == first
+    assert desk.events == events
+    last = await chat.says(*texts[step + 1 :]) if texts[step + 1 :] else first
+    assert (ids(last), last.done) == (["done"], True)
+    calls = [event for event in desk.events if not event.startswith(("delete", "tell"))]
+    assert calls == ["challenge", "request", "exchange", "update"]
+
+
+async def test_both_deliveries_at_once_get_the_same_turn_and_one_call(desk: Desk) -> None:
+    chat = Chat(desk)
+    await chat.says("hello", LOGIN)
+    first, second = await asyncio.gather(chat.say(ANSWER, "3"), chat.say(ANSWER, "3"))
+    assert first == second
+    assert ids(first) == ["chat.code"]
+    assert desk.events == ["challenge", "delete", "request"]
+
+
+# --- order
+
+
+async def test_two_quick_messages_are_taken_in_order(make_desk: MakeDesk) -> None:
+    provider = Provider()
+    desk = make_desk(provider)
+    chat = Chat(desk)
+    await chat.says("hello", LOGIN)
+    held = provider.hold("request")
+    answered = asyncio.create_task(chat.say(ANSWER))
+    await held.arrived.wait()
+    verified = asyncio.create_task(chat.say(CODE))
+    held.released.set()
+    assert ids(await answered) == ["chat.code"]
+    assert ids(await verified) == ["chat.open"]
+    assert desk.events == ["challenge", "delete", "request", "delete", "exchange"]
+
+
+async def test_two_workers_take_the_messages_of_a_conversation_one_after_another(
+    make_desk: MakeDesk, tmp_path: Path
+) -> None:
+    provider, clock = Provider(), FrozenClock()
+    keyring = Keyring.load_or_create(tmp_path / "keys")
+    desk = make_desk(
+        provider, clock=clock, keyring=keyring, store=lambda: SQLiteStore(tmp_path / "flows.db", clock=clock)
+    )
+    chat, other = Chat(desk), Chat(desk)
+    await chat.says("hello", LOGIN)
+    held = provider.hold("request")
+    answered = asyncio.create_task(chat.say(ANSWER))
+    await held.arrived.wait()
+    again, verified = asyncio.create_task(other.say(ANSWER, "3")), asyncio.create_task(other.say(CODE, "4"))
+    held.released.set()
+    assert await again == await answered
+    assert ids(await verified) == ["chat.open"]
+    assert desk.events == ["challenge", "delete", "request", "delete", "exchange"]
+
+
+async def test_what_somebody_else_does_with_the_flow_is_waited_for(make_desk: MakeDesk) -> None:
+    provider = Provider(question=False)
+    desk = make_desk(provider, in_chat=True)
+    chat = Chat(desk)
+    await chat.says("hello", LOGIN, CODE)
+    await desk.settle()
+    held = provider.hold("update")
+    flow_id, holder = desk.flows[-1], f"chat {CHAT}"
+    elsewhere = asyncio.create_task(chat.bot.service.set_password(flow_id, PASSWORD, holder=holder))
+    await held.arrived.wait()
+    said = asyncio.create_task(chat.say("cancel"))
+    await desk.settle()
+    assert not said.done()
+    held.released.set()
+    assert (await elsewhere).ended
+    turn = await said
+    assert (ids(turn), turn.done) == (["done"], True)
+
+
+# --- secrets
+
+
+@pytest.mark.parametrize(
+    "says", [(ANSWER,), (ANSWER, "123 456"), (ANSWER, CODE), (*TO_PASSWORD[2:], "weak"), ("wrong",)]
+)
+async def test_a_message_is_deleted_before_the_broker_is_called(make_desk: MakeDesk, says: tuple[str, ...]) -> None:
+    desk = make_desk(in_chat=True)
+    chat = Chat(desk)
+    await chat.says("hello", LOGIN)
+    desk.events.clear()
+    await chat.says(*says)
+    called = [event for event in desk.events if event != "delete"]
+    assert desk.events[::2] == ["delete"] * len(says)
+    assert called == ["request", "exchange", "update"][: len(called)]
+    assert chat.deleted == [str(number) for number in range(3, 3 + len(says))]
+
+
+@pytest.mark.parametrize("outcome", [False, None, OSError("not allowed"), "hangs", 1])
+async def test_a_deletion_that_fails_is_told_and_the_reset_goes_on(
+    desk: Desk, outcome: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reset_flow.chat.dialogue.DELETION_DEADLINE", 0.05)
+    chat = Chat(desk)
+    chat.can_delete = outcome
+    turn = await chat.says("hello", LOGIN, ANSWER)
+    assert ids(turn) == ["chat.not_deleted", "chat.code"]
+    chat.can_delete = True
+    assert ids(await chat.say(CODE)) == ["chat.open"]
+    assert desk.events == ["challenge", "delete", "request", "delete", "exchange"]
+
+
+async def test_where_the_platform_deletes_nothing_that_is_told_at_each_secret(desk: Desk) -> None:
+    bot = desk.bot()
+    told = []
+    for number, text in enumerate(TO_PASSWORD):
+        inbound = Inbound(conversation=CHAT, message=str(number), text=text, private=True)
+        told.append(ids(await bot.dialogue.handle(inbound)))
+    assert told == [
+        ["chat.login"],
+        ["answer.wanted"],
+        ["chat.not_deleted", "chat.code"],
+        ["chat.not_deleted", "chat.open"],
+    ]
+
+
+@pytest.mark.parametrize("text", ["hello", LOGIN, "/cancel", "help", "what is my balance?"])
+async def test_what_holds_no_secret_is_not_deleted(desk: Desk, text: str) -> None:
+    chat = Chat(desk)
+    await chat.say("hello")
+    await chat.say(text)
+    assert "delete" not in desk.events
+
+
+async def test_in_a_group_nothing_happens_but_the_hand_over(desk: Desk) -> None:
+    chat = Chat(desk)
+    await chat.says("hello", LOGIN)
+    desk.events.clear()
+    for text in ("hello", ANSWER, "/cancel"):
+        turn = await chat.say(text, private=False)
+        assert (ids(turn), turn.done, turn.effects) == (["chat.private"], True, ())
+    assert desk.events == []
+    assert ids(await chat.say(ANSWER)) == ["chat.code"]
+
+
+# --- what is never taken for the new password
+
+
+@pytest.mark.parametrize("credential", Credential)
+@pytest.mark.parametrize("again", [CODE, "741 175", "code: 741175.", "７４１１７５"])
+async def test_a_code_that_is_typed_again_is_never_the_new_password(
+    make_desk: MakeDesk, credential: Credential, again: str
+) -> None:
+    provider = Provider(question=False)
+    desk = make_desk(provider, in_chat=True, by_link=False, credential=credential)
+    chat = Chat(desk)
+    wanted = ids(await chat.says("hello", LOGIN, "741-175"))
+    assert ids(await chat.say(again)) == wanted
+    assert provider.calls_of("update") == []
+    new = PIN if credential is Credential.PIN else PASSWORD
+    assert (await chat.say(new)).done
+    assert provider.given("update") == [new]
+
+
+async def test_where_passwords_are_set_by_link_none_that_is_typed_is_sent(desk: Desk) -> None:
+    chat = Chat(desk)
+    turn = await chat.says(*TO_PASSWORD, PASSWORD)
+    assert ids(turn) == ["chat.use_link", "chat.open"]
+    assert link_of(turn).url.startswith(PUBLIC_URL)
+    assert desk.events[-2:] == ["exchange", "delete"]
+    assert "update" not in desk.events
+
+
+async def test_the_same_password_again_after_a_doubt_is_sent_again(make_desk: MakeDesk) -> None:
+    provider = Provider(question=False)
+    provider.script(update=[Lost(), Lost()], log_in=[Lost()])
+    chat = Chat(make_desk(provider, in_chat=True, by_link=False))
+    turn = await chat.says("hello", LOGIN, CODE, PASSWORD)
+    assert ids(turn)[-1] == "password.in_doubt"
+    assert ids(await chat.say(PASSWORD)) == ["done"]
+
+
+@pytest.mark.parametrize(
+    ("credential", "new", "wanted", "done"),
+    [
+        (Credential.PASSWORD, PASSWORD, "password.wanted", "done"),
+        (Credential.PASSWORD, f"password: {PASSWORD}", "password.wanted", "done"),
+        (Credential.PIN, PIN, "pin.wanted", "done.pin"),
+    ],
+)
+async def test_passwords_and_pins_may_be_typed_where_that_is_switched_on(
+    make_desk: MakeDesk, credential: Credential, new: str, wanted: str, done: str
+) -> None:
+    provider = Provider()
+    desk = make_desk(provider, in_chat=True, by_link=False, credential=credential)
+    chat = Chat(desk)
+    assert ids(await chat.says(*TO_PASSWORD)) == [wanted]
+    turn = await chat.say(new)
+    assert (ids(turn), turn.done) == ([done], True)
+    assert provider.given("update") == [new.removeprefix("password: ")]
+    assert desk.events[-2:] == ["delete", "update"]
+
+
+async def test_a_pin_is_set_by_link_where_it_is_not_to_be_typed(make_desk: MakeDesk) -> None:
+    chat = Chat(make_desk(credential=Credential.PIN))
+    turn = await chat.says(*TO_PASSWORD)
+    assert ids(turn) == ["chat.open_pin"]
+    assert link_of(turn).url.startswith(PUBLIC_URL)
+
+
+# --- news
+
+
+async def set_in_browser(desk: Desk, turn: Turn) -> None:
+    """Set the password as the browser does that came by the link."""
+    bot = desk.bot()
+    flow = await Links(bot.service, PUBLIC_URL).look(link_of(turn).url.rpartition("/")[2])
+    assert flow is not None
+    await bot.service.set_password(flow.id, PASSWORD, holder=f"chat {CHAT}")
+
+
+async def told(desk: Desk) -> list[tuple[str, list[str], bool]]:
+    """Return what was told unasked, once the workers have nothing under way any more."""
+    await desk.settle()
+    return [(name, ids(turn), turn.done) for name, turn in desk.told]
+
+
+async def test_a_password_that_is_set_in_the_browser_is_told_once(desk: Desk) -> None:
+    chat = Chat(desk)
+    turn = await chat.says(*TO_PASSWORD)
+    await set_in_browser(desk, turn)
+    assert await told(desk) == [(CHAT, ["done"], True)]
+    desk.later()
+    await chat.bot.service.sweep()
+    assert len(await told(desk)) == 1
+    assert ids(await chat.say("hello")) == ["chat.login"]
+
+
+@pytest.mark.parametrize("texts", [TO_CODE[:2], TO_CODE, TO_PASSWORD])
+async def test_an_expired_reset_is_told_once(desk: Desk, texts: tuple[str, ...]) -> None:
+    chat = Chat(desk)
+    await chat.says(*texts)
+    desk.clock.advance(timedelta(hours=2))
+    await desk.bot().service.sweep()
+    assert await told(desk) == [(CHAT, ["failed.expired"], True)]
+    desk.later()
+    await chat.bot.service.sweep()
+    assert len(await told(desk)) == 1
+    assert ids(await chat.say("hello")) == ["chat.login"]
+
+
+async def test_the_end_that_a_message_brings_is_told_by_its_turn_alone(make_desk: MakeDesk) -> None:
+    desk = make_desk(in_chat=True, by_link=False)
+    chat = Chat(desk)
+    assert (await chat.says(*TO_PASSWORD, PASSWORD)).done
+    desk.later()
+    await chat.bot.service.sweep()
+    assert await told(desk) == []
+
+
+async def test_news_that_could_not_be_shown_are_told_again_also_after_a_restart(desk: Desk) -> None:
+    chat = Chat(desk)
+    turn = await chat.says(*TO_PASSWORD)
+    desk.tell_fails = 2
+    await set_in_browser(desk, turn)
+    assert await told(desk) == []
+    await chat.bot.dies()
+    desk.later()
+    await desk.bot().service.sweep()
+    assert await told(desk) == []
+    await desk.bot().service.sweep()
+    assert await told(desk) == [(CHAT, ["done"], True)]
+
+
+async def test_news_of_a_reset_that_was_given_up_are_told_only_if_it_came_to_be(make_desk: MakeDesk) -> None:
+    provider = Provider(question=False)
+    desk = make_desk(provider)
+    chat = Chat(desk)
+    await chat.says("hello", LOGIN)
+    turn = await chat.say("start over")
+    assert ids(turn) == ["chat.login"]
+    desk.clock.advance(timedelta(hours=2))
+    await desk.bot().service.sweep()
+    assert await told(desk) == []
+
+
+# --- killed
+
+
+@pytest.mark.parametrize("text", [ANSWER, CODE, PASSWORD])
+async def test_killed_between_deletion_and_call_the_person_is_asked_again(make_desk: MakeDesk, text: str) -> None:
+    desk = make_desk(in_chat=True, by_link=False)
+    chat = Chat(desk)
+    texts = (*TO_PASSWORD, PASSWORD)
+    await chat.says(*texts[: texts.index(text)])
+    desk.events.clear()
+    deleted = asyncio.Event()
+
+    async def delete(_: DeleteMessage) -> bool:
+        deleted.set()
+        return await asyncio.Event().wait()
+
+    inbound = Inbound(conversation=CHAT, message="doomed", text=text, private=True)
+    doomed = asyncio.create_task(chat.bot.dialogue.handle(inbound, delete))
+    await deleted.wait()
+    doomed.cancel()
+    await asyncio.wait([doomed])
+    await chat.bot.dies()
+    desk.later()
+    chat.bot = desk.bot()
+    assert await chat.bot.dialogue.recover() == 1
+    assert await chat.bot.dialogue.recover() == 0
+    wanted = {ANSWER: "answer.wanted", CODE: "chat.code", PASSWORD: "password.wanted"}[text]
+    assert await told(desk) == [(CHAT, ["chat.interrupted", wanted], False)]
+    assert desk.events == [f"tell {CHAT}"]
+    assert ids(await chat.says(*texts[texts.index(text) :])) == ["done"]
+
+
+async def test_recover_lets_those_alone_who_are_still_at_it(desk: Desk) -> None:
+    provider = Provider(question=False)
+    chat = Chat(desk)
+    assert await chat.bot.dialogue.recover() == 0
+    await chat.says(*TO_CODE)
+    desk.later()
+    assert await chat.bot.dialogue.recover() == 0
+    assert provider.calls == []
+    assert desk.told == []
+
+
+@pytest.mark.parametrize("step", range(5))
+@pytest.mark.parametrize("after", ["delivered again", "another message"])
+async def test_killed_at_any_call_a_conversation_goes_on_and_nothing_is_sent_twice(
+    make_desk: MakeDesk, step: int, after: str
+) -> None:
+    texts = (*TO_PASSWORD, PASSWORD)
+    for dies_at in range(1, 1000):
+        provider = Provider()
+        desk = make_desk(provider, in_chat=True, by_link=False)
+        chat = Chat(desk)
+        await chat.says(*texts[:step])
+        await chat.bot.dies()
+        chat.bot = desk.bot(dies_at=dies_at)
+        doomed = asyncio.create_task(chat.say(texts[step], "doomed"))
+        dead = asyncio.create_task(chat.bot.process.dead.wait())
+        await asyncio.wait([doomed, dead], return_when=asyncio.FIRST_COMPLETED)
+        was_killed = not doomed.done()
+        for task in (doomed, dead):
+            task.cancel()
+        await chat.bot.dies()
+        desk.later()
+        chat.bot = desk.bot()
+        turn = await chat.say(texts[step], "doomed") if after == "delivered again" else await chat.say("help")
+        turn = await finish(chat, turn)
+        assert (ids(turn)[-1], turn.done) == ("done", True), f"killed at call {dies_at}"
+        assert provider.given("update")[-1] == PASSWORD
+        assert len(provider.calls_of("update")) <= 2
+        await desk.aclose()
+        if not was_killed:
+            break
+    assert dies_at > 5
+
+
+async def finish(chat: Chat, turn: Turn) -> Turn:
+    """Do what is wanted, until the reset is done."""
+    for _ in range(10):
+        last = ids(turn)[-1]
+        if turn.done and last == "done":
+            break
+        match last.partition(".in_doubt")[0]:
+            case "chat.login":
+                text = LOGIN
+            case "answer.wanted":
+                text = ANSWER
+            case "chat.code" | "code" | "answer" | "resend":
+                text = CODE
+            case "password" | "password.wanted":
+                text = PASSWORD
+            case _:
+                text = "another code" if last == "code.another" else "hello"
+        turn = await chat.say(text)
+    return turn
+
+
+# --- misuse
+
+
+@pytest.mark.parametrize(
+    "inbound",
+    [
+        "hello",
+        None,
+        Inbound(conversation="", message="1"),
+        Inbound(conversation="c", message=""),
+        Inbound(conversation="c" * 201, message="1"),
+        Inbound(conversation="c", message="1\n"),
+        Inbound(conversation=4711, message="1"),  # type: ignore[arg-type]
+        Inbound(conversation="c", message="1", text=b"hello"),  # type: ignore[arg-type]
+        Inbound(conversation="c", message="1", locale=None),  # type: ignore[arg-type]
+    ],
+)
+async def test_what_is_no_inbound_is_refused_and_does_nothing(desk: Desk, inbound: Any) -> None:
+    bot = desk.bot()
+    with pytest.raises(InvalidInput):
+        await bot.dialogue.handle(inbound)
+    assert desk.saved == b""
+    fine = Inbound(conversation="c" * 200, message="m" * 200, text="hello", private=True)
+    assert ids(await bot.dialogue.handle(fine)) == ["chat.login"]
+
+
+async def test_a_dialogue_needs_a_road_for_the_password_and_both_ends_of_the_news() -> None:
+    async with ResetService(ScriptedTransport(), MemoryStore(), Keyring.generate(), sweep=False) as service:
+        links = Links(service, PUBLIC_URL)
+
+        async def tell(_: str, __: Turn) -> None:
+            """Show it to nobody."""
+
+        wrongs: tuple[dict[str, Any], ...] = ({}, {"links": links, "news": News()}, {"links": links, "tell": tell})
+        for wrong in wrongs:
+            with pytest.raises(ConfigurationError):
+                ResetDialogue(service, **wrong)
+        rights: tuple[dict[str, Any], ...] = (
+            {"links": links},
+            {"passwords_in_chat": True},
+            {"links": links, "news": News(), "tell": tell},
+        )
+        for right in rights:
+            assert isinstance(ResetDialogue(service, **right), ResetDialogue)
+
+
+# --- elsewhere
+
+
+async def test_a_reset_whose_code_was_typed_elsewhere_is_left_to_whoever_did(make_desk: MakeDesk) -> None:
+    provider = Provider(question=False)
+    desk = make_desk(provider, in_chat=True, by_link=False)
+    chat = Chat(desk)
+    await chat.says("hello", LOGIN)
+    await desk.settle()
+    await chat.bot.service.verify(desk.flows[-1], CODE, holder="somebody's browser")
+    turn = await chat.say("123456")
+    assert (ids(turn), turn.done) == (["held"], False)
+    assert provider.given("exchange") == [CODE]
+    turn = await chat.say("cancel")
+    assert (ids(turn), turn.done) == (["chat.left"], True)
+    await chat.bot.service.set_password(desk.flows[-1], PASSWORD, holder="somebody's browser")
+    assert await told(desk) == [(CHAT, ["done"], False)]
+
+
+# --- what is asked of humans
+
+
+async def test_a_human_is_called_when_asked_for_and_when_a_reset_failed(desk: Desk) -> None:
+    chat = Chat(desk)
+    assert (await chat.say("human")).effects == (Escalate(Reason.ASKED),)
+    turn = await chat.says("hello", LOGIN, "a street", "a road", "a lane")
+    assert (ids(turn)[-1], turn.effects, turn.done) == ("failed.too_many_attempts", (Escalate(Reason.FAILED),), True)
