@@ -274,6 +274,28 @@ def serve(
 
 
 @app.command()
+@with_settings()
+def mcp(
+    *,
+    settings: Settings,
+    http: Annotated[
+        bool, typer.Option("--http", help="Listen for streamable HTTP. It needs RESET_FLOW_MCP_TOKENS_FILE.")
+    ] = False,
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="PORT", min=0, max=65535, help="0 picks a free one.")] = 8090,
+    public_url: Annotated[
+        str | None, typer.Option("--public-url", metavar="URL", help="RESET_FLOW_PUBLIC_URL: where the page is.")
+    ] = None,
+) -> None:
+    """Serve tools of the Model Context Protocol on standard input and output: a model resets a password."""
+    from reset_flow.cli.serving_mcp import serve as serve_tools  # noqa: PLC0415 - no other command needs the extra
+
+    serve_tools(
+        settings, listen=(host, port) if http else None, public_url=public_url or settings.get("PUBLIC_URL", "")
+    )
+
+
+@app.command()
 def demo(
     keep: Annotated[Path | None, typer.Option("--keep", metavar="DIR", help="Keep the files there.")] = None,
 ) -> None:
