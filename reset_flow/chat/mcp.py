@@ -145,7 +145,10 @@ class _Tools:
         if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:
             page = types.ElicitRequest(params=types.ElicitRequestURLParams(message=text, url=link))
             return types.InputRequiredResult(input_requests={PAGE: page}, request_state=handle)
-        answer = await ctx.session.elicit_url(text, link, secrets.token_urlsafe(), ctx.request_id)
+        try:
+            answer = await ctx.session.elicit_url(text, link, secrets.token_urlsafe(), ctx.request_id)
+        except MCPError:  # it can't ask after all
+            return _reply(tools.result(flow, handle, self._texts, link=link))
         flow = await self._service.get(flow.id, holder=f"mcp {secret}")
         return _reply(tools.result(flow, handle, self._texts, opened=answer.action == "accept"))
 

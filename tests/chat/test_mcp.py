@@ -128,6 +128,19 @@ async def test_a_person_who_goes_to_no_page_is_asked_again_when_they_wish(house:
         assert len(house.sandbox.calls_of("challenge")) == 1  # asked twice, started once
 
 
+async def test_a_client_that_cannot_ask_after_all_gets_the_link(house: House) -> None:
+    async def fail(context: Any, params: types.ElicitRequestParams) -> types.ErrorData:  # noqa: ARG001 - as above
+        return types.ErrorData(code=types.INTERNAL_ERROR, message="there is no browser")
+
+    worker = await house.worker()
+    server = create_server(worker.service, links=worker.links)
+    async with Client(server, mode=LEGACY, elicitation_callback=fail) as client:
+        one = Model(client, await house.browser(worker))
+        told = await one.call("start_reset", user=ASKED)
+        await one.follows(told["link"])
+        assert one.browser.page.has("answer")
+
+
 @pytest.mark.parametrize("mode", [MODERN, LEGACY])
 async def test_tools_take_and_return_what_their_schemas_say(house: House, mode: str) -> None:
     worker = await house.worker()
