@@ -30,10 +30,16 @@ STEERING = re.compile(r"/(\w+)(?:@\w+)?(?:\s.*)?", re.DOTALL)
 """As bots are steered; in groups with the bot's name."""
 
 EDGES = re.compile(r"^\W+|\W+$")
-EMAIL = re.compile(r"[^\s<>(),;:\"]+@[^\s<>(),;:\"]+\.[^\s<>(),;:\"@.]+")
+INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+"""What comes along at the ends of a text that is pasted."""
+
+EMAIL = re.compile(r"(?<![^\s<>(),;:\"])[^\s<>(),;:\"@]+@[^\s<>(),;:\"@]+\.[^\s<>(),;:\"@.?!]+")
 QUESTION_MARKS = ("?", "\N{FULLWIDTH QUESTION MARK}", "\N{ARABIC QUESTION MARK}", "\N{GREEK QUESTION MARK}")
 DASHES = "\N{MINUS SIGN}"
 DIGIT_GROUPS = re.compile(r"(?<!\d[.,:/])(?<!\w)\d+(?:[ \-]\d+)*(?!\w|[.,:/]\d)")
+NO_CODES = re.compile(r"(?<!\w)\w+://\S+|(?:\+|\(0\d{1,4}\)) ?\d[\d ()/\-]*")
+"""Addresses and telephone numbers, which come with an e-mail that is pasted."""
+
 LETTER_GROUPS = re.compile(r"(?<![\w@.])[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*(?![\w@]|\.\w)")
 FEWEST_DIGITS = 4
 FEWEST_LETTERS = 6
@@ -54,8 +60,8 @@ class Reader:
 
     def __init__(self, texts: Texts, code: CodeFormat) -> None:
         self._code = code
-        self._words = {name: word for word in Word for name in _names(texts, f"chat.words.{word}")}
-        self._polite = _names(texts, "chat.words.polite")
+        self._words = {name: word for word in Word for name in map(_bare, _names(texts, f"chat.words.{word}"))}
+        self._polite = set(map(_bare, _names(texts, "chat.words.polite")))
         labels = {kind: _names(texts, f"chat.words.{kind}") for kind in ("login", "answer", "password")}
         self._labels = {kind: _label(names) for kind, names in labels.items()}
 
@@ -71,7 +77,7 @@ class Reader:
     def login(self, text: str) -> str | None:
         """Return the login in a text; `None` if there is none, or several could be meant."""
         labelled, text = self._without_label("login", text)
-        text = text.strip()
+        text = text.strip().strip(INVISIBLE).strip()
         found = set(EMAIL.findall(text))
         if len(found) == 1:
             return str(found.pop())
@@ -110,7 +116,7 @@ def asks(text: str) -> bool:
 
 
 def _names(texts: Texts, id_: str) -> frozenset[str]:
-    return frozenset(_bare(name) for locale in LOCALES for name in texts.pattern(id_, locale).split(","))
+    return frozenset(name.strip() for locale in LOCALES for name in texts.pattern(id_, locale).split(","))
 
 
 def _label(names: Iterable[str]) -> re.Pattern[str]:
@@ -118,8 +124,9 @@ def _label(names: Iterable[str]) -> re.Pattern[str]:
 
 
 def _bare(text: str) -> str:
-    """Return a text without case, signs around its words and spaces that do not matter."""
-    words = unicodedata.normalize("NFKC", text).casefold().split()
+    """Return a text without case, accents, signs around its words and spaces that do not matter."""
+    plain = "".join(char for char in unicodedata.normalize("NFKD", text) if unicodedata.category(char) != "Mn")
+    words = plain.casefold().split()
     return " ".join(filter(None, [EDGES.sub("", word) for word in words]))
 
 
@@ -143,7 +150,7 @@ def _plain_character(char: str) -> str:
 
 def _digits(text: str, length: int) -> tuple[str, ...]:
     found = []
-    for groups in DIGIT_GROUPS.findall(text):
+    for groups in DIGIT_GROUPS.findall(NO_CODES.sub(".", text)):
         parts = re.split(r"[ \-]", groups)
         joined = "".join(parts)
         if _fits(joined, length, FEWEST_DIGITS):
