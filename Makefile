@@ -1,4 +1,4 @@
-# `make demo` shows the library at work, `make test` holds it to its promises. Both set themselves up in .venv.
+# `make demo` and `make chat` show the library at work, `make test` holds it to its promises. All set themselves up in .venv.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
@@ -11,11 +11,17 @@ PYTEST := $(RUN)/python -m pytest -n 4 --dist worksteal
 VERSIONS := 3.11 3.12 3.13
 THIS = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-.PHONY: demo about-demo test about-test test-others test-without-servers check bench format clean
+.PHONY: demo about-demo chat about-chat test about-test test-others test-without-servers check bench format clean
 .NOTPARALLEL: # two targets may set up the same folder
 
 demo: about-demo $(VENV)/.ready-for-demo
 	@$(RUN)/reset-flow demo
+
+chat: about-chat $(VENV)/.ready-for-demo
+	@$(RUN)/reset-flow demo --chat
+
+about-chat:
+	@echo "A reset in a chat, its process killed half-way: 4 seconds. The first run sets up $(VENV): half a minute more."
 
 about-demo:
 	@echo "A whole reset, its process killed half-way: 2 seconds. The first run sets up $(VENV): half a minute more."
@@ -65,7 +71,7 @@ clean:
 	rm -rf $(VENV) $(VERSIONS:%=.venv-%)
 
 $(VENV)/.ready-for-demo: pyproject.toml constraints.txt
-	$(INSTALL) '.[cli]'
+	$(INSTALL) '.[cli,chat]'
 	@touch $@
 
 $(VENV)/.ready-for-tests: pyproject.toml constraints.txt

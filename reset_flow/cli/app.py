@@ -9,6 +9,7 @@ import typer
 
 from reset_flow.cli import admin, prompts
 from reset_flow.cli.admin import tell, tell_unreadable
+from reset_flow.cli.chat_demo import ChatDemo
 from reset_flow.cli.demo import play
 from reset_flow.cli.exits import SYSTEM, TIMED_OUT
 from reset_flow.cli.keys import keys_app
@@ -296,8 +297,44 @@ def mcp(
 
 
 @app.command()
+@with_settings()
+def chat(
+    *,
+    settings: Settings,
+    conversation: Annotated[
+        str, typer.Option("--conversation", metavar="NAME", help="The same name again goes on where it stood.")
+    ] = "terminal",
+    language: Annotated[
+        str | None, typer.Option("--lang", metavar="LANGUAGE", help="en, de or es; otherwise as the terminal is.")
+    ] = None,
+    public_url: Annotated[
+        str | None,
+        typer.Option(
+            "--public-url",
+            metavar="URL",
+            help="RESET_FLOW_PUBLIC_URL: the page at which new passwords are chosen; otherwise they are typed here.",
+        ),
+    ] = None,
+) -> None:
+    """Reset in a dialogue, as in a chat. Each line is a message; of secrets, a terminal shows none."""
+    from reset_flow.cli.chatting import chat as talk  # noqa: PLC0415 - no other command needs the extra
+
+    talk(
+        settings,
+        conversation=conversation,
+        language=language,
+        public_url=public_url or settings.get("PUBLIC_URL", "") or None,
+    )
+
+
+@app.command()
 def demo(
     keep: Annotated[Path | None, typer.Option("--keep", metavar="DIR", help="Keep the files there.")] = None,
+    *,
+    in_chat: Annotated[bool, typer.Option("--chat", help="The same in a chat at this terminal.")] = False,
 ) -> None:
     """See one reset survive the death of its process: a toy broker, a worker, SIGKILL, another worker."""
-    play(keep)
+    if in_chat:
+        play(keep, show=ChatDemo)
+    else:
+        play(keep)

@@ -24,7 +24,7 @@ import attrs
 
 from reset_flow import Keyring
 from reset_flow.cli import disk_inspection
-from reset_flow.cli.processes import SANDBOX, WORKER, DemoFailed, Sandbox, Worker
+from reset_flow.cli.processes import CHAT, SANDBOX, WORKER, Child, DemoFailed, Sandbox, Worker
 from reset_flow.cli.screen import console
 from reset_flow.cli.timeline import Timeline
 
@@ -53,20 +53,24 @@ class Staging:
 
     worker: Sequence[str] = WORKER
     sandbox: Sequence[str] = SANDBOX
+    chat: Sequence[str] = CHAT
     kill: Callable[[int], None] = attrs.field(default=lambda pid: os.kill(pid, signal.SIGKILL))
     search_works: Callable[[Path, Path], bool] = disk_inspection.search_works
     patience: float = 5.0
 
 
-def play(keep: Path | None = None, staging: Staging | None = None) -> None:
+def play(keep: Path | None = None, staging: Staging | None = None, show: type[Demo] | None = None) -> None:
     """
     Play the demo, and leave nothing behind but the folder that is to be kept.
+
+    Args:
+        show: Another one than the usual.
 
     Raises:
         DemoFailed: Something that it shows did not happen.
     """
     with _folder(keep) as folder:
-        asyncio.run(_interruptible(folder, staging or Staging()))
+        asyncio.run(_interruptible((show or Demo)(folder, staging or Staging())))
     if keep is not None:
         console().print(f"\nThe files are in {keep}.")
 
@@ -83,7 +87,7 @@ def _folder(keep: Path | None) -> Iterator[Path]:
     yield keep
 
 
-async def _interruptible(folder: Path, staging: Staging) -> None:
+async def _interruptible(demo: Demo) -> None:
     """Play the demo; on a signal that asks the process to end, clean up first."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
@@ -96,7 +100,7 @@ async def _interruptible(folder: Path, staging: Staging) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, end, number)
     try:
-        await Demo(folder, staging).play()
+        await demo.play()
     except asyncio.CancelledError:
         if came:
             raise DemoFailed(f"it was ended by {came[0].name}") from None
@@ -164,13 +168,13 @@ class Demo:
         self._timeline.aside(worker.name, f"starts on {where}, {DATABASE} (process {worker.pid})")
         return worker
 
-    async def _kill(self, worker: Worker) -> None:
+    async def _kill(self, worker: Child) -> None:
         self._staging.kill(worker.pid)
         code = await worker.ended(self._staging.patience)
         if code is None:
-            raise DemoFailed("worker 1 was to be killed, and lives")
+            raise DemoFailed(f"{worker.name} was to be killed, and lives")
         if code != -signal.SIGKILL:
-            raise DemoFailed(f"worker 1 ended with {code}, not by signal {signal.SIGKILL:d}")
+            raise DemoFailed(f"{worker.name} ended with {code}, not by signal {signal.SIGKILL:d}")
         self._timeline.crash("kill -9", f"{worker.name} is dead (return code {code}); the token was in its memory")
 
     # --- the steps

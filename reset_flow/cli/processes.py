@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import pty
 import re
 import signal
 import sys
+import termios
 from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
@@ -18,10 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["SANDBOX", "WORKER", "DemoFailed", "Sandbox", "Worker"]
+__all__ = ["CHAT", "SANDBOX", "WORKER", "Child", "DemoFailed", "Sandbox", "Typist", "Worker"]
 
 WORKER = (sys.executable, "-m", "reset_flow.cli.demo_worker")
+CHAT = (sys.executable, "-m", "reset_flow.cli", "chat", "--conversation", "demo", "--lang", "en")
 SANDBOX = (sys.executable, "-m", "reset_flow.sandbox", "--port", "0", "--quiet")
+ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[a-zA-Z]")
 PATIENCE = 15.0
 """Seconds that a process of the demo may take for anything; on an idle machine it takes half a one."""
 
@@ -68,9 +73,11 @@ class Child:
             async with asyncio.timeout(PATIENCE):
                 if line := await self._process.stdout.readline():
                     return line.decode()
-                last = self._log.read_text(errors="replace").strip().rpartition("\n")[2]
-                raise DemoFailed(f"{self.name} ended by itself: {one_line(last) or 'it did not say why'}")
+                raise DemoFailed(f"{self.name} ended by itself: {self._last_words() or 'it did not say why'}")
         raise DemoFailed(f"{self.name} did not answer within {PATIENCE:.0f} s")
+
+    def _last_words(self) -> str:
+        return one_line(self._log.read_text(errors="replace").strip().rpartition("\n")[2])
 
     def write_line(self, document: Any) -> None:
         """Send it one line of JSON."""
@@ -111,6 +118,61 @@ class Worker(Child):
             raise DemoFailed(f"{self.name} could not {command}: {reply['message']}")
         flow: dict[str, Any] = reply["flow"]
         return flow
+
+
+class Typist(Child):
+    """A process at a terminal of its own, at which lines are typed."""
+
+    _screen: asyncio.StreamReader
+    _keys: int
+    _reading: asyncio.ReadTransport
+
+    @classmethod
+    async def open(
+        cls, name: str, command: Sequence[str], log: Path, *, width: int, settings: Mapping[str, str]
+    ) -> Self:
+        """Start it, with these settings in its environment."""
+        keys, inside = pty.openpty()
+        termios.tcsetwinsize(inside, (50, width))
+        with log.open("wb") as errors:
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=inside, stdout=inside, stderr=errors, start_new_session=True, env=settings
+            )
+        os.close(inside)
+        typist = cls(name, process, log)
+        typist._keys, typist._screen = keys, asyncio.StreamReader()
+        reading = asyncio.StreamReaderProtocol(typist._screen)
+        loop = asyncio.get_running_loop()
+        typist._reading, _ = await loop.connect_read_pipe(lambda: reading, os.fdopen(keys, "rb", 0))
+        return typist
+
+    async def read_until(self, end: str) -> str:
+        """
+        Return what it shows, once that ends so.
+
+        Raises:
+            DemoFailed: It does not come.
+        """
+        seen = b""
+        with contextlib.suppress(TimeoutError, OSError):
+            async with asyncio.timeout(PATIENCE):
+                while not ESCAPES.sub(b"", seen).endswith(end.encode()):
+                    piece = await self._screen.read(4096)
+                    if not piece:
+                        break
+                    seen += piece
+                else:
+                    return seen.decode().replace("\r\n", "\n")
+        raise DemoFailed(f"{self.name} stopped in the middle: {self._last_words() or 'it did not say why'}")
+
+    def type(self, line: str) -> None:
+        """Type a line."""
+        os.write(self._keys, f"{line}\n".encode())
+
+    async def aclose(self) -> None:
+        """End it, and take its terminal away."""
+        await super().aclose()
+        self._reading.close()
 
 
 class Sandbox(Child):

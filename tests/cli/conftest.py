@@ -102,6 +102,10 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._master, keys.encode())
 
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(10)
+
     def status(self) -> int:
         while piece := self._read():
             self.seen += piece

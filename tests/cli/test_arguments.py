@@ -20,7 +20,7 @@ FLOW_ID = 26 * "a"
 PATHS = {"--keys", "--ready-file", "--keep"}
 """Their values name files, and errors name files."""
 
-LONG = {"demo", "mcp", "sandbox", "serve"}
+LONG = {"chat", "demo", "mcp", "sandbox", "serve"}
 """They go on for long, unless their arguments are wrong."""
 
 
