@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["ChatDemo"]
 
 PROMPT = "> "
+END_OF_INPUT = "\x04"
 WIDTH = 80
 
 
@@ -53,13 +54,16 @@ class ChatDemo(Demo):
             chat = await self._open_chat(sandbox, 2, "Choose a new password")
             self._words["password"] = f"violet tractor {secrets.token_hex(4)}"
             await self._say(chat, self._words["password"], "is set", "a new password")
-            chat.type("\x04")
+            chat.type(END_OF_INPUT)
+            if (status := await chat.ended()) != 0:
+                raise DemoFailed(f"{chat.name} ended with {status}, not with 0")
             line.gap("\n")
             await self._log_in(sandbox, old_password)
             line.gap("")
             await self._check_broker(sandbox)
             self._check_search()
-            line.check(f"neither did the terminal show any of them, in {sum(map(len, self._shown)):,} characters")
+            size = sum(map(len, self._shown))
+            line.check(f"the terminal showed no answer, code, token or password, in {size:,} characters")
         line.gap("")
         line.title("Done", f"in {line.seconds:.1f} s: nothing lost, nothing doubled, nothing leaked.")
 

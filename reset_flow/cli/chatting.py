@@ -75,6 +75,8 @@ class _Chat:
                 try:
                     await self._talk(dialogue)
                 finally:
+                    if self._waits:
+                        self._console.print()
                     if await dialogue.active(self._conversation):
                         self._aside(f"This reset stays open: `reset-flow chat --conversation {self._name}` goes on.")
 
@@ -98,11 +100,9 @@ class _Chat:
         while True:
             self._prompt()
             self._waits = True
-            line = await self._keyboard.line()
-            self._waits = False
-            if not line:
-                self._console.print()
+            if not (line := await self._keyboard.line()):
                 return None
+            self._waits = False
             try:
                 text = line.decode().rstrip("\r\n")
             except UnicodeDecodeError:

@@ -278,7 +278,7 @@ class Demo:
         size = sum(path.stat().st_size for path in files)
         if not self._staging.search_works(self._database, self._folder / "planted.db"):
             raise DemoFailed("the search does not find a word that is there: it proves nothing")
-        words = ", ".join(self._words)
+        words, noun = ", ".join(self._words), "file" if len(files) == 1 else "files"
         self._timeline.check(f"{DATABASE} was searched {self._searches} times for {words}")
-        self._timeline.check(f"as {FORMS}: nothing in {size:,} bytes of {len(files)} files")
+        self._timeline.check(f"as {FORMS}: nothing in {size:,} bytes of {len(files)} {noun}")
         self._timeline.check("a word planted in a copy was found by the same search")

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import pty
 import re
 import signal
 import sys
@@ -132,7 +131,7 @@ class Typist(Child):
         cls, name: str, command: Sequence[str], log: Path, *, width: int, settings: Mapping[str, str]
     ) -> Self:
         """Start it, with these settings in its environment."""
-        keys, inside = pty.openpty()
+        keys, inside = os.openpty()
         termios.tcsetwinsize(inside, (50, width))
         with log.open("wb") as errors:
             process = await asyncio.create_subprocess_exec(

@@ -46,7 +46,9 @@ def catalogue(locale: str) -> Catalogue:
         from babel.messages.mofile import write_mo  # noqa: PLC0415 - an extra brings it
         from babel.messages.pofile import read_po  # noqa: PLC0415 - as above
     except ModuleNotFoundError:
-        raise ConfigurationError("texts need Babel: pip install 'reset-flow[web]'") from None
+        raise ConfigurationError(
+            "texts need Babel: pip install 'reset-flow[web]', or 'reset-flow[chat]' for chats alone"
+        ) from None
     source = files("reset_flow.messages").joinpath("locale", locale, "LC_MESSAGES", "reset_flow.po").read_bytes()
     texts = read_po(BytesIO(source), locale=locale, abort_invalid=True)
     binary = BytesIO()

@@ -60,7 +60,7 @@ def test_who_leaves_is_told_how_to_go_on_and_can(
         seat.wait_for(HIDDEN)
         seat.type(keys)
         assert seat.status() == status
-    assert "`reset-flow chat --conversation mine` goes on" in seat.seen
+    assert "\n\x1b[2m  This reset stays open: `reset-flow chat --conversation mine` goes on" in seat.seen
     with terminal("chat", "--lang", "en", "--conversation", "mine") as seat:
         seat.wait_for(HIDDEN)
         assert QUESTION in seat.seen
