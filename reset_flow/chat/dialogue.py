@@ -325,8 +325,8 @@ class ResetDialogue:
         entry: str | None = None
         if phase is Phase.LOGIN:
             entry = self._reader.login(text)
-        elif phase in (Phase.ANSWER, Phase.NEW):
-            entry = self._reader.typed("answer" if phase is Phase.ANSWER else "password", text)
+        elif phase in (Phase.ANSWER, Phase.NEW, Phase.ELSEWHERE, Phase.ENDED):
+            entry = self._reader.typed("password" if phase is Phase.NEW else "answer", text)
         elif phase in (Phase.CODE, Phase.ANOTHER):
             found = self._reader.codes(text)
             if not found:

@@ -99,7 +99,8 @@ ASKS_SERVICE = frozenset({Act.START, Act.SUBMIT, Act.REQUEST, Act.RESEND, Act.LE
 NEEDS_DELETION = frozenset({Kind.ENTRY, Kind.NO_CODE, Kind.SEVERAL})
 """Kinds of which a message may hold a secret, in the phases below."""
 
-SECRET_PHASES = frozenset({Phase.ANSWER, Phase.CODE, Phase.ANOTHER, Phase.NEW})
+SECRET_PHASES = frozenset(Phase) - {Phase.FREE, Phase.LOGIN, Phase.REQUEST}
+"""Also where the reset is over or elsewhere by now: the person answers what they were asked before."""
 
 
 def act_for(phase: Phase, kind: Kind) -> Act:
