@@ -202,10 +202,14 @@ class ResetDialogue:
             self._loop.cancel()
             await asyncio.wait([self._loop])
 
-    async def active(self, conversation: str) -> bool:
-        """Return whether a reset is under way there: its messages are the dialogue's. Raises StoreUnavailable."""
+    async def active(self, conversation: str, message: str = "") -> bool:
+        """
+        Return whether a reset is under way there: its messages are the dialogue's. So is a message that was taken
+        before, and comes again after the end. Raises StoreUnavailable.
+        """
         talk = await self._memory.load(conversation)
-        return bool(talk.asked or talk.secret)
+        is_known = talk.turn_of(message) is not None or (talk.taken is not None and talk.taken.message == message)
+        return bool(talk.asked or talk.secret) or is_known
 
     async def handle(self, inbound: Inbound, delete: Delete | None = None) -> Turn:
         """
