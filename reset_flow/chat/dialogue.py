@@ -207,7 +207,8 @@ class ResetDialogue:
         Return whether a reset is under way there: its messages are the dialogue's. So is a message that was taken
         before, and comes again after the end. Raises StoreUnavailable.
         """
-        talk = await self._memory.load(conversation)
+        async with self._queues.setdefault(conversation, asyncio.Lock()):  # what is just being told may be the end
+            talk = await self._memory.load(conversation)
         is_known = talk.turn_of(message) is not None or (talk.taken is not None and talk.taken.message == message)
         return bool(talk.asked or talk.secret) or is_known
 
