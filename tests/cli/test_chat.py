@@ -143,11 +143,16 @@ def test_a_line_that_is_no_text_is_not_sent(home: Path, user: str) -> None:
     assert "delete" not in told.stdout.decode()
 
 
-def test_settings_that_can_not_be_are_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_can_not_be_are_one_line(run: Run) -> None:
     run("chat", "--public-url", "example.com").refused(12, "public_url")
     run("chat", "--store", "memory:").refused(12, "sqlite:///")
-    monkeypatch.setitem(sys.modules, "babel", None)
-    run("chat").refused(12, "pip install")
+
+
+def test_without_the_extra_it_says_what_to_install(home: Path) -> None:
+    without = "import sys; sys.modules['babel'] = None; from reset_flow.cli import main; sys.exit(main(['chat']))"
+    told = subprocess.run([sys.executable, "-c", without], cwd=home, capture_output=True, timeout=30, check=False)
+    assert (told.returncode, told.stdout) == (12, b"")
+    assert b"pip install 'reset-flow[web]', or 'reset-flow[chat]'" in told.stderr
 
 
 # --- the demo
