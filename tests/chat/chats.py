@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,6 +31,12 @@ LEASE = timedelta(seconds=30)
 POLICY = Policy(lease=LEASE)
 TURNS = 300
 """Of the event loop."""
+
+MOST_MESSAGES = 40
+"""To the end of a reset, whatever went wrong before."""
+
+WAITS = ("limit.", "busy", "broker.", "store.")
+"""Texts after which a person comes back the next day."""
 
 TESTS = Path(__file__).parents[1]
 """The frames of callers, who have their own secrets in them."""
@@ -79,7 +84,7 @@ class Process:
         self.dies_at = dies_at
         self.dead = asyncio.Event()
         self.store_is_down = False
-        self._calls = 0
+        self._calls = self._fails_at = 0
         self._buried = False
 
     async def passes(self) -> None:
@@ -90,6 +95,12 @@ class Process:
             self.dead.set()
         if self.dead.is_set():
             await asyncio.Event().wait()
+        if self._calls == self._fails_at:
+            raise StoreUnavailable("nothing is known of it")
+
+    def fail(self, call: int) -> None:
+        """Let one of the next calls fail: before it is done, or after."""
+        self._fails_at = self._calls + call
 
     def bury(self) -> None:
         """Let nothing of it be waited for any more."""
@@ -205,6 +216,7 @@ class Desk:
         clock: FrozenClock | None = None,
         in_chat: bool = False,
         by_link: bool = True,
+        patience: timedelta = PATIENCE,
         **options: Any,
     ) -> None:
         self.clock = clock or FrozenClock()
@@ -217,7 +229,7 @@ class Desk:
         self.witness = Witness(callers=[TESTS])
         self.saved = bytearray()
         self._policy = policy
-        self._in_chat, self._by_link, self._options = in_chat, by_link, options
+        self._in_chat, self._by_link, self._options = in_chat, by_link, {"patience": patience, **options}
         memory = MemoryStore(clock=self.clock)
         self._store = store or (lambda: memory)
         self._bots: list[Bot] = []
@@ -238,7 +250,6 @@ class Desk:
             news=news,
             tell=self._tell,
             clock=self.clock,
-            patience=PATIENCE,
             **self._options,
         )
         self._bots.append(bot := Bot(process, service, dialogue))
@@ -277,6 +288,8 @@ class Chat:
     Attributes:
         bot: The one that their messages reach.
 
+        said: The names of their messages, and their texts.
+
         can_delete: What becomes of a deletion: what it returns, or what it raises.
     """
 
@@ -287,13 +300,15 @@ class Chat:
         self.locale = locale
         self.can_delete: Any = True
         self.deleted: list[str] = []
-        self._numbers = count(1)
+        self.said: list[tuple[str, str]] = []
 
     async def say(self, text: str, message: str = "", *, private: bool = True) -> Turn:
         """Write a message, and return what is shown."""
+        message = message or str(len(self.said) + 1)
+        self.said.append((message, text))
         inbound = Inbound(
             conversation=self.name,
-            message=message or str(next(self._numbers)),
+            message=message,
             text=text,
             locale=self.locale,
             private=private,
@@ -308,6 +323,41 @@ class Chat:
         for text in texts:
             turn = await self.say(text)
         return turn
+
+    async def sets_in_browser(self, turn: Turn, password: str = PASSWORD) -> None:
+        """Set the password as the browser does that came by the link."""
+        service = self.desk.bot().service
+        flow = await Links(service, PUBLIC_URL).look(link_of(turn).url.rpartition("/")[2])
+        assert flow is not None
+        await getattr(service, flow.credential.step.command)(flow.id, password, holder=f"chat {self.name}")
+
+    async def finishes(self, turn: Turn, *, code: str = CODE, new: str = PASSWORD) -> Turn:
+        """Do what is wanted, until the reset is done; return the turn that says so."""
+        for _ in range(MOST_MESSAGES):
+            last = ids(turn)[-1]
+            if turn.done and last.startswith("done"):
+                return turn
+            if any(isinstance(effect, OpenLink) for effect in turn.effects):
+                await self.sets_in_browser(turn, new)
+                await self.desk.settle()
+                return self.desk.told[-1][1]
+            if any(each.startswith(WAITS) for each in ids(turn)):
+                self.desk.clock.advance(timedelta(hours=25))
+            turn = await self.say(self.next(turn, code, new))
+        raise AssertionError(f"never done: {ids(turn)}")
+
+    @staticmethod
+    def next(turn: Turn, code: str = CODE, new: str = PASSWORD) -> str:
+        """Return what a person says who is told this, and does what is wanted."""
+        last = ids(turn)[-1] if turn.messages else ""
+        if last in ("chat.code", "code.wanted", "code.in_doubt", "answer.in_doubt"):
+            return code
+        if last.startswith(("password.", "pin.")) and last not in ("password.in_doubt_code", "pin.in_doubt_code"):
+            return new
+        other = {"chat.login": LOGIN, "answer.wanted": ANSWER, "held": "start over"}
+        return other.get(
+            last, "another code" if last.startswith(("code.", "request.", "password.", "pin.")) else "hello"
+        )
 
     async def _delete(self, asked: DeleteMessage) -> bool:
         self.desk.events.append("delete")

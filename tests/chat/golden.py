@@ -79,7 +79,7 @@ class Stage:
             self.chat.bot.process.store_is_down = self.store_is_down
             deleted = len(self.chat.deleted)
             turn = await self.chat.say(text, **options)
-            self.lines.append(f"> {text}")
+            self.lines.append(f"> {text}".rstrip())
             if len(self.chat.deleted) > deleted:
                 self.lines.append(f"  ({'deleted' if self.chat.can_delete is True else 'not deleted'})")
             self._show(turn)
@@ -388,7 +388,7 @@ async def help_(stage: Stage) -> None:
 
 @scenario("the broker is down", in_chat=True, by_link=False)
 async def broker_down(stage: Stage) -> None:
-    down = {"name": "status", "status": 503, "headers": {"Retry-After": "30"}}
+    down: dict[str, Any] = {"name": "status", "status": 503, "headers": {"Retry-After": "30"}}
     await stage.says("hello")
     stage.sandbox.fault("*", **down)
     await stage.says(ASKED, ASKED)

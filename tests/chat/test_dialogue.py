@@ -252,14 +252,6 @@ async def test_a_pin_is_set_by_link_where_it_is_not_to_be_typed(make_desk: MakeD
 # --- news
 
 
-async def set_in_browser(desk: Desk, turn: Turn) -> None:
-    """Set the password as the browser does that came by the link."""
-    bot = desk.bot()
-    flow = await Links(bot.service, PUBLIC_URL).look(link_of(turn).url.rpartition("/")[2])
-    assert flow is not None
-    await bot.service.set_password(flow.id, PASSWORD, holder=f"chat {CHAT}")
-
-
 async def told(desk: Desk) -> list[tuple[str, list[str], bool]]:
     """Return what was told unasked, once the workers have nothing under way any more."""
     await desk.settle()
@@ -269,7 +261,7 @@ async def told(desk: Desk) -> list[tuple[str, list[str], bool]]:
 async def test_a_password_that_is_set_in_the_browser_is_told_once(desk: Desk) -> None:
     chat = Chat(desk)
     turn = await chat.says(*TO_PASSWORD)
-    await set_in_browser(desk, turn)
+    await chat.sets_in_browser(turn)
     assert await told(desk) == [(CHAT, ["done"], True)]
     desk.later()
     await chat.bot.service.sweep()
@@ -303,7 +295,7 @@ async def test_news_that_could_not_be_shown_are_told_again_also_after_a_restart(
     chat = Chat(desk)
     turn = await chat.says(*TO_PASSWORD)
     desk.tell_fails = 2
-    await set_in_browser(desk, turn)
+    await chat.sets_in_browser(turn)
     assert await told(desk) == []
     await chat.bot.dies()
     desk.later()
@@ -391,7 +383,7 @@ async def test_killed_at_any_call_a_conversation_goes_on_and_nothing_is_sent_twi
         desk.later()
         chat.bot = desk.bot()
         turn = await chat.say(texts[step], "doomed") if after == "delivered again" else await chat.say("help")
-        turn = await finish(chat, turn)
+        turn = await chat.finishes(turn)
         assert (ids(turn)[-1], turn.done) == ("done", True), f"killed at call {dies_at}"
         assert provider.given("update")[-1] == PASSWORD
         assert len(provider.calls_of("update")) <= 2
@@ -399,27 +391,6 @@ async def test_killed_at_any_call_a_conversation_goes_on_and_nothing_is_sent_twi
         if not was_killed:
             break
     assert dies_at > 5
-
-
-async def finish(chat: Chat, turn: Turn) -> Turn:
-    """Do what is wanted, until the reset is done."""
-    for _ in range(10):
-        last = ids(turn)[-1]
-        if turn.done and last == "done":
-            break
-        match last.partition(".in_doubt")[0]:
-            case "chat.login":
-                text = LOGIN
-            case "answer.wanted":
-                text = ANSWER
-            case "chat.code" | "code" | "answer" | "resend":
-                text = CODE
-            case "password" | "password.wanted":
-                text = PASSWORD
-            case _:
-                text = "another code" if last == "code.another" else "hello"
-        turn = await chat.say(text)
-    return turn
 
 
 # --- misuse
