@@ -295,7 +295,7 @@ class ResetDialogue:
         elif read_as is Phase.LOGIN and act is Act.STAND:
             says = ["chat.login.again"]
         elif kind is Kind.OTHER and (read_as is Phase.ANSWER or (read_as is Phase.NEW and self._in_chat)):
-            says = ["chat.labelled"]
+            says = ["chat.labelled" if read_as is Phase.ANSWER else "chat.labelled_new"]
         return _Task(read_as, kind, act, entry, again, is_secret, digest, interrupted, tuple(says))
 
     async def _settled(self, inbound: Inbound) -> Talk:
@@ -495,11 +495,16 @@ class ResetDialogue:
         Ask again where a process died in the middle of a message, and nobody has delivered it again. Return how often.
         The context manager does it all the time.
         """
-        asked = 0
+        asked, failures = 0, set[str]()
         for mark in await self._memory.marks():
             if self._now() - mark.at > self._patience + self._service.policy.lease:
-                async with self._queues.setdefault(mark.conversation, asyncio.Lock()):
-                    asked += await self._ask_again(mark)
+                try:
+                    async with self._queues.setdefault(mark.conversation, asyncio.Lock()):
+                        asked += await self._ask_again(mark)
+                except Exception as error:  # noqa: BLE001 - one whom nothing can be shown must not keep others waiting
+                    failures.add(type(error).__name__)
+        if failures:
+            logger.warning("some conversations were not asked again: %s", ", ".join(sorted(failures)))
         return asked
 
     async def _ask_again(self, mark: Mark) -> bool:
@@ -521,8 +526,8 @@ class ResetDialogue:
         while True:
             try:
                 await self.recover()
-            except Exception as error:  # noqa: BLE001 - the store, or what the embedder shows turns with
-                logger.warning("some conversations were not asked again: %s", type(error).__name__)
+            except StoreError as error:
+                logger.warning("no conversation was asked again: %s", type(error).__name__)
             await asyncio.sleep(RECOVERY_PAUSE)
 
 
