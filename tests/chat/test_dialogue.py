@@ -349,6 +349,28 @@ async def test_killed_between_deletion_and_call_the_person_is_asked_again(make_d
     assert ids(await chat.says(*texts[texts.index(text) :])) == ["done"]
 
 
+async def test_one_conversation_that_can_not_be_shown_keeps_no_other_from_being_asked_again(desk: Desk) -> None:
+    chats = [Chat(desk, name=f"{CHAT}{number}") for number in range(3)]
+    deletions: asyncio.Queue[str] = asyncio.Queue()
+
+    async def delete(what: DeleteMessage) -> bool:
+        deletions.put_nowait(what.message)
+        return await asyncio.Event().wait()
+
+    for chat in chats:
+        await chat.says(*TO_CODE)
+        inbound = Inbound(conversation=chat.name, message="doomed", text=CODE, private=True)
+        doomed = asyncio.create_task(chat.bot.dialogue.handle(inbound, delete))
+        assert await deletions.get() == "doomed"
+        doomed.cancel()
+        await asyncio.wait([doomed])
+    desk.later()
+    desk.tell_fails = 1
+    assert await chats[0].bot.dialogue.recover() == 2
+    assert await chats[0].bot.dialogue.recover() == 1
+    assert {conversation for conversation, _, _ in await told(desk)} == {chat.name for chat in chats}
+
+
 async def test_recover_lets_those_alone_who_are_still_at_it(desk: Desk) -> None:
     provider = Provider(question=False)
     chat = Chat(desk)
