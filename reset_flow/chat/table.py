@@ -112,6 +112,8 @@ def phase_of(flow: Flow) -> Phase:
     """Return where the conversation of a flow stands."""
     if flow.ended:
         return Phase.ENDED
+    if flow.expects is flow.in_doubt is Step.ANSWER:
+        return Phase.CODE  # a process died in that call: the e-mail may be out, and the next command settles it
     if flow.expects is Step.ANSWER:
         return Phase.ANSWER if flow.question else Phase.REQUEST
     if flow.expects is Step.CODE:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from reset_flow import Accepted, Keyring, MemoryStore, Policy, Rejected, ResetService, Secret, StoreUnavailable
+from reset_flow import (
+    Accepted,
+    CodeRejected,
+    Keyring,
+    MemoryStore,
+    Policy,
+    Rejected,
+    ResetService,
+    Secret,
+    StoreUnavailable,
+)
 from reset_flow.chat import DeleteMessage, Inbound, News, OpenLink, ResetDialogue, Turn
 from reset_flow.ports import Store
 from reset_flow.testing import FrozenClock, ScriptedTransport, Witness
@@ -338,7 +348,11 @@ class Chat:
             if turn.done and last.startswith("done"):
                 return turn
             if any(isinstance(effect, OpenLink) for effect in turn.effects):
-                await self.sets_in_browser(turn, new)
+                try:
+                    await self.sets_in_browser(turn, new)
+                except CodeRejected:  # the login is not known, and the code was never sent
+                    turn = await self.say("start over")
+                    continue
                 await self.desk.settle()
                 return self.desk.told[-1][1]
             if any(each.startswith(WAITS) for each in ids(turn)):

@@ -371,6 +371,25 @@ async def test_one_conversation_that_can_not_be_shown_keeps_no_other_from_being_
     assert {conversation for conversation, _, _ in await told(desk)} == {chat.name for chat in chats}
 
 
+@pytest.mark.parametrize("question", [False, True])
+async def test_a_code_is_taken_whose_sending_a_process_died_in(make_desk: MakeDesk, question: bool) -> None:  # noqa: FBT001
+    provider = Provider(question=question)
+    desk = make_desk(provider)
+    chat = Chat(desk)
+    await chat.says(*(("hello", LOGIN) if question else ("hello",)))
+    sending = provider.hold("request")
+    doomed = asyncio.create_task(chat.say(ANSWER if question else LOGIN))
+    await sending.arrived.wait()
+    doomed.cancel()
+    await chat.bot.dies()
+    desk.later()
+    chat.bot = desk.bot()
+    assert ids(await chat.say("help")) == ["chat.interrupted", "chat.help", "answer.in_doubt"]
+    assert ids(await chat.say(CODE)) == ["chat.open"]
+    assert provider.given("exchange") == [CODE]
+    assert len(provider.calls_of("request")) == 1
+
+
 async def test_recover_lets_those_alone_who_are_still_at_it(desk: Desk) -> None:
     provider = Provider(question=False)
     chat = Chat(desk)
