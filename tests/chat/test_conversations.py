@@ -2,7 +2,7 @@
 Random conversations: whatever people say, in whatever order it comes, whoever dies in the middle.
 
 Nothing is raised, nothing that is secret is said, logged or stored, and each conversation can be finished or cancelled.
-RESET_FLOW_TEST_CONVERSATIONS says how many there are, 1,000 by default. 10,000 take a quarter of an hour on one core.
+RESET_FLOW_TEST_CONVERSATIONS says how many there are, 1,000 by default. 10,000 take twenty minutes on one core.
 """
 
 from __future__ import annotations
