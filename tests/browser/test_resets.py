@@ -47,6 +47,7 @@ async def test_without_a_question_the_code_comes_at_once(
             await maria.sees(step)
             await goes_on(maria, step)
         await maria.sees("done")
+    assert sandbox.password_of("maria.noquestion") == PASSWORD
 
 
 @pytest.mark.parametrize("wish", ["de-AT", "es-MX", "fi-FI"])

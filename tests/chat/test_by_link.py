@@ -10,6 +10,7 @@ import attrs
 import pytest
 
 from reset_flow.chat import DeleteMessage, Inbound, News, OpenLink, ResetDialogue, Turn
+from tests.chat.chats import ids, link_of
 from tests.web.houses import PASSWORD, UNASKED, House
 
 if TYPE_CHECKING:
@@ -59,14 +60,6 @@ class Desk:
         page = await browser.get(urlsplit(link.url).path)
         await browser.send(page.forms[-1])
         return browser
-
-
-def link_of(turn: Turn) -> OpenLink:
-    return next(effect for effect in turn.effects if isinstance(effect, OpenLink))
-
-
-def ids(turn: Turn) -> list[str]:
-    return [message.id for message in turn.messages]
 
 
 @pytest.fixture

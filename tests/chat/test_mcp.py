@@ -77,6 +77,15 @@ async def model(
         yield Model(client, browser, accepts, links)
 
 
+@asynccontextmanager
+async def assistant(house: House, **options: Any) -> AsyncIterator[Model]:
+    """Yield the model of a person, at a server on a worker of its own."""
+    worker = await house.worker()
+    server = create_server(worker.service, links=worker.links)
+    async with model(server, await house.browser(worker), **options) as one:
+        yield one
+
+
 async def whole(one: Model, sandbox: Sandbox, user: str = ASKED) -> Any:
     """Go through a reset. The person types what is secret on the page alone."""
     told = await one.call("start_reset", user=user)
@@ -104,9 +113,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 @pytest.mark.parametrize("mode", [MODERN, LEGACY])
 @pytest.mark.parametrize("asks", [True, False])
 async def test_a_whole_reset(house: House, mode: str, *, asks: bool) -> None:
-    worker = await house.worker()
-    server = create_server(worker.service, links=worker.links)
-    async with model(server, await house.browser(worker), mode=mode, asks=asks) as one:
+    async with assistant(house, mode=mode, asks=asks) as one:
         told = await whole(one, house.sandbox)
         assert (told["state"], told["message"]["id"], told["link"]) == ("password_set", "done", None)
         assert bool(one.links) is asks
@@ -117,9 +124,7 @@ async def test_a_whole_reset(house: House, mode: str, *, asks: bool) -> None:
 
 @pytest.mark.parametrize("mode", [MODERN, LEGACY])
 async def test_a_person_who_goes_to_no_page_is_asked_again_when_they_wish(house: House, mode: str) -> None:
-    worker = await house.worker()
-    server = create_server(worker.service, links=worker.links)
-    async with model(server, await house.browser(worker), mode=mode, accepts=False) as one:
+    async with assistant(house, mode=mode, accepts=False) as one:
         told = await one.call("start_reset", user=ASKED)
         assert (told["expects"], told["link"], len(one.links)) == ("answer", None, 1)
         assert "reset_status" in told["next"]
@@ -143,9 +148,7 @@ async def test_a_client_that_cannot_ask_after_all_gets_the_link(house: House) ->
 
 @pytest.mark.parametrize("mode", [MODERN, LEGACY])
 async def test_tools_take_and_return_what_their_schemas_say(house: House, mode: str) -> None:
-    worker = await house.worker()
-    server = create_server(worker.service, links=worker.links)
-    async with model(server, await house.browser(worker), mode=mode, asks=False) as one:
+    async with assistant(house, mode=mode, asks=False) as one:
         tools = {tool.name: tool for tool in (await one.client.list_tools()).tools}
         assert list(tools) == ["start_reset", "reset_status", "enter_code", "resend_code", "cancel_reset"]
         taken = {name for tool in tools.values() for name in tool.input_schema["properties"]}
@@ -159,9 +162,7 @@ async def test_tools_take_and_return_what_their_schemas_say(house: House, mode: 
 
 
 async def test_a_wrong_code_until_the_limit(house: House) -> None:
-    worker = await house.worker()
-    server = create_server(worker.service, links=worker.links)
-    async with model(server, await house.browser(worker)) as one:
+    async with assistant(house) as one:
         flow = (await one.call("start_reset", user=UNASKED))["flow"]
         right = house.sandbox.newest_code(UNASKED)
         wrong = [code for code in (f"00000{number}" for number in range(7)) if code != right]
@@ -178,9 +179,7 @@ async def test_a_wrong_code_until_the_limit(house: House) -> None:
 
 
 async def test_another_code_and_the_wait_for_it_and_an_end(house: House) -> None:
-    worker = await house.worker()
-    server = create_server(worker.service, links=worker.links)
-    async with model(server, await house.browser(worker)) as one:
+    async with assistant(house) as one:
         flow = (await one.call("start_reset", user=UNASKED))["flow"]
         told = await one.call("resend_code", flow=flow)
         assert (told["error"]["code"], told["error"]["retry_after"], told["flow"]) == ("limit_reached", 60, flow)
@@ -193,9 +192,7 @@ async def test_another_code_and_the_wait_for_it_and_an_end(house: House) -> None
 
 
 async def test_doubt_is_said_and_the_same_code_settles_it(house: House) -> None:
-    worker = await house.worker()
-    server = create_server(worker.service, links=worker.links)
-    async with model(server, await house.browser(worker), asks=False) as one:
+    async with assistant(house, asks=False) as one:
         flow = (await one.call("start_reset", user=UNASKED))["flow"]
         for _ in range(2):  # it is repeated once
             house.sandbox.fault("exchange", "drop_before")
@@ -207,9 +204,7 @@ async def test_doubt_is_said_and_the_same_code_settles_it(house: House) -> None:
 
 
 async def test_a_broker_that_is_down_and_comes_back(house: House) -> None:
-    worker = await house.worker()
-    server = create_server(worker.service, links=worker.links)
-    async with model(server, await house.browser(worker)) as one:
+    async with assistant(house) as one:
         house.sandbox.fault("challenge", "drop_before", times=3)
         told = await one.call("start_reset", user=UNASKED)
         assert (told["error"]["code"], told["error"]["retryable"], told["flow"]) == ("broker_unavailable", True, None)
@@ -223,9 +218,7 @@ async def test_a_broker_that_is_down_and_comes_back(house: House) -> None:
 
 
 async def test_a_call_that_meets_another_one_is_told_to_wait(house: House) -> None:
-    worker = await house.worker()
-    server = create_server(worker.service, links=worker.links)
-    async with model(server, await house.browser(worker)) as one:
+    async with assistant(house) as one:
         flow = (await one.call("start_reset", user=UNASKED))["flow"]
         code = house.sandbox.newest_code(UNASKED)
         house.sandbox.fault("exchange", "latency", seconds=8.0)
@@ -241,9 +234,7 @@ async def test_a_call_that_meets_another_one_is_told_to_wait(house: House) -> No
 
 
 async def test_who_types_the_code_in_the_browser_goes_on_there(house: House) -> None:
-    worker = await house.worker()
-    server = create_server(worker.service, links=worker.links)
-    async with model(server, await house.browser(worker), asks=False) as one:
+    async with assistant(house, asks=False) as one:
         told = await one.call("start_reset", user=ASKED)
         await one.follows(told["link"])
         await one.browser.do("answer", answer=ANSWER)

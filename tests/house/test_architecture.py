@@ -43,7 +43,9 @@ def test_every_file_that_the_page_names_exists() -> None:
         assert any(place.exists() for place in places), name
 
 
-@pytest.mark.parametrize("adapter", ["transports/etna", "transports/allauth", "transports/cognito", "chat/mcp"])
+@pytest.mark.parametrize(
+    "adapter", ["transports/etna", "transports/allauth", "transports/cognito", "chat/mcp", "chat/telegram"]
+)
 def test_an_adapter_of_ours_is_short(adapter: str) -> None:
     """Without docstrings and blank lines: an author of another one can read it through."""
     source = (PACKAGE / f"{adapter}.py").read_text()
