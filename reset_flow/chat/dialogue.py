@@ -58,7 +58,7 @@ POLL = 0.05
 LONGEST_NAME = 200
 LONGEST_TEXT = 100_000
 WANTS_A_HUMAN = frozenset({Failure.BROKER_REFUSED, Failure.OUTCOME_UNKNOWN, Failure.TOO_MANY_ATTEMPTS})
-TROUBLE = frozenset({"broker_protocol", "app_key_rejected", "wrong_broker", "record_unreadable", "command_vetoed"})
+TROUBLE = frozenset({"broker_protocol", "app_key_rejected", "wrong_broker", "command_vetoed"})
 
 
 class News:
@@ -172,6 +172,7 @@ class ResetDialogue:
         self._reader = Reader(self._texts, service.capabilities.code)
         self._memory = Memory(service)
         self._worker = secrets.token_hex(8)
+        self._deadlines = Deadlines()
         self._queues: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loop: asyncio.Task[None] | None = None
         self._acts: dict[Act, Callable[[Inbound, Talk, Flow | None, Secret], Coroutine[Any, Any, _Done]]] = {
@@ -258,7 +259,7 @@ class ResetDialogue:
             await self._memory.mark(mark)
             talk = await self._memory.change(inbound.conversation, lambda now: replace(begun, recent=now.recent))
         if task.is_secret:
-            said += () if await _deleted(inbound.message, delete) else (say("chat.not_deleted"),)
+            said += () if await self._deleted(inbound.message, delete) else (say("chat.not_deleted"),)
         said += tuple(map(say, task.says))
         try:
             done = await self._acts[task.act](inbound, talk, flow, task.entry)
@@ -341,6 +342,14 @@ class ResetDialogue:
             entry = found[0]
         return (Kind.OTHER, nothing) if entry is None else (Kind.ENTRY, Secret(entry))
 
+    async def _deleted(self, message: str, delete: Delete | None) -> bool:
+        """Have a message deleted. Return whether it is gone."""
+        if delete is None:
+            return False
+        call = partial(delete, DeleteMessage(message))
+        gone, _ = await attempt(call, self._deadlines.within(DELETION_DEADLINE))
+        return gone is True
+
     def _digest(self, code: str) -> bytes:
         return self._service.digest("chat code", code.casefold())
 
@@ -418,7 +427,7 @@ class ResetDialogue:
             talk = replace(talk, secret="", asked=True)
         elif flow is None:
             flow, _ = await self._look(talk, inbound.conversation)
-        effects = (Escalate(Reason.TROUBLE),) if error.code in TROUBLE and not isinstance(error, HeldElsewhere) else ()
+        effects = (Escalate(Reason.TROUBLE),) if error.code in TROUBLE else ()
         is_said = isinstance(error, HeldElsewhere | FlowEnded)
         return _Done(talk, flow, () if is_said else say.error(error), effects)
 
@@ -435,7 +444,7 @@ class ResetDialogue:
                 return Turn((*said, say("held", "restart", "cancel")), done.effects), talk
             talk = talk if flow else replace(talk, secret="", asked=True)
         if flow is None:
-            told = (say("chat.login", "cancel"),) if talk.asked else () if said else (say("chat.free"),)
+            told = (say("chat.login", "help", "cancel"),) if talk.asked else () if said else (say("chat.free"),)
             return Turn((*said, *told), done.effects, done=not talk.asked), talk
         effects: tuple[Effect, ...] = done.effects
         by_link = self._links is not None and phase_of(flow) is Phase.NEW and not flow.busy_until
@@ -529,15 +538,6 @@ class ResetDialogue:
             except StoreError as error:
                 logger.warning("no conversation was asked again: %s", type(error).__name__)
             await asyncio.sleep(RECOVERY_PAUSE)
-
-
-async def _deleted(message: str, delete: Delete | None) -> bool:
-    """Have a message deleted. Return whether it is gone."""
-    if delete is None:
-        return False
-    call = partial(delete, DeleteMessage(message))
-    gone, _ = await attempt(call, Deadlines().within(DELETION_DEADLINE))
-    return gone is True
 
 
 def _holder(conversation: str) -> Secret:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 from zlib import crc32
@@ -12,7 +11,8 @@ import msgspec
 from msgspec import Struct
 
 from reset_flow.chat.turns import OpenLink, Turn
-from reset_flow.domain.errors import StaleRecord
+from reset_flow.domain.errors import StaleRecord, StoreUnavailable
+from reset_flow.engine.background_tasks import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +28,8 @@ MOST_IN_SHARD = 500
 """Messages under way. Beyond that, the process that dies has those asked again that write again."""
 
 DAY = timedelta(days=1)
-TRIES = 100
-PAUSE = 0.05
+TRIES = 10
+"""To change a record that others change, too: with their pauses, about ten seconds."""
 
 _T = TypeVar("_T", bound=Struct)
 
@@ -124,7 +124,7 @@ class Memory:
 
     async def load(self, conversation: str) -> Talk:
         """Return what is known of a conversation."""
-        return await self._load(self._talks, conversation, Talk())
+        return (await self._load(self._talks, conversation, Talk()))[0]
 
     async def change(self, conversation: str, change: Callable[[Talk], Talk]) -> Talk:
         """Change it, whoever else does at the same time. Return what is saved."""
@@ -132,7 +132,7 @@ class Memory:
 
     async def route(self, flow_id: str) -> Route | None:
         """Return where the end of a flow is to be told."""
-        found = await self._load(self._routes, flow_id, Route(""))
+        found, _ = await self._load(self._routes, flow_id, Route(""))
         return found if found.conversation else None
 
     async def set_route(self, flow_id: str, route: Route) -> None:
@@ -150,30 +150,25 @@ class Memory:
     async def marks(self) -> list[Mark]:
         """Return the messages that are begun."""
         shards = [await self._load(self._shards, str(number), Shard()) for number in range(SHARDS)]
-        return [mark for shard in shards for mark in shard.marks]
+        return [mark for shard, _ in shards for mark in shard.marks]
 
-    async def _load(self, records: SideRecords, name: str, default: _T) -> _T:
+    async def _load(self, records: SideRecords, name: str, default: _T) -> tuple[_T, bytes]:
         found = await records.load(name)
-        return msgspec.msgpack.decode(found.value, type=type(default)) if found.value else default
+        value = msgspec.msgpack.decode(found.value, type=type(default)) if found.value else default
+        return value, found.revision
 
     async def _change(self, records: SideRecords, name: str, default: _T, change: Callable[[_T], _T]) -> _T:
-        for left in reversed(range(TRIES)):
-            found = await records.load(name)
-            before = msgspec.msgpack.decode(found.value, type=type(default)) if found.value else default
+        backoff = Backoff()
+        for _ in range(TRIES):
+            before, revision = await self._load(records, name, default)
             after = change(before)
             if after == before:
                 return after
-            try:
-                await records.save(
-                    name, msgspec.msgpack.encode(after), revision=found.revision, lifetime=self._lifetime
-                )
-            except StaleRecord:
-                if not left:
-                    raise
-                await asyncio.sleep(PAUSE * random.random())  # noqa: S311 - it spreads tries, and hides nothing
-            else:
+            with suppress(StaleRecord):
+                await records.save(name, msgspec.msgpack.encode(after), revision=revision, lifetime=self._lifetime)
                 return after
-        raise AssertionError  # unreachable
+            await backoff.pause()
+        raise StoreUnavailable("too many messages change the same record of the chat at once")
 
 
 def _shard(mark: Mark) -> str:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from reset_flow.domain.capabilities import CodeFormat, CodeKind
+from reset_flow.domain.validation import trimmed
 from reset_flow.messages import LOCALES
 
 if TYPE_CHECKING:
@@ -30,9 +31,6 @@ STEERING = re.compile(r"/(\w+)(?:@\w+)?(?:\s.*)?", re.DOTALL)
 """As bots are steered; in groups with the bot's name."""
 
 EDGES = re.compile(r"^\W+|\W+$")
-INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
-"""What comes along at the ends of a text that is pasted."""
-
 EMAIL = re.compile(r"(?<![^\s<>(),;:\"])[^\s<>(),;:\"@]+@[^\s<>(),;:\"@]+\.[^\s<>(),;:\"@.?!]+")
 QUESTION_MARKS = ("?", "\N{FULLWIDTH QUESTION MARK}", "\N{ARABIC QUESTION MARK}", "\N{GREEK QUESTION MARK}")
 DASHES = "\N{MINUS SIGN}"
@@ -77,7 +75,7 @@ class Reader:
     def login(self, text: str) -> str | None:
         """Return the login in a text; `None` if there is none, or several could be meant."""
         labelled, text = self._without_label("login", text)
-        text = text.strip().strip(INVISIBLE).strip()
+        text = trimmed(text)
         found = set(EMAIL.findall(text))
         if len(found) == 1:
             return str(found.pop())

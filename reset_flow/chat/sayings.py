@@ -25,6 +25,9 @@ BUTTONS = {
     "restart": "page.again",
     "help": "page.help",
 }
+PIN_TEXTS = frozenset({"chat.either", "chat.help", "chat.link", "chat.login", "chat.open"})
+"""Each has one of its own for a PIN: its id and `_pin`."""
+
 SENDS = {"request": "/resend", "link": "/resend"}
 """What a button sends that is not its own name."""
 
@@ -39,8 +42,10 @@ class Sayings:
 
     def __call__(self, text: Text | str, *buttons: str) -> Message:
         """Return a message with these buttons."""
-        id_ = text if isinstance(text, str) else text.id
-        return Message(id_, self.texts.say(text, self.locale), tuple(map(self._button, buttons)))
+        text = Text(text) if isinstance(text, str) else text
+        if self.credential is Credential.PIN and text.id in PIN_TEXTS:
+            text = Text(f"{text.id}_pin", text.context)
+        return Message(text.id, self.texts.say(text, self.locale), tuple(map(self._button, buttons)))
 
     def error(self, error: ResetFlowError) -> tuple[Message, ...]:
         """Return what a person is told of an error."""
@@ -60,16 +65,16 @@ class Sayings:
         if flow.busy_until:
             return (self(told, "cancel"),)
         if phase is Phase.NEW and by_link and told.id.endswith(".wanted"):
-            told = Text(f"chat.{'either' if in_chat else 'open'}{'_pin' if self.credential is Credential.PIN else ''}")
+            told = Text("chat.either" if in_chat else "chat.open")
         resend = ("resend",) if flow.resend_at else ()
         buttons = {
-            Phase.REQUEST: ("request", "cancel"),
-            Phase.ANSWER: ("restart", "cancel"),
-            Phase.CODE: (*resend, "restart", "cancel"),
-            Phase.ANOTHER: (*resend, "restart", "cancel"),
-            Phase.NEW: (("link",) if by_link else ()) + ("cancel",),
+            Phase.REQUEST: ("request",),
+            Phase.ANSWER: ("restart",),
+            Phase.CODE: (*resend, "restart"),
+            Phase.ANOTHER: (*resend, "restart"),
+            Phase.NEW: ("link",) if by_link else (),
         }[phase]
-        return (self(told, *buttons),)
+        return (self(told, *buttons, "help", "cancel"),)
 
     def _button(self, name: str) -> Button:
         return Button(name, self.texts.say(BUTTONS[name], self.locale), SENDS.get(name, f"/{name}"))

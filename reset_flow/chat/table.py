@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Phase(StrEnum):
-    """Where a conversation stands. All but the first two are where its flow stands, and are never stored."""
+    """Where a conversation stands. All but the first two are where its flow stands, read anew with each message."""
 
     FREE = "free"
     LOGIN = "login"
@@ -62,13 +62,8 @@ ALWAYS = {
     Kind.RESTART: Act.RESTART,
     Kind.HELP: Act.HELP,
     Kind.HUMAN: Act.HUMAN,
-    Kind.RESEND: Act.STAND,
-    Kind.ENTRY: Act.STAND,
-    Kind.NO_CODE: Act.STAND,
-    Kind.SEVERAL: Act.STAND,
-    Kind.OTHER: Act.STAND,
 }
-"""In every phase that does not say otherwise. `STAND` tells where we stand, and what is wanted."""
+"""In every phase that does not say otherwise. All else is `STAND`: it tells where we stand, and what is wanted."""
 
 TABLE: dict[Phase, dict[Kind, Act]] = {
     Phase.FREE: {
@@ -105,7 +100,7 @@ SECRET_PHASES = frozenset(Phase) - {Phase.FREE, Phase.LOGIN, Phase.REQUEST}
 
 def act_for(phase: Phase, kind: Kind) -> Act:
     """Return what is done."""
-    return TABLE[phase].get(kind, ALWAYS[kind])
+    return TABLE[phase].get(kind) or ALWAYS.get(kind, Act.STAND)
 
 
 def phase_of(flow: Flow) -> Phase:

@@ -63,8 +63,8 @@ class Message(Struct, frozen=True):
     buttons: tuple[Button, ...] = ()
 
 
-class DeleteMessage(Struct, frozen=True, tag="delete_message"):
-    """Delete the person's message, which holds a secret."""
+class DeleteMessage(Struct, frozen=True):
+    """Delete the person's message, which holds a secret: what `delete` is called with."""
 
     message: str
 
@@ -99,7 +99,7 @@ class Escalate(Struct, frozen=True, tag="escalate"):
     reason: Reason
 
 
-Effect: TypeAlias = DeleteMessage | OpenLink | Escalate
+Effect: TypeAlias = OpenLink | Escalate
 
 
 class Turn(Struct, frozen=True):

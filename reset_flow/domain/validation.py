@@ -93,7 +93,7 @@ def user(given: Any) -> str:
     """Return a login as typed or pasted, without spaces and invisible characters at its ends. Raises as `name` does."""
     read = Secret(given)
     if not _misfit(read, NAME_LENGTH):
-        read = Secret(_trimmed(read.reveal()))
+        read = Secret(trimmed(read.reveal()))
     return name(read, "user")
 
 
@@ -170,7 +170,7 @@ def code(given: Any, form: CodeFormat = SIX_DIGITS) -> Secret:
     if opaque:
         if "://" in read.reveal():
             raise CodeRejected(Reason("whole_link", "it must be the key in the link, not the whole link"), sent=False)
-        return _typed(Secret(_trimmed(read.reveal())), TOKEN_LENGTH, CodeRejected)
+        return _typed(Secret(trimmed(read.reveal())), TOKEN_LENGTH, CodeRejected)
     if not (read.reveal().isascii() and (read.reveal().isalnum() if letters else read.reveal().isdecimal())):
         read = Secret("".join([_read(char, letters=letters) for char in read.reveal()]))
     length = len(read.reveal())
@@ -181,7 +181,8 @@ def code(given: Any, form: CodeFormat = SIX_DIGITS) -> Secret:
     return read
 
 
-def _trimmed(text: str) -> str:
+def trimmed(text: str) -> str:
+    """Return a text without spaces and invisible characters at its ends."""
     return text.strip("".join([char for char in text if char.isspace() or unicodedata.category(char) == "Cf"]))
 
 

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from tests.chat.golden import CODES, LANGUAGES, NOBODY, SCENARIOS, UNASKED, played, read, staged
+from tests.chat.golden import CODES, LANGUAGES, SCENARIOS, played, read, staged
+from tests.web.houses import NOBODY, UNASKED
 
 ID = re.compile(r"[a-z._]+(?=: )|  \(.+?\)")
 

@@ -13,6 +13,7 @@ from babel.messages.pofile import read_po
 import reset_flow
 from reset_flow import ConfigurationError, Credential, Failure, Reason, Step
 from reset_flow.chat.reading import Word
+from reset_flow.chat.sayings import PIN_TEXTS
 from reset_flow.domain import errors
 from reset_flow.messages import LOCALES, Message, Texts, message_of, message_of_error, reasons_of
 from reset_flow.messages.message import COUNTED_REASONS, LIMITS, REASONS
@@ -97,7 +98,7 @@ def used() -> set[str]:
     for path in (PACKAGE / "chat").glob("*.py"):
         told |= set(re.findall(r"""["'](chat\.[a-z_.]+[a-z])["']""", path.read_text()))
     told |= {f"chat.words.{name}" for name in (*Word, "login", "answer", "password")}
-    told |= {f"chat.{road}{kind}" for road in ("open", "either") for kind in ("", "_pin")}
+    told |= {f"{name}_pin" for name in PIN_TEXTS}
     return told | {"tries_left"}
 
 
