@@ -19,8 +19,9 @@ async def test_a_conversation_goes_as_it_is_written_down(locale: str, title: str
 
 
 @pytest.mark.parametrize("title", SCENARIOS)
-async def test_a_restart_between_any_two_messages_changes_nothing(title: str) -> None:
-    assert await played(title, "en", restarts=True) == read("en")[title]
+@pytest.mark.parametrize("locale", LANGUAGES)
+async def test_a_restart_between_any_two_messages_changes_nothing(locale: str, title: str) -> None:
+    assert await played(title, locale, restarts=True) == read(locale)[title]
 
 
 @pytest.mark.parametrize("locale", LANGUAGES)
