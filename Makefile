@@ -11,7 +11,7 @@ PYTEST := $(RUN)/python -m pytest -n 4 --dist worksteal
 VERSIONS := 3.11 3.12 3.13
 THIS = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-.PHONY: demo about-demo chat about-chat test about-test test-others test-without-servers check bench format clean
+.PHONY: demo about-demo chat about-chat test about-test engines about-engines test-others test-without-servers check bench format clean
 .NOTPARALLEL: # two targets may set up the same folder
 
 demo: about-demo $(VENV)/.ready-for-demo
@@ -27,10 +27,21 @@ about-demo:
 	@echo "A whole reset, its process killed half-way: 2 seconds. The first run sets up $(VENV): half a minute more."
 
 test: about-test check
-	$(PYTEST)
+	$(PYTEST) -m "not engine"
 
 about-test:
 	@echo "All checks and tests: about fifteen minutes on two cores. The first run sets up $(VENV) and a browser: two minutes more."
+
+# Resets that processes elsewhere wait for: on a real Restate, and on DBOS, both killed. Two at a time: each has servers.
+engines: about-engines $(VENV)/.ready-for-tests .engines/.ready
+	RESET_FLOW_TEST_REQUIRE_SERVERS=1 $(PYTEST) -n 2 -m engine
+
+about-engines:
+	@echo "Durable engines: about three minutes on two cores. The first run installs Restate in .engines (216 MB)."
+
+.engines/.ready: Makefile
+	npm install --prefix .engines --no-save --no-package-lock --ignore-scripts --no-audit --no-fund @restatedev/restate-server@1.7.12
+	@touch $@
 
 # Each version in a folder of its own, such as .venv-3.12.
 test-others:
@@ -46,7 +57,7 @@ test-on-%:
 	echo "Python $*: NOT TESTED, there is none on this machine."
 
 test-without-servers: $(VENV)/.ready-for-tests
-	$(PYTEST) -m "not server"
+	$(PYTEST) -m "not server and not engine"
 
 # What needs no running code: style, types, the direction of imports.
 check: $(VENV)/.ready-for-tests
@@ -68,7 +79,7 @@ format: $(VENV)/.ready-for-tests
 	$(RUN)/ruff check --fix
 
 clean:
-	rm -rf $(VENV) $(VERSIONS:%=.venv-%)
+	rm -rf $(VENV) $(VERSIONS:%=.venv-%) .engines
 
 $(VENV)/.ready-for-demo: pyproject.toml constraints.txt
 	$(INSTALL) '.[cli,chat]'

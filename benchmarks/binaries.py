@@ -13,9 +13,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["NoServerError", "find_pgbouncer", "find_postgres", "find_program", "find_redis", "provided", "unprivileged"]
+__all__ = [
+    "NoServerError",
+    "find_pgbouncer",
+    "find_postgres",
+    "find_program",
+    "find_redis",
+    "find_restate",
+    "provided",
+    "unprivileged",
+]
 
 POSTGRES_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql*/bin")
+
+ENGINES = Path(__file__).parents[1] / ".engines"
+"""What `make engines` installs."""
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 """Asked by Debian's packages before they start their service; 101 forbids it."""
@@ -50,6 +62,12 @@ def find_program(name: str) -> Path | None:
 def find_pgbouncer() -> Path | None:
     """Return PgBouncer."""
     return find_program("pgbouncer")
+
+
+def find_restate() -> Path | None:
+    """Return the Restate server that `make engines` installed, or one of the system."""
+    found = next(ENGINES.glob("node_modules/@restatedev/restate-server-*/bin/restate-server"), None)
+    return found or find_program("restate-server")
 
 
 def install(package: str) -> str:

@@ -5,6 +5,7 @@ process is killed.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import secrets
@@ -17,8 +18,17 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.request import Request, urlopen
 
-from benchmarks.binaries import find_pgbouncer, find_postgres, find_redis, provided, unprivileged
+from benchmarks.binaries import (
+    NoServerError,
+    find_pgbouncer,
+    find_postgres,
+    find_redis,
+    find_restate,
+    provided,
+    unprivileged,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,10 +39,12 @@ __all__ = [
     "PostgresStandby",
     "RedisSentinel",
     "RedisServer",
+    "RestateServer",
     "children",
     "pgbouncer",
     "postgres",
     "redis",
+    "restate",
 ]
 
 PATIENCE = 30.0
@@ -350,6 +362,88 @@ class RedisSentinel(Server):
         return False
 
 
+class RestateServer(Server):
+    """Restate on one node. Settings are lines of its configuration, such as `{"worker.invoker": "…"}`."""
+
+    name = "restate"
+    gentle = signal.SIGTERM
+    rough = signal.SIGKILL
+
+    def __init__(self, binary: Path, settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__(binary, None, settings)
+        self._admin, self._node = free_port(), free_port()
+        (self.folder / "config.toml").write_text(self._configuration())
+
+    def _configuration(self) -> str:
+        sections: dict[str, dict[str, Any]] = {
+            "": {
+                "base-dir": str(self.data),
+                "node-name": "node",
+                "listen-mode": "tcp",
+                "bind-ip": "127.0.0.1",
+                "bind-port": self._node,
+                "disable-telemetry": True,
+                "default-num-partitions": 4,
+                "rocksdb-total-memory-size": "128 MiB",
+                "log-filter": "warn,restate=info,octocrab=off",  # which looks on GitHub for a newer release
+                "log-disable-ansi-codes": True,
+            },
+            "ingress": {"bind-ip": "127.0.0.1", "bind-port": self.port},
+            "admin": {"bind-ip": "127.0.0.1", "bind-port": self._admin, "disable-web-ui": True},
+        }
+        for name, value in self.settings.items():
+            section, _, key = name.rpartition(".")
+            sections.setdefault(section, {})[key] = value
+        return "\n".join(
+            line
+            for section, values in sections.items()
+            for line in (f"[{section}]" * bool(section), *(f"{key} = {json.dumps(values[key])}" for key in values))
+        )
+
+    @property
+    def data(self) -> Path:
+        """All that it stores."""
+        return self.folder / "data"
+
+    @property
+    def url(self) -> str:
+        """Of its ingress, where handlers are called."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def admin_url(self) -> str:
+        """Of its admin API."""
+        return f"http://127.0.0.1:{self._admin}"
+
+    def command(self) -> list[str]:
+        return [str(self.binary), "--no-logo", "--config-file", str(self.folder / "config.toml")]
+
+    def is_ready(self) -> bool:
+        with suppress(OSError):  # of which an HTTP status is one, too
+            urlopen(f"{self.url}/restate/health", timeout=5).close()  # noqa: S310 - on loopback
+            self.query("SELECT count(*) FROM sys_invocation")  # fails until each partition has a leader
+            return True
+        return False
+
+    def register(self, url: str) -> None:
+        """Have it call the handlers that are served there. A newer deployment takes the place of an older one."""
+        self._ask("deployments", {"uri": url, "force": True})
+
+    def query(self, sql: str) -> list[dict[str, Any]]:
+        """Return the rows of a query of its admin SQL."""
+        rows: list[dict[str, Any]] = self._ask("query", {"query": sql})["rows"]
+        return rows
+
+    def _ask(self, path: str, body: dict[str, Any]) -> Any:
+        request = Request(  # noqa: S310 - on loopback
+            f"{self.admin_url}/{path}",
+            data=json.dumps(body).encode(),
+            headers={"accept": "application/json", "content-type": "application/json"},
+        )
+        with urlopen(request, timeout=PATIENCE) as reply:  # noqa: S310 - on loopback
+            return json.load(reply)
+
+
 def free_port() -> int:
     """Return a port that is free at the moment, and that no system gives to outgoing connections by itself."""
     while True:
@@ -402,3 +496,16 @@ def redis(settings: Mapping[str, Any] | None = None) -> RedisServer:
         NoServerError: It cannot be installed.
     """
     return RedisServer(provided("redis-server", find_redis), None, settings)
+
+
+def restate(settings: Mapping[str, Any] | None = None) -> RestateServer:
+    """
+    Return a Restate that is not started yet.
+
+    Raises:
+        NoServerError: It is not installed.
+    """
+    binary = find_restate()
+    if binary is None:
+        raise NoServerError("no restate-server on this machine: `make engines` installs it")
+    return RestateServer(binary, settings)

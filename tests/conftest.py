@@ -6,7 +6,8 @@ Real servers on loopback, each started for one test run and gone with it, howeve
 - `RESET_FLOW_TEST_INSTALL=0`: install no missing server (with `apt-get`, as root).
 - `RESET_FLOW_TEST_REQUIRE_SERVERS=1`: fail where a test would be skipped for want of a server.
 
-A test that needs one of them carries the mark `server`: `-m "not server"` runs the rest.
+A test that needs one of them carries the mark `server`: `-m "not server"` runs the rest. One that needs Restate also
+carries the mark `engine`, as do others that take long: `make engines` installs Restate and runs those.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from benchmarks.servers import PostgresServer, RedisServer
+    from benchmarks.servers import PostgresServer, RedisServer, RestateServer
 
 
-SERVER_FIXTURES = {"postgres_server", "redis_server"}
+SERVER_FIXTURES = {"postgres_server", "redis_server", "restate_server"}
 SERVER_PARAMETERS = {"postgres", "redis"}
 
 
@@ -39,6 +40,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and needs_server(item):
             item.add_marker(pytest.mark.server)
+            if "restate_server" in item.fixturenames:
+                item.add_marker(pytest.mark.engine)
 
 
 def needs_server(test: pytest.Function) -> bool:
@@ -173,3 +176,17 @@ def redis_url(request: pytest.FixtureRequest, redis_server: RedisServer | OwnSer
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushdb()
         client.script_flush()
+
+
+@pytest.fixture(scope="session")
+def restate_server() -> Iterator[RestateServer]:
+    """One Restate for the run. A test that stops it starts it again, and names its services as no other test does."""
+    try:
+        server = servers.restate()
+    except NoServerError as error:
+        without(str(error))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
