@@ -240,13 +240,21 @@ class ResetDialogue:
     # --- one message
 
     async def _take(self, inbound: Inbound, say: Sayings, delete: Delete | None) -> Turn:
-        talk = await self._settled(inbound)
-        if (turn := talk.turn_of(inbound.message)) is not None:
-            return turn
+        mark = Mark(inbound.conversation, inbound.message, self._now())
+        turn = None
+        while turn is None:
+            talk = await self._settled(inbound)
+            turn = talk.turn_of(inbound.message) or await self._take_up(inbound, talk, mark, say, delete)
+        await self._memory.unmark(mark)
+        return turn
+
+    async def _take_up(
+        self, inbound: Inbound, talk: Talk, mark: Mark, say: Sayings, delete: Delete | None
+    ) -> Turn | None:
+        """Return the turn; `None` if another worker has changed the conversation since it was loaded."""
         flow, phase = await self._look(talk, inbound.conversation)
         task = self._task(inbound, talk, phase)
         said: tuple[Message, ...] = (say("chat.interrupted"),) if task.interrupted else ()
-        mark = Mark(inbound.conversation, inbound.message, self._now())
         begun = replace(
             talk,
             locale=say.locale,
@@ -257,7 +265,9 @@ class ResetDialogue:
             begun = replace(begun, secret=secrets.token_urlsafe(), asked=False)
         if is_marked := task.is_secret or task.act in ASKS_SERVICE:
             await self._memory.mark(mark)
-            talk = await self._memory.change(inbound.conversation, lambda now: replace(begun, recent=now.recent))
+            if not await self._memory.swap(inbound.conversation, talk, begun):
+                return None
+            talk = begun
         if task.is_secret:
             said += () if await self._deleted(inbound.message, delete) else (say("chat.not_deleted"),)
         said += tuple(map(say, task.says))
@@ -267,13 +277,12 @@ class ResetDialogue:
             done = await self._refused(talk, inbound, error, say)
         turn, kept = await self._turn(done, inbound.conversation, say, said)
         kept = replace(kept, taken=None, locale=say.locale)
-        await self._memory.change(
-            inbound.conversation, lambda now: replace(kept, recent=now.recent).with_turn(inbound.message, turn)
-        )
+        if is_marked:
+            await self._memory.finish(inbound.conversation, talk, kept, inbound.message, turn)
+        elif not await self._memory.swap(inbound.conversation, talk, kept.with_turn(inbound.message, turn)):
+            return None
         if done.flow and turn.done:
             await self._memory.set_route(done.flow.id, Route(inbound.conversation, told=not done.elsewhere))
-        if is_marked:
-            await self._memory.unmark(mark)
         return turn
 
     def _task(self, inbound: Inbound, talk: Talk, phase: Phase) -> _Task:
@@ -524,10 +533,7 @@ class ResetDialogue:
             flow, _ = await self._look(talk, mark.conversation)
             turn, kept = await self._turn(_Done(talk, flow), mark.conversation, say, (say("chat.interrupted"),))
             await self._tell(mark.conversation, turn)
-            await self._memory.change(
-                mark.conversation,
-                lambda now: replace(kept, recent=now.recent, taken=None).with_turn(mark.message, turn),
-            )
+            await self._memory.finish(mark.conversation, talk, kept, mark.message, turn)
         await self._memory.unmark(mark)
         return is_open
 

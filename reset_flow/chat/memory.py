@@ -82,9 +82,10 @@ class Talk(Struct, frozen=True, array_like=True):
         return next((turn for name, turn in self.recent if name == message), None)
 
     def with_turn(self, message: str, turn: Turn) -> Talk:
-        """Return it with what a message got."""
+        """Return it with what a message got, which is done with."""
         kept = [each for each in self.recent if each[0] != message]
-        return msgspec.structs.replace(self, recent=(*kept, (message, turn))[-REMEMBERED:])
+        taken = None if self.taken and self.taken.message == message else self.taken
+        return msgspec.structs.replace(self, taken=taken, recent=(*kept, (message, turn))[-REMEMBERED:])
 
 
 class Route(Struct, frozen=True, array_like=True):
@@ -129,6 +130,14 @@ class Memory:
     async def change(self, conversation: str, change: Callable[[Talk], Talk]) -> Talk:
         """Change it, whoever else does at the same time. Return what is saved."""
         return await self._change(self._talks, conversation, Talk(), change)
+
+    async def swap(self, conversation: str, before: Talk, after: Talk) -> bool:
+        """Change it if it is still as it was (compare-and-swap). Return whether it is changed."""
+        return await self.change(conversation, lambda now: after if now == before else now) == after
+
+    async def finish(self, conversation: str, before: Talk, after: Talk, message: str, turn: Turn) -> None:
+        """Keep what a message got, and what became of the conversation, unless somebody else has changed it since."""
+        await self.change(conversation, lambda now: (after if now == before else now).with_turn(message, turn))
 
     async def route(self, flow_id: str) -> Route | None:
         """Return where the end of a flow is to be told."""
