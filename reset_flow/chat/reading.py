@@ -7,6 +7,7 @@ import unicodedata
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from reset_flow.chat.sayings import BUTTONS, sent_by
 from reset_flow.domain.capabilities import CodeFormat, CodeKind
 from reset_flow.domain.validation import trimmed
 from reset_flow.messages import LOCALES
@@ -59,9 +60,12 @@ class Reader:
     def __init__(self, texts: Texts, code: CodeFormat) -> None:
         self._code = code
         self._words = {name: word for word in Word for name in map(_bare, _names(texts, f"chat.words.{word}"))}
+        for button, id_ in BUTTONS.items():  # where a platform shows none, people type what is written on them
+            labels = {_bare(texts.pattern(id_, locale)) for locale in LOCALES}
+            self._words |= dict.fromkeys(labels, Word(sent_by(button).removeprefix("/")))
         self._polite = set(map(_bare, _names(texts, "chat.words.polite")))
-        labels = {kind: _names(texts, f"chat.words.{kind}") for kind in ("login", "answer", "password")}
-        self._labels = {kind: _label(names) for kind, names in labels.items()}
+        kinds = {kind: _names(texts, f"chat.words.{kind}") for kind in ("login", "answer", "password")}
+        self._labels = {kind: _label(names) for kind, names in kinds.items()}
 
     def word(self, text: str) -> Word | None:
         """Return the word that steers, if the text is one and nothing else."""
@@ -69,7 +73,7 @@ class Reader:
             return Word(found[1].lower()) if found[1].lower() in tuple(Word) else None
         bare = _bare(text)
         if bare not in self._words:
-            bare = " ".join(word for word in bare.split() if word not in self._polite)
+            bare = " ".join(self._without_politeness(bare))
         return self._words.get(bare)
 
     def login(self, text: str) -> str | None:
@@ -80,15 +84,15 @@ class Reader:
         if len(found) == 1:
             return str(found.pop())
         is_login = text and len(text.split()) == 1 and not text.startswith("/")
-        return text.rstrip(".,;") if is_login and (labelled or not asks(text)) else None
+        return text.rstrip(".,;") if is_login and (labelled or not self._is_aside(text)) else None
 
     def typed(self, step: str, text: str) -> str | None:
         """
         Return an answer or a password exactly as typed, without a label that says what it is. `None` if it looks like a
-        question to the bot: with the label, it is taken all the same.
+        question to the bot, or a greeting: with the label, it is taken all the same.
         """
         labelled, rest = self._without_label("answer" if step == "answer" else "password", text)
-        return rest if rest.strip() and (labelled or not asks(text)) else None
+        return rest if rest.strip() and (labelled or not self._is_aside(text)) else None
 
     def codes(self, text: str) -> tuple[str, ...]:
         """Return what in a text can be the code: nothing, one, or several of which nobody knows the right one."""
@@ -102,6 +106,13 @@ class Reader:
         """Return whether a text without a code was meant as one: it is to be deleted, as it may nearly be right."""
         plain = _plain(text)
         return any(char.isdecimal() for char in plain) and len(plain.split()) <= MOST_GROUPS and not asks(text)
+
+    def _is_aside(self, text: str) -> bool:
+        bare = _bare(text)
+        return asks(text) or (bool(bare) and not self._without_politeness(bare))
+
+    def _without_politeness(self, bare: str) -> list[str]:
+        return [word for word in bare.split() if word not in self._polite]
 
     def _without_label(self, kind: str, text: str) -> tuple[bool, str]:
         found = self._labels[kind].match(text)

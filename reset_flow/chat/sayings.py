@@ -32,6 +32,11 @@ SENDS = {"request": "/resend", "link": "/resend"}
 """What a button sends that is not its own name."""
 
 
+def sent_by(button: str) -> str:
+    """Return what a button sends."""
+    return SENDS.get(button, f"/{button}")
+
+
 @attrs.frozen
 class Sayings:
     """The texts of a conversation, in its language."""
@@ -77,4 +82,4 @@ class Sayings:
         return (self(told, *buttons, "help", "cancel"),)
 
     def _button(self, name: str) -> Button:
-        return Button(name, self.texts.say(BUTTONS[name], self.locale), SENDS.get(name, f"/{name}"))
+        return Button(name, self.texts.say(BUTTONS[name], self.locale), sent_by(name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reset_flow.chat.reading import Reader, Word
+from reset_flow.chat.sayings import BUTTONS, sent_by
 from reset_flow.domain.capabilities import CodeFormat
 from reset_flow.messages import LOCALES, Texts
 
@@ -239,6 +240,18 @@ def test_what_is_more_or_less_than_a_word_steers_nothing(text: str) -> None:
     assert DIGITS.word(text) is None
 
 
+@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("button", BUTTONS)
+def test_what_is_written_on_a_button_counts_where_it_is_typed(button: str, locale: str) -> None:
+    assert DIGITS.word(TEXTS.say(BUTTONS[button], locale)) is Word(sent_by(button).removeprefix("/"))
+
+
+def test_what_a_tenant_writes_on_a_button_counts_as_well() -> None:
+    reader = Reader(Texts({"en": {"page.again": "Back to the start, please"}}), CodeFormat.digits(6))
+    assert reader.word("back to the start") is None
+    assert reader.word("back to the start, please") is Word.RESTART
+
+
 # --- logins, answers, passwords
 
 
@@ -301,6 +314,13 @@ def test_an_answer_or_a_password_is_taken_exactly_as_typed_without_its_label(ste
 )
 def test_what_looks_like_a_question_is_no_answer_and_no_password(step: str, text: str) -> None:
     assert DIGITS.typed(step, text) is None
+
+
+@pytest.mark.parametrize("text", ["thanks", "Thank you!", "ok", "Hallo", "vielen Dank 🙏", "¡Hola!", "muchas gracias"])
+def test_a_greeting_or_thanks_is_no_login_no_answer_and_no_password(text: str) -> None:
+    assert DIGITS.login(text) is DIGITS.typed("answer", text) is DIGITS.typed("password", text) is None
+    assert DIGITS.typed("answer", f"answer: {text}") == text
+    assert DIGITS.login("login: hello") == "hello"
 
 
 @pytest.mark.parametrize("part", ["a", "1", "a-", "a@", "a.", "1 ", "+1", "(01)", " ", "x://", "!", "😀", "12345x"])
