@@ -186,7 +186,7 @@ class ResetDialogue:
             Act.ASK_CODE: partial(self._say, "reason.malformed"),
             Act.LEAVE: self._leave,
             Act.RESTART: self._restart,
-            Act.HELP: partial(self._say, "chat.help"),
+            Act.HELP: self._help,
             Act.HUMAN: self._human,
             Act.STAND: self._stand,
         }
@@ -306,6 +306,8 @@ class ResetDialogue:
             says = ["chat.login.again"]
         elif kind is Kind.OTHER and (read_as is Phase.ANSWER or (read_as is Phase.NEW and self._in_chat)):
             says = ["chat.labelled" if read_as is Phase.ANSWER else "chat.labelled_new"]
+        elif kind is Kind.OTHER and read_as in (Phase.CODE, Phase.ANOTHER, Phase.NEW):
+            says = ["chat.aside"]
         return _Task(read_as, kind, act, entry, again, is_secret, digest, interrupted, tuple(says))
 
     async def _settled(self, inbound: Inbound) -> Talk:
@@ -401,6 +403,11 @@ class ResetDialogue:
     async def _say(self, id_: str, inbound: Inbound, talk: Talk, flow: Flow | None, __: Secret) -> _Done:
         return _Done(talk, flow, (self._sayings(inbound.locale)(id_),))
 
+    async def _help(self, inbound: Inbound, talk: Talk, flow: Flow | None, __: Secret) -> _Done:
+        waits = flow is not None and phase_of(flow) is Phase.CODE and flow.in_doubt is None
+        said = ("chat.help", "chat.mailbox") if waits else ("chat.help",)
+        return _Done(talk, flow, tuple(map(self._sayings(inbound.locale), said)))
+
     async def _human(self, inbound: Inbound, talk: Talk, flow: Flow | None, __: Secret) -> _Done:
         return _Done(talk, flow, (self._sayings(inbound.locale)("chat.human"),), (Escalate(Reason.ASKED),))
 
@@ -460,7 +467,7 @@ class ResetDialogue:
         if by_link:
             talk, link = await self._link(talk, flow, conversation, say)
             effects = (*effects, link)
-        wanted = say.flow(flow, in_chat=self._in_chat, by_link=by_link)
+        wanted = say.flow(flow, in_chat=self._in_chat, by_link=by_link, again=bool(done.said))
         return Turn((*[each for each in said if each.id != wanted[0].id], *wanted), effects), talk
 
     @staticmethod

@@ -25,7 +25,7 @@ BUTTONS = {
     "restart": "page.again",
     "help": "page.help",
 }
-PIN_TEXTS = frozenset({"chat.either", "chat.help", "chat.link", "chat.login", "chat.open"})
+PIN_TEXTS = frozenset({"chat.either", "chat.help", "chat.link", "chat.login", "chat.new", "chat.open"})
 """Each has one of its own for a PIN: its id and `_pin`."""
 
 SENDS = {"request": "/resend", "link": "/resend"}
@@ -59,18 +59,20 @@ class Sayings:
         left = () if tries is None or (flow and flow.ended) else (Text("tries_left", {"count": tries}),)
         return tuple(map(self, (message_of_error(error), *reasons_of(error), *left)))
 
-    def flow(self, flow: Flow, *, in_chat: bool = False, by_link: bool = False) -> tuple[Message, ...]:
-        """Return where a flow stands, and what is wanted."""
+    def flow(
+        self, flow: Flow, *, in_chat: bool = False, by_link: bool = False, again: bool = False
+    ) -> tuple[Message, ...]:
+        """Return where a flow stands, and what is wanted. `again`: no e-mail was sent by what is said before."""
         told = message_of(flow)
         if flow.ended:
             return (self(told),) if flow.failure is None else (self(told, "restart"),)
         phase = phase_of(flow)
         if told.id == "code.wanted" and phase is Phase.CODE:
-            told = Text("chat.code", {"login": masked(flow.user)})
+            told = Text("chat.code.again") if again else Text("chat.code", {"login": masked(flow.user)})
         if flow.busy_until:
             return (self(told, "cancel"),)
-        if phase is Phase.NEW and by_link and told.id.endswith(".wanted"):
-            told = Text("chat.either" if in_chat else "chat.open")
+        if phase is Phase.NEW and told.id.endswith(".wanted"):
+            told = Text("chat.new" if not by_link else "chat.either" if in_chat else "chat.open")
         resend = ("resend",) if flow.resend_at else ()
         buttons = {
             Phase.REQUEST: ("request",),

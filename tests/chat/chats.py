@@ -364,9 +364,12 @@ class Chat:
     def next(turn: Turn, code: str = CODE, new: str = PASSWORD) -> str:
         """Return what a person says who is told this, and does what is wanted."""
         last = ids(turn)[-1] if turn.messages else ""
-        if last in ("chat.code", "code.wanted", "code.in_doubt", "answer.in_doubt"):
+        if last in ("chat.code", "chat.code.again", "code.wanted", "code.in_doubt", "answer.in_doubt"):
             return code
-        if last.startswith(("password.", "pin.")) and last not in ("password.in_doubt_code", "pin.in_doubt_code"):
+        if last.startswith(("chat.new", "password.", "pin.")) and last not in (
+            "password.in_doubt_code",
+            "pin.in_doubt_code",
+        ):
             return new
         other = {"chat.login": LOGIN, "answer.wanted": ANSWER, "held": "start over"}
         return other.get(

@@ -21,7 +21,20 @@ from reset_flow import (
 from reset_flow.chat import DeleteMessage, Escalate, Inbound, News, Reason, ResetDialogue, Turn
 from reset_flow.testing import FrozenClock, ScriptedTransport
 from reset_flow.web import Links
-from tests.chat.chats import ANSWER, CHAT, CODE, LOGIN, PASSWORD, PIN, PUBLIC_URL, Chat, Desk, Provider, ids, link_of
+from tests.chat.chats import (
+    ANSWER,
+    CHAT,
+    CODE,
+    LOGIN,
+    PASSWORD,
+    PIN,
+    PUBLIC_URL,
+    Chat,
+    Desk,
+    Provider,
+    ids,
+    link_of,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -224,9 +237,9 @@ async def test_the_same_password_again_after_a_doubt_is_sent_again(make_desk: Ma
 @pytest.mark.parametrize(
     ("credential", "new", "wanted", "done"),
     [
-        (Credential.PASSWORD, PASSWORD, "password.wanted", "done"),
-        (Credential.PASSWORD, f"password: {PASSWORD}", "password.wanted", "done"),
-        (Credential.PIN, PIN, "pin.wanted", "done.pin"),
+        (Credential.PASSWORD, PASSWORD, "chat.new", "done"),
+        (Credential.PASSWORD, f"password: {PASSWORD}", "chat.new", "done"),
+        (Credential.PIN, PIN, "chat.new_pin", "done.pin"),
     ],
 )
 async def test_passwords_and_pins_may_be_typed_where_that_is_switched_on(
@@ -343,7 +356,7 @@ async def test_killed_between_deletion_and_call_the_person_is_asked_again(make_d
     chat.bot = desk.bot()
     assert await chat.bot.dialogue.recover() == 1
     assert await chat.bot.dialogue.recover() == 0
-    wanted = {ANSWER: "answer.wanted", CODE: "chat.code", PASSWORD: "password.wanted"}[text]
+    wanted = {ANSWER: "answer.wanted", CODE: "chat.code", PASSWORD: "chat.new"}[text]
     assert await told(desk) == [(CHAT, ["chat.interrupted", wanted], False)]
     assert desk.events == [f"tell {CHAT}"]
     assert ids(await chat.says(*texts[texts.index(text) :])) == ["done"]
