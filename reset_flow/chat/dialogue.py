@@ -535,6 +535,7 @@ class ResetDialogue:
     async def _ask_again(self, mark: Mark) -> bool:
         talk = await self._memory.load(mark.conversation)
         is_open = talk.taken is not None and talk.taken.message == mark.message
+        is_open = is_open or talk.waits  # they wrote again meanwhile, and heard that it takes a moment
         if is_open and self._tell:
             say = self._sayings(talk.locale)
             flow, _ = await self._look(talk, mark.conversation)

@@ -81,6 +81,12 @@ class Talk(Struct, frozen=True, array_like=True):
         """Return the turn that a message got."""
         return next((turn for name, turn in self.recent if name == message), None)
 
+    @property
+    def waits(self) -> bool:
+        """Whether the person was told last that a call is under way."""
+        said = self.recent[-1][1].messages if self.recent else ()
+        return bool(said) and said[-1].id == "busy"
+
     def with_turn(self, message: str, turn: Turn) -> Talk:
         """Return it with what a message got, which is done with."""
         kept = [each for each in self.recent if each[0] != message]

@@ -27,6 +27,7 @@ from tests.chat.chats import (
     CODE,
     LOGIN,
     PASSWORD,
+    PATIENCE,
     PIN,
     PUBLIC_URL,
     Chat,
@@ -401,6 +402,28 @@ async def test_a_code_is_taken_whose_sending_a_process_died_in(make_desk: MakeDe
     assert ids(await chat.say(CODE)) == ["chat.open"]
     assert provider.given("exchange") == [CODE]
     assert len(provider.calls_of("request")) == 1
+
+
+async def test_who_wrote_again_while_nobody_knew_what_came_of_a_code_is_told_later(
+    make_desk: MakeDesk,
+) -> None:
+    provider = Provider()
+    desk = make_desk(provider)
+    chat = Chat(desk)
+    await chat.says(*TO_CODE)
+    checking = provider.hold("exchange")
+    doomed = asyncio.create_task(chat.say(CODE))
+    await checking.arrived.wait()
+    doomed.cancel()
+    await chat.bot.dies()
+    desk.clock.advance(PATIENCE + timedelta(seconds=1))
+    chat.bot = desk.bot()
+    assert ids(await chat.say("hello?"))[-1] == "busy"
+    desk.later()
+    assert await chat.bot.dialogue.recover() == 1
+    assert await told(desk) == [(CHAT, ["chat.interrupted", "code.in_doubt"], False)]
+    assert await chat.bot.dialogue.recover() == 0
+    assert ids(await chat.say(CODE)) == ["chat.open"]
 
 
 async def test_recover_asks_nobody_again_whose_messages_were_all_answered(desk: Desk) -> None:
