@@ -1,0 +1,302 @@
+"""
+Workflows of DBOS that wait for a reset. Needs dbos, of the extra `dbos`.
+
+DBOS keeps arguments, results and errors in readable form: here, none of them has a login, or the text of somebody's
+error.
+
+A parked workflow replays the steps of `reset_password` after an upgrade: their order, names and results are a format.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
+
+from reset_flow.deadlines import Deadlines
+from reset_flow.domain.errors import (
+    AppKeyRejected,
+    ConfigurationError,
+    FlowNotFound,
+    InvalidInput,
+    KeyringError,
+    ResetFlowError,
+    StoreUnavailable,
+    UnknownUser,
+)
+from reset_flow.domain.secret import Secret
+from reset_flow.domain.text import canonical
+from reset_flow.engine.background_tasks import attempt
+from reset_flow.integrations.status import ResetStatus, status_of
+
+try:
+    from dbos import DBOS, DBOSClient, SetWorkflowID, error as errors
+except ImportError:
+    raise ConfigurationError("workflows of DBOS need more: pip install 'reset-flow[dbos]'") from None
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+    from types import TracebackType
+    from typing import Self
+
+    from reset_flow.domain.flow import Event, Flow
+    from reset_flow.service import ResetService
+
+LoginOf: TypeAlias = "Callable[[str], Awaitable[str]]"
+
+__all__ = ["DBOSListener", "ResetRefused", "Resets"]
+
+logger = logging.getLogger("reset_flow")
+
+NAME = "PasswordReset"
+WAITS = "waits for the end"
+"""Marks the workflows that wait, among the attributes of the workflow that started the reset."""
+
+LOOK_UP = 30.0
+"""Seconds that the look-up of a login may take."""
+PATIENCE = timedelta(seconds=10)
+"""How long to wait for another call of the flow."""
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds between two tries, doubled each time."""
+SHORTEST_WAIT = 1.0
+
+OPERATORS = (AppKeyRejected, ConfigurationError, KeyringError)
+"""Tried again as well: somebody will mend the worker's settings, and people's resets must outlast that."""
+
+
+class ResetRefused(ResetFlowError):
+    """
+    The reset can't be had, however often it is tried.
+
+    Attributes:
+        code: That of the error of the service, such as `unknown_user`, `key_reused` or `limit_reached`.
+    """
+
+    code = "reset_refused"
+
+    def __init__(self, code: str) -> None:
+        super().__init__(f"the reset is refused: {code}")
+        self.code = code
+
+
+class _Outcome(TypedDict, total=False):
+    """
+    The result of a step, as DBOS keeps it: one of these.
+
+    Attributes:
+        wait: Beside the status: seconds until it is worth asking again.
+
+        later: Seconds until it is worth another try.
+
+        refused: The code of an error for good.
+    """
+
+    status: ResetStatus
+    wait: float
+    later: float
+    refused: str
+
+
+class Resets:
+    """
+    Resets that workflows of DBOS wait for. Make it before `DBOS.launch()`, and call that in the event loop of the
+    service.
+
+    Args:
+        login_of: Called in the worker with the embedder's id of a person. It raises `UnknownUser` where there is none;
+            after any other error it is called again, later.
+
+        name: Of these resets in DBOS. The listener needs the same.
+
+        ask_every: How often a workflow asks by itself, should it not be told of the end.
+    """
+
+    def __init__(
+        self,
+        service: ResetService,
+        login_of: LoginOf,
+        *,
+        name: str = NAME,
+        ask_every: timedelta = timedelta(minutes=5),
+    ) -> None:
+        self._service = service
+        self._login_of = login_of
+        self._name = name
+        self._ask_every = ask_every.total_seconds()
+
+        # DBOS derives the version of an application from the text of its workflows: leave this one as it is.
+        @DBOS.workflow(name=f"{name}.start")
+        async def start(user_ref: str, ref: str) -> tuple[str, ResetStatus]:
+            return user_ref, await self._started(user_ref, ref)
+
+        self._start = start
+
+    async def reset_password(self, user_ref: str, ref: str) -> ResetStatus:
+        """
+        In a workflow: start a reset for this person, once for each `ref`, and return how it ended.
+
+        Raises:
+            ResetRefused: It can't be had: there is no such person, the `ref` is another person's.
+        """
+        workflow = DBOS.workflow_id
+        if workflow is None:
+            raise InvalidInput("reset_password: call it in a workflow of DBOS")
+        reset = _workflow_id(self._name, ref)
+        with SetWorkflowID(reset):
+            starting = await DBOS.start_workflow_async(self._start, user_ref, ref)
+        started_for, status = await starting.get_result()
+        if started_for != user_ref:
+            raise ResetRefused("key_reused")
+        # Before the question whether it has ended: whoever tells of an end later finds this workflow.
+        await DBOS.update_workflow_attributes_async(reset, {workflow: WAITS}, merge=True)
+        while True:
+            asked = await _until_done(f"{self._name}.ask", partial(self._ask, status["flow_id"]))
+            if asked["status"]["ended"]:
+                return asked["status"]
+            await DBOS.recv_async(reset, timeout_seconds=asked["wait"])
+
+    async def cancel(self, ref: str) -> ResetStatus:
+        """
+        Give the reset up, in a workflow or outside of one. A reset that has ended stays as it is.
+
+        Raises:
+            ResetRefused: There is none with this `ref`.
+        """
+        return (await _until_done(f"{self._name}.cancel", partial(self._cancel, ref)))["status"]
+
+    async def _started(self, user_ref: str, ref: str) -> ResetStatus:
+        return (await _until_done(f"{self._name}.begin", partial(self._begin, user_ref, ref)))["status"]
+
+    async def _begin(self, user_ref: str, ref: str) -> _Outcome:
+        async def look_up() -> Secret:
+            try:
+                return Secret(await self._login_of(user_ref) or "")
+            except UnknownUser:
+                return Secret("")
+
+        login, failure = await attempt(look_up, Deadlines().within(LOOK_UP))
+        if failure:
+            logger.warning("the login of a person can't be looked up, and will be later: %s", failure)
+            return {"later": 0.0}
+        if not login:
+            return {"refused": UnknownUser.code}
+        return await self._outcome(self._service.start(login, ref=ref, patience=PATIENCE))
+
+    async def _ask(self, flow_id: str) -> _Outcome:
+        return await self._outcome(self._service.get(flow_id))
+
+    async def _cancel(self, ref: str) -> _Outcome:
+        async def cancelled() -> Flow:
+            found = await self._service.find(ref=ref)
+            if not found:
+                raise FlowNotFound(ref)
+            flow = found[0]
+            return flow if flow.ended else await self._service.cancel(flow.id, patience=PATIENCE)
+
+        return await self._outcome(cancelled())
+
+    async def _outcome(self, call: Awaitable[Flow]) -> _Outcome:
+        """Return what the call came to. It raises nothing: DBOS would keep the text of the error."""
+        try:
+            flow = await call
+        except ResetFlowError as error:
+            if not error.retryable and not isinstance(error, OPERATORS):
+                return {"refused": error.code}
+            logger.warning("a reset is tried again later: %s", error.code)
+            return {"later": error.retry_after.total_seconds() if error.retry_after else 0.0}
+        except Exception as error:  # noqa: BLE001 - of a store or transport of somebody else's
+            logger.warning("a reset is tried again later: %s", type(error).__name__)
+            return {"later": 0.0}
+        return {"status": status_of(flow), "wait": self._wait(flow)}
+
+    def _wait(self, flow: Flow) -> float:
+        """Return for how many seconds to wait for news: until the end that time brings, at most."""
+        ends_at = max(flow.expires_at, flow.busy_until or flow.expires_at)
+        left = (ends_at - datetime.now(UTC)).total_seconds()
+        return min(self._ask_every, max(left, SHORTEST_WAIT))
+
+
+async def _until_done(name: str, step: Callable[[], Coroutine[None, None, _Outcome]]) -> _Outcome:
+    """Run a step until it has a status; wait in between, durably."""
+    for number in count():
+        outcome: _Outcome = await DBOS.run_step_async({"name": name}, step)
+        if "refused" in outcome:
+            raise ResetRefused(outcome["refused"])
+        if "status" in outcome:
+            break
+        pause = min(FIRST_PAUSE * 2.0 ** min(number, 10), LONGEST_PAUSE)
+        await DBOS.sleep_async(max(outcome["later"], pause))
+    return outcome
+
+
+def _workflow_id(name: str, ref: str) -> str:
+    """Return the id of the workflow that starts this reset; of the form of the `ref` that the service compares."""
+    return f"{name}:{canonical(ref).strip()}"
+
+
+class DBOSListener:
+    """
+    Tells the workflows that wait for a reset of its end: a listener for services in any process, with DBOS or without.
+
+    Args:
+        system_database_url: DBOS's own, as in the workers.
+
+        name: That of the `Resets`.
+
+        schema: DBOS's `dbos_system_schema`.
+    """
+
+    def __init__(self, system_database_url: str | Secret, *, name: str = NAME, schema: str = "dbos") -> None:
+        self._name = name
+        failed = False
+        try:
+            self._client = DBOSClient(
+                system_database_url=Secret(system_database_url).reveal(),
+                dbos_system_schema=schema,
+                lazy=True,
+                retry_connection_errors=False,
+            )
+        except Exception:  # noqa: BLE001 - it may repeat the address
+            failed = True
+        if failed:
+            raise ConfigurationError("DBOS can't have a system database of this address")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __call__(self, event: Event) -> None:
+        """
+        Tell of an end.
+
+        Raises:
+            StoreUnavailable: DBOS's database can't be reached. The service calls again.
+        """
+        if not event.transition.target.ended or event.flow.ref is None:
+            return
+        failure = ""
+        try:
+            await self._tell(_workflow_id(self._name, event.flow.ref), event.id)
+        except Exception as error:  # noqa: BLE001 - of a driver: it may repeat the address
+            failure = type(error).__name__
+        if failure:
+            raise StoreUnavailable(f"DBOS can't be told of an end: {failure}")
+
+    async def _tell(self, reset: str, event_id: str) -> None:
+        found = await self._client.list_workflows_async(workflow_ids=[reset], load_input=False, load_output=False)
+        marks = found[0].attributes if found else None
+        for workflow in [each for each, mark in (marks or {}).items() if mark == WAITS]:
+            try:
+                await self._client.send_async(workflow, event_id, reset, idempotency_key=event_id, send_to_forks=True)
+            except errors.DBOSNonExistentWorkflowError:
+                logger.debug("workflow %s no longer waits", workflow)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._client.destroy()
