@@ -11,7 +11,7 @@ PYTEST := $(RUN)/python -m pytest -n 4 --dist worksteal
 VERSIONS := 3.11 3.12 3.13
 THIS = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
-.PHONY: demo about-demo chat about-chat test about-test engines about-engines test-others test-without-servers check bench format clean
+.PHONY: demo about-demo chat about-chat test about-test engines about-engines test-others test-without-servers check check-engines bench format clean
 .NOTPARALLEL: # two targets may set up the same folder
 
 demo: about-demo $(VENV)/.ready-for-demo
@@ -33,11 +33,12 @@ about-test:
 	@echo "All checks and tests: about fifteen minutes on two cores. The first run sets up $(VENV) and a browser: two minutes more."
 
 # Resets that processes elsewhere wait for: on a real Restate, and on DBOS, both killed. Two at a time: each has servers.
-engines: about-engines $(VENV)/.ready-for-tests .engines/.ready
+engines: about-engines $(VENV)/.ready-for-tests .engines/.ready check-engines
 	RESET_FLOW_TEST_REQUIRE_SERVERS=1 $(PYTEST) -n 2 -m engine
 
 about-engines:
-	@echo "Durable engines: about three minutes on two cores. The first run installs Restate in .engines (216 MB)."
+	@echo "Durable engines: about four minutes on two cores. The first run installs Restate in .engines (216 MB), and the SDKs of"
+	@echo "others in .venv-engines (450 MB): two minutes more."
 
 .engines/.ready: Makefile
 	npm install --prefix .engines --no-save --no-package-lock --ignore-scripts --no-audit --no-fund @restatedev/restate-server@1.7.12
@@ -66,6 +67,11 @@ check: $(VENV)/.ready-for-tests
 	$(RUN)/mypy
 	$(RUN)/lint-imports
 
+# The examples for other engines, in an environment of their own: it takes 450 MB.
+check-engines: .venv-engines/.ready
+	.venv-engines/bin/mypy --explicit-package-bases examples/engines/*.py tests/other_engines/*.py
+	AIRFLOW_HOME=$(CURDIR)/.venv-engines/airflow .venv-engines/bin/python -m pytest tests/other_engines
+
 # What it costs: below ten minutes, on a machine that does nothing else. What grows with what is stored takes longer, and
 # is a command of its own: `python -m benchmarks.scale`.
 bench: $(VENV)/.ready-for-tests
@@ -79,7 +85,7 @@ format: $(VENV)/.ready-for-tests
 	$(RUN)/ruff check --fix
 
 clean:
-	rm -rf $(VENV) $(VERSIONS:%=.venv-%) .engines
+	rm -rf $(VENV) $(VERSIONS:%=.venv-%) .venv-engines .engines
 
 $(VENV)/.ready-for-demo: pyproject.toml constraints.txt
 	$(INSTALL) '.[cli,chat]'
@@ -88,3 +94,9 @@ $(VENV)/.ready-for-demo: pyproject.toml constraints.txt
 $(VENV)/.ready-for-tests: pyproject.toml constraints.txt
 	$(INSTALL) '.[dev]'
 	@touch $(VENV)/.ready-for-demo $@
+
+.venv-engines/.ready: pyproject.toml constraints.txt $(wildcard examples/engines/*.txt)
+	$(PYTHON) -m venv .venv-engines
+	.venv-engines/bin/python -m pip install --disable-pip-version-check -c constraints.txt \
+		-c examples/engines/constraints.txt -r examples/engines/requirements.txt -e .
+	@touch $@
