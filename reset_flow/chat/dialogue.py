@@ -417,7 +417,8 @@ class ResetDialogue:
     async def _leave(self, inbound: Inbound, talk: Talk, flow: Flow | None, __: Secret) -> _Done:
         free = replace(talk, secret="", asked=False, link=None)
         if not talk.secret or flow is None:
-            return _Done(free, leaves=True, elsewhere=bool(talk.secret))
+            said = (self._sayings(inbound.locale)("chat.stopped"),) if talk.asked else ()
+            return _Done(free, said=said, leaves=True, elsewhere=bool(talk.secret))
         try:
             flow = (await self._command("cancel", inbound, talk, flow, Secret(""))).flow
         except StoreError:

@@ -40,9 +40,9 @@ PLAIN = frozenset({"chat.login", "chat.free"})
 """Texts after which nothing secret is typed."""
 
 WHY = {
-    Reason.ASKED: "the person wants one",
+    Reason.ASKED: "the person asked for one",
     Reason.FAILED: "the reset has failed",
-    Reason.TROUBLE: "something is wrong with what the bot needs",
+    Reason.TROUBLE: "something that the bot needs is out of order",
 }
 WIDTH = 72
 LONGEST = 64 * 1024
@@ -137,7 +137,7 @@ class _Chat:
                     self._console.print(Text.assemble((f"  {one_line(effect.text)}: ", "bold"), effect.url))
                     self._aside(f"It opens once, until {clock_time(effect.expires_at)}.")
                 case Escalate():
-                    self._aside(f"Here a bot has a colleague join: {WHY[effect.reason]}.")
+                    self._aside(f"A bot would call a colleague now: {WHY[effect.reason]}.")
 
     def _bubble(self, messages: Sequence[Message]) -> None:
         buttons = Text("   ").join(
