@@ -363,7 +363,7 @@ class Chat:
     @staticmethod
     def next(turn: Turn, code: str = CODE, new: str = PASSWORD) -> str:
         """Return what a person says who is told this, and does what is wanted."""
-        last = ids(turn)[-1] if turn.messages else ""
+        last = ids(turn)[-1].removesuffix("_pin") if turn.messages else ""
         if last in ("chat.code", "chat.code.again", "code.wanted", "code.in_doubt", "answer.in_doubt"):
             return code
         if last.startswith(("chat.new", "password.", "pin.")) and last not in (
