@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -38,7 +39,7 @@ from reset_flow.messages import Texts
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from reset_flow.chat.turns import Delete, Effect, LinkMaker, Message, Tell
+    from reset_flow.chat.turns import Delete, Effect, LinkMaker, Message, Show, Tell
     from reset_flow.domain.flow import Event, Flow
     from reset_flow.ports import Clock
     from reset_flow.service import ResetService
@@ -213,7 +214,7 @@ class ResetDialogue:
         is_known = talk.turn_of(message) is not None or (talk.taken is not None and talk.taken.message == message)
         return bool(talk.asked or talk.secret) or is_known
 
-    async def handle(self, inbound: Inbound, delete: Delete | None = None) -> Turn:
+    async def handle(self, inbound: Inbound, delete: Delete | None = None, show: Show | None = None) -> Turn:
         """
         Take a message, and return what is to be shown. The same message again gives the same turn, and does nothing.
 
@@ -222,35 +223,42 @@ class ResetDialogue:
                 callback, and no second call, as so a secret is in this one call alone: nobody has to park it. `None`:
                 the platform can't.
 
+            show: Shows the turn, before it is returned. A turn that a process dies in before that, or that it can't
+                show, is told later, by `tell`. `None`: the caller shows what is returned.
+
         Raises:
             InvalidInput: The conversation or the message has no name, or one that is too long.
+            Exception: Whatever `show` raises.
         """
         _check(inbound)
         say = self._sayings(inbound.locale)
-        if not inbound.private:
-            return Turn((say("chat.private"),), done=True)
-        queue = self._queues.setdefault(inbound.conversation, asyncio.Lock())
-        try:
-            async with queue:
-                return await self._take(inbound, say, delete)
-        except ResetFlowError as error:
-            effects = () if isinstance(error, StoreError) and error.retryable else (Escalate(Reason.TROUBLE),)
-            return Turn(say.error(error), effects)
+        async with self._queues.setdefault(inbound.conversation, asyncio.Lock()):
+            turn, mark = await self._answer(inbound, say, delete)
+            if show:
+                await show(turn)
+            if mark:
+                with suppress(StoreError):  # then it may be told once more
+                    await self._memory.unmark(mark)
+        return turn
 
     # --- one message
 
-    async def _take(self, inbound: Inbound, say: Sayings, delete: Delete | None) -> Turn:
-        mark = Mark(inbound.conversation, inbound.message, self._now())
-        turn = None
-        while turn is None:
-            talk = await self._settled(inbound)
-            turn = talk.turn_of(inbound.message) or await self._take_up(inbound, talk, mark, say, delete)
-        await self._memory.unmark(mark)
-        return turn
+    async def _answer(self, inbound: Inbound, say: Sayings, delete: Delete | None) -> tuple[Turn, Mark | None]:
+        """Return the turn; and the mark of the message, which may have one, if it is answered for good."""
+        if not inbound.private:
+            return Turn((say("chat.private"),), done=True), None
+        turn: Turn | None = None
+        try:
+            while turn is None:
+                talk = await self._settled(inbound)
+                mark = Mark(inbound.conversation, inbound.message, self._now())
+                turn = talk.turn_of(inbound.message) or await self._take(inbound, talk, mark, say, delete)
+        except ResetFlowError as error:
+            effects = () if isinstance(error, StoreError) and error.retryable else (Escalate(Reason.TROUBLE),)
+            return Turn(say.error(error), effects), None
+        return turn, mark
 
-    async def _take_up(
-        self, inbound: Inbound, talk: Talk, mark: Mark, say: Sayings, delete: Delete | None
-    ) -> Turn | None:
+    async def _take(self, inbound: Inbound, talk: Talk, mark: Mark, say: Sayings, delete: Delete | None) -> Turn | None:
         """Return the turn; `None` if another worker has changed the conversation since it was loaded."""
         flow, phase = await self._look(talk, inbound.conversation)
         task = self._task(inbound, talk, phase)
@@ -534,13 +542,20 @@ class ResetDialogue:
         return asked
 
     async def _ask_again(self, mark: Mark) -> bool:
+        """Tell the turn that was not shown, or where we stand if there is none. Return whether it was needed."""
         talk = await self._memory.load(mark.conversation)
-        is_open = talk.taken is not None and talk.taken.message == mark.message
-        is_open = is_open or talk.waits  # they wrote again meanwhile, and heard that it takes a moment
+        turn = talk.turn_of(mark.message)
+        if turn:
+            is_open = talk.recent[-1][0] == mark.message
+        else:
+            is_open = talk.taken is None or talk.taken.message == mark.message
+            is_open = is_open or talk.waits  # they wrote again meanwhile, and heard that it takes a moment
         if is_open and self._tell:
-            say = self._sayings(talk.locale)
-            flow, _ = await self._look(talk, mark.conversation)
-            turn, kept = await self._turn(_Done(talk, flow), mark.conversation, say, (say("chat.interrupted"),))
+            kept = talk
+            if turn is None:
+                say = self._sayings(talk.locale)
+                flow, _ = await self._look(talk, mark.conversation)
+                turn, kept = await self._turn(_Done(talk, flow), mark.conversation, say, (say("chat.interrupted"),))
             await self._tell(mark.conversation, turn)
             await self._memory.finish(mark.conversation, talk, kept, mark.message, turn)
         await self._memory.unmark(mark)

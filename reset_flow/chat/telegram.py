@@ -16,7 +16,7 @@ from aiogram.filters import Command, CommandStart, or_f
 from aiogram.types import CallbackQuery, InlineKeyboardButton, InlineKeyboardMarkup, LinkPreviewOptions, Message, User
 from aiogram.utils.deep_linking import create_start_link
 
-from reset_flow.chat.turns import DeleteMessage, Escalate, Inbound, OpenLink, Reason, Tell, Turn
+from reset_flow.chat.turns import DeleteMessage, Escalate, Inbound, OpenLink, Reason, Show, Tell, Turn
 from reset_flow.domain.errors import StoreError
 
 if TYPE_CHECKING:
@@ -109,17 +109,19 @@ class _Chats:
         user, text = query.from_user, (query.data or "").removeprefix(f"{NAME}:")
         if query.message and query.message.chat.id == user.id:
             inbound = _inbound(bot, user.id, f"press {query.id}", text, user, private=True)
-            await _show(bot, inbound.conversation, await self._dialogue.handle(inbound), self._escalate)
+            await self._dialogue.handle(inbound, show=self._shows(bot, inbound))
 
     async def _answer(self, message: Message, bot: Bot, text: str) -> None:
         private = _is_private(message)
         inbound = _inbound(bot, message.chat.id, _name(message), text, message.from_user, private=private)
-        turn = await self._dialogue.handle(inbound, partial(_delete, bot, message))
         links: list[Row] = []
         if not private:
             url = await create_start_link(bot, NAME)
             links = [[InlineKeyboardButton(text=f"@{(await bot.me()).username}", url=url)]]
-        await _show(bot, inbound.conversation, turn, self._escalate, links)
+        await self._dialogue.handle(inbound, partial(_delete, bot, message), self._shows(bot, inbound, links))
+
+    def _shows(self, bot: Bot, inbound: Inbound, links: Sequence[Row] = ()) -> Show:
+        return lambda turn: _show(bot, inbound.conversation, turn, self._escalate, links)
 
 
 class _InOrder(BaseMiddleware):

@@ -123,6 +123,9 @@ class Turn(Struct, frozen=True):
 Delete: TypeAlias = Callable[[DeleteMessage], Awaitable[bool]]
 """Deletes a message, and returns whether it is gone; one that was gone before is."""
 
+Show: TypeAlias = Callable[[Turn], Awaitable[None]]
+"""Shows a turn. It raises if it could not."""
+
 Tell: TypeAlias = Callable[[str, Turn], Awaitable[None]]
 """Shows a turn in a conversation that nothing came from. It raises if it could not; then it is told again."""
 

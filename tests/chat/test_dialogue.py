@@ -334,6 +334,18 @@ async def test_news_of_a_reset_that_was_given_up_are_told_only_if_it_came_to_be(
 # --- killed
 
 
+async def killed_in(chat: Chat, text: str) -> bool:
+    """Say something to a process that may die of it, and bury it. Return whether it died."""
+    doomed = asyncio.create_task(chat.say(text, "doomed"))
+    dead = asyncio.create_task(chat.bot.process.dead.wait())
+    await asyncio.wait([doomed, dead], return_when=asyncio.FIRST_COMPLETED)
+    was_killed = not doomed.done()
+    for task in (doomed, dead):
+        task.cancel()
+    await chat.bot.dies()
+    return was_killed
+
+
 @pytest.mark.parametrize("text", [ANSWER, CODE, PASSWORD])
 async def test_killed_between_deletion_and_call_the_person_is_asked_again(make_desk: MakeDesk, text: str) -> None:
     desk = make_desk(in_chat=True, by_link=False)
@@ -361,6 +373,86 @@ async def test_killed_between_deletion_and_call_the_person_is_asked_again(make_d
     assert await told(desk) == [(CHAT, ["chat.interrupted", wanted], False)]
     assert desk.events == [f"tell {CHAT}"]
     assert ids(await chat.says(*texts[texts.index(text) :])) == ["done"]
+
+
+async def test_a_turn_that_could_not_be_shown_is_told_later_and_nothing_is_done_again(desk: Desk) -> None:
+    chat = Chat(desk)
+    await chat.says("hello", LOGIN)
+    shown: list[Turn] = []
+
+    async def show(turn: Turn) -> None:
+        shown.append(turn)
+        raise OSError("the platform is away")
+
+    inbound = Inbound(conversation=CHAT, message="3", text=ANSWER, private=True)
+    with pytest.raises(OSError, match="away"):
+        await chat.bot.dialogue.handle(inbound, show=show)
+    await chat.bot.dies()
+    desk.later()
+    chat.bot = desk.bot()
+    assert await chat.bot.dialogue.recover() == 1
+    assert [turn for _, turn in desk.told] == shown
+    assert await chat.bot.dialogue.recover() == 0
+    assert desk.events == ["challenge", "request", f"tell {CHAT}"]
+
+
+async def test_a_turn_that_was_not_shown_is_not_told_after_a_later_one(desk: Desk) -> None:
+    chat = Chat(desk)
+    await chat.says("hello", LOGIN)
+
+    async def show(_: Turn) -> None:
+        raise OSError("the platform is away")
+
+    with pytest.raises(OSError, match="away"):
+        await chat.bot.dialogue.handle(Inbound(conversation=CHAT, message="3", text=ANSWER, private=True), show=show)
+    assert ids(await chat.say(CODE, "4")) == ["chat.open"]
+    desk.later()
+    assert await chat.bot.dialogue.recover() == 0
+    assert await told(desk) == []
+
+
+async def test_a_turn_is_shown_before_the_next_message_is_taken(desk: Desk) -> None:
+    chat = Chat(desk)
+    await chat.says("hello", LOGIN)
+    showing, may_be_shown = asyncio.Event(), asyncio.Event()
+
+    async def show(_: Turn) -> None:
+        showing.set()
+        await may_be_shown.wait()
+
+    inbound = Inbound(conversation=CHAT, message="3", text=ANSWER, private=True)
+    answered = asyncio.create_task(chat.bot.dialogue.handle(inbound, show=show))
+    await showing.wait()
+    verified = asyncio.create_task(chat.say(CODE, "4"))
+    await desk.settle()
+    assert desk.events == ["challenge", "request"]
+    may_be_shown.set()
+    assert ids(await answered) == ["chat.not_deleted", "chat.code"]
+    assert ids(await verified) == ["chat.open"]
+
+
+@pytest.mark.parametrize("text", [ANSWER, CODE, PASSWORD])
+async def test_killed_at_any_call_the_person_is_told_once_something_is_known_of_the_message(
+    make_desk: MakeDesk, text: str
+) -> None:
+    texts = (*TO_PASSWORD, PASSWORD)
+    told_after, was_killed = list[bool](), True
+    while was_killed:
+        desk = make_desk(in_chat=True, by_link=False)
+        chat = Chat(desk)
+        await chat.says(*texts[: texts.index(text)])
+        await chat.bot.dies()
+        known_before = len(desk.saved)
+        chat.bot = desk.bot(dies_at=len(told_after) + 1)
+        was_killed = await killed_in(chat, text)
+        is_known = len(desk.saved) > known_before
+        desk.later()
+        asked = await desk.bot().dialogue.recover()
+        assert asked == len(desk.told)
+        assert asked or not is_known or any(told_after)
+        told_after.append(asked == 1)
+    assert all(told_after[told_after.index(True) : -2]), "all was done before the last call was over"
+    assert told_after[-2:] == [False, False]
 
 
 async def test_one_conversation_that_can_not_be_shown_keeps_no_other_from_being_asked_again(desk: Desk) -> None:
@@ -448,13 +540,7 @@ async def test_killed_at_any_call_a_conversation_goes_on_and_nothing_is_sent_twi
         await chat.says(*texts[:step])
         await chat.bot.dies()
         chat.bot = desk.bot(dies_at=dies_at)
-        doomed = asyncio.create_task(chat.say(texts[step], "doomed"))
-        dead = asyncio.create_task(chat.bot.process.dead.wait())
-        await asyncio.wait([doomed, dead], return_when=asyncio.FIRST_COMPLETED)
-        was_killed = not doomed.done()
-        for task in (doomed, dead):
-            task.cancel()
-        await chat.bot.dies()
+        was_killed = await killed_in(chat, texts[step])
         desk.later()
         chat.bot = desk.bot()
         turn = await chat.say(texts[step], "doomed") if after == "delivered again" else await chat.say("help")
