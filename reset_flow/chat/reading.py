@@ -31,6 +31,9 @@ class Word(StrEnum):
 STEERING = re.compile(r"/(\w+)(?:@\w+)?(?:\s.*)?", re.DOTALL)
 """As bots are steered; in groups with the bot's name."""
 
+LONGEST_WORDS = 200
+"""Characters, in which a word may stand with others. To look for one takes time that grows with their square."""
+
 EDGES = re.compile(r"^\W+|\W+$")
 EMAIL = re.compile(r"(?<![^\s<>(),;:\"])[^\s<>(),;:\"@]+@[^\s<>(),;:\"@]+\.[^\s<>(),;:\"@.?!]+")
 QUESTION_MARKS = ("?", "\N{FULLWIDTH QUESTION MARK}", "\N{ARABIC QUESTION MARK}", "\N{GREEK QUESTION MARK}")
@@ -71,6 +74,8 @@ class Reader:
         """Return the word that steers, if the text is one and nothing else."""
         if found := STEERING.fullmatch(text.strip()):
             return Word(found[1].lower()) if found[1].lower() in tuple(Word) else None
+        if len(text) > LONGEST_WORDS:
+            return None
         bare = _bare(text)
         if bare not in self._words:
             bare = " ".join(self._without_politeness(bare))

@@ -331,3 +331,9 @@ def test_a_text_that_is_made_to_take_long_is_read_all_the_same(reader: Reader, p
     assert len(reader.codes(text)) <= 1
     assert reader.login(text) in (None, text, text.rstrip(".,;"))
     assert reader.typed("answer", text) in (None, text)
+
+
+def test_a_long_text_is_not_searched_for_words_which_would_hold_up_everybody() -> None:
+    assert DIGITS.word(f"cancel{100 * '!'}") is Word.CANCEL
+    assert DIGITS.word(f"cancel{1_000 * '!'}") is None
+    assert DIGITS.word(f"/cancel {1_000 * '!'}") is Word.CANCEL
