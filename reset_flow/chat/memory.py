@@ -24,8 +24,8 @@ REMEMBERED = 8
 """Messages of which the turn is kept: platforms deliver the newest ones twice."""
 
 SHARDS = 32
-MOST_IN_SHARD = 500
-"""Messages under way. Beyond that, the process that dies has those asked again that write again."""
+MOST_IN_SHARD, LARGEST_SHARD = 500, 60_000
+"""Messages under way, and their bytes. Beyond that, the process that dies has those asked again that write again."""
 
 DAY = timedelta(days=1)
 TRIES = 10
@@ -192,4 +192,6 @@ def _shard(mark: Mark) -> str:
 
 def _others(shard: Shard, mark: Mark) -> tuple[Mark, ...]:
     others = [each for each in shard.marks if (each.conversation, each.message) != (mark.conversation, mark.message)]
-    return tuple(others[-MOST_IN_SHARD:])
+    while len(others) > MOST_IN_SHARD or len(msgspec.msgpack.encode(others)) > LARGEST_SHARD:
+        del others[0]
+    return tuple(others)
