@@ -49,6 +49,9 @@ logger = logging.getLogger("reset_flow")
 DELETION_DEADLINE = 5.0
 """Seconds."""
 
+ASKING_DEADLINE = 60.0
+"""Seconds for each conversation in which a process died."""
+
 PATIENCE = timedelta(seconds=10)
 LINK_LIFETIME = timedelta(minutes=10)
 LEAST_OF_A_LINK = timedelta(minutes=2)
@@ -253,7 +256,10 @@ class ResetDialogue:
                 talk = await self._settled(inbound)
                 mark = Mark(inbound.conversation, inbound.message, self._now())
                 turn = talk.turn_of(inbound.message) or await self._take(inbound, talk, mark, say, delete)
-        except ResetFlowError as error:
+        except Exception as error:  # noqa: BLE001 - the person is to get an answer
+            if not isinstance(error, ResetFlowError):
+                logger.error("a message broke off: %s", type(error).__name__)  # noqa: TRY400 - its frames hold secrets
+                error = ResetFlowError()
             effects = () if isinstance(error, StoreError) and error.retryable else (Escalate(Reason.TROUBLE),)
             return Turn(say.error(error), effects), None
         return turn, mark
@@ -295,11 +301,12 @@ class ResetDialogue:
 
     def _task(self, inbound: Inbound, talk: Talk, phase: Phase) -> _Task:
         """Decide what a message does."""
-        before = talk.taken
+        before, read_as = talk.taken, phase
         again = before is not None and before.message == inbound.message
-        read_as = Phase(before.phase) if before and again else phase
+        if before and again:
+            again = self._read(inbound.text, Phase(before.phase))[0] == before.kind
+            read_as = Phase(before.phase) if again else phase
         kind, entry = self._read(inbound.text, read_as)
-        kind = Kind(before.kind) if before and again else kind
         is_secret = kind in NEEDS_DELETION and read_as in SECRET_PHASES
         digest = self._digest(entry.reveal()) if kind is Kind.ENTRY and read_as is Phase.CODE else b""
         interrupted = before is not None and not again and before.phase != phase
@@ -370,7 +377,7 @@ class ResetDialogue:
         return gone is True
 
     def _digest(self, code: str) -> bytes:
-        return self._service.digest("chat code", code.casefold())
+        return self._service.digest("chat code", ascii(code.casefold()))  # a code from a link may be anything
 
     # --- what is done
 
@@ -532,17 +539,20 @@ class ResetDialogue:
         asked, failures = 0, set[str]()
         for mark in await self._memory.marks():
             if self._now() - mark.at > self._patience + self._service.policy.lease:
-                try:
-                    async with self._queues.setdefault(mark.conversation, asyncio.Lock()):
-                        asked += await self._ask_again(mark)
-                except Exception as error:  # noqa: BLE001 - one whom nothing can be shown must not keep others waiting
-                    failures.add(type(error).__name__)
+                # One whom nothing can be shown must not keep others waiting.
+                again, failure = await attempt(partial(self._ask_again, mark), self._deadlines.within(ASKING_DEADLINE))
+                asked += bool(again)
+                failures.update([failure] if failure else [])
         if failures:
             logger.warning("some conversations were not asked again: %s", ", ".join(sorted(failures)))
         return asked
 
     async def _ask_again(self, mark: Mark) -> bool:
         """Tell the turn that was not shown, or where we stand if there is none. Return whether it was needed."""
+        async with self._queues.setdefault(mark.conversation, asyncio.Lock()):
+            return await self._ask(mark)
+
+    async def _ask(self, mark: Mark) -> bool:
         talk = await self._memory.load(mark.conversation)
         turn = talk.turn_of(mark.message)
         if turn:
@@ -565,7 +575,7 @@ class ResetDialogue:
         while True:
             try:
                 await self.recover()
-            except StoreError as error:
+            except Exception as error:  # noqa: BLE001 - it goes on
                 logger.warning("no conversation was asked again: %s", type(error).__name__)
             await asyncio.sleep(RECOVERY_PAUSE)
 
@@ -584,3 +594,5 @@ def _check(inbound: Any) -> None:
     texts: tuple[Any, ...] = (inbound.text, inbound.locale)
     if not all(isinstance(each, str) for each in texts):
         raise InvalidInput("text and locale must be text")
+    if type(inbound.private) is not bool:
+        raise InvalidInput("private must be True or False")

@@ -213,6 +213,8 @@ class Desk:
 
         tell_fails: How many times it can't be shown.
 
+        tell_failure: What is raised then; or it hangs.
+
         witness: What has been written down, of which no turn, log or record may show a secret.
     """
 
@@ -236,6 +238,7 @@ class Desk:
         self.told: list[tuple[str, Turn]] = []
         self.flows: list[str] = []
         self.tell_fails = 0
+        self.tell_failure: Any = OSError("the platform is away")
         self.witness = Witness(callers=[TESTS])
         self.saved = bytearray()
         self._policy = policy
@@ -258,17 +261,19 @@ class Desk:
             links=Links(service, PUBLIC_URL) if self._by_link else None,
             passwords_in_chat=self._in_chat,
             news=news,
-            tell=self._tell,
+            tell=self.tell,
             clock=self.clock,
             **self._options,
         )
         self._bots.append(bot := Bot(process, service, dialogue))
         return bot
 
-    async def _tell(self, conversation: str, turn: Turn) -> None:
+    async def tell(self, conversation: str, turn: Turn) -> None:
         if self.tell_fails:
             self.tell_fails -= 1
-            raise OSError("the platform is away")
+            if self.tell_failure == "hangs":
+                await asyncio.Event().wait()
+            raise self.tell_failure
         self.events.append(f"tell {conversation}")
         self.told.append((conversation, turn))
         self.witness.see(turn)

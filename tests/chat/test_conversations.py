@@ -228,6 +228,7 @@ async def play(kind: int, road: int, taken: list[Step], *, cancelled: bool) -> N
         await conversation.desk.aclose()
         root.removeHandler(conversation.desk.witness)
     assert errors == []
+    assert b"broke off" not in conversation.desk.witness.heard
     assert SCANNER.find(bytes(conversation.desk.witness.heard), bytes(conversation.desk.saved)) == []
 
 

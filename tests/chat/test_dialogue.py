@@ -6,9 +6,12 @@ import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import pytest
 
 from reset_flow import (
+    Capabilities,
+    CodeFormat,
     ConfigurationError,
     Credential,
     InvalidInput,
@@ -18,7 +21,8 @@ from reset_flow import (
     SQLiteStore,
     Unknown as Lost,
 )
-from reset_flow.chat import DeleteMessage, Escalate, Inbound, News, Reason, ResetDialogue, Turn
+from reset_flow.chat import DeleteMessage, Escalate, Inbound, News, Reason, ResetDialogue, Turn, dialogue
+from reset_flow.chat.memory import Mark, Memory
 from reset_flow.testing import FrozenClock, ScriptedTransport
 from reset_flow.web import Links
 from tests.chat.chats import (
@@ -41,6 +45,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.chat.conftest import MakeDesk
+
+
+class Unreliable:
+    """Makes links, unless it is broken."""
+
+    def __init__(self, service: ResetService) -> None:
+        self._links = Links(service, PUBLIC_URL)
+        self.broken: Exception | None = None
+
+    async def create(
+        self, flow_id: str, lifetime: timedelta = timedelta(minutes=1), *, holder: str | None = None
+    ) -> str:
+        if self.broken:
+            raise self.broken
+        return await self._links.create(flow_id, lifetime, holder=holder)
+
 
 TO_CODE = ("hello", LOGIN, ANSWER)
 TO_PASSWORD = (*TO_CODE, CODE)
@@ -455,6 +475,28 @@ async def test_killed_at_any_call_the_person_is_told_once_something_is_known_of_
     assert told_after[-2:] == [False, False]
 
 
+@pytest.mark.parametrize("failure", ["hangs", asyncio.CancelledError(), OSError("the platform is away")])
+async def test_whatever_happens_as_one_is_asked_again_the_others_are_and_later_this_one(
+    make_desk: MakeDesk, monkeypatch: pytest.MonkeyPatch, failure: Any
+) -> None:
+    monkeypatch.setattr(dialogue, "ASKING_DEADLINE", 0.1)
+    desk = make_desk()
+    chats = [Chat(desk, name=f"{CHAT}{number}") for number in range(3)]
+    for chat in chats:
+        await chat.says("hello", LOGIN)
+        chat.can_delete = "hangs"
+        doomed = asyncio.create_task(chat.say(ANSWER))
+        while not chat.deleted:
+            await desk.settle()
+        doomed.cancel()
+        await asyncio.wait([doomed])
+    desk.later()
+    desk.tell_fails, desk.tell_failure = 1, failure
+    assert await chats[0].bot.dialogue.recover() == 2
+    assert await chats[0].bot.dialogue.recover() == 1
+    assert {conversation for conversation, _, _ in await told(desk)} == {chat.name for chat in chats}
+
+
 async def test_one_conversation_that_can_not_be_shown_keeps_no_other_from_being_asked_again(desk: Desk) -> None:
     chats = [Chat(desk, name=f"{CHAT}{number}") for number in range(3)]
     deletions: asyncio.Queue[str] = asyncio.Queue()
@@ -557,6 +599,63 @@ async def test_killed_at_any_call_a_conversation_goes_on_and_nothing_is_sent_twi
 # --- misuse
 
 
+@pytest.mark.parametrize("text", ["hello?", "12", "123456 or 654321", "/help", "654321"])
+async def test_a_message_that_comes_again_with_another_text_after_a_crash_is_another_one(desk: Desk, text: str) -> None:
+    chat = Chat(desk)
+    await chat.says(*TO_CODE)
+    chat.can_delete = "hangs"
+    doomed = asyncio.create_task(chat.say(CODE, "4"))
+    while len(chat.deleted) < 2:
+        await desk.settle()
+    doomed.cancel()
+    await chat.bot.dies()
+    desk.later()
+    chat.bot, chat.can_delete = desk.bot(), True
+    turn = await chat.say(text, "4")
+    assert (ids(turn)[-1], turn.effects) == ("chat.code", ())
+    assert ids(await chat.say(CODE)) == ["chat.open"]
+
+
+async def test_a_code_from_a_link_may_be_any_text(make_desk: MakeDesk) -> None:
+    desk = make_desk(Provider(question=False, capabilities=Capabilities(code=CodeFormat.token())))
+    chat = Chat(desk)
+    await chat.says("hello", LOGIN)
+    assert ids(await chat.say("\ud800abc")) == ["reason.not_printable", "chat.code"]
+    assert chat.deleted == ["3"]
+    assert ids(await chat.say(CODE)) == ["chat.open"]
+
+
+async def test_whatever_breaks_becomes_a_turn_and_the_person_is_asked_again(
+    make_desk: MakeDesk, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = make_desk(Provider(question=False))
+    bot = desk.bot()
+    links = Unreliable(bot.service)
+    dialogue = ResetDialogue(bot.service, links=links, news=News(), tell=desk.tell, clock=desk.clock)
+    chat = Chat(desk, attrs.evolve(bot, dialogue=dialogue))
+    await chat.says("hello", LOGIN)
+    links.broken = ValueError(f"no link for {LOGIN} with {CODE}")
+    turn = await chat.say(CODE)
+    assert (ids(turn), turn.effects) == (["trouble"], (Escalate(Reason.TROUBLE),))
+    assert "ValueError" in caplog.text
+    links.broken = None
+    desk.later()
+    assert await dialogue.recover() == 1
+    assert await told(desk) == [(CHAT, ["chat.interrupted", "chat.open"], False)]
+    assert link_of(desk.told[0][1]).url.startswith(PUBLIC_URL)
+
+
+async def test_long_names_of_many_messages_at_once_keep_none_from_being_taken(desk: Desk) -> None:
+    bot = desk.bot()
+    memory = Memory(bot.service)
+    name = "😀" * 200
+    for number in range(100):
+        await memory.mark(Mark(name, f"{number:03}{'é' * 197}", desk.clock()))
+    newest = [mark.message[:3] for mark in await memory.marks()]
+    assert newest == [f"{number:03}" for number in range(100 - len(newest), 100)]
+    assert len(newest) > 20
+
+
 @pytest.mark.parametrize(
     "inbound",
     [
@@ -569,6 +668,7 @@ async def test_killed_at_any_call_a_conversation_goes_on_and_nothing_is_sent_twi
         Inbound(conversation=4711, message="1"),  # type: ignore[arg-type]
         Inbound(conversation="c", message="1", text=b"hello"),  # type: ignore[arg-type]
         Inbound(conversation="c", message="1", locale=None),  # type: ignore[arg-type]
+        Inbound(conversation="c", message="1", private="false"),  # type: ignore[arg-type]
     ],
 )
 async def test_what_is_no_inbound_is_refused_and_does_nothing(desk: Desk, inbound: Any) -> None:
