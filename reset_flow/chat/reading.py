@@ -113,7 +113,7 @@ class Reader:
         return any(char.isdecimal() for char in plain) and len(plain.split()) <= MOST_GROUPS and not asks(text)
 
     def _is_aside(self, text: str) -> bool:
-        bare = _bare(text)
+        bare = _bare(text) if len(text) <= LONGEST_WORDS else ""
         return asks(text) or (bool(bare) and not self._without_politeness(bare))
 
     def _without_politeness(self, bare: str) -> list[str]:

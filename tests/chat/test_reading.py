@@ -337,3 +337,5 @@ def test_a_long_text_is_not_searched_for_words_which_would_hold_up_everybody() -
     assert DIGITS.word(f"cancel{100 * '!'}") is Word.CANCEL
     assert DIGITS.word(f"cancel{1_000 * '!'}") is None
     assert DIGITS.word(f"/cancel {1_000 * '!'}") is Word.CANCEL
+    assert DIGITS.typed("answer", f"thanks{100 * '!'}") is None
+    assert DIGITS.typed("answer", f"thanks{1_000 * '!'}") == f"thanks{1_000 * '!'}"
