@@ -97,6 +97,7 @@ class Reply(Shown, Struct, frozen=True, kw_only=True, gc=False):
         retry_after: The `Retry-After` header, from zero to one hour; `None` if it is missing or malformed.
 
         body: The whole body, or `None` if it was too long, cut off or can't be unpacked; then `flaw` names the reason.
+            `None` without a flaw if it was not to be read.
 
         headers: Those that the sender was told to keep, under the names that it was told, if the reply has them.
     """
@@ -206,6 +207,12 @@ class Sender:
 
         reply_headers: The names of headers of replies that are kept, such as `Location`.
 
+        read_bodies: Whether the bodies of replies are read.
+
+        connections: How many there may be at once, in each event loop.
+
+        socket_factory: Makes the socket for an address that is about to be connected to. An `OSError` refuses it.
+
     Raises:
         ConfigurationError: The arguments contradict each other, or one of them is invalid.
     """
@@ -222,6 +229,9 @@ class Sender:
         headers: Mapping[str, str | Secret] | None = None,
         content_type: str = "application/octet-stream",
         reply_headers: Iterable[str] = (),
+        read_bodies: bool = True,
+        connections: int = CONNECTIONS,
+        socket_factory: aiohttp.SocketFactoryType | None = None,
     ) -> None:
         proxy = None if proxy is None else proxy_address(proxy)
         if session is not None and (trust_env or proxy):
@@ -236,6 +246,9 @@ class Sender:
                 raise ConfigurationError(f"{name} has characters that no header can carry")
         self._reply_headers = tuple(reply_headers)
         self._content_type = content_type
+        self._read_bodies = read_bodies
+        self._connections = connections
+        self._socket_factory = socket_factory
         self._given = session
         self._given_to: asyncio.AbstractEventLoop | None = None
         self._own: dict[asyncio.AbstractEventLoop, _OwnSession] = {}
@@ -290,7 +303,8 @@ class Sender:
                 sent_at = response.headers.get(DATE)
                 kept = {name: response.headers[name] for name in self._reply_headers if name in response.headers}
                 try:
-                    reply_body, flaw = await _read(response)
+                    if self._read_bodies:
+                        reply_body, flaw = await _read(response)
                 finally:
                     if not response.closed:  # as it is once the body was read to its end
                         response.release()  # closes the connection
@@ -338,7 +352,12 @@ class Sender:
                 if other.is_closed() and (left := self._own.pop(other, None)):  # without a word to its tasks
                     left.session.detach()
             session = aiohttp.ClientSession(
-                connector=_Connector(limit=CONNECTIONS, keepalive_timeout=KEEPALIVE, ssl=self._ssl),
+                connector=_Connector(
+                    limit=self._connections,
+                    keepalive_timeout=KEEPALIVE,
+                    ssl=self._ssl,
+                    socket_factory=self._socket_factory,
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=self._all_headers(),
                 trust_env=self._trust_env,
@@ -386,7 +405,7 @@ def endpoint(given: str | Secret, name: str = "base_url") -> URL:
     if url.scheme not in ("http", "https") or not host:
         raise ConfigurationError(f"{name} must be like https://host/api")
     if url.scheme == "http" and not _is_loopback(host):
-        raise ConfigurationError(f"{name} must be https: what it carries are passwords")
+        raise ConfigurationError(f"{name} must be https, except on this machine")
     return URL(str(url).rstrip("/"), encoded=True)
 
 
