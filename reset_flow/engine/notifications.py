@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import random
 import time
 from contextlib import suppress
 from datetime import timedelta
@@ -40,8 +41,11 @@ PATIENCE = timedelta(seconds=10)
 SOON = timedelta(seconds=1)
 """How long what others do waits for a listener at most."""
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 5.0
 """Seconds for which a listener is told no late ends after it failed or was slow; doubled each time."""
+
+LONGEST_RETRY = timedelta(hours=1)
+"""How long an end that a listener missed waits at most before it is told again."""
 
 
 class Notifications:
@@ -128,26 +132,39 @@ class Notifications:
             for name in names
             if name in self._listeners
         }
-        waiting = set(telling)
+        waiting, missed = set(telling), False
         timeout: float | None = SOON.total_seconds()
         try:
             while waiting:  # twice: who is slow must not keep it from being noted that others were told
                 done, waiting = await asyncio.wait(waiting, timeout=timeout)
                 for task in waiting:
                     self._pause(telling[task])
-                flow = await self._note(flow, frozenset(telling[task] for task in done if task.result()))
+                told = frozenset(telling[task] for task in done if task.result())
+                missed = missed or len(told) < len(done)
+                # Missed for the first time, it is due again after its lease; from then on, this puts it off.
+                flow = await self._note(flow, told, later=missed and soon is not None and not waiting)
                 if soon and not soon.done():
-                    soon.set_result(sum(task.result() for task in done))
+                    soon.set_result(len(told))
                 timeout = None
         finally:
             for task in waiting:
                 task.cancel()
 
-    async def _note(self, flow: FlowData, told: frozenset[str]) -> FlowData:
-        if not told & set(flow.undelivered):
+    async def _note(self, flow: FlowData, told: frozenset[str], *, later: bool) -> FlowData:
+        """
+        Note in the flow who was told of its end.
+
+        Args:
+            later: Whether it is put off for the others: no end that is refused again and again may keep those behind it
+                from being told. It waits for a part of the time that has passed since the end.
+        """
+        if flow.ended_at is None or not (later or told & set(flow.undelivered)):
             return flow
-        noted = decide(flow, Delivered(told), self._moment())
-        record = self._repository.record(noted.flow, noted.write_id)
+        moment = self._moment()
+        noted = decide(flow, Delivered(told), moment)
+        part = random.uniform(0.25, 0.5)  # noqa: S311 - jitter
+        wait = min((moment.at - flow.ended_at) * part, LONGEST_RETRY)
+        record = self._repository.record(noted.flow, noted.write_id, not_before=moment.at + wait if later else None)
         # An end that is not noted is told again, for which listeners are prepared.
         with suppress(StaleRecord, StoreUnavailable):
             await self._repository.save(record)

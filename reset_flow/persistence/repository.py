@@ -133,14 +133,22 @@ class FlowRepository:
         self._tracer = tracer or NullTracer()
         self._listeners = frozenset(listeners)
 
-    def record(self, flow: FlowData, write_id: bytes | None = None) -> Record:
-        """Return the record that makes this flow data the next version. Saving it twice is saving it once."""
+    def record(self, flow: FlowData, write_id: bytes | None = None, *, not_before: datetime | None = None) -> Record:
+        """
+        Return the record that makes this flow data the next version. Saving it twice is saving it once.
+
+        Args:
+            not_before: A flow that has ended, and is due for its listeners, is due at this time at the earliest.
+        """
+        due_at = self._due_at(flow)
+        if due_at and not_before:
+            due_at = max(due_at, not_before)
         record = Record(
             realm=self._realm,
             id=flow.id,
             version=flow.version + 1,
             state=flow.state,
-            due_at=self._due_at(flow),
+            due_at=due_at,
             ended_at=flow.ended_at,
             lease=self._lease if flow.intent else None,
             lookups=flow.lookups,

@@ -148,6 +148,7 @@ async def test_a_listener_that_raises_is_told_the_end_again(house: House) -> Non
     house.lease_runs_out()
     assert (await worker.service.sweep()).delivered == 0
     listener.does = None
+    house.lease_runs_out()
     assert (await worker.service.sweep()).delivered == 1
     assert (await worker.service.sweep()).delivered == 0
     assert listener.triggers[-3:] == ["password_accepted"] * 3
@@ -184,6 +185,7 @@ async def test_a_listener_that_will_not_be_cancelled_does_not_hold_up_a_sweep(
         house.lease_runs_out()
         assert (await worker.service.sweep()).delivered == 0
         over.set()
+        house.lease_runs_out()
         assert (await worker.service.sweep()).delivered == 1
 
 
@@ -227,6 +229,7 @@ async def test_a_listener_that_lets_a_cancellation_escape_disturbs_nobody(house:
     assert (await worker.service.sweep()).delivered == 0
     assert len(good.events) == 1
     bad.does = None
+    house.lease_runs_out()
     assert (await worker.service.sweep()).delivered == 1
 
 
@@ -335,6 +338,62 @@ async def test_many_ends_that_are_owed_to_a_hanging_listener_hold_up_nothing_els
     assert (await worker.service.get(late.id)).ended
     assert len({event.id for event in quick.events}) >= 64
     assert len(hanging.events) <= 32  # it was not told the others, having been slow with the first
+
+
+@BOTH_STORES
+async def test_ends_that_are_refused_again_and_again_keep_no_other_from_being_told(
+    house: House, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reset_flow.engine.sweeper.INTERVAL", timedelta(hours=1))  # not by a sweep
+    monkeypatch.setattr("reset_flow.engine.sweeper.LATE_INTERVAL", timedelta(milliseconds=10))
+    monkeypatch.setattr("reset_flow.engine.sweeper.LATE_AT_MOST", 16)
+    monkeypatch.setattr("reset_flow.engine.notifications.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("reset_flow.engine.notifications.LONGEST_PAUSE", 0.01)
+    told = set[str]()
+
+    async def refuses_those_of_before(event: Event) -> None:
+        if event.flow.created_at == began:
+            raise ValueError
+        told.add(event.flow.id)
+
+    listener, began = Listener(), house.clock()
+    await owed(house, 40, crm=listener)
+    house.clock.advance(timedelta(seconds=1))
+    await owed(house, 3, crm=listener)
+    house.lease_runs_out()
+    listener.does = refuses_those_of_before
+    async with house.worker(sweep=True, listeners={"crm": listener}).service:
+        await until(lambda: len(told) == 3)
+
+
+async def test_an_end_that_is_refused_is_told_again_later_and_later_and_not_given_up(
+    house: House, clock: FrozenClock
+) -> None:
+    listener = Listener(raises)
+    worker = house.worker(listeners={"crm": listener})
+    flow = await worker.service.start("robert.zak")
+    await worker.service.cancel(flow.id)
+    await worker.idle()
+    for _ in range(24 * 60):
+        clock.advance(timedelta(minutes=1))
+        await worker.service.sweep()
+    assert 24 <= len(listener.events) <= 70
+    listener.does = None
+    clock.advance(timedelta(hours=1))
+    assert (await worker.service.sweep()).delivered == 1
+    assert len({event.id for event in listener.events}) == 1
+
+
+async def test_what_one_listener_refuses_is_put_off_for_no_other_process(house: House) -> None:
+    bad, crm = Listener(raises), Listener()
+    worker = house.worker(listeners={"bad": bad, "crm": None})
+    flow = await worker.service.start("robert.zak")
+    await worker.service.cancel(flow.id)
+    await worker.idle()
+    assert (await worker.service.sweep()).delivered == 0
+    assert len(bad.events) == 2
+    assert (await house.worker(listeners={"bad": None, "crm": crm}).service.sweep()).delivered == 1
+    assert crm.triggers == ["abandon"]
 
 
 async def test_a_listener_that_hangs_is_asked_less_and_less(
