@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import attrs
 
 from reset_flow.cli.screen import say
-from reset_flow.config import from_env
+from reset_flow.config import from_env, setting
 from reset_flow.domain.errors import ConfigurationError
+from reset_flow.domain.secret import Secret
 from reset_flow.domain.text import printable
+from reset_flow.integrations.webhooks import WebhookListener
 from reset_flow.web import Limits, Look
 from reset_flow.web.server import serve as serve_page
 
@@ -39,7 +41,7 @@ def serve(
     """Serve until the process is asked to end, with a line for each request on stderr."""
     looks = _read_look(Path(look)) if look else Look()
     limits = Limits(trusted_proxies=tuple(trusted_proxies))
-    service = from_env({**settings.overrides, "STORE": settings.store})
+    service = from_env({**settings.overrides, "STORE": settings.store}, listeners=_webhook(settings))
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", level=logging.INFO)
     logging.getLogger("transitions").setLevel(logging.WARNING)  # the audit log says the same, and of which flow
     asyncio.run(
@@ -53,6 +55,25 @@ def serve(
             told=lambda address: say(f"serving {address}"),
         )
     )
+
+
+def _webhook(settings: Settings) -> dict[str, WebhookListener]:
+    """
+    Return the receiver of webhooks that the environment names, if any, by the name of its listener.
+
+    Raises:
+        ConfigurationError: It can't be one.
+    """
+    url = Secret(settings.get("WEBHOOK_URL", ""))
+    if not url:
+        return {}
+    secrets = [Secret(each) for each in setting("WEBHOOK_SECRET").split()]
+    networks = settings.get("WEBHOOK_ALLOW_PRIVATE", "").replace(",", " ").split()
+    try:
+        return {"webhook": WebhookListener(url, secrets, allow_private=networks)}
+    except ConfigurationError as error:
+        reason = str(error)
+    raise ConfigurationError(f"RESET_FLOW_WEBHOOK_…: {reason}")
 
 
 def _read_look(path: Path) -> Look:

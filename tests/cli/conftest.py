@@ -160,7 +160,7 @@ def home(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RESET_FLOW_BROKER_URL", sandbox.api_url)
     monkeypatch.setenv("RESET_FLOW_APP_KEY", "sandbox")
-    for name in ("BROKER_NAME", "BROKER_ALIASES", "PROXY", "REVISION", "STORE", "KEYS", "REALM"):
+    for name in ("BROKER_NAME", "BROKER_ALIASES", "PROXY", "REVISION", "STORE", "KEYS", "REALM", "WEBHOOK_URL"):
         monkeypatch.delenv(f"RESET_FLOW_{name}", raising=False)
     return tmp_path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -9,10 +10,16 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from queue import Queue
+from threading import Thread
 from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
 import pytest
+
+from reset_flow import from_env
+from reset_flow.integrations.webhooks import verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +28,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Run
 
 SECRET = "hunter2-violet"
+WEBHOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="
 PATIENCE = 30
 
 
@@ -61,6 +69,60 @@ def test_it_listens_on_ipv6_and_under_a_path(home: Path) -> None:
         assert alive(found[1])
     with serving("--public-url", "https://example.com/reset") as said:
         assert said == "serving https://example.com/reset/\n"
+
+
+@contextmanager
+def receiving() -> Iterator[tuple[str, Queue[tuple[dict[str, str], bytes]]]]:
+    """Receive webhooks; give the address, and what comes."""
+    came = Queue[tuple[dict[str, str], bytes]]()
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            came.put((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/", came
+        server.shutdown()
+        thread.join()
+
+
+def test_it_tells_the_receiver_of_the_environment_how_resets_end_also_those_of_others(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def end() -> str:
+        async with from_env(listeners={"webhook": None}) as service:
+            flow = await service.start("robert.zak")
+            return (await service.cancel(flow.id)).id
+
+    (home / "secret").write_text(f"{WEBHOOK_SECRET}\n")
+    (home / "secret").chmod(0o600)
+    with receiving() as (url, came):
+        monkeypatch.setenv("RESET_FLOW_WEBHOOK_URL", url)
+        monkeypatch.setenv("RESET_FLOW_WEBHOOK_SECRET_FILE", str(home / "secret"))
+        monkeypatch.setenv("RESET_FLOW_WEBHOOK_ALLOW_PRIVATE", "10.0.0.0/8, 127.0.0.0/8")
+        with serving():
+            ended = asyncio.run(end())
+            event = verify(*came.get(timeout=PATIENCE), WEBHOOK_SECRET)
+    assert (event.flow_id, event.state) == (ended, "failed")
+
+
+def test_a_receiver_that_can_be_none_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESET_FLOW_WEBHOOK_URL", f"https://me:{SECRET}@crm.example/")
+    run("serve").refused(12, "RESET_FLOW_WEBHOOK_SECRET is not set")
+    monkeypatch.setenv("RESET_FLOW_WEBHOOK_SECRET", SECRET)
+    for refused in (run("serve"), run("serve")):
+        refused.refused(12, "RESET_FLOW_WEBHOOK", "no credentials")
+        assert SECRET not in refused.err
+        monkeypatch.setenv("RESET_FLOW_WEBHOOK_SECRET", f"{WEBHOOK_SECRET} {WEBHOOK_SECRET}")
+    monkeypatch.setenv("RESET_FLOW_WEBHOOK_URL", "https://10.1.2.3/")
+    run("serve").refused(12, "RESET_FLOW_WEBHOOK", "allow_private")
 
 
 def test_an_address_that_can_not_be_listened_on_is_one_line(run: Run) -> None:
