@@ -13,7 +13,7 @@ import pytest
 from reset_flow.sandbox import Sandbox
 from reset_flow.testing import LeakScanner
 from tests.chat.bot_api import TOKEN, BotApi
-from tests.chat.kills import APP_KEY, PATIENCE, Zygote
+from tests.chat.kills import APP_KEY, PATIENCE, Zygote, leaks_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -107,8 +107,8 @@ class Person:
 class World:
     """Telegram, a broker, bots and the people who write to them."""
 
-    def __init__(self, api: BotApi, sandbox: Sandbox, bots: Zygote) -> None:
-        self._api, self._sandbox, self.bots = api, sandbox, bots
+    def __init__(self, api: BotApi, sandbox: Sandbox, bots: Zygote, folder: Path) -> None:
+        self._api, self._sandbox, self.bots, self._folder = api, sandbox, bots, folder
         self._numbers = count(42)
 
     def person(self) -> Person:
@@ -169,7 +169,7 @@ class World:
             person.check()
         codes = {f"code {person.chat} {code}": code for person in people for code in person.codes}
         logins = {person.login: person.login for person in people}
-        assert self.bots.leaks(answer=ANSWER, password=PASSWORD, **codes, **logins) == []
+        assert leaks_in(self._folder, answer=ANSWER, password=PASSWORD, **codes, **logins) == []
         said = json.dumps([call.fields for call in self._api.calls])
         assert LeakScanner({"answer": ANSWER, "password": PASSWORD, **codes}).find(said) == []
 
@@ -181,7 +181,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         Sandbox(app_key=APP_KEY) as sandbox,
         Zygote(sandbox, tmp_path, kind="bot", api=api.url, token=TOKEN) as bots,
     ):
-        yield World(api, sandbox, bots)
+        yield World(api, sandbox, bots, tmp_path)
 
 
 @pytest.mark.parametrize("comes_again", [True, False])
