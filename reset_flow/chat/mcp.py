@@ -88,11 +88,11 @@ class _Tools:
         try:
             given = tools.checked(params.name, params.arguments or {})
             answers = params.input_responses or {}
-            asked_at = params.request_state if answers else None  # the same call again, once the person was asked
-            handle = asked_at or given.get("flow") or secrets.token_urlsafe()
+            asked_at = params.request_state  # the same call again, once the person was asked
+            handle = given.get("flow") or secrets.token_urlsafe() if asked_at is None else asked_at
             secret, origin = self._names(ctx, handle)
-            flow = await self._run("reset_status" if asked_at else params.name, given, secret, origin)
-            opened = getattr(answers.get(PAGE), "action", None) == "accept" if asked_at else None
+            flow = await self._run(params.name if asked_at is None else "reset_status", given, secret, origin)
+            opened = None if asked_at is None else getattr(answers.get(PAGE), "action", None) == "accept"
             return await self._tell(ctx, flow, handle, secret, opened=opened)
         except MCPError:
             raise

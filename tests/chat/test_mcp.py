@@ -133,6 +133,25 @@ async def test_a_person_who_goes_to_no_page_is_asked_again_when_they_wish(house:
         assert len(house.sandbox.calls_of("challenge")) == 1  # asked twice, started once
 
 
+@pytest.mark.parametrize("answers", [None, {}, {"another": types.ElicitResult(action="accept")}])
+async def test_a_call_that_comes_again_without_the_answer_that_was_asked_for_starts_no_other_reset(
+    house: House, answers: dict[str, Any] | None
+) -> None:
+    async with assistant(house) as one:
+        given = {"user": ASKED}
+        asked = await one.client.session.call_tool("start_reset", given, allow_input_required=True)
+        assert isinstance(asked, types.InputRequiredResult)
+        again: Any = {"input_responses": answers, "request_state": asked.request_state}
+        told = (await one.client.session.call_tool("start_reset", given, **again)).structured_content
+        assert (told["flow"], told["expects"], told["error"]) == (asked.request_state, "answer", None)
+        assert "reset_status" in told["next"]
+        for strange in ("", "x" * 100_000, secrets.token_urlsafe()):
+            again = {"input_responses": answers, "request_state": strange}
+            told = (await one.client.session.call_tool("start_reset", given, **again)).structured_content
+            assert told["error"]["code"] == "flow_not_found"
+        assert len(house.sandbox.calls_of("challenge")) == 1
+
+
 async def test_a_client_that_cannot_ask_after_all_gets_the_link(house: House) -> None:
     async def fail(context: Any, params: types.ElicitRequestParams) -> types.ErrorData:  # noqa: ARG001 - as above
         return types.ErrorData(code=types.INTERNAL_ERROR, message="there is no browser")
