@@ -455,9 +455,7 @@ class ResetDialogue:
         if isinstance(error, StoreError):
             raise error
         flow = error.flow
-        if flow is None and talk.taken and talk.taken.phase == Phase.LOGIN:
-            talk = replace(talk, secret="", asked=True)
-        elif flow is None:
+        if flow is None:
             flow, _ = await self._look(talk, inbound.conversation)
         effects = (Escalate(Reason.TROUBLE),) if error.code in TROUBLE else ()
         is_said = isinstance(error, HeldElsewhere | FlowEnded)

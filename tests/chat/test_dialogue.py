@@ -475,6 +475,23 @@ async def test_killed_at_any_call_the_person_is_told_once_something_is_known_of_
     assert told_after[-2:] == [False, False]
 
 
+async def test_a_service_that_is_closed_as_it_starts_a_reset_loses_nothing(make_desk: MakeDesk) -> None:
+    provider = Provider(question=False)
+    desk = make_desk(provider)
+    chat = Chat(desk)
+    await chat.say("hello")
+    sending = provider.hold("request")
+    started = asyncio.create_task(chat.say(LOGIN))
+    await sending.arrived.wait()
+    await chat.bot.service.aclose(timedelta(0))
+    assert (await started).done is False
+    sending.released.set()
+    desk.later()
+    chat.bot = desk.bot()
+    assert ids(await chat.say(CODE))[-1] == "chat.open"
+    assert len(provider.calls_of("request")) == 1
+
+
 @pytest.mark.parametrize("failure", ["hangs", asyncio.CancelledError(), OSError("the platform is away")])
 async def test_whatever_happens_as_one_is_asked_again_the_others_are_and_later_this_one(
     make_desk: MakeDesk, monkeypatch: pytest.MonkeyPatch, failure: Any
