@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from base64 import b64decode
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
@@ -12,6 +14,7 @@ from dbos import DBOS, DBOSConfig, SetWorkflowID
 from reset_flow import EtnaTransport, Keyring, Policy, ResetService, SQLiteStore, UnknownUser
 from reset_flow.integrations.dbos import DBOSListener, Resets
 from reset_flow.sandbox import Sandbox
+from reset_flow.testing import dump
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +27,10 @@ if TYPE_CHECKING:
 
 APP_KEY = "an-app-key"
 PASSWORD = "violet tractor 5"
+ANSWER = "Petersøn's"
 POLICY = Policy(mask_unknown_users=False, resend_cooldown=timedelta(0))
+PICKLED = re.compile(rb"gAS[VU](?:[A-Za-z0-9+/]{4})+(?:[A-Za-z0-9+/]{2,3}=+)?")
+"""A pickle in base64, which is how DBOS keeps values; whole, or up to where a page of SQLite ends."""
 FOR_EVER = timedelta(days=1)
 """Nobody asks so rarely that a test would notice."""
 
@@ -32,6 +38,25 @@ FOR_EVER = timedelta(days=1)
 def login_of(user_ref: str) -> str:
     """Return the login at the broker, which must be seen nowhere in DBOS."""
     return f"Pérson+{user_ref}/ü"
+
+
+async def kept(url: str) -> bytes:
+    """Return all that a database holds; what is pickled there as well as it is."""
+    return PICKLED.sub(lambda found: b64decode(found[0]), await dump(url))
+
+
+def open_dbos(url: str, *, version: str = "1") -> None:
+    """Start DBOS, quiet and quick to notice messages."""
+    config: DBOSConfig = {
+        "name": "onboarding",
+        "system_database_url": url,
+        "application_version": version,
+        "log_level": "CRITICAL",
+        "notification_listener_polling_interval_sec": 0.01,
+    }
+    with warnings.catch_warnings(action="ignore"):
+        DBOS(config=config)
+        DBOS.launch()
 
 
 class Office:
@@ -85,16 +110,7 @@ class Office:
     def open(self, resets: Resets) -> Onboarding:
         """Start DBOS, with an onboarding that waits for these resets."""
         onboarding = Onboarding(resets)
-        config: DBOSConfig = {
-            "name": "onboarding",
-            "system_database_url": self.engine_url,
-            "application_version": "1",
-            "log_level": "CRITICAL",
-            "notification_listener_polling_interval_sec": 0.01,
-        }
-        with warnings.catch_warnings(action="ignore"):
-            DBOS(config=config)
-            DBOS.launch()
+        open_dbos(self.engine_url)
         return onboarding
 
     def close(self) -> None:

@@ -13,8 +13,8 @@ import pytest
 from reset_flow import Failure, InvalidInput, Policy, State, StoreUnavailable
 from reset_flow.integrations import dbos
 from reset_flow.integrations.dbos import ResetRefused, Resets
-from reset_flow.testing import LeakScanner, dump
-from tests.integrations.orchestrator import FOR_EVER, PASSWORD, Office, login_of, parked, steps
+from reset_flow.testing import LeakScanner
+from tests.integrations.orchestrator import FOR_EVER, PASSWORD, Office, kept, login_of, parked, steps
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
@@ -201,9 +201,8 @@ async def test_a_look_up_that_fails_or_hangs_is_tried_again_and_shows_nothing(
 
 
 async def check_no_login(engine_url: str, user_ref: str) -> None:
-    kept = await dump(engine_url)
-    scanner = LeakScanner({"login": login_of(user_ref), "ref": "ticket-1"})
-    assert {leak.name for leak in scanner.find(kept)} == {"ref"}, "the ref must be found, and nothing else"
+    found = LeakScanner({"login": login_of(user_ref), "ref": "ticket-1"}).find(await kept(engine_url))
+    assert {leak.name for leak in found} == {"ref"}, "the ref is found, and nothing else"
 
 
 async def test_a_broker_that_is_down_is_waited_for(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
