@@ -158,7 +158,7 @@ class People:
         code = await self._newest_code(user_ref)
         if code is None:
             flow = await self._service.get(flow_id)
-            if flow.in_doubt is Step.CODE and not flow.busy_until:
+            if flow.in_doubt and not flow.busy_until:
                 await self._resend(user_ref, flow_id)
             return
         try:

@@ -128,6 +128,20 @@ async def test_each_of_two_hundred_onboardings_ends_once_and_right_whoever_is_ki
     assert {leak.name for leak in found} == {"ref"}, "the ref is found, and nothing else"
 
 
+async def test_a_workflow_in_sqlite_goes_on_after_a_kill(tmp_path: Path) -> None:
+    people = {"anna": "set"}
+    async with AsyncExitStack() as closing:
+        sandbox = await closing.enter_async_context(Sandbox(app_key=APP_KEY))
+        url = f"sqlite:///{tmp_path}/dbos.db"
+        job = job_for(tmp_path, sandbox, url, people, store=f"sqlite:///{tmp_path}/flows.db", ask_every=600)
+        onboarding = await closing.enter_async_context(Process("onboarding", job))
+        await sandbox.wait_for_calls("request", 1, acted=True)
+        await onboarding.restart()
+        typing = await closing.enter_async_context(Process("people", job))
+        assert await typing.said() == await onboarding.said() == {"anna": "password_set"}
+    check_engine(url, {"anna": "password_set"})
+
+
 def check_engine(url: str, wanted: dict[str, str]) -> None:
     """Hold that DBOS has one workflow for each person, with the right result, one that started the reset, no other."""
     client = DBOSClient(system_database_url=url)
