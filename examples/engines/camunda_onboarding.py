@@ -45,7 +45,7 @@ class TellCamunda:
         self._client = client
 
     async def __call__(self, event: Event) -> None:
-        if event.flow.ended and event.flow.ref:
+        if event.transition.target.ended and event.flow.ref:
             with suppress(MessageAlreadyExistsError):  # it was told before
                 await self._client.publish_message(
                     "reset-ended", event.flow.ref, message_id=event.id,

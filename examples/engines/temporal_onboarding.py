@@ -65,7 +65,7 @@ class TellTemporal:
         self._client = client
 
     async def __call__(self, event: Event) -> None:
-        if not (event.flow.ended and event.flow.ref):
+        if not (event.transition.target.ended and event.flow.ref):
             return
         try:
             await self._client.get_workflow_handle(event.flow.ref).signal(Onboarding.reset_ended)

@@ -49,7 +49,7 @@ class Page:
     async def ended(self, ref: str) -> Event:
         """Return what the listener was told of the end."""
         await self.service.sweep()
-        return next(event for event in self.events if event.flow.ref == ref and event.flow.ended)
+        return next(event for event in self.events if event.flow.ref == ref and event.transition.target.ended)
 
 
 @pytest.fixture

@@ -74,6 +74,16 @@ async def test_a_broker_that_is_down_is_asked_again(sandbox: Sandbox) -> None:
     assert (await resets.start_reset("employee-17", "job-1"))["state"] == "requested"
 
 
+async def test_wrong_settings_wait_for_somebody_to_mend_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESET_FLOW_BROKER_SECRET", "no app key of ours")
+    with pytest.raises(resets.ResetFailed, match="app_key_rejected") as failed:
+        await resets.start_reset("employee-17", "job-1")
+    assert failed.value.retryable
+    monkeypatch.setenv("RESET_FLOW_BROKER_SECRET", "sandbox")
+    resets.service.cache_clear()
+    assert (await resets.start_reset("employee-17", "job-1"))["state"] == "requested"
+
+
 async def test_no_error_has_the_words_of_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(user_ref: str) -> str:
         raise LookupError(f"the directory has two of {LOGIN}, {user_ref}")
