@@ -10,24 +10,29 @@ A parked workflow replays the steps of `reset_password` after an upgrade: their 
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 from reset_flow.deadlines import Deadlines
+from reset_flow.domain import validation
 from reset_flow.domain.errors import (
     AppKeyRejected,
     ConfigurationError,
+    FlowEnded,
     FlowNotFound,
     InvalidInput,
+    KeyReused,
     KeyringError,
+    RecordUnreadable,
     ResetFlowError,
     StoreUnavailable,
-    UnknownUser,
 )
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.text import canonical
+from reset_flow.domain.times import NO_TIME
 from reset_flow.engine.background_tasks import attempt
 from reset_flow.integrations.status import ResetStatus, status_of
 
@@ -54,15 +59,14 @@ NAME = "PasswordReset"
 WAITS = "waits for the end"
 """Marks the workflows that wait, among the attributes of the workflow that started the reset."""
 
-LOOK_UP = 30.0
+LOOK_UP = 10.0
 """Seconds that the look-up of a login may take."""
 PATIENCE = timedelta(seconds=10)
 """How long to wait for another call of the flow."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds between two tries, doubled each time."""
-SHORTEST_WAIT = 1.0
 
-OPERATORS = (AppKeyRejected, ConfigurationError, KeyringError)
+OPERATORS = (AppKeyRejected, ConfigurationError, KeyringError, RecordUnreadable)
 """Tried again as well: somebody will mend the worker's settings, and people's resets must outlast that."""
 
 
@@ -79,6 +83,11 @@ class ResetRefused(ResetFlowError):
     def __init__(self, code: str) -> None:
         super().__init__(f"the reset is refused: {code}")
         self.code = code
+
+
+class _LoginUnavailable(ResetFlowError):
+    code = "login_unavailable"
+    retryable = True
 
 
 class _Outcome(TypedDict, total=False):
@@ -106,7 +115,7 @@ class Resets:
 
     Args:
         login_of: Called in the worker with the embedder's id of a person. It raises `UnknownUser` where there is none;
-            after any other error it is called again, later.
+            after an error that is none of this library's it is called again, later.
 
         name: Of these resets in DBOS. The listener needs the same.
 
@@ -121,6 +130,8 @@ class Resets:
         name: str = NAME,
         ask_every: timedelta = timedelta(minutes=5),
     ) -> None:
+        if ask_every <= NO_TIME:
+            raise ConfigurationError("ask_every must be a timedelta longer than zero")
         self._service = service
         self._login_of = login_of
         self._name = name
@@ -129,27 +140,32 @@ class Resets:
         # DBOS derives the version of an application from the text of its workflows: leave this one as it is.
         @DBOS.workflow(name=f"{name}.start")
         async def start(user_ref: str, ref: str) -> tuple[str, ResetStatus]:
-            return user_ref, await self._started(user_ref, ref)
+            return user_ref, await self._begun(user_ref, ref)
 
         self._start = start
 
-    async def reset_password(self, user_ref: str, ref: str) -> ResetStatus:
+    async def start(self, user_ref: str, ref: str) -> ResetStatus:
         """
-        In a workflow: start a reset for this person, once for each `ref`, and return how it ended.
+        In a workflow: start a reset for this person, once for each `ref`, and return it as it stood then.
 
         Raises:
-            ResetRefused: It can't be had: there is no such person, the `ref` is another person's.
+            ResetRefused: There is no such person, the `ref` is another person's, or the like.
         """
-        workflow = DBOS.workflow_id
-        if workflow is None:
-            raise InvalidInput("reset_password: call it in a workflow of DBOS")
-        reset = _workflow_id(self._name, ref)
-        with SetWorkflowID(reset):
+        if DBOS.workflow_id is None:
+            raise InvalidInput("a reset is started in a workflow of DBOS")
+        with SetWorkflowID(_workflow_id(self._name, ref)):
             starting = await DBOS.start_workflow_async(self._start, user_ref, ref)
         started_for, status = await starting.get_result()
         if started_for != user_ref:
-            raise ResetRefused("key_reused")
-        # Before the question whether it has ended: whoever tells of an end later finds this workflow.
+            raise ResetRefused(KeyReused.code)
+        return status
+
+    async def reset_password(self, user_ref: str, ref: str) -> ResetStatus:
+        """In a workflow: start a reset as `start` does, if that was not done, wait for its end, and return that."""
+        status = await self.start(user_ref, ref)
+        reset, workflow = _workflow_id(self._name, ref), DBOS.workflow_id
+        assert workflow, "it is in one"
+        # Before it is asked whether the reset has ended: whoever tells of a later end finds this workflow.
         await DBOS.update_workflow_attributes_async(reset, {workflow: WAITS}, merge=True)
         while True:
             asked = await _until_done(f"{self._name}.ask", partial(self._ask, status["flow_id"]))
@@ -166,23 +182,32 @@ class Resets:
         """
         return (await _until_done(f"{self._name}.cancel", partial(self._cancel, ref)))["status"]
 
-    async def _started(self, user_ref: str, ref: str) -> ResetStatus:
+    async def _begun(self, user_ref: str, ref: str) -> ResetStatus:
         return (await _until_done(f"{self._name}.begin", partial(self._begin, user_ref, ref)))["status"]
 
-    async def _begin(self, user_ref: str, ref: str) -> _Outcome:
-        async def look_up() -> Secret:
-            try:
-                return Secret(await self._login_of(user_ref) or "")
-            except UnknownUser:
-                return Secret("")
+    # --- steps: what they return is kept
 
-        login, failure = await attempt(look_up, Deadlines().within(LOOK_UP))
-        if failure:
+    async def _begin(self, user_ref: str, ref: str) -> _Outcome:
+        async def started() -> Flow:
+            login = await self._login(validation.name(user_ref, "user_ref"))
+            return await self._service.start(login, ref=ref, patience=PATIENCE)
+
+        return await self._outcome(started())
+
+    async def _login(self, user_ref: str) -> Secret:
+        async def look_up() -> Secret | ResetFlowError:
+            try:
+                return Secret(await self._login_of(user_ref))
+            except ResetFlowError as error:
+                return error
+
+        found, failure = await attempt(look_up, Deadlines().within(LOOK_UP))
+        if isinstance(found, ResetFlowError):
+            raise found
+        if found is None:
             logger.warning("the login of a person can't be looked up, and will be later: %s", failure)
-            return {"later": 0.0}
-        if not login:
-            return {"refused": UnknownUser.code}
-        return await self._outcome(self._service.start(login, ref=ref, patience=PATIENCE))
+            raise _LoginUnavailable
+        return found
 
     async def _ask(self, flow_id: str) -> _Outcome:
         return await self._outcome(self._service.get(flow_id))
@@ -192,8 +217,9 @@ class Resets:
             found = await self._service.find(ref=ref)
             if not found:
                 raise FlowNotFound(ref)
-            flow = found[0]
-            return flow if flow.ended else await self._service.cancel(flow.id, patience=PATIENCE)
+            with suppress(FlowEnded):
+                return await self._service.cancel(found[0].id, patience=PATIENCE)
+            return await self._service.get(found[0].id)
 
         return await self._outcome(cancelled())
 
@@ -212,10 +238,10 @@ class Resets:
         return {"status": status_of(flow), "wait": self._wait(flow)}
 
     def _wait(self, flow: Flow) -> float:
-        """Return for how many seconds to wait for news: until the end that time brings, at most."""
+        """Return for how many seconds to wait for news: until a second after the end that time brings, at most."""
         ends_at = max(flow.expires_at, flow.busy_until or flow.expires_at)
         left = (ends_at - datetime.now(UTC)).total_seconds()
-        return min(self._ask_every, max(left, SHORTEST_WAIT))
+        return min(self._ask_every, max(left, 0.0) + 1)
 
 
 async def _until_done(name: str, step: Callable[[], Coroutine[None, None, _Outcome]]) -> _Outcome:

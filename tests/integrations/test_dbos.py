@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from dbos import DBOS
 
 from reset_flow import Failure, InvalidInput, Policy, State, StoreUnavailable
 from reset_flow.integrations import dbos
@@ -236,12 +237,29 @@ async def test_the_steps_of_a_wait_are_those_that_parked_workflows_replay(office
     ]
 
 
+async def test_a_reset_may_be_started_first_and_waited_for_later(office: Office) -> None:
+    office.add("anna")
+    service = await office.service(listener=office.listener())
+    resets = Resets(service, office.look_up, ask_every=FOR_EVER)
+
+    @DBOS.workflow()
+    async def onboard() -> bool:
+        started = await resets.start("anna", "ticket-1")
+        await office.finish(service, "anna", await service.get(started["flow_id"]))
+        end = await resets.reset_password("anna", "ticket-1")
+        return started["flow_id"] == end["flow_id"] and not started["ended"] and end["ended"]
+
+    office.open(resets)
+    assert await soon((await DBOS.start_workflow_async(onboard)).get_result())
+    assert office.mails("anna") == 1
+
+
 async def test_outside_of_a_workflow_nothing_is_started(office: Office) -> None:
     office.add("anna")
     service = await office.service()
     resets = Resets(service, office.look_up)
     office.open(resets)
-    with pytest.raises(InvalidInput, match="call it in a workflow"):
+    with pytest.raises(InvalidInput, match="in a workflow of DBOS"):
         await resets.reset_password("anna", "ticket-1")
     assert await service.find(ref="ticket-1") == []
 
