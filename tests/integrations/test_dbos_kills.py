@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import pytest
 from dbos import DBOSClient
 
 from reset_flow.sandbox import Sandbox
@@ -80,6 +81,7 @@ def job_for(folder: Path, sandbox: Sandbox, url: str, people: dict[str, str], **
     }
 
 
+@pytest.mark.engine
 async def test_each_of_two_hundred_onboardings_ends_once_and_right_whoever_is_killed(
     postgres_server: PostgresServer, postgres_url: str, tmp_path: Path
 ) -> None:
