@@ -1,6 +1,7 @@
 """The commands."""
 
 from collections.abc import Callable, Coroutine
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from reset_flow.cli import admin, prompts
 from reset_flow.cli.admin import tell, tell_unreadable
 from reset_flow.cli.chat_demo import ChatDemo
 from reset_flow.cli.demo import play
+from reset_flow.cli.engine_demo import DBOSDemo, RestateDemo
 from reset_flow.cli.exits import SYSTEM, TIMED_OUT
 from reset_flow.cli.keys import keys_app
 from reset_flow.cli.options import Credentials, FlowId, Json, Ref, Tags, User, with_settings
@@ -19,12 +21,21 @@ from reset_flow.cli.session import CliSession, Settings
 from reset_flow.cli.store import store_app
 from reset_flow.config import broker_secret
 from reset_flow.domain import state_machine
+from reset_flow.domain.errors import InvalidInput
 from reset_flow.domain.flow import Credential, Flow
 from reset_flow.domain.secret import Secret
 
 __all__ = ["app"]
 
 YEAR = 365 * 86_400
+
+
+class Engine(StrEnum):
+    """Which engine the demo shows."""
+
+    DBOS = "dbos"
+    RESTATE = "restate"
+
 
 app = typer.Typer(
     help="Carries a password reset through a broker's API, from request to working password.",
@@ -332,9 +343,16 @@ def demo(
     keep: Annotated[Path | None, typer.Option("--keep", metavar="DIR", help="Keep the files there.")] = None,
     *,
     in_chat: Annotated[bool, typer.Option("--chat", help="The same in a chat at this terminal.")] = False,
+    engine: Annotated[
+        Engine | None, typer.Option("--engine", help="An onboarding that waits for the reset, killed with its engine.")
+    ] = None,
 ) -> None:
     """See one reset survive the death of its process: a toy broker, a worker, SIGKILL, another worker."""
-    if in_chat:
+    if engine and in_chat:
+        raise InvalidInput("--chat and --engine are two demos: choose one")
+    if engine:
+        play(keep, show={Engine.DBOS: DBOSDemo, Engine.RESTATE: RestateDemo}[engine])
+    elif in_chat:
         play(keep, show=ChatDemo)
     else:
         play(keep)

@@ -24,7 +24,7 @@ import attrs
 
 from reset_flow import Keyring
 from reset_flow.cli import disk_inspection
-from reset_flow.cli.processes import CHAT, SANDBOX, WORKER, Child, DemoFailed, Sandbox, Worker
+from reset_flow.cli.processes import CHAT, ENGINE_WORKER, SANDBOX, WORKER, Child, DemoFailed, Sandbox, Worker
 from reset_flow.cli.screen import console
 from reset_flow.cli.timeline import Timeline
 
@@ -54,6 +54,7 @@ class Staging:
     worker: Sequence[str] = WORKER
     sandbox: Sequence[str] = SANDBOX
     chat: Sequence[str] = CHAT
+    engine_worker: Sequence[str] = ENGINE_WORKER
     kill: Callable[[int], None] = attrs.field(default=lambda pid: os.kill(pid, signal.SIGKILL))
     search_works: Callable[[Path, Path], bool] = disk_inspection.search_works
     patience: float = 5.0
@@ -168,14 +169,14 @@ class Demo:
         self._timeline.aside(worker.name, f"starts on {where}, {DATABASE} (process {worker.pid})")
         return worker
 
-    async def _kill(self, worker: Child) -> None:
+    async def _kill(self, worker: Child, lost: str = "; the token was in its memory") -> None:
         self._staging.kill(worker.pid)
         code = await worker.ended(self._staging.patience)
         if code is None:
             raise DemoFailed(f"{worker.name} was to be killed, and lives")
         if code != -signal.SIGKILL:
             raise DemoFailed(f"{worker.name} ended with {code}, not by signal {signal.SIGKILL:d}")
-        self._timeline.crash("kill -9", f"{worker.name} is dead (return code {code}); the token was in its memory")
+        self._timeline.crash("kill -9", f"{worker.name} is dead (return code {code}){lost}")
 
     # --- the steps
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from base64 import b64encode
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["Row", "database_files", "find_words", "read_row", "search_works"]
+__all__ = ["Row", "count_flows", "database_files", "find_words", "read_row", "search_works"]
 
 PLANTED = "marmalade-on-the-windowsill"
 """A word that no flow has."""
@@ -39,14 +39,23 @@ class Row:
 
 
 def database_files(database: Path) -> list[Path]:
-    """Return the database and the files that SQLite keeps beside it."""
+    """Return the database and the files that SQLite keeps beside it; of a folder, all that is in it."""
+    if database.is_dir():
+        return sorted(path for path in database.rglob("*") if path.is_file())
     return sorted(database.parent.glob(f"{database.name}*"))
 
 
 def find_words(database: Path, words: Mapping[str, str]) -> list[str]:
     """Return the names of the words that any file holds: as text, UTF-16, hexadecimal or base64, in any case."""
-    content = b"\n".join(path.read_bytes() for path in database_files(database)).lower()
+    content = b"\n".join(map(_content, database_files(database))).lower()
     return [name for name, word in words.items() if any(re.search(form, content) for form in _forms(word))]
+
+
+def _content(path: Path) -> bytes:
+    """Return the bytes of a file; nothing, if whoever writes it has just removed it."""
+    with suppress(FileNotFoundError):
+        return path.read_bytes()
+    return b""
 
 
 def _forms(word: str) -> Iterator[bytes]:
@@ -90,6 +99,13 @@ def read_row(database: Path, flow_id: str) -> Row | None:
         return None
     clear = {name: row[name] for name in row.keys() if not isinstance(row[name], bytes)}  # noqa: SIM118 - not a dict
     return Row(clear, len(row["body"]))
+
+
+def count_flows(database: Path) -> int:
+    """Return how many flows the database has, of all realms but those of side records."""
+    with closing(_connect(database)) as connection:
+        number: int = connection.execute("SELECT count(*) FROM flows WHERE realm = 'default'").fetchone()[0]
+        return number
 
 
 def _connect(database: Path) -> sqlite3.Connection:

@@ -20,9 +20,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["CHAT", "SANDBOX", "WORKER", "Child", "DemoFailed", "Sandbox", "Typist", "Worker"]
+__all__ = [
+    "CHAT",
+    "ENGINE_WORKER",
+    "SANDBOX",
+    "WORKER",
+    "Child",
+    "DemoFailed",
+    "Sandbox",
+    "Typist",
+    "Worker",
+]
 
 WORKER = (sys.executable, "-m", "reset_flow.cli.demo_worker")
+ENGINE_WORKER = (sys.executable, "-m", "reset_flow.cli.engine_worker")
 CHAT = (sys.executable, "-m", "reset_flow.cli", "chat", "--conversation", "demo", "--lang", "en")
 SANDBOX = (sys.executable, "-m", "reset_flow.sandbox", "--port", "0", "--quiet")
 ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -43,13 +54,13 @@ class Child:
         self._log = log
 
     @classmethod
-    async def spawn(cls, name: str, command: Sequence[str], log: Path) -> Self:
-        """Start a process that writes its stderr into the log."""
+    async def spawn(cls, name: str, command: Sequence[str], log: Path, *, talks: bool = True) -> Self:
+        """Start a process that writes its stderr into the log, and its output, too, unless it is to be read."""
         with log.open("wb") as errors:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE if talks else errors,
                 stderr=errors,
                 start_new_session=True,
             )
@@ -104,18 +115,22 @@ class Child:
 class Worker(Child):
     """A process with a service in it."""
 
-    async def do(self, command: str, *arguments: str) -> dict[str, Any]:
+    async def ask(self, command: str, *arguments: str) -> dict[str, Any]:
         """
-        Run a command and return the flow after it.
+        Run a command and return the reply.
 
         Raises:
             DemoFailed: The service raised, or the process is gone.
         """
         self.write_line({"command": command, "arguments": arguments})
-        reply = json.loads(await self.read_line())
-        if "flow" not in reply:
+        reply: dict[str, Any] = json.loads(await self.read_line())
+        if "error" in reply:
             raise DemoFailed(f"{self.name} could not {command}: {reply['message']}")
-        flow: dict[str, Any] = reply["flow"]
+        return reply
+
+    async def do(self, command: str, *arguments: str) -> dict[str, Any]:
+        """Run a command and return the flow after it. Raises what `ask` does."""
+        flow: dict[str, Any] = (await self.ask(command, *arguments))["flow"]
         return flow
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 ARGUMENTS = {
-    "at_once", "conversation", "http", "in_chat", "language",
+    "at_once", "conversation", "engine", "http", "in_chat", "language",
     "broker_aliases", "broker_name", "broker_url", "credential", "days", "file", "flow_id", "help",
     "host", "image_name", "as_json", "keep", "keys", "limit", "look", "path", "path_and_id", "port", "proxy",
     "public_url",
