@@ -335,6 +335,7 @@ async def test_news_that_could_not_be_shown_are_told_again_also_after_a_restart(
     desk.later()
     await desk.bot().service.sweep()
     assert await told(desk) == []
+    desk.later()
     await desk.bot().service.sweep()
     assert await told(desk) == [(CHAT, ["done"], True)]
 
