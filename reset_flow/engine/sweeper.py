@@ -8,13 +8,14 @@ import math
 import random
 import time
 from collections import Counter
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import attrs
 
 from reset_flow.deadlines import uptime
-from reset_flow.domain.errors import RecordUnreadable, ResetFlowError, StoreUnavailable
+from reset_flow.domain.errors import FlowNotFound, RecordUnreadable, ResetFlowError, StoreUnavailable
 from reset_flow.engine.recovery import RecoveryResult
 from reset_flow.persistence.batches import purge
 from reset_flow.persistence.side_records import side_realm
@@ -147,16 +148,22 @@ class Sweeper:
         return time.monotonic() + interval.total_seconds() * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
 
     async def _deliver(self) -> None:
-        """Tell listeners of the ends that are due, the longest due first."""
-        notifications = self._context.notifications
-        batch: list[FlowData] = []
-        async for found in self._context.repository.scan(due=True, limit=LATE_AT_MOST):
-            if not isinstance(found, RecordUnreadable) and notifications.owes(found.flow):
-                batch.append(found.flow)
-            if len(batch) == AT_ONCE:
-                await asyncio.gather(*map(notifications.deliver_end, batch))
-                batch.clear()
-        await asyncio.gather(*map(notifications.deliver_end, batch))
+        """Tell listeners of ends that are due, in an order of this worker's own: others may be at it, too."""
+        owed = [
+            found.flow
+            async for found in self._context.repository.scan(due=True, limit=LATE_AT_MOST)
+            if not isinstance(found, RecordUnreadable) and self._context.notifications.owes(found.flow)
+        ]
+        random.shuffle(owed)
+        for first in range(0, len(owed), AT_ONCE):
+            await asyncio.gather(*map(self._deliver_end, owed[first : first + AT_ONCE]))
+
+    async def _deliver_end(self, flow: FlowData) -> None:
+        """Tell listeners of an end, unless another worker has done so since it was found."""
+        with suppress(FlowNotFound, RecordUnreadable):
+            found = await self._context.repository.load(flow.id)
+            if found.flow.version == flow.version:
+                await self._context.notifications.deliver_end(flow)
 
     async def _tend(self, batch: list[Found], counts: Counter[str], paused_before: float) -> None:
         tending = (self._recovery.tend(found, paused_before) for found in batch)

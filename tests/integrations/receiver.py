@@ -20,6 +20,7 @@ from reset_flow.testing.transport import ScriptedTransport
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from ssl import SSLContext
 
     from multidict import CIMultiDictProxy
 
@@ -62,8 +63,9 @@ class Receiver:
         most: How many were under way at once, at most.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, *, ssl: SSLContext | None = None) -> None:
         self._port = port
+        self._ssl = ssl
         self.answers: deque[Any] = deque()
         self.answer: Any = 204
         self.got: list[Delivery] = []
@@ -115,7 +117,7 @@ class Receiver:
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=self._ssl).start()
         return self
 
     async def __aexit__(self, *_: object) -> None:

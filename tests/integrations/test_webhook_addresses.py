@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from reset_flow import ConfigurationError
 from reset_flow.integrations.networks import is_public
@@ -93,6 +99,40 @@ async def test_a_public_name_that_leads_inside_when_it_is_connected_to_leads_now
         allowed = await office.service(crm=await office.hook(url))
         await allowed.sweep()
         assert len(knocks) == 1
+
+
+def certified(folder: Path, name: str) -> Path:
+    """Write a certificate for this name that signs itself, and its key."""
+    key, subject = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / name).write_bytes(private + certificate.public_bytes(pem))
+    return folder / name
+
+
+async def test_a_receiver_proves_by_its_certificate_that_it_has_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = certified(tmp_path, "hooks.example.com")
+    own, trusting = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context(cafile=certificate)
+    own.load_cert_chain(certificate)
+    async with Receiver(ssl=own) as receiver, Office(tmp_path) as office:
+        named(monkeypatch, "127.0.0.1")
+        await office.ended(await office.hook(f"https://hooks.example.com:{receiver.port}/"))
+        await office.ended(await office.hook(f"https://other.example.com:{receiver.port}/", ssl=trusting))
+        assert receiver.got == []
+        await office.ended(await office.hook(f"https://hooks.example.com:{receiver.port}/", ssl=trusting))
+        (got,) = receiver.got
+        assert got.headers["Host"] == f"hooks.example.com:{receiver.port}"
 
 
 async def test_of_several_addresses_only_those_that_are_allowed_are_connected_to(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -492,6 +492,26 @@ async def test_a_listener_hears_at_once_of_an_end_that_another_process_brought_a
     assert len(mail.events) == 8
     assert (await house.worker(listeners={"crm": crm, "mail": mail}).service.sweep()).delivered == 0
     assert len(crm.events) == 2
+
+
+async def test_workers_that_come_upon_the_same_backlog_share_it(
+    house: House, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reset_flow.engine.sweeper.INTERVAL", timedelta(hours=1))
+    monkeypatch.setattr("reset_flow.engine.sweeper.LATE_INTERVAL", timedelta(milliseconds=10))
+
+    async def takes_a_while(_: Event) -> None:
+        await asyncio.sleep(0.001)
+
+    crm = Listener()
+    await owed(house, 240, crm=crm)
+    house.lease_runs_out()
+    crm.does = takes_a_while
+    async with AsyncExitStack() as workers:
+        for _ in range(4):
+            await workers.enter_async_context(house.worker(sweep=True, listeners={"crm": crm}).service)
+        await until(lambda: len({event.id for event in crm.events}) == 240)
+    assert len(crm.events) < 480  # if each told all of it, it would be 960
 
 
 async def test_a_defect_in_the_look_for_such_ends_is_logged_and_the_next_look_goes_on(
