@@ -277,7 +277,8 @@ async def check_nothing_leaked(town: Town) -> None:
     assert passes_through.find(*shown) != [], "what passes through Restate would not be found in its admin SQL"
     assert passes_through.find(*kept) != [], "what passes through Restate would not be found in its files"
     assert all(b"reset_flow" in place for place in heard)
-    for place in (b"\n".join(shown), *kept, *heard, *logs):
+    places: list[str | bytes] = [b"\n".join(shown), *kept, *heard, *logs]
+    for place in places:
         assert scanner.find(place) == []
 
 
