@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import sqlite3
 import sys
@@ -166,8 +165,9 @@ async def attend(config: dict[str, Any], reader: asyncio.StreamReader) -> None:
 
 
 async def main(config: dict[str, Any]) -> None:
-    Witness(Path(config["witness"])).hear_all()
-    logging.getLogger("hpack").setLevel(logging.INFO)  # it writes down each bit of a header
+    witness = Witness(Path(config["witness"]))
+    witness.addFilter(lambda record: not record.name.startswith("hpack."))  # it writes down each bit of each header
+    witness.hear_all()
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     if config["role"] == "people":
