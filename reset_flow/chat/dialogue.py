@@ -307,7 +307,8 @@ class ResetDialogue:
             again = self._read(inbound.text, Phase(before.phase))[0] == before.kind
             read_as = Phase(before.phase) if again else phase
         kind, entry = self._read(inbound.text, read_as)
-        is_secret = kind in NEEDS_DELETION and read_as in SECRET_PHASES
+        may_be_secret = kind is Kind.OTHER and self._reader.may_be_secret(inbound.text)
+        is_secret = (kind in NEEDS_DELETION or may_be_secret) and read_as in SECRET_PHASES
         digest = self._digest(entry.reveal()) if kind is Kind.ENTRY and read_as is Phase.CODE else b""
         interrupted = before is not None and not again and before.phase != phase
         is_new = kind is Kind.ENTRY and read_as is Phase.NEW

@@ -48,6 +48,9 @@ FEWEST_LETTERS = 6
 FEWEST_OF_A_KEY = 16
 """Of codes whose length varies, where they stand among other words."""
 
+SHORTEST_SECRET = 8
+"""Of words that end with a question mark: shorter ones are questions, such as "Really?"."""
+
 MOST_GROUPS = 4
 """As a code is split by spaces, where nothing else stands beside it."""
 
@@ -111,6 +114,10 @@ class Reader:
         """Return whether a text without a code was meant as one: it is to be deleted, as it may nearly be right."""
         plain = _plain(text)
         return any(char.isdecimal() for char in plain) and len(plain.split()) <= MOST_GROUPS and not asks(text)
+
+    def may_be_secret(self, text: str) -> bool:
+        """Return whether a text that looks like a question may be an answer or a password: one long word."""
+        return asks(text) and len(text.split()) == 1 and len(text.strip()) >= SHORTEST_SECRET
 
     def _is_aside(self, text: str) -> bool:
         bare = _bare(text) if len(text) <= LONGEST_WORDS else ""

@@ -207,6 +207,22 @@ async def test_what_holds_no_secret_is_not_deleted(desk: Desk, text: str) -> Non
     assert "delete" not in desk.events
 
 
+@pytest.mark.parametrize(("says", "said"), [((), "chat.labelled"), ((ANSWER, CODE), "chat.labelled_new")])
+async def test_a_question_of_one_long_word_is_deleted_as_it_may_have_been_a_secret(
+    make_desk: MakeDesk, says: tuple[str, ...], said: str
+) -> None:
+    provider = Provider()
+    chat = Chat(make_desk(provider, in_chat=True))
+    await chat.says("hello", LOGIN, *says)
+    called = len(provider.calls)
+    turn = await chat.say("Maiden-Name-1970?", "odd")
+    assert chat.deleted[-1] == "odd"
+    assert said in ids(turn)
+    assert len(provider.calls) == called
+    await chat.say("Really?", "short")
+    assert chat.deleted[-1] == "odd"
+
+
 async def test_in_a_group_nothing_happens_but_the_hand_over(desk: Desk) -> None:
     chat = Chat(desk)
     await chat.says("hello", LOGIN)
