@@ -130,7 +130,7 @@ class EngineDemo(Demo):
 
         found = await self._until(f"{self.title} does not wait with {REF}", waits)
         self._search()
-        self._timeline.detail("engine", f"{self.title} keeps {REF} for {USER_REF}: {found.status.lower()}, it waits")
+        self._timeline.detail("engine", f"{REF} of {USER_REF} waits in {self.title} ({found.status.lower()})")
         self._timeline.gap()
 
     # --- the processes
@@ -195,7 +195,7 @@ class EngineDemo(Demo):
         self._expect(flow, "token_issued", "password")
         self._words["token"] = await self._token(self._sandbox)
         self._search()
-        line.step("code", "typed on the page meanwhile", flow["state"])
+        line.step("code", f"typed on the page while {self.title} is dead", flow["state"])
         line.gap()
         return flow
 
@@ -204,7 +204,7 @@ class EngineDemo(Demo):
         flow = await self._page.do("set_password", flow["id"], self._words["password"])
         self._expect(flow, "password_set", None)
         self._search()
-        self._timeline.step("password", "set on the page meanwhile", flow["state"])
+        self._timeline.step("password", "set on the page while no worker runs", flow["state"])
 
     async def _until_welcome(self) -> None:
         async def ended() -> Onboarding | None:

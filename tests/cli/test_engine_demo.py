@@ -76,7 +76,7 @@ def test_with_dbos_it_tells_the_whole_story_and_leaves_nothing_behind(shell: She
         "log in", "worker 3", "onboard",
     ]  # fmt: skip
     out = tells_the_whole_story(shell, temporary, "dbos", expected)
-    assert out.count("DBOS keeps onboarding-17 for employee-17: pending, it waits") == 2
+    assert out.count("onboarding-17 of employee-17 waits in DBOS (pending)") == 2
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_with_restate_it_tells_the_whole_story_and_leaves_nothing_behind(shell: 
         "password", "log in", "worker 2", "onboard",
     ]  # fmt: skip
     out = tells_the_whole_story(shell, temporary, "restate", expected)
-    assert out.count("Restate keeps onboarding-17 for employee-17") == 2
+    assert out.count("onboarding-17 of employee-17 waits in Restate") == 2
 
 
 def test_it_is_refused_where_something_is_missing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
