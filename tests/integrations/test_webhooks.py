@@ -16,6 +16,7 @@ from aiohttp import web
 
 from reset_flow import ConfigurationError
 from reset_flow.integrations.webhooks import WebhookListener, verify
+from reset_flow.testing import LeakScanner
 from tests.integrations.receiver import LOOPBACK, SECRET, Delivery, Office, Receiver
 
 if TYPE_CHECKING:
@@ -86,6 +87,24 @@ async def test_all_that_happens_is_told_where_that_is_wanted(office: Office, rec
     assert told.pop("password_set") == "reset.ended"
     assert set(told) == {"question_answered", "code_verified", "token_issued"}
     assert set(told.values()) == {"reset.moved"}
+
+
+async def test_neither_the_receiver_nor_the_log_gets_what_is_secret(
+    office: Office, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    secrets = ("robert.zak", "Peterson", "004158", "violet tractor 5", "b5f1c2d0-scripted", "your first pet")
+    scanner = LeakScanner({each: each for each in (*secrets, SECRET, SECRET.removeprefix("whsec_"))})
+    receiver.answers.append(500)
+    *_, end = await whole(office, await office.hook(receiver.url, events="all"))
+    receiver.answer = receiver.hang
+    await office.ended(await office.hook(receiver.url, timeout=timedelta(milliseconds=50)))
+    assert end in {each.id for each in receiver.got}
+    for each in receiver.got:
+        assert scanner.find(f"{each.headers} {each.query}".encode() + each.body) == []
+    assert "was not delivered: HTTP 500" in caplog.text
+    assert "was not delivered: TimeoutError" in caplog.text
+    assert scanner.find(caplog.text.encode()) == []
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 400, 401, 404, 409, 422, 500, 502, 504])
