@@ -1,14 +1,15 @@
-"""Jobs of a process in Camunda 8 that waits for a reset, and the message that it waits for."""
+"""Jobs of a process in Camunda 8 that waits for a reset, and the receiver of webhooks that wakes it."""
 
 from contextlib import suppress
 from datetime import timedelta
 
+from aiohttp import web
 from pyzeebe import Job, JobController, ZeebeClient, ZeebeTaskRouter
 from pyzeebe.errors import MessageAlreadyExistsError
 
 from examples.engines import resets
-from reset_flow import Event
 from reset_flow.integrations.status import ResetStatus
+from reset_flow.integrations.webhooks import WebhookRejected, verify
 
 TRY_AGAIN_AFTER = timedelta(seconds=30)
 KEEP_FOR = timedelta(hours=1)
@@ -38,16 +39,22 @@ async def reset_status(ref: str) -> ResetStatus:
     return await resets.reset_status(ref)
 
 
-class TellCamunda:
-    """The listener `engine` of the process that has the page."""
+def make_receiver(client: ZeebeClient, secret: str) -> web.Application:
+    """Return what receives the webhooks: it sends the message that a process waits for."""
 
-    def __init__(self, client: ZeebeClient) -> None:
-        self._client = client
-
-    async def __call__(self, event: Event) -> None:
-        if event.transition.target.ended and event.flow.ref:
+    async def told(request: web.Request) -> web.Response:
+        try:
+            event = verify(request.headers, await request.read(), secret)
+        except WebhookRejected:
+            raise web.HTTPBadRequest from None
+        if event.type == "reset.ended" and event.ref:
             with suppress(MessageAlreadyExistsError):  # it was told before
-                await self._client.publish_message(
-                    "reset-ended", event.flow.ref, message_id=event.id,
+                await client.publish_message(
+                    "reset-ended", event.ref, message_id=event.id,
                     time_to_live_in_milliseconds=int(KEEP_FOR.total_seconds() * 1000),
                 )  # fmt: skip
+        return web.Response(status=204)
+
+    app = web.Application()
+    app.router.add_post("/resets", told)
+    return app

@@ -14,6 +14,7 @@ from reset_flow.web import Links
 
 PAGE = "https://example.com/reset/"
 PEOPLE = {"employee-17": "robert.zak"}
+LISTENER = "engine"  # of the process with the page; that of `reset-flow serve` is "webhook"
 MENDED = {"app_key_rejected", "configuration", "keyring"}  # by an operator, sooner or later
 
 
@@ -41,8 +42,8 @@ class ResetFailed(Exception):
 
 @cache
 def service() -> ResetService:
-    """Make the service of this process at its first use. The listener has its code elsewhere, see below."""
-    return from_env(listeners={"engine": None})
+    """Make the service of this process at its first use. Its listener is in the process with the page."""
+    return from_env(listeners={LISTENER: None})
 
 
 async def start_reset(user_ref: str, ref: str) -> ResetStatus:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
+import pytest
+from aiohttp import web
 from pyzeebe import Job, JobController, ZeebeClient
 from pyzeebe.errors import MessageAlreadyExistsError
 
 from examples.engines import camunda_onboarding as example, resets
+from reset_flow.integrations.webhooks import WebhookListener, WebhookNotDelivered
 from tests.other_engines.conftest import LOGIN
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import AsyncIterator
 
     from reset_flow.sandbox import Sandbox
     from tests.other_engines.conftest import Page
+
+SECRET = f"whsec_{b64encode(b'a' * 24).decode()}"
+OTHER_SECRET = f"whsec_{b64encode(b'b' * 24).decode()}"
 
 
 @attrs.define
@@ -63,18 +70,41 @@ async def test_a_process_is_carried_from_start_to_end(page: Page) -> None:
     assert ended["variables"]["reset"]["flow_id"] == started["variables"]["reset"]["flow_id"]
 
 
-async def test_the_message_is_correlated_by_the_ref_and_counts_once(page: Page) -> None:
-    gateway = Gateway()
-    listener = example.TellCamunda(cast("ZeebeClient", gateway))
+@pytest.fixture
+async def gateway() -> Gateway:
+    return Gateway()
+
+
+@pytest.fixture
+async def receiver(gateway: Gateway) -> AsyncIterator[str]:
+    """The address of the receiver."""
+    runner = web.AppRunner(example.make_receiver(cast("ZeebeClient", gateway), SECRET))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}/resets"
+    await runner.cleanup()
+
+
+async def test_the_message_is_correlated_by_the_ref_and_counts_once(
+    page: Page, gateway: Gateway, receiver: str
+) -> None:
+    async with WebhookListener(receiver, SECRET, allow_private=["127.0.0.1"]) as listener:
+        await resets.start_reset("employee-17", "order-1")
+        await page.reset("order-1")
+        event = await page.ended("order-1")
+        for _ in range(2):
+            await listener(event)
+    assert gateway.told == [("reset-ended", {"key": "order-1", "id": event.id})]
+
+
+async def test_a_message_of_somebody_else_is_refused(page: Page, gateway: Gateway, receiver: str) -> None:
     await resets.start_reset("employee-17", "order-1")
-    for event in page.events:
-        await listener(event)
-    assert gateway.told == []
     await page.reset("order-1")
     event = await page.ended("order-1")
-    for _ in range(2):
-        await listener(event)
-    assert gateway.told == [("reset-ended", {"key": "order-1", "id": event.id})]
+    async with WebhookListener(receiver, OTHER_SECRET, allow_private=["127.0.0.1"]) as forger:
+        with pytest.raises(WebhookNotDelivered):
+            await forger(event)
+    assert gateway.told == []
 
 
 async def test_what_may_succeed_is_tried_again_and_what_can_not_is_an_error_of_the_process(
