@@ -56,8 +56,8 @@ __all__ = ["DBOSListener", "ResetRefused", "Resets"]
 logger = logging.getLogger("reset_flow")
 
 NAME = "PasswordReset"
-WAITS = "waits for the end"
-"""Marks the workflows that wait, among the attributes of the workflow that started the reset."""
+WAITS = "waits "
+"""Begins the attributes of the workflow that started the reset which name those that wait for its end."""
 
 LOOK_UP = 10.0
 """Seconds that the look-up of a login may take."""
@@ -162,16 +162,16 @@ class Resets:
 
     async def reset_password(self, user_ref: str, ref: str) -> ResetStatus:
         """In a workflow: start a reset as `start` does, if that was not done, wait for its end, and return that."""
-        status = await self.start(user_ref, ref)
+        flow_id = (await self.start(user_ref, ref))["flow_id"]
         reset, workflow = _workflow_id(self._name, ref), DBOS.workflow_id
         assert workflow, "it is in one"
         # Before it is asked whether the reset has ended: whoever tells of a later end finds this workflow.
-        await DBOS.update_workflow_attributes_async(reset, {workflow: WAITS}, merge=True)
-        while True:
-            asked = await _until_done(f"{self._name}.ask", partial(self._ask, status["flow_id"]))
-            if asked["status"]["ended"]:
-                return asked["status"]
-            await DBOS.recv_async(reset, timeout_seconds=asked["wait"])
+        key = WAITS + workflow.encode().hex()  # of an id as it is, SQLite makes another one
+        await DBOS.update_workflow_attributes_async(reset, {key: workflow}, merge=True)
+        # What is kept here while it waits is kept ten thousand times.
+        while isinstance(end := await self._end(flow_id), float):
+            await DBOS.recv_async(reset, timeout_seconds=end)
+        return end
 
     async def cancel(self, ref: str) -> ResetStatus:
         """
@@ -184,6 +184,11 @@ class Resets:
 
     async def _begun(self, user_ref: str, ref: str) -> ResetStatus:
         return (await _until_done(f"{self._name}.begin", partial(self._begin, user_ref, ref)))["status"]
+
+    async def _end(self, flow_id: str) -> ResetStatus | float:
+        """Return how the reset ended, or for how many seconds to wait for that."""
+        asked = await _until_done(f"{self._name}.ask", partial(self._ask, flow_id))
+        return asked["status"] if asked["status"]["ended"] else asked["wait"]
 
     # --- steps: what they return is kept
 
@@ -317,7 +322,7 @@ class DBOSListener:
     async def _tell(self, reset: str, event_id: str) -> None:
         found = await self._client.list_workflows_async(workflow_ids=[reset], load_input=False, load_output=False)
         marks = found[0].attributes if found else None
-        for workflow in [each for each, mark in (marks or {}).items() if mark == WAITS]:
+        for workflow in [each for key, each in (marks or {}).items() if key.startswith(WAITS)]:
             try:
                 await self._client.send_async(workflow, event_id, reset, idempotency_key=event_id, send_to_forks=True)
             except errors.DBOSNonExistentWorkflowError:

@@ -153,3 +153,13 @@ def test_a_store_that_does_not_exist_is_refused(module: str, tmp_path: Path) -> 
     )  # fmt: skip
     assert done.returncode == 2
     assert "paper" in done.stderr
+
+
+@pytest.mark.engine
+@pytest.mark.server
+def test_waits_in_dbos_are_measured_beside_bare_ones_and_on_each_store(tmp_path: Path) -> None:
+    printed, kept = measure("benchmarks.waiting_dbos", tmp_path, parked=20, ends=3)
+    assert "20 parked workflows: " in printed
+    assert set(kept["figures"]["parked"]) == {"bare", "reset"}
+    assert len(kept["figures"]["ends"]) == 4
+    assert all(each["p50_ms"] <= each["p99_ms"] for each in kept["figures"]["ends"].values())

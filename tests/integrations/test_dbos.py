@@ -50,7 +50,7 @@ async def test_two_workflows_with_one_ref_share_one_flow_and_both_learn_its_end(
     service = await office.service(listener=office.listener())
     onboarding = office.open(Resets(service, office.look_up, ask_every=FOR_EVER))
     first, second = await asyncio.gather(
-        onboarding.start("anna", "ticket-1", "first"), onboarding.start("anna", "Ticket-1 ", "second")
+        onboarding.start("anna", "ticket-1", "first"), onboarding.start("anna", "Ticket-1 ", 'Jörg\'s "second" \\.')
     )
     await soon(asyncio.gather(parked(first), parked(second)))
     (flow,) = await service.find(ref="ticket-1")

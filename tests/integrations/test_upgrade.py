@@ -1,4 +1,4 @@
-"""What the library left behind before it knew any engine goes on: flows with refs, a workflow that waits for one."""
+"""What earlier code left behind goes on: flows with refs and a workflow without any integration, and one that waits."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ IDS: dict[str, str] = json.loads((LEFT / "flows.json").read_text())
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    left = LEFT / getattr(request, "param", ".")
     for name in ("flows.db", "dbos.db"):
-        (tmp_path / name).write_bytes(gzip.decompress((LEFT / f"{name}.gz").read_bytes()))
-    shutil.copy(LEFT / "keys", tmp_path)
+        (tmp_path / name).write_bytes(gzip.decompress((left / f"{name}.gz").read_bytes()))
+    shutil.copy(left / "keys", tmp_path)
     (tmp_path / "keys").chmod(0o600)
     yield tmp_path
     DBOS.destroy(destroy_registry=True)
@@ -104,3 +105,17 @@ async def test_a_workflow_written_by_hand_goes_on(folder: Path) -> None:
         await finish(service, flow.id)
         handle: WorkflowHandleAsync[str] = await DBOS.retrieve_workflow_async(parked.WORKFLOW)
         assert await handle.get_result() == f"{flow.id} password_set"
+
+
+@pytest.mark.parametrize("folder", ["waiting"], indirect=True)
+async def test_a_workflow_that_waited_in_an_earlier_release_goes_on(folder: Path) -> None:
+    transport = ScriptedTransport("broker")
+    listener = DBOSListener(f"sqlite:///{folder}/dbos.db")
+    async with listener, service_of_today(folder, transport, listener) as service:
+        await parked.launch_waiting(service, folder / "dbos.db", begin=False)
+        (flow,) = await service.find(ref=parked.REF)
+        assert flow.state is State.REQUESTED
+        await finish(service, flow.id)
+        handle: WorkflowHandleAsync[str] = await DBOS.retrieve_workflow_async(parked.WORKFLOW)
+        assert await handle.get_result() == f"{flow.id} password_set"
+    assert len(transport.calls_of("request")) == 1

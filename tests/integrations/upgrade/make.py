@@ -65,11 +65,12 @@ async def make(folder: Path) -> None:
             **{name: name for name in made},
             "ended": "password_set",
         }
-    keep(folder, {name: flow.id for name, flow in made.items()})
+    keep(folder, {name: flow.id for name, flow in made.items()}, HERE)
     os._exit(0)  # DBOS, too, is left as by a SIGKILL
 
 
-def keep(folder: Path, ids: dict[str, str]) -> None:
+def keep(folder: Path, ids: dict[str, str], where: Path) -> None:
+    where.mkdir(exist_ok=True)
     for name in ("flows.db", "dbos.db"):
         with (
             closing(sqlite3.connect(folder / name)) as source,
@@ -77,9 +78,9 @@ def keep(folder: Path, ids: dict[str, str]) -> None:
         ):
             source.backup(copy)
             copy.execute("VACUUM")
-        (HERE / f"{name}.gz").write_bytes(gzip.compress((folder / f"small-{name}").read_bytes(), mtime=0))
-    (HERE / "keys").write_bytes((folder / "keys").read_bytes())
-    (HERE / "flows.json").write_text(json.dumps(ids, indent=2) + "\n")
+        (where / f"{name}.gz").write_bytes(gzip.compress((folder / f"small-{name}").read_bytes(), mtime=0))
+    (where / "keys").write_bytes((folder / "keys").read_bytes())
+    (where / "flows.json").write_text(json.dumps(ids, indent=2) + "\n")
 
 
 if __name__ == "__main__":

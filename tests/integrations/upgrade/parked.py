@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from dbos import DBOS, DBOSConfig, SetWorkflowID
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
     from pathlib import Path
 
     from reset_flow import ResetService
@@ -36,6 +37,27 @@ async def launch(service: ResetService, database: Path, *, begin: bool) -> None:
                 return f"{flow_id} {ended}"
             await DBOS.sleep_async(1)
 
+    await _open(onboard, database, begin=begin)
+
+
+async def launch_waiting(service: ResetService, database: Path, *, begin: bool) -> None:
+    """Do the same with an onboarding that waits in `reset_password`."""
+    from reset_flow.integrations.dbos import Resets  # noqa: PLC0415 - the code that the other one was written for has none
+
+    async def login_of(user_ref: str) -> str:
+        return f"login of {user_ref}"
+
+    resets = Resets(service, login_of, ask_every=timedelta(days=1))
+
+    @DBOS.workflow(name="onboard")
+    async def onboard() -> str:
+        end = await resets.reset_password("carl", REF)
+        return f"{end['flow_id']} {end['state']}"
+
+    await _open(onboard, database, begin=begin)
+
+
+async def _open(onboard: Callable[[], Coroutine[None, None, str]], database: Path, *, begin: bool) -> None:
     config: DBOSConfig = {
         "name": "onboarding",
         "system_database_url": f"sqlite:///{database}",
