@@ -11,29 +11,22 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
-from reset_flow.deadlines import Deadlines
-from reset_flow.domain import validation
 from reset_flow.domain.errors import (
-    AppKeyRejected,
     ConfigurationError,
     FlowEnded,
     FlowNotFound,
     InvalidInput,
     KeyReused,
-    KeyringError,
-    RecordUnreadable,
     ResetFlowError,
     StoreUnavailable,
 )
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.text import canonical
-from reset_flow.domain.times import NO_TIME
-from reset_flow.engine.background_tasks import attempt
+from reset_flow.integrations.calls import ASK_EVERY, NAME, PATIENCE, checked, find_login, is_final, pause
 from reset_flow.integrations.status import ResetStatus, status_of
 
 try:
@@ -43,31 +36,23 @@ except ImportError:
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
+    from datetime import timedelta
     from types import TracebackType
     from typing import Self
 
     from reset_flow.domain.flow import Event, Flow
+    from reset_flow.integrations.calls import LoginOf
     from reset_flow.service import ResetService
-
-LoginOf: TypeAlias = "Callable[[str], Awaitable[str]]"
 
 __all__ = ["DBOSListener", "ResetRefused", "Resets"]
 
 logger = logging.getLogger("reset_flow")
 
-NAME = "PasswordReset"
 WAITS = "waits "
 """Begins the attributes of the workflow that started the reset which name those that wait for its end."""
 
-LOOK_UP = 10.0
-"""Seconds that the look-up of a login may take."""
-PATIENCE = timedelta(seconds=10)
-"""How long to wait for another call of the flow."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds between two tries, doubled each time."""
-
-OPERATORS = (AppKeyRejected, ConfigurationError, KeyringError, RecordUnreadable)
-"""Tried again as well: somebody will mend the worker's settings, and people's resets must outlast that."""
 
 
 class ResetRefused(ResetFlowError):
@@ -83,11 +68,6 @@ class ResetRefused(ResetFlowError):
     def __init__(self, code: str) -> None:
         super().__init__(f"the reset is refused: {code}")
         self.code = code
-
-
-class _LoginUnavailable(ResetFlowError):
-    code = "login_unavailable"
-    retryable = True
 
 
 class _Outcome(TypedDict, total=False):
@@ -128,14 +108,12 @@ class Resets:
         login_of: LoginOf,
         *,
         name: str = NAME,
-        ask_every: timedelta = timedelta(minutes=5),
+        ask_every: timedelta = ASK_EVERY,
     ) -> None:
-        if ask_every <= NO_TIME:
-            raise ConfigurationError("ask_every must be a timedelta longer than zero")
         self._service = service
         self._login_of = login_of
         self._name = name
-        self._ask_every = ask_every.total_seconds()
+        self._ask_every = checked(ask_every)
 
         # DBOS derives the version of an application from the text of its workflows: leave this one as it is.
         @DBOS.workflow(name=f"{name}.start")
@@ -194,25 +172,10 @@ class Resets:
 
     async def _begin(self, user_ref: str, ref: str) -> _Outcome:
         async def started() -> Flow:
-            login = await self._login(validation.name(user_ref, "user_ref"))
+            login = await find_login(self._login_of, user_ref)
             return await self._service.start(login, ref=ref, patience=PATIENCE)
 
         return await self._outcome(started())
-
-    async def _login(self, user_ref: str) -> Secret:
-        async def look_up() -> Secret | ResetFlowError:
-            try:
-                return Secret(await self._login_of(user_ref))
-            except ResetFlowError as error:
-                return error
-
-        found, failure = await attempt(look_up, Deadlines().within(LOOK_UP))
-        if isinstance(found, ResetFlowError):
-            raise found
-        if found is None:
-            logger.warning("the login of a person can't be looked up, and will be later: %s", failure)
-            raise _LoginUnavailable
-        return found
 
     async def _ask(self, flow_id: str) -> _Outcome:
         return await self._outcome(self._service.get(flow_id))
@@ -233,20 +196,14 @@ class Resets:
         try:
             flow = await call
         except ResetFlowError as error:
-            if not error.retryable and not isinstance(error, OPERATORS):
+            if is_final(error):
                 return {"refused": error.code}
             logger.warning("a reset is tried again later: %s", error.code)
             return {"later": error.retry_after.total_seconds() if error.retry_after else 0.0}
         except Exception as error:  # noqa: BLE001 - of a store or transport of somebody else's
             logger.warning("a reset is tried again later: %s", type(error).__name__)
             return {"later": 0.0}
-        return {"status": status_of(flow), "wait": self._wait(flow)}
-
-    def _wait(self, flow: Flow) -> float:
-        """Return for how many seconds to wait for news: until a second after the end that time brings, at most."""
-        ends_at = max(flow.expires_at, flow.busy_until or flow.expires_at)
-        left = (ends_at - datetime.now(UTC)).total_seconds()
-        return min(self._ask_every, max(left, 0.0) + 1)
+        return {"status": status_of(flow), "wait": pause(flow, self._ask_every)}
 
 
 async def _until_done(name: str, step: Callable[[], Coroutine[None, None, _Outcome]]) -> _Outcome:
@@ -257,8 +214,7 @@ async def _until_done(name: str, step: Callable[[], Coroutine[None, None, _Outco
             raise ResetRefused(outcome["refused"])
         if "status" in outcome:
             break
-        pause = min(FIRST_PAUSE * 2.0 ** min(number, 10), LONGEST_PAUSE)
-        await DBOS.sleep_async(max(outcome["later"], pause))
+        await DBOS.sleep_async(max(outcome["later"], min(FIRST_PAUSE * 2.0 ** min(number, 10), LONGEST_PAUSE)))
     return outcome
 
 

@@ -10,29 +10,23 @@ A parked `ended` replays its journal after an upgrade: the order, names and resu
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, TypeAlias, TypedDict
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
 
-from reset_flow.deadlines import Deadlines
-from reset_flow.domain import validation
 from reset_flow.domain.errors import (
-    AppKeyRejected,
     ConfigurationError,
     FlowEnded,
     FlowNotFound,
     KeyReused,
-    KeyringError,
-    RecordUnreadable,
     ResetFlowError,
     UnknownUser,
 )
 from reset_flow.domain.secret import Secret
-from reset_flow.domain.times import NO_TIME
-from reset_flow.engine.background_tasks import attempt
+from reset_flow.integrations.calls import ASK_EVERY, NAME, PATIENCE, checked, find_login, is_final, pause
 from reset_flow.integrations.status import ResetStatus, status_of
 
 try:
@@ -42,24 +36,16 @@ except ImportError:
     raise ConfigurationError("objects of Restate need more: pip install 'reset-flow[restate]'") from None
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
     from reset_flow.domain.flow import Event, Flow
+    from reset_flow.integrations.calls import LoginOf
     from reset_flow.service import ResetService
-
-LoginOf: TypeAlias = "Callable[[str], Awaitable[str]]"
 
 __all__ = ["ResetObject", "RestateListener", "reset_object"]
 
 logger = logging.getLogger("reset_flow")
 
-NAME = "PasswordReset"
-ASK_EVERY = timedelta(minutes=5)
-
-LOOK_UP = 10.0
-"""Seconds that the look-up of a login may take."""
-PATIENCE = timedelta(seconds=30)
-"""How long to wait for another call of the flow."""
 TELLING = aiohttp.ClientTimeout(total=5)
 
 ENOUGH = timedelta(seconds=1)
@@ -76,14 +62,7 @@ PARKED = timedelta(seconds=1)
 WAITERS = 100
 """Waits of one reset that are told of its end. Others ask."""
 
-OPERATORS = (AppKeyRejected, ConfigurationError, KeyringError, RecordUnreadable)
-"""Tried again as well: somebody will mend the worker's settings, and people's resets must outlast that."""
 STATUSES = {FlowNotFound.code: 404, UnknownUser.code: 404, KeyReused.code: 409}
-
-
-class _LoginUnavailable(ResetFlowError):
-    code = "login_unavailable"
-    retryable = True
 
 
 class _Look(TypedDict):
@@ -134,11 +113,9 @@ class ResetObject(restate.VirtualObject):
 
     def __init__(self, service: ResetService, login_of: LoginOf, *, name: str, ask_every: timedelta) -> None:
         super().__init__(name, invocation_retry_policy=RETRIES)
-        if ask_every <= NO_TIME:
-            raise ConfigurationError("ask_every must be a timedelta longer than zero")
         self._service = service
         self._login_of = login_of
-        self._ask_every = ask_every.total_seconds()
+        self._ask_every = checked(ask_every)
         self.start = self.handler("start")(self._start)
         self.status = self.handler("status", kind="shared")(self._status)
         self.cancel = self.handler("cancel")(self._cancel)
@@ -198,7 +175,7 @@ class ResetObject(restate.VirtualObject):
 
     async def _begin(self, ref: str, user_ref: str) -> _Look:
         async def started() -> Flow:
-            login = await self._login(validation.name(user_ref, "user_ref"))
+            login = await find_login(self._login_of, user_ref)
             return await self._service.start(login, ref=ref, patience=PATIENCE)
 
         return await self._outcome(started())
@@ -224,21 +201,6 @@ class ResetObject(restate.VirtualObject):
             flow_id = found[0].id
         return await self._service.get(flow_id)
 
-    async def _login(self, user_ref: str) -> Secret:
-        async def look_up() -> Secret | ResetFlowError:
-            try:
-                return Secret(await self._login_of(user_ref))
-            except ResetFlowError as error:
-                return error
-
-        found, failure = await attempt(look_up, Deadlines().within(LOOK_UP))
-        if isinstance(found, ResetFlowError):
-            raise found
-        if found is None:
-            logger.warning("the login of a person can't be looked up, and will be later: %s", failure)
-            raise _LoginUnavailable
-        return found
-
     async def _outcome(self, call: Awaitable[Flow]) -> _Look:
         """Return or raise what the call comes to. Restate keeps texts and tracebacks: it gets none but ours."""
         refusal: Exception
@@ -249,18 +211,12 @@ class ResetObject(restate.VirtualObject):
         except Exception as error:  # noqa: BLE001 - of a store or transport of somebody else's
             refusal = RetryableError(f"the reset is tried again later: {type(error).__name__}", 503)
         else:
-            return {"status": status_of(flow), "wait": self._wait(flow)}
+            return {"status": status_of(flow), "wait": pause(flow, self._ask_every)}
         raise refusal  # here, where it has no context
-
-    def _wait(self, flow: Flow) -> float:
-        """Return how long to wait for news: until a second after the end that time brings, at most."""
-        ends_at = max(flow.expires_at, flow.busy_until or flow.expires_at)
-        left = (ends_at - datetime.now(UTC)).total_seconds()
-        return min(self._ask_every, left + 1) if left > 0 else self._ask_every
 
 
 def _refusal(error: ResetFlowError) -> Exception:
-    if not error.retryable and not isinstance(error, OPERATORS):
+    if is_final(error):
         status = STATUSES.get(error.code, 400)
         return restate.TerminalError(f"the reset is refused: {error.code}", status, metadata={"code": error.code})
     after = error.retry_after if error.retry_after and error.retry_after > ENOUGH else None

@@ -12,7 +12,7 @@ import pytest
 from dbos import DBOS
 
 from reset_flow import Failure, InvalidInput, Policy, State, StoreUnavailable
-from reset_flow.integrations import dbos
+from reset_flow.integrations import calls, dbos
 from reset_flow.integrations.dbos import ResetRefused, Resets
 from reset_flow.testing import LeakScanner
 from tests.integrations.orchestrator import FOR_EVER, PASSWORD, Office, kept, login_of, parked, steps
@@ -174,7 +174,7 @@ async def test_a_look_up_that_fails_or_hangs_is_tried_again_and_shows_nothing(
     office: Office, engine_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     office.add("anna")
-    monkeypatch.setattr(dbos, "LOOK_UP", 0.05)
+    monkeypatch.setattr(calls, "LOOK_UP", 0.05)
     monkeypatch.setattr(dbos, "FIRST_PAUSE", 0.01)
     tries = []
 

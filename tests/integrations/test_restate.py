@@ -18,7 +18,7 @@ from reset_flow import (
     StoreUnavailable,
     UnknownUser,
 )
-from reset_flow.integrations import restate as integration
+from reset_flow.integrations import calls, restate as integration
 from reset_flow.integrations.restate import RestateListener
 from reset_flow.sandbox import Sandbox
 from reset_flow.testing import LeakScanner
@@ -240,7 +240,7 @@ async def test_an_end_that_restate_does_not_take_is_told_again(house: House, cap
 async def test_a_login_that_can_not_be_looked_up_is_looked_up_again_and_shows_nowhere(
     make_house: MakeHouse, restate_server: RestateServer, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    monkeypatch.setattr(integration, "LOOK_UP", 0.2)
+    monkeypatch.setattr(calls, "LOOK_UP", 0.2)
     asked = 0
 
     async def unreliable(user_ref: str) -> str:
