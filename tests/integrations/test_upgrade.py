@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from reset_flow import Keyring, ResetService, SQLiteStore, State
 from reset_flow.integrations.dbos import DBOSListener, Resets
 from reset_flow.testing import FrozenClock
 from reset_flow.testing.transport import ScriptedTransport
-from tests.integrations.orchestrator import FOR_EVER, PASSWORD, Onboarding, open_dbos, parked as is_parked
+from tests.integrations.orchestrator import PASSWORD, Onboarding, open_dbos, parked as is_parked
 from tests.integrations.upgrade import parked
 
 if TYPE_CHECKING:
@@ -41,12 +42,12 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     DBOS.destroy(destroy_registry=True)
 
 
-def service_of_today(folder: Path, transport: ScriptedTransport, listener: Listener | None = None) -> ResetService:
+def service_of_today(folder: Path, transport: ScriptedTransport, **listeners: Listener) -> ResetService:
     return ResetService(
         transport,
         SQLiteStore(folder / "flows.db"),
         Keyring.from_file(folder / "keys"),
-        listeners={"dbos": listener},
+        listeners=listeners,
         clock=FrozenClock(parked.BEGAN),
         sweep=False,
     )
@@ -64,14 +65,13 @@ async def finish(service: ResetService, flow_id: str) -> None:
 @pytest.mark.parametrize("name", ["requested", "question_answered", "token_issued"])
 async def test_a_flow_that_waited_is_joined_by_its_ref_and_ends_with_the_new_password(folder: Path, name: str) -> None:
     transport = ScriptedTransport("broker")
-    listener = DBOSListener(f"sqlite:///{folder}/dbos.db")
 
     async def login_of(user_ref: str) -> str:
         return f"login of {user_ref}"
 
-    async with service_of_today(folder, transport, listener) as service:
+    async with service_of_today(folder, transport) as service:
         assert (await service.get(IDS[name])).state == name
-        onboarding = Onboarding(Resets(service, login_of, ask_every=FOR_EVER))
+        onboarding = Onboarding(Resets(service, login_of, ask_every=timedelta(seconds=0.05)))
         open_dbos(f"sqlite:///{folder}/dbos.db", version="2")
         waiting = await onboarding.start(name, f"onboarding of {name}")
         await is_parked(waiting)
@@ -82,7 +82,6 @@ async def test_a_flow_that_waited_is_joined_by_its_ref_and_ends_with_the_new_pas
     (update,) = transport.calls_of("update")
     assert update.token
     assert update.token.reveal() == ("nobodys-token-4711" if name == "token_issued" else "b5f1c2d0-scripted")
-    listener.close()
 
 
 async def test_an_end_that_a_listener_was_owed_is_told(folder: Path) -> None:
@@ -91,7 +90,7 @@ async def test_an_end_that_a_listener_was_owed_is_told(folder: Path) -> None:
     async def listen(event: Event) -> None:
         told.append(event.flow.ref)
 
-    async with service_of_today(folder, ScriptedTransport("broker"), listen) as service:
+    async with service_of_today(folder, ScriptedTransport("broker"), crm=listen) as service:
         assert (await service.sweep()).delivered == 1
     assert told == ["onboarding of ended"]
 
@@ -111,7 +110,7 @@ async def test_a_workflow_written_by_hand_goes_on(folder: Path) -> None:
 async def test_a_workflow_that_waited_in_an_earlier_release_goes_on(folder: Path) -> None:
     transport = ScriptedTransport("broker")
     listener = DBOSListener(f"sqlite:///{folder}/dbos.db")
-    async with listener, service_of_today(folder, transport, listener) as service:
+    async with listener, service_of_today(folder, transport, dbos=listener) as service:
         await parked.launch_waiting(service, folder / "dbos.db", begin=False)
         (flow,) = await service.find(ref=parked.REF)
         assert flow.state is State.REQUESTED

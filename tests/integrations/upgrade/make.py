@@ -37,10 +37,8 @@ async def deaf(event: Event) -> None:
     raise ConnectionError(event.id)
 
 
-async def make(folder: Path) -> None:
-    transport = ScriptedTransport("broker")
-    listeners: dict[str, Listener | None] = {"dbos": deaf}
-    service = ResetService(
+def open_service(folder: Path, transport: ScriptedTransport, **listeners: Listener) -> ResetService:
+    return ResetService(
         transport,
         SQLiteStore(folder / "flows.db"),
         Keyring.load_or_create(folder / "keys"),
@@ -48,24 +46,32 @@ async def make(folder: Path) -> None:
         clock=FrozenClock(parked.BEGAN),
         sweep=False,
     )
-    async with service:
-        made: dict[str, Flow] = {"requested": await service.start("login of requested", ref="onboarding of requested")}
-        for name in ("question_answered", "token_issued", "ended"):
-            transport.script(challenge=[Accepted(value=Secret(""))], exchange=[Accepted(value=Secret(TOKEN))])
-            made[name] = await service.start(f"login of {name}", ref=f"onboarding of {name}")
-            if name != "question_answered":
-                made[name] = await service.verify(made[name].id, CODE)
-            if name == "ended":
-                made[name] = await service.set_password(made[name].id, PASSWORD)
+
+
+async def begin(service: ResetService, transport: ScriptedTransport, name: str) -> Flow:
+    """Begin a reset of somebody who is asked no question."""
+    transport.script(challenge=[Accepted(value=Secret(""))], exchange=[Accepted(value=Secret(TOKEN))])
+    return await service.start(f"login of {name}", ref=f"onboarding of {name}")
+
+
+async def make(folder: Path) -> None:
+    transport = ScriptedTransport("broker")
+    async with open_service(folder, transport, crm=deaf) as service:
+        ended = await begin(service, transport, "ended")
+        await service.verify(ended.id, CODE)
+        ended = await service.set_password(ended.id, PASSWORD)
+    async with open_service(folder, transport) as service:
+        answered = await begin(service, transport, "question_answered")
+        issued = await begin(service, transport, "token_issued")
+        issued = await service.verify(issued.id, CODE)
+        requested = await service.start("login of requested", ref="onboarding of requested")
         transport.script(challenge=[Accepted(value=Secret(""))])
         await parked.launch(service, folder / "dbos.db", begin=True)
         while len(await DBOS.list_workflow_steps_async(parked.WORKFLOW)) < STEPS:
             pass
-        assert {name: str(flow.state) for name, flow in made.items()} == {
-            **{name: name for name in made},
-            "ended": "password_set",
-        }
-    keep(folder, {name: flow.id for name, flow in made.items()}, HERE)
+    made = {str(flow.state): flow.id for flow in (requested, answered, issued, ended)}
+    assert list(made) == ["requested", "question_answered", "token_issued", "password_set"]
+    keep(folder, made, HERE)
     os._exit(0)  # DBOS, too, is left as by a SIGKILL
 
 
