@@ -12,7 +12,9 @@ import aiohttp
 import reset_flow
 
 if TYPE_CHECKING:
-    from reset_flow import Policy
+    from collections.abc import Mapping
+
+    from reset_flow import Listener, Policy
 
 __all__ = ["ANSWER", "APP_KEY", "CODE", "COMMANDS", "PASSWORD", "Floor", "Library", "Subject", "service"]
 
@@ -111,6 +113,7 @@ def service(
     keys: str | None = None,
     policy: Policy | None = None,
     sweep: bool = True,
+    listeners: Mapping[str, Listener] | None = None,
 ) -> reset_flow.ResetService:
     """
     Return a service over this broker and this store.
@@ -128,4 +131,5 @@ def service(
             reset_flow.Keyring.load_or_create(keys) if keys else _own_keys(),
             policy=policy,
             sweep=sweep,
+            listeners=listeners,
         )

@@ -145,6 +145,15 @@ def test_a_flow_leaves_at_most_700_bytes_in_a_file_of_sqlite(tmp_path: Path) -> 
     assert (tmp_path / "flows.db").stat().st_size <= 700 * flows
 
 
+@pytest.mark.usefixtures("restate_server")
+def test_waits_in_restate_are_measured(tmp_path: Path) -> None:
+    printed, kept = measure("benchmarks.waiting", tmp_path, stores="memory,sqlite", parked=5, ends=3)
+    assert printed.count("| 5 |") == 2
+    for each in kept["figures"]["memory"].values():
+        assert each["parked"] > each["before"] > 0
+    assert all(0 < each["p50_ms"] <= each["p99_ms"] for each in kept["figures"]["times"].values())
+
+
 @pytest.mark.parametrize("module", ["benchmarks", "benchmarks.scale"])
 def test_a_store_that_does_not_exist_is_refused(module: str, tmp_path: Path) -> None:
     done = subprocess.run(

@@ -101,6 +101,7 @@ async def orchestrate(config: dict[str, Any]) -> None:
 
         serving = hypercorn.config.Config()
         serving.bind, serving.loglevel = [f"127.0.0.1:{config['port']}"], "ERROR"
+        serving.h2_max_concurrent_streams = 1000
         app: Any = restate.app([*objects, onboarding])
         await hypercorn.asyncio.serve(app, serving)
 

@@ -132,6 +132,7 @@ async def serving(server: RestateServer, *services: restate.Service | restate.Vi
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
     config.bind, config.loglevel = [f"fd://{listening.detach()}"], "ERROR"
+    config.h2_max_concurrent_streams = 1000
     app: Any = restate.app(services)
     served = asyncio.create_task(hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait))
     try:
