@@ -6,8 +6,8 @@ Real servers on loopback, each started for one test run and gone with it, howeve
 - `RESET_FLOW_TEST_INSTALL=0`: install no missing server (with `apt-get`, as root).
 - `RESET_FLOW_TEST_REQUIRE_SERVERS=1`: fail where a test would be skipped for want of a server.
 
-A test that needs one of them carries the mark `server`: `-m "not server"` runs the rest. One that needs Restate also
-carries the mark `engine`, as do others that take long: `make engines` installs Restate and runs those.
+A test that needs one of them carries the mark `server`: `-m "not server"` runs the rest. One that needs Restate, or
+DBOS on PostgreSQL, also carries the mark `engine`, as do others that take long: `make engines` runs those.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 SERVER_FIXTURES = {"postgres_server", "redis_server", "restate_server"}
 SERVER_PARAMETERS = {"postgres", "redis"}
+ENGINE_FIXTURES = {"restate_server", "engine_url"}
+"""A test with one of them that needs a server is one for `make engines`: DBOS on SQLite is not."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -40,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and needs_server(item):
             item.add_marker(pytest.mark.server)
-            if "restate_server" in item.fixturenames:
+            if not ENGINE_FIXTURES.isdisjoint(item.fixturenames):
                 item.add_marker(pytest.mark.engine)
 
 
