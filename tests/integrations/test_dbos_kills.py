@@ -105,9 +105,9 @@ async def test_each_of_two_hundred_onboardings_ends_once_and_right_whoever_is_ki
         await onboarding.restart()
         await sandbox.wait_for_calls("update", 110, acted=True)
         await asyncio.to_thread(postgres_server.kill)
-        await onboarding.restart()
-        await typing.restart()
-        await asyncio.to_thread(postgres_server.start)
+        await asyncio.gather(onboarding.kill(), typing.kill())
+        await asyncio.to_thread(postgres_server.start)  # without its database, DBOS does not launch
+        await asyncio.gather(onboarding.start(), typing.start())
         wanted = {user_ref: ENDS[ends] for user_ref, ends in people.items()}
         assert await typing.said() == wanted
         assert await onboarding.said() == wanted
