@@ -38,12 +38,14 @@ if TYPE_CHECKING:
     from reset_flow import Outcome
     from reset_flow.ports import Case
 
-AT_ONCE = 8
-WARM_UP = 20
+AT_ONCE = 100
+"""Workflows that are on their way to where they wait: their threads and garbage leave the memory in pieces."""
+WARM_UP = 100
 LONG = 86_400.0
 MIB = 2**20
 MOST = 20.0
 """MiB that 10,000 waits for resets may take beside 10,000 bare ones."""
+THREADS = 16
 WAITING = "SELECT count(*) FROM dbos.operation_outputs WHERE function_name = 'DBOS.sleep'"
 STEPS = 5
 """Of a workflow, once it waits for a reset."""
@@ -96,36 +98,32 @@ class Worker:
                 "system_database_url": self._job["engine"],
                 "application_version": "1",
                 "log_level": "CRITICAL",
+                "max_executor_threads": THREADS,
             }
         )
         DBOS.launch()
 
     async def park(self, refs: list[str]) -> None:
         """Start a workflow for each."""
-        at_once = asyncio.Semaphore(AT_ONCE)
-
-        async def start(ref: str) -> None:
-            async with at_once:
-                with SetWorkflowID(ref):
-                    await DBOS.start_workflow_async(self._workflow, ref)
-
-        await asyncio.gather(*map(start, refs))
+        for ref in refs:
+            with SetWorkflowID(ref):
+                await DBOS.start_workflow_async(self._workflow, ref)
 
     async def memory(self, count: int) -> dict[str, float]:
         """Return the memory that parked workflows take, in MiB."""
         await self.park([f"warm-up {number}" for number in range(WARM_UP)])
         await self._parked(WARM_UP)
         before = resident()
-        await self.park([f"parked {number}" for number in range(count)])
-        await self._parked(WARM_UP + count)
+        for first in range(0, count, AT_ONCE):
+            await self.park([f"parked {number}" for number in range(first, min(count, first + AT_ONCE))])
+            await self._parked(WARM_UP + min(count, first + AT_ONCE))
         return {"mib": resident() - before}
 
     async def _parked(self, count: int) -> None:
         connection = await asyncpg.connect(self._job["engine"])
         while await connection.fetchval(WAITING) < count:  # noqa: ASYNC110 - another process's, nothing to wait for
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.1)
         await connection.close()
-        await asyncio.sleep(2)  # until all threads are idle
 
     async def ends(self, count: int) -> dict[str, float]:
         """Return how long after the end of a flow the wait for it ends, in ms."""
