@@ -30,7 +30,7 @@ from reset_flow.integrations.calls import ASK_EVERY, NAME, PATIENCE, checked, fi
 from reset_flow.integrations.status import ResetStatus, status_of
 
 try:
-    from dbos import DBOS, DBOSClient, SetWorkflowID, error as errors
+    from dbos import DBOS, DBOSClient, SetWorkflowID, SetWorkflowTimeout, error as errors
 except ImportError:
     raise ConfigurationError("workflows of DBOS need more: pip install 'reset-flow[dbos]'") from None
 
@@ -131,9 +131,15 @@ class Resets:
         """
         if DBOS.workflow_id is None:
             raise InvalidInput("a reset is started in a workflow of DBOS")
-        with SetWorkflowID(_workflow_id(self._name, ref)):
+        # Others may wait for the same: it has no deadline of this workflow's, and goes on if it was cancelled with one.
+        with SetWorkflowID(_workflow_id(self._name, ref)), SetWorkflowTimeout(None):
             starting = await DBOS.start_workflow_async(self._start, user_ref, ref)
-        started_for, status = await starting.get_result()
+        while True:
+            try:
+                started_for, status = await starting.get_result()
+                break
+            except errors.DBOSAwaitedWorkflowCancelledError:
+                await DBOS.resume_workflow_async(starting.workflow_id)
         if started_for != user_ref:
             raise ResetRefused(KeyReused.code)
         return status

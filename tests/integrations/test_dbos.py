@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from dbos import DBOS
+from dbos import DBOS, SetWorkflowTimeout
 
 from reset_flow import Failure, InvalidInput, Policy, State, StoreUnavailable
 from reset_flow.integrations import calls, dbos
@@ -251,6 +251,37 @@ async def test_a_reset_may_be_started_first_and_waited_for_later(office: Office)
 
     office.open(resets)
     assert await soon((await DBOS.start_workflow_async(onboard)).get_result())
+    assert office.mails("anna") == 1
+
+
+@pytest.mark.parametrize("ended_by", ["timeout", "cancel"])
+async def test_a_workflow_that_is_ended_while_it_starts_a_reset_leaves_the_ref_to_others(
+    office: Office, ended_by: str
+) -> None:
+    office.add("anna")
+    service = await office.service(listener=office.listener())
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def look_up(user_ref: str) -> str:
+        asked.set()
+        await answer.wait()
+        return login_of(user_ref)
+
+    onboarding = office.open(Resets(service, look_up, ask_every=FOR_EVER))
+    with SetWorkflowTimeout(1 if ended_by == "timeout" else None):
+        given_up = await onboarding.start("anna", "ticket-1", "first")
+    await soon(asked.wait())
+    if ended_by == "cancel":
+        await DBOS.cancel_workflow_async(given_up.workflow_id, cancel_children=True)
+    async with asyncio.timeout(SOON):
+        while (await given_up.get_status()).status != "CANCELLED":
+            pass
+    answer.set()
+    waiting = await onboarding.start("anna", "ticket-1", "second")
+    await soon(parked(waiting))
+    (flow,) = await service.find(ref="ticket-1")
+    await office.finish(service, "anna", flow)
+    assert (await soon(waiting.get_result()))["state"] == State.PASSWORD_SET
     assert office.mails("anna") == 1
 
 
