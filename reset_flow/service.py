@@ -183,7 +183,7 @@ class ResetService:
             repository=self._repository,
             broker=self._broker,
             alarm=self._alarm,
-            notifications=Notifications(named, self._repository, self._tasks, safe, moment),
+            notifications=Notifications(named, self._repository, self._tasks, safe, moment, retention=policy.retention),
             tasks=self._tasks,
             tracer=safe,
         )

@@ -58,6 +58,8 @@ class Notifications:
         tasks: BackgroundTasks,
         tracer: SafeTracer,
         moment: Callable[[], Moment],
+        *,
+        retention: timedelta,
     ) -> None:
         self._listeners = {name: each for name, each in listeners.items() if each is not None}
         self.names = tuple(sorted(listeners))
@@ -69,6 +71,7 @@ class Notifications:
         self._tasks = tasks
         self._tracer = tracer
         self._moment = moment
+        self._retention = retention
 
     def publish(self, decision: Decision, saved: FlowData, *, alarm: bool = False) -> None:
         """Publish the transitions of a decision that is saved. Listeners are told in the background."""
@@ -161,10 +164,14 @@ class Notifications:
         if flow.ended_at is None or not (later or told & set(flow.undelivered)):
             return flow
         moment = self._moment()
-        noted = decide(flow, Delivered(told), moment)
         part = random.uniform(0.25, 0.5)  # noqa: S311 - jitter
-        wait = min((moment.at - flow.ended_at) * part, LONGEST_RETRY)
-        record = self._repository.record(noted.flow, noted.write_id, not_before=moment.at + wait if later else None)
+        again_at = moment.at + min((moment.at - flow.ended_at) * part, LONGEST_RETRY)
+        # By a clock that ran ahead, it would be purged before it is told.
+        not_before = again_at if later and again_at < flow.ended_at + self._retention else None
+        if not_before is None and not told:
+            return flow
+        noted = decide(flow, Delivered(told), moment)
+        record = self._repository.record(noted.flow, noted.write_id, not_before=not_before)
         # An end that is not noted is told again, for which listeners are prepared.
         with suppress(StaleRecord, StoreUnavailable):
             await self._repository.save(record)

@@ -384,6 +384,23 @@ async def test_an_end_that_is_refused_is_told_again_later_and_later_and_not_give
     assert len({event.id for event in listener.events}) == 1
 
 
+@BOTH_STORES
+async def test_a_clock_that_ran_ahead_for_a_while_puts_no_end_off_beyond_its_retention(
+    house: House, clock: FrozenClock
+) -> None:
+    listener = Listener(raises)
+    worker = house.worker(listeners={"crm": listener})
+    flow = await worker.service.start("robert.zak")
+    await worker.service.cancel(flow.id)
+    await worker.idle()
+    clock.advance(timedelta(days=365))
+    assert (await worker.service.sweep()).held_back
+    clock.advance(-timedelta(days=365) + timedelta(hours=1))
+    assert len(listener.events) == 2
+    listener.does = None
+    assert (await worker.service.sweep()).delivered == 1
+
+
 async def test_what_one_listener_refuses_is_put_off_for_no_other_process(house: House) -> None:
     bad, crm = Listener(raises), Listener()
     worker = house.worker(listeners={"bad": bad, "crm": None})
