@@ -307,7 +307,7 @@ def verify(
     pairs = [(mine, yours) for mine in _signatures(keys, event_id, sent_at, body) for yours in given.split(" ")]
     if not any(hmac.compare_digest(mine.encode(), yours.encode()) for mine, yours in pairs):
         raise WebhookRejected("nobody who has the secret has signed this")
-    with suppress(msgspec.MsgspecError, UnicodeError):
+    with suppress(msgspec.MsgspecError, UnicodeError, OverflowError, RecursionError):
         payload = msgspec.json.decode(body, type=_Payload)
         data = payload.data
         if data.event_id == event_id:
