@@ -8,7 +8,7 @@ from pathlib import Path
 
 import attrs
 
-from reset_flow import Flow, FlowNotFound, ResetFlowError, ResetService, from_env
+from reset_flow import Flow, FlowNotFound, ResetFlowError, ResetService, UnknownUser, from_env
 from reset_flow.integrations.status import ResetStatus, status_of
 from reset_flow.web import Links
 
@@ -19,8 +19,10 @@ MENDED = {"app_key_rejected", "configuration", "keyring"}  # by an operator, soo
 
 
 async def login_of(user_ref: str) -> str:
-    """Return the login. Yours: from a directory, for example."""
-    return PEOPLE[user_ref]
+    """Return the login. Yours: from a directory, for example. Any error but `UnknownUser` is tried again."""
+    if user_ref in PEOPLE:
+        return PEOPLE[user_ref]
+    raise UnknownUser
 
 
 async def invite(user_ref: str, link: str) -> None:

@@ -8,17 +8,16 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from reset_flow import from_env
+import pytest
+
+from reset_flow import UnknownUser, from_env
 from reset_flow.integrations.dbos import DBOSListener
 from reset_flow.sandbox import Sandbox
 from reset_flow.testing import LeakScanner
 from reset_flow.web import Links
 from tests.integrations.orchestrator import kept
-
-if TYPE_CHECKING:
-    import pytest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "dbos.md").read_text()
 LOGIN, ANSWER, PASSWORD = "robert.zak", "Peterson", "violet tractor sings at 5 am"
@@ -41,6 +40,14 @@ def snippet() -> str:
 
 def test_the_worker_is_about_forty_lines() -> None:
     assert len([line for line in snippet().splitlines() if line.strip()]) <= 40
+
+
+async def test_the_worker_says_who_is_nobody() -> None:
+    worker: dict[str, Any] = {}
+    exec(snippet(), worker)  # noqa: S102 - our own page
+    assert await worker["login_of"]("customer 7") == LOGIN
+    with pytest.raises(UnknownUser):
+        await worker["login_of"]("customer 8")
 
 
 async def test_the_worker_is_killed_while_the_person_acts_and_no_link_passes_through_dbos(

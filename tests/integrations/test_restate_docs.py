@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import pytest
 
 from benchmarks.servers import free_port
-from reset_flow import Flow, ResetService, from_env
+from reset_flow import Flow, ResetService, UnknownUser, from_env
 from reset_flow.sandbox import Sandbox
 from reset_flow.testing import LeakScanner
 from reset_flow.web import Links
 
 if TYPE_CHECKING:
-    import pytest
-
     from benchmarks.servers import RestateServer
 
 ROOT = Path(__file__).parents[2]
@@ -39,10 +38,14 @@ SEND = """
 """
 
 
-def worker(server: RestateServer, port: int) -> str:
+def snippet() -> str:
     found = re.search(r"<!-- worker -->\n```python\n(.*?)```", PAGE, re.DOTALL)
     assert found, "there is no worker"
-    text = found[1]
+    return found[1]
+
+
+def worker(server: RestateServer, port: int) -> str:
+    text = snippet()
     for old, new in (
         ("http://127.0.0.1:8080", server.url),
         ("127.0.0.1:9080", f"127.0.0.1:{port}"),
@@ -71,9 +74,15 @@ async def flow_of(link: str, service: ResetService) -> Flow | None:
 
 
 def test_the_worker_is_about_forty_lines() -> None:
-    found = re.search(r"<!-- worker -->\n```python\n(.*?)```", PAGE, re.DOTALL)
-    assert found
-    assert len([line for line in found[1].splitlines() if line.strip()]) <= 45
+    assert len([line for line in snippet().splitlines() if line.strip()]) <= 45
+
+
+async def test_the_worker_says_who_is_nobody() -> None:
+    worker: dict[str, Any] = {}
+    exec(snippet(), worker)  # noqa: S102 - our own page
+    assert await worker["login_of"]("customer 7") == LOGIN
+    with pytest.raises(UnknownUser):
+        await worker["login_of"]("customer 8")
 
 
 async def test_the_worker_waits_while_the_person_acts_and_no_link_passes_through_restate(

@@ -57,6 +57,7 @@ async def test_what_fails_for_good_says_so(page: Page) -> None:
     await resets.start_reset("employee-17", "job-1")
     for call, code in (
         (resets.start_reset("employee-18", "job-1"), "key_reused"),
+        (resets.start_reset("employee-19", "job-2"), "unknown_user"),
         (resets.reset_status("job-2"), "flow_not_found"),
     ):
         with pytest.raises(resets.ResetFailed) as failed:
