@@ -159,7 +159,8 @@ class Notifications:
 
         Args:
             later: Whether it is put off for the others: no end that is refused again and again may keep those behind it
-                from being told. It waits for a part of the time that has passed since the end.
+                from being told. It waits for a part of the time that has passed since the end. If other processes have
+                some of the others, it is not put off.
         """
         if flow.ended_at is None or not (later or told & set(flow.undelivered)):
             return flow
@@ -167,7 +168,8 @@ class Notifications:
         part = random.uniform(0.25, 0.5)  # noqa: S311 - jitter
         again_at = moment.at + min((moment.at - flow.ended_at) * part, LONGEST_RETRY)
         # By a clock that ran ahead, it would be purged before it is told.
-        not_before = again_at if later and again_at < flow.ended_at + self._retention else None
+        is_ours = self._listeners.keys() >= set(flow.undelivered)
+        not_before = again_at if later and is_ours and again_at < flow.ended_at + self._retention else None
         if not_before is None and not told:
             return flow
         noted = decide(flow, Delivered(told), moment)

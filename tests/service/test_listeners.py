@@ -407,6 +407,7 @@ async def test_what_one_listener_refuses_is_put_off_for_no_other_process(house: 
     flow = await worker.service.start("robert.zak")
     await worker.service.cancel(flow.id)
     await worker.idle()
+    house.clock.advance(timedelta(hours=2))
     assert (await worker.service.sweep()).delivered == 0
     assert len(bad.events) == 2
     assert (await house.worker(listeners={"bad": None, "crm": crm}).service.sweep()).delivered == 1
