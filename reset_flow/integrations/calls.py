@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from reset_flow.deadlines import Deadlines
 from reset_flow.domain import validation
@@ -78,9 +78,9 @@ def is_final(error: ResetFlowError) -> bool:
     return not error.retryable and not isinstance(error, OPERATORS)
 
 
-def checked(ask_every: timedelta) -> float:
+def checked(ask_every: Any) -> float:
     """Return how often to ask, in seconds; raise ConfigurationError if it can't be that."""
-    if ask_every <= NO_TIME:
+    if not isinstance(ask_every, timedelta) or ask_every <= NO_TIME:
         raise ConfigurationError("ask_every must be a timedelta longer than zero")
     return ask_every.total_seconds()
 

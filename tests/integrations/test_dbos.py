@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from dbos import DBOS, SetWorkflowTimeout
 
-from reset_flow import Failure, InvalidInput, Policy, State, StoreUnavailable
+from reset_flow import ConfigurationError, Failure, InvalidInput, Policy, State, StoreUnavailable
 from reset_flow.integrations import calls, dbos
 from reset_flow.integrations.dbos import ResetRefused, Resets
 from reset_flow.testing import LeakScanner
@@ -96,6 +96,13 @@ async def test_a_flow_that_a_page_began_is_joined_and_one_that_has_ended_is_retu
     end = await soon((await onboarding.start("anna", "ticket-1")).get_result())
     assert (end["flow_id"], end["state"]) == (begun.id, State.PASSWORD_SET)
     assert office.mails("anna") == 1
+
+
+@pytest.mark.parametrize("wrong", [timedelta(0), 300, None])
+async def test_what_says_not_how_often_to_ask_is_refused(office: Office, wrong: Any) -> None:
+    service = await office.service()
+    with pytest.raises(ConfigurationError, match="ask_every must be"):
+        Resets(service, office.look_up, ask_every=wrong)
 
 
 async def test_an_end_that_nobody_told_of_is_learned_by_asking(office: Office) -> None:
