@@ -115,7 +115,7 @@ async def test_a_reset_that_was_not_started_is_not_found(house: House, handler: 
     assert (caught.value.status, caught.value.answer["metadata"]) == (404, {"code": "flow_not_found"})
 
 
-@pytest.mark.parametrize("ref", ["../a b?c#d%2F", "Tïcket+4\N{EM DASH}'5'"])
+@pytest.mark.parametrize("ref", ["../a b?c#d%2F", "Tïcket+4\N{EM DASH}'5'", "..", " a+ ", 100 * "\N{PILE OF POO}"])
 async def test_a_ref_may_have_any_sign(house: House, ref: str) -> None:
     await house.call("start", ref, "user 1")
     (wait,) = await house.wait(ref)
