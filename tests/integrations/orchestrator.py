@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import sqlite3
+import sys
 import warnings
 from base64 import b64decode
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
+import pytest
 from dbos import DBOS, DBOSConfig, SetWorkflowID
 
 from reset_flow import EtnaTransport, Keyring, Policy, ResetService, SQLiteStore, UnknownUser
@@ -57,6 +60,12 @@ def open_dbos(url: str, *, version: str = "1") -> None:
     with warnings.catch_warnings(action="ignore"):
         DBOS(config=config)
         DBOS.launch()
+
+
+def require_sqlite() -> None:
+    """Skip the test where DBOS can't have its tables in SQLite: from Python 3.12 on, it wants `unixepoch('subsec')`."""
+    if sys.version_info >= (3, 12) and sqlite3.sqlite_version_info < (3, 42):
+        pytest.skip(f"DBOS needs SQLite 3.42 here, and there is {sqlite3.sqlite_version}")
 
 
 class Office:

@@ -15,7 +15,7 @@ from reset_flow import ConfigurationError, Failure, InvalidInput, Policy, State,
 from reset_flow.integrations import calls, dbos
 from reset_flow.integrations.dbos import ResetRefused, Resets
 from reset_flow.testing import LeakScanner
-from tests.integrations.orchestrator import FOR_EVER, PASSWORD, Office, kept, login_of, parked, steps
+from tests.integrations.orchestrator import FOR_EVER, PASSWORD, Office, kept, login_of, parked, require_sqlite, steps
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
@@ -30,6 +30,7 @@ SOON = 30.0
 @pytest.fixture(params=["sqlite", "postgres"])
 def engine_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
+        require_sqlite()
         return f"sqlite:///{tmp_path}/dbos.db"
     url: str = request.getfixturevalue("postgres_url")
     return url

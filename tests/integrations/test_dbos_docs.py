@@ -17,7 +17,7 @@ from reset_flow.integrations.dbos import DBOSListener
 from reset_flow.sandbox import Sandbox
 from reset_flow.testing import LeakScanner
 from reset_flow.web import Links
-from tests.integrations.orchestrator import kept
+from tests.integrations.orchestrator import kept, require_sqlite
 
 PAGE = (Path(__file__).parents[2] / "docs" / "dbos.md").read_text()
 LOGIN, ANSWER, PASSWORD = "robert.zak", "Peterson", "violet tractor sings at 5 am"
@@ -53,6 +53,7 @@ async def test_the_worker_says_who_is_nobody() -> None:
 async def test_the_worker_is_killed_while_the_person_acts_and_no_link_passes_through_dbos(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    require_sqlite()
     worker, printed = snippet(), '    print("To", user_ref, ":", text)\n'
     assert worker.count(printed) == 1
     source = f"import asyncio, os\n{worker.replace(printed, SEND)}\nasyncio.run(main())\n"

@@ -15,7 +15,7 @@ from dbos import DBOSClient
 
 from reset_flow.sandbox import Sandbox
 from reset_flow.testing import LeakScanner
-from tests.integrations.orchestrator import APP_KEY, PASSWORD, kept, login_of
+from tests.integrations.orchestrator import APP_KEY, PASSWORD, kept, login_of, require_sqlite
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -131,6 +131,7 @@ async def test_each_of_two_hundred_onboardings_ends_once_and_right_whoever_is_ki
 
 
 async def test_a_workflow_in_sqlite_goes_on_after_a_kill(tmp_path: Path) -> None:
+    require_sqlite()
     people = {"anna": "set"}
     async with AsyncExitStack() as closing:
         sandbox = await closing.enter_async_context(Sandbox(app_key=APP_KEY))
