@@ -16,7 +16,7 @@ from reset_flow import Keyring, ResetService, SQLiteStore, State
 from reset_flow.integrations.dbos import DBOSListener, Resets
 from reset_flow.testing import FrozenClock
 from reset_flow.testing.transport import ScriptedTransport
-from tests.integrations.orchestrator import PASSWORD, Onboarding, open_dbos, parked as is_parked
+from tests.integrations.orchestrator import PASSWORD, Onboarding, open_dbos, parked as is_parked, require_sqlite
 from tests.integrations.upgrade import parked
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ async def finish(service: ResetService, flow_id: str) -> None:
 
 @pytest.mark.parametrize("name", ["requested", "question_answered", "token_issued"])
 async def test_a_flow_that_waited_is_joined_by_its_ref_and_ends_with_the_new_password(folder: Path, name: str) -> None:
+    require_sqlite()
     transport = ScriptedTransport("broker")
 
     async def login_of(user_ref: str) -> str:
@@ -96,6 +97,7 @@ async def test_an_end_that_a_listener_was_owed_is_told(folder: Path) -> None:
 
 
 async def test_a_workflow_written_by_hand_goes_on(folder: Path) -> None:
+    require_sqlite()
     transport = ScriptedTransport("broker")
     async with service_of_today(folder, transport) as service:
         await parked.launch(service, folder / "dbos.db", begin=False)
@@ -108,6 +110,7 @@ async def test_a_workflow_written_by_hand_goes_on(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["waiting"], indirect=True)
 async def test_a_workflow_that_waited_in_an_earlier_release_goes_on(folder: Path) -> None:
+    require_sqlite()
     transport = ScriptedTransport("broker")
     listener = DBOSListener(f"sqlite:///{folder}/dbos.db")
     async with listener, service_of_today(folder, transport, dbos=listener) as service:
