@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["Row", "count_flows", "database_files", "find_words", "read_row", "search_works"]
+__all__ = ["SQLITE_VERSION", "Row", "count_flows", "database_files", "find_words", "read_row", "search_works"]
+
+SQLITE_VERSION = sqlite3.sqlite_version_info
 
 PLANTED = "marmalade-on-the-windowsill"
 """A word that no flow has."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+import sys
 import time
 from contextlib import suppress
 from importlib import import_module
@@ -36,6 +37,8 @@ T = TypeVar("T")
 USER_REF, REF = "employee-17", "onboarding-17"
 WELCOMED = "welcomed.txt"
 PAUSE = 0.05
+OLDEST_SQLITE = (3, 42) if sys.version_info >= (3, 12) else (3, 35)
+"""That DBOS 3.4 makes its tables in."""
 
 
 @attrs.frozen
@@ -257,6 +260,12 @@ class DBOSDemo(EngineDemo):
     """With DBOS, in the worker."""
 
     engine, title, kept = "dbos", "DBOS", "engine.db"
+
+    def _check_installed(self) -> None:
+        super()._check_installed()
+        if disk_inspection.SQLITE_VERSION < OLDEST_SQLITE:
+            there, needed = (".".join(map(str, version)) for version in (disk_inspection.SQLITE_VERSION, OLDEST_SQLITE))
+            raise DemoFailed(f"DBOS needs SQLite {needed} on this Python, which has {there}: try --engine restate")
 
     async def _open_engine(self) -> None:
         pass

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from reset_flow.cli import disk_inspection, restate_server
+from reset_flow.cli import disk_inspection, engine_demo, restate_server
 from reset_flow.cli.demo import DemoFailed, Staging, play
 from reset_flow.cli.engine_demo import DBOSDemo
 from tests.conftest import without
+from tests.integrations.orchestrator import require_sqlite
 
 if TYPE_CHECKING:
     from reset_flow.cli.engine_demo import EngineDemo
@@ -71,6 +72,7 @@ def tells_the_whole_story(shell: Shell, temporary: Path, engine: str, expected: 
 
 
 def test_with_dbos_it_tells_the_whole_story_and_leaves_nothing_behind(shell: Shell, temporary: Path) -> None:
+    require_sqlite()
     expected = [
         "broker", "worker 1", "page", "onboard", "answer", "kill -9", "code", "worker 2", "kill -9", "password",
         "log in", "worker 3", "onboard",
@@ -121,9 +123,17 @@ def test_without_the_extra_it_says_what_to_install(home: Path) -> None:
 
 
 def failing(show: type[EngineDemo] = DBOSDemo, **staging: Any) -> str:
+    if show is DBOSDemo:
+        require_sqlite()
     with pytest.raises(DemoFailed) as failed:
         play(staging=Staging(**staging), show=show)
     return str(failed.value)
+
+
+def test_an_sqlite_that_dbos_can_not_use_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_demo, "OLDEST_SQLITE", (99, 0))
+    with pytest.raises(DemoFailed, match=r"DBOS needs SQLite 99\.0 .*: try --engine restate$"):
+        play(show=DBOSDemo)
 
 
 def test_a_worker_that_lives_is_noticed(temporary: Path) -> None:
