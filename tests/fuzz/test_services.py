@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 DEADLINE = timedelta(seconds=0.25)
+TRIES = 10
 MIB = 2**20
 STEPS = {(edge.trigger, source, edge.target) for edge in EDGES for source in edge.sources}
 YES = b'{"Model": "a-question-or-a-token", "Errors": [], "IsSucceed": true}'
@@ -231,15 +232,19 @@ async def test_whatever_a_server_does_is_bounded_in_time_and_memory(
     patience = 3 * DEADLINE.total_seconds() + 30  # the machine may stall; what is not bounded does not end
     async with Broker() as broker:
         for name, answer in BROKEN.items():
-            broker.answer, before = answer, broker.asked(route)
-            tracemalloc.start()
-            began = time.monotonic()
-            try:
-                flow, error = await suffer(broker, route)
-                peak = tracemalloc.get_traced_memory()[1]
-            finally:
-                tracemalloc.stop()
-            assert time.monotonic() - began < patience, name
+            before, tries = broker.asked(route), 0
+            while broker.asked(route) == before:  # within the deadline, a machine that stalls connects to nobody
+                tries += 1
+                assert tries <= TRIES, f"{name}: it was not asked"
+                broker.answer = answer
+                tracemalloc.start()
+                began = time.monotonic()
+                try:
+                    flow, error = await suffer(broker, route)
+                    peak = tracemalloc.get_traced_memory()[1]
+                finally:
+                    tracemalloc.stop()
+                assert time.monotonic() - began < patience, name
             assert peak < 4 * MIB, name
             assert flow is None or flow.state is not State.PASSWORD_SET or route != "update", name
             if flow:
@@ -247,7 +252,7 @@ async def test_whatever_a_server_does_is_bounded_in_time_and_memory(
             wait = getattr(error, "retry_after", None)
             assert wait is None or timedelta(0) <= wait <= timedelta(hours=1), name
             assert "x" * 300 not in str(error), name
-            assert 1 <= broker.asked(route) - before <= (3 if route == "challenge" else 2), name
+            assert broker.asked(route) - before <= (3 if route == "challenge" else 2), name
 
 
 @pytest.mark.parametrize("route", ROUTES)
