@@ -68,7 +68,7 @@ async def _serving(*served: restate.Service | restate.VirtualObject) -> AsyncIte
         yield f"http://127.0.0.1:{port}"
     finally:
         stop.set()
-        await serving
+        await asyncio.wait([serving])  # Hypercorn 0.18 may fail over a connection that was just closing
 
 
 async def _hold(given: dict[str, Any]) -> None:

@@ -38,7 +38,8 @@ async def serve(job: Job, stack: AsyncExitStack) -> Commands:
     settings.bind, settings.loglevel = [f"fd://{listening.detach()}"], "ERROR"
     handlers: Any = restate.app([resets, onboarding])
     serving = asyncio.create_task(hypercorn.asyncio.serve(handlers, settings, shutdown_trigger=stop.wait))
-    stack.push_async_callback(lambda: serving)
+    # It may fail as it ends: Hypercorn 0.18 does so over a connection that was just closing.
+    stack.push_async_callback(asyncio.wait, [serving])
     stack.callback(stop.set)
     return {}
 

@@ -140,4 +140,5 @@ async def serving(server: RestateServer, *services: restate.Service | restate.Vi
         yield
     finally:
         stop.set()
-        await served
+        # Hypercorn 0.18 may end with a KeyError of a connection that was just closing: what it served was served.
+        await asyncio.gather(served, return_exceptions=True)
