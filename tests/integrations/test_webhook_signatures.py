@@ -152,7 +152,7 @@ def test_a_delivery_that_is_forged_changed_or_late_is_rejected(spoil: Callable[[
         b'{"type": "invoice.paid", "timestamp": "2030-01-01T11:59:58Z", "data": {"id": 7}}',
         json.dumps(PAYLOAD | {"timestamp": "2030-01-01T11:59:58"}).encode(),
         json.dumps(PAYLOAD | {"timestamp": "0001-01-01T00:00:00+10:00"}).encode(),
-        BODY.replace(b"{", b'{"more": ' + 5000 * b"[" + 5000 * b"]" + b", ", 1),
+        BODY.replace(b"{", b'{"more": ' + 100_000 * b"[" + 100_000 * b"]" + b", ", 1),
         BODY.replace(b"f.3", b"f.4"),
     ],
 )
