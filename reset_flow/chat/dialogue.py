@@ -49,6 +49,9 @@ logger = logging.getLogger("reset_flow")
 DELETION_DEADLINE = 5.0
 """Seconds."""
 
+SHOWING_DEADLINE = 60.0
+"""Seconds: messages of the conversation wait for it."""
+
 ASKING_DEADLINE = 60.0
 """Seconds for each conversation in which a process died."""
 
@@ -231,6 +234,7 @@ class ResetDialogue:
 
         Raises:
             InvalidInput: The conversation or the message has no name, or one that is too long.
+            TimeoutError: `show` took longer than a minute.
             Exception: Whatever `show` raises.
         """
         _check(inbound)
@@ -238,7 +242,8 @@ class ResetDialogue:
         async with self._queues.setdefault(inbound.conversation, asyncio.Lock()):
             turn, mark = await self._answer(inbound, say, delete)
             if show:
-                await show(turn)
+                with self._deadlines.within(SHOWING_DEADLINE):
+                    await show(turn)
             if mark:
                 with suppress(StoreError):  # then it may be told once more
                     await self._memory.unmark(mark)

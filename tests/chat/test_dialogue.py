@@ -223,6 +223,21 @@ async def test_a_question_of_one_long_word_is_deleted_as_it_may_have_been_a_secr
     assert chat.deleted[-1] == "odd"
 
 
+async def test_a_turn_whose_showing_hangs_keeps_no_later_message_waiting(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reset_flow.chat.dialogue.SHOWING_DEADLINE", 0.05)
+
+    async def hangs(_: Turn) -> None:
+        await asyncio.Event().wait()
+
+    dialogue = desk.bot().dialogue
+    with pytest.raises(TimeoutError):
+        await dialogue.handle(Inbound(conversation=CHAT, message="1", text="hello", private=True), show=hangs)
+    turn = await dialogue.handle(Inbound(conversation=CHAT, message="2", text=LOGIN, private=True))
+    assert ids(turn) == ["answer.wanted"]
+
+
 async def test_in_a_group_nothing_happens_but_the_hand_over(desk: Desk) -> None:
     chat = Chat(desk)
     await chat.says("hello", LOGIN)
