@@ -2,7 +2,7 @@
 Random conversations: whatever people say, in whatever order it comes, whoever dies in the middle.
 
 Nothing is raised, nothing that is secret is said, logged or stored, and each conversation can be finished or cancelled.
-RESET_FLOW_TEST_CONVERSATIONS says how many there are, 400 by default. 10,000 take twenty minutes on one core.
+RESET_FLOW_TEST_CONVERSATIONS says how many there are, 1,000 by default. 10,000 take twenty minutes on one core.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from reset_flow.chat import Turn
 from reset_flow.testing import LeakScanner
 from tests.chat.chats import ANSWER, CODE, LOGIN, PASSWORD, PIN, SECRETS, Chat, Desk, Provider, ids
 
-CONVERSATIONS = int(os.environ.get("RESET_FLOW_TEST_CONVERSATIONS", "400"))
+CONVERSATIONS = int(os.environ.get("RESET_FLOW_TEST_CONVERSATIONS", "1000"))
 CHUNKS = 4
 """Each is a test of its own, so that they share the cores."""
 
