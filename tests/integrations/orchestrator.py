@@ -11,13 +11,13 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
-import pytest
 from dbos import DBOS, DBOSConfig, SetWorkflowID
 
 from reset_flow import EtnaTransport, Keyring, Policy, ResetService, SQLiteStore, UnknownUser
 from reset_flow.integrations.dbos import DBOSListener, Resets
 from reset_flow.sandbox import Sandbox
 from reset_flow.testing import dump
+from tests.conftest import without
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,9 +63,12 @@ def open_dbos(url: str, *, version: str = "1") -> None:
 
 
 def require_sqlite() -> None:
-    """Skip the test where DBOS can't have its tables in SQLite: from Python 3.12 on, it wants `unixepoch('subsec')`."""
+    """
+    Skip the test, or fail it where servers are required, if DBOS can't have its tables in SQLite: from Python 3.12 on,
+    it wants `unixepoch('subsec')`.
+    """
     if sys.version_info >= (3, 12) and sqlite3.sqlite_version_info < (3, 42):
-        pytest.skip(f"DBOS needs SQLite 3.42 here, and there is {sqlite3.sqlite_version}")
+        without(f"DBOS needs SQLite 3.42 here, and there is {sqlite3.sqlite_version}")
 
 
 class Office:

@@ -140,5 +140,7 @@ async def serving(server: RestateServer, *services: restate.Service | restate.Vi
         yield
     finally:
         stop.set()
-        # Hypercorn 0.18 may end with a KeyError of a connection that was just closing: what it served was served.
-        await asyncio.gather(served, return_exceptions=True)
+        try:
+            await served
+        except* KeyError:
+            pass  # Hypercorn 0.18 may end with that of a connection that was just closing: what it served was served
