@@ -97,6 +97,8 @@ async def start(source: str) -> asyncio.subprocess.Process:
 
 def mailed(path: Path, number: int) -> list[str]:
     """Return the links that were mailed, once there are so many."""
+    give_up_at = time.monotonic() + 60
     while not path.exists() or path.read_text().count("\n") < number:
+        assert time.monotonic() < give_up_at, "no link was mailed"
         time.sleep(0.05)
     return [line.removeprefix("customer 7 ") for line in path.read_text().splitlines()]

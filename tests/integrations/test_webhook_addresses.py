@@ -136,7 +136,7 @@ async def test_a_receiver_proves_by_its_certificate_that_it_has_the_name(
 
 
 async def test_of_several_addresses_only_those_that_are_allowed_are_connected_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Receiver() as receiver, Office(tmp_path) as office:
         named(monkeypatch, "127.0.0.2", "169.254.169.254", "127.0.0.1")
@@ -144,6 +144,8 @@ async def test_of_several_addresses_only_those_that_are_allowed_are_connected_to
         service = await office.service(crm=await office.hook(url, allow_private=["127.0.0.1/32"]))
         await office.ends(service)
         await receiver.came(1)
+    refused = [record.args for record in caplog.records if "is not public" in record.getMessage()]
+    assert set(refused) == {("127.0.0.2",), ("169.254.169.254",)}
 
 
 @pytest.mark.parametrize(
