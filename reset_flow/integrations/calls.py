@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,6 +12,8 @@ from reset_flow.domain import validation
 from reset_flow.domain.errors import (
     AppKeyRejected,
     ConfigurationError,
+    FlowEnded,
+    FlowNotFound,
     KeyringError,
     RecordUnreadable,
     ResetFlowError,
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from reset_flow.domain.flow import Flow
+    from reset_flow.service import ResetService
 
 LoginOf: TypeAlias = "Callable[[str], Awaitable[str]]"
 
@@ -71,6 +75,21 @@ async def find_login(login_of: LoginOf, user_ref: str) -> Secret:
         logger.warning("the login of a person can't be looked up, and will be later: %s", failure)
         raise LoginUnavailable
     return found
+
+
+async def find_reset(service: ResetService, ref: str) -> Flow:
+    """Return the reset of a `ref`; raise FlowNotFound if there is none."""
+    found = await service.find(ref=ref)
+    if not found:
+        raise FlowNotFound(ref)
+    return found[0]
+
+
+async def give_up(service: ResetService, flow_id: str) -> Flow:
+    """Give a reset up and return it. One that has ended stays as it is."""
+    with suppress(FlowEnded):
+        return await service.cancel(flow_id, patience=PATIENCE)
+    return await service.get(flow_id)
 
 
 def is_final(error: ResetFlowError) -> bool:

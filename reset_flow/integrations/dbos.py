@@ -10,15 +10,12 @@ A parked workflow replays the steps of `reset_password` after an upgrade: their 
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, TypedDict
 
 from reset_flow.domain.errors import (
     ConfigurationError,
-    FlowEnded,
-    FlowNotFound,
     InvalidInput,
     KeyReused,
     ResetFlowError,
@@ -26,7 +23,17 @@ from reset_flow.domain.errors import (
 )
 from reset_flow.domain.secret import Secret
 from reset_flow.domain.text import canonical
-from reset_flow.integrations.calls import ASK_EVERY, NAME, PATIENCE, checked, find_login, is_final, pause
+from reset_flow.integrations.calls import (
+    ASK_EVERY,
+    NAME,
+    PATIENCE,
+    checked,
+    find_login,
+    find_reset,
+    give_up,
+    is_final,
+    pause,
+)
 from reset_flow.integrations.status import ResetStatus, status_of
 
 try:
@@ -188,12 +195,7 @@ class Resets:
 
     async def _cancel(self, ref: str) -> _Outcome:
         async def cancelled() -> Flow:
-            found = await self._service.find(ref=ref)
-            if not found:
-                raise FlowNotFound(ref)
-            with suppress(FlowEnded):
-                return await self._service.cancel(found[0].id, patience=PATIENCE)
-            return await self._service.get(found[0].id)
+            return await give_up(self._service, (await find_reset(self._service, ref)).id)
 
         return await self._outcome(cancelled())
 

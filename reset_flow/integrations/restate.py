@@ -19,14 +19,23 @@ from yarl import URL
 
 from reset_flow.domain.errors import (
     ConfigurationError,
-    FlowEnded,
     FlowNotFound,
     KeyReused,
     ResetFlowError,
     UnknownUser,
 )
 from reset_flow.domain.secret import Secret
-from reset_flow.integrations.calls import ASK_EVERY, NAME, PATIENCE, checked, find_login, is_final, pause
+from reset_flow.integrations.calls import (
+    ASK_EVERY,
+    NAME,
+    PATIENCE,
+    checked,
+    find_login,
+    find_reset,
+    give_up,
+    is_final,
+    pause,
+)
 from reset_flow.integrations.status import ResetStatus, status_of
 
 try:
@@ -185,20 +194,13 @@ class ResetObject(restate.VirtualObject):
 
     async def _end(self, ref: str, flow_id: str | None) -> _Look:
         async def cancelled() -> Flow:
-            flow = await self._found(ref, flow_id)
-            try:
-                return flow if flow.ended else await self._service.cancel(flow.id, patience=PATIENCE)
-            except FlowEnded:
-                return await self._service.get(flow.id)
+            return await give_up(self._service, (await self._found(ref, flow_id)).id)
 
         return await self._outcome(cancelled())
 
     async def _found(self, ref: str, flow_id: str | None) -> Flow:
         if flow_id is None:  # it was not started here, or it has ended
-            found = await self._service.find(ref=ref)
-            if not found:
-                raise FlowNotFound(ref)
-            flow_id = found[0].id
+            flow_id = (await find_reset(self._service, ref)).id
         return await self._service.get(flow_id)
 
     async def _outcome(self, call: Awaitable[Flow]) -> _Look:
