@@ -101,7 +101,7 @@ async def orchestrate(config: dict[str, Any]) -> None:
 
         serving = hypercorn.config.Config()
         serving.bind, serving.loglevel = [f"127.0.0.1:{config['port']}"], "ERROR"
-        serving.h2_max_concurrent_streams = 1000
+        serving.h2_max_concurrent_streams, serving.keep_alive_max_requests = 1000, sys.maxsize
         app: Any = restate.app([*objects, onboarding])
         await hypercorn.asyncio.serve(app, serving)
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import secrets
 import socket
+import sys
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -132,7 +133,7 @@ async def serving(server: RestateServer, *services: restate.Service | restate.Vi
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
     config.bind, config.loglevel = [f"fd://{listening.detach()}"], "ERROR"
-    config.h2_max_concurrent_streams = 1000
+    config.h2_max_concurrent_streams, config.keep_alive_max_requests = 1000, sys.maxsize
     app: Any = restate.app(services)
     served = asyncio.create_task(hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait))
     try:
