@@ -61,7 +61,7 @@ async def _serving(*served: restate.Service | restate.VirtualObject) -> AsyncIte
     listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
     port = listening.getsockname()[1]
     config.bind, config.loglevel = [f"fd://{listening.detach()}"], "ERROR"
-    config.h2_max_concurrent_streams = 1000
+    config.h2_max_concurrent_streams, config.keep_alive_max_requests = 1000, sys.maxsize
     app: Any = restate.app(served)
     serving = asyncio.create_task(hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait))
     try:
