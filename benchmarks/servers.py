@@ -193,7 +193,6 @@ class PostgresServer(Server):
 
     def __init__(self, binary: Path, user: str | None, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__(binary, user, settings)
-        self._data = self.folder / "data"
         self._create()
 
     def _create(self) -> None:
@@ -201,7 +200,7 @@ class PostgresServer(Server):
         password.write_text(self.password)
         # Only the creation of the empty cluster skips flushes; the server itself flushes its commits.
         make = ["initdb", "--no-sync", "--username=postgres", f"--pwfile={password}"]
-        self._run(*make, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", f"--pgdata={self._data}")
+        self._run(*make, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", f"--pgdata={self.data}")
 
     def _run(self, program: str, *arguments: str, **environment: str) -> None:
         """Run a program of PostgreSQL's, which must succeed."""
@@ -212,6 +211,11 @@ class PostgresServer(Server):
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"{program} failed: {done.stderr}")
+
+    @property
+    def data(self) -> Path:
+        """All that it stores."""
+        return self.folder / "data"
 
     @property
     def url(self) -> str:
@@ -225,16 +229,16 @@ class PostgresServer(Server):
             "log_min_messages": "fatal",
             **self.settings,
         }
-        return [str(self.binary), "-D", str(self._data), *(f"--{name}={value}" for name, value in settings.items())]
+        return [str(self.binary), "-D", str(self.data), *(f"--{name}={value}" for name, value in settings.items())]
 
     def start(self) -> None:
         # After a SIGKILL, the old file would still say "ready".
-        (self._data / "postmaster.pid").unlink(missing_ok=True)
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
         super().start()
 
     def is_ready(self) -> bool:
         with suppress(FileNotFoundError):
-            return "\nready" in (self._data / "postmaster.pid").read_text()
+            return "\nready" in (self.data / "postmaster.pid").read_text()
         return False
 
 
@@ -249,16 +253,16 @@ class PostgresStandby(PostgresServer):
     def _create(self) -> None:
         source = f"host=127.0.0.1 port={self._primary.port} user=postgres application_name=standby"
         make = ["pg_basebackup", "--no-sync", "--checkpoint=fast", "--write-recovery-conf", f"--dbname={source}"]
-        self._run(*make, f"--pgdata={self._data}", PGPASSWORD=self._primary.password)
+        self._run(*make, f"--pgdata={self.data}", PGPASSWORD=self._primary.password)
 
     @property
     def is_standby(self) -> bool:
         """Return True if it was not promoted."""
-        return (self._data / "standby.signal").exists()
+        return (self.data / "standby.signal").exists()
 
     def promote(self) -> None:
         """Make it a primary, and wait until it is one."""
-        self._run("pg_ctl", "promote", f"--pgdata={self._data}")
+        self._run("pg_ctl", "promote", f"--pgdata={self.data}")
 
 
 class PgBouncer(Server):

@@ -45,7 +45,12 @@ def login_of(user_ref: str) -> str:
 
 async def kept(url: str) -> bytes:
     """Return all that a database holds; what is pickled there as well as it is."""
-    return PICKLED.sub(lambda found: b64decode(found[0]), await dump(url))
+    return unpickled(await dump(url))
+
+
+def unpickled(place: bytes) -> bytes:
+    """Return it with the values that DBOS has pickled in readable form."""
+    return PICKLED.sub(lambda found: b64decode(found[0]), place)
 
 
 def open_dbos(url: str, *, version: str = "1") -> None:

@@ -15,7 +15,7 @@ from dbos import DBOSClient
 
 from reset_flow.sandbox import Sandbox
 from reset_flow.testing import LeakScanner
-from tests.integrations.orchestrator import APP_KEY, PASSWORD, kept, login_of, require_sqlite
+from tests.integrations.orchestrator import APP_KEY, PASSWORD, kept, login_of, require_sqlite, unpickled
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -128,6 +128,11 @@ async def test_each_of_two_hundred_onboardings_ends_once_and_right_whoever_is_ki
         await kept(postgres_url)
     )
     assert {leak.name for leak in found} == {"ref"}, "the ref is found, and nothing else"
+    # A code of six digits is somewhere in so many bytes by chance.
+    files = [unpickled(path.read_bytes()) for path in postgres_server.data.rglob("*") if path.is_file()]
+    logins = {"of all logins": login_of("").removesuffix("/ü")}
+    found = LeakScanner({"password": PASSWORD, "ref": "onboarding 017", **logins}).find(*files, postgres_server.log)
+    assert {leak.name for leak in found} == {"ref"}, "the ref is found in PostgreSQL's files, and nothing else"
 
 
 async def test_a_workflow_in_sqlite_goes_on_after_a_kill(tmp_path: Path) -> None:
