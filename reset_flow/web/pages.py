@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from typing import TYPE_CHECKING
 
 import attrs
@@ -29,6 +30,7 @@ from reset_flow.web.problems import seconds_to_wait
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from jinja2 import Environment
 
@@ -168,7 +170,7 @@ class Pages:
         self._languages = _languages(self._texts.locales)
         self._assets = assets_of(look)
         self.assets: Mapping[str, Asset] = {asset.name: asset for asset in self._assets.values()}
-        self._environment = _environment(look)
+        self._environment = _environment(look.templates) if look.templates else _own_environment()
 
     def render(self, screen: Screen) -> str:
         """Return the page as HTML."""
@@ -203,12 +205,17 @@ class Pages:
         )
 
 
-def _environment(look: Look) -> Environment:
+@cache
+def _own_environment() -> Environment:
+    return _environment(None)
+
+
+def _environment(templates: Path | None) -> Environment:
     try:
         import jinja2  # noqa: PLC0415 - an extra brings it
     except ModuleNotFoundError:
         raise ConfigurationError("the page needs Jinja2: pip install 'reset-flow[web]'") from None
-    own = [jinja2.FileSystemLoader(look.templates)] if look.templates else []
+    own = [jinja2.FileSystemLoader(templates)] if templates else []
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([*own, jinja2.PackageLoader("reset_flow.web")]),
         autoescape=True,
