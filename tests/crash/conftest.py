@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import logging
 import os
+import shutil
 import signal
+import socket
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections import Counter
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -361,8 +366,22 @@ class Running:
     end: asyncio.Future[dict[str, Any]]
 
 
+@cache
+def _doomed() -> str:
+    """Start the process that those of all tests here are forked from, and return the path of its socket."""
+    folder = tempfile.mkdtemp(prefix="reset-flow-doomed-")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path := f"{folder}/socket")
+        listening.listen()
+        process = subprocess.Popen([sys.executable, str(DOOMED)], stdin=listening.fileno())
+    atexit.register(shutil.rmtree, folder)
+    atexit.register(process.wait)
+    atexit.register(process.kill)
+    return path
+
+
 class Zygote:
-    """The process from which the doomed ones are forked."""
+    """A process from which the doomed ones of a test are forked."""
 
     def __init__(self) -> None:
         self._running: list[Running] = []
@@ -371,8 +390,7 @@ class Zygote:
         """Start the job in a process of its own."""
         loop = asyncio.get_running_loop()
         running = Running(loop.create_future(), loop.create_future(), loop.create_future())
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps({"number": len(self._running), **job}).encode() + b"\n")
+        self._writer.write(json.dumps({"number": len(self._running), **job}).encode() + b"\n")
         self._running.append(running)
         return running
 
@@ -389,21 +407,17 @@ class Zygote:
         return await running.end
 
     async def __aenter__(self) -> Self:
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, str(DOOMED), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-        )
-        self._reading = asyncio.create_task(self._read())
+        reader, self._writer = await asyncio.open_unix_connection(_doomed())
+        self._reading = asyncio.create_task(self._read(reader))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
-        await self._process.wait()
+        self._writer.write_eof()
         await self._reading
+        self._writer.close()
 
-    async def _read(self) -> None:
-        assert self._process.stdout
-        async for line in self._process.stdout:
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        async for line in reader:
             news = json.loads(line)
             running = self._running[news["number"]]
             if "pid" in news:

@@ -2,11 +2,11 @@
 Processes that carry out one command each, or serve the page until they are asked to end, and die by SIGKILL at one
 named point of it.
 
-Each line on standard input is a job, as JSON; each gets a process of its own, forked from this one to save it the
-imports. A line of JSON on standard output has its process id, for tests that kill it themselves. Another one tells when
-it is over: its number, how the process ended, the points that it passed, the error that it was told. The points are
-`before` and `after` each thing that is awaited: `load`, `save` and the transport's calls, numbered as they come, such
-as `after save 2` or `before exchange 1`. Without a point, it lives.
+A test connects to the socket that this one was given as its standard input. Each line it sends is a job, as JSON; each
+gets a process of its own, forked from this one to save it the imports. A line of JSON in reply has its process id, for
+tests that kill it themselves. Another one tells when it is over: its number, how the process ended, the points that it
+passed, the error that it was told. The points are `before` and `after` each thing that is awaited: `load`, `save` and
+the transport's calls, numbered as they come, such as `after save 2` or `before exchange 1`. Without a point, it lives.
 
 All that it says and shows until then (logs of every library at DEBUG, spans, events, errors with their locals) is in a
 file that outlives it, for those who search it.
@@ -18,13 +18,18 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import traceback
 import warnings
 from collections import Counter
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import asyncpg  # noqa: F401 - as the next one, for those who need it
+import redis.asyncio  # noqa: F401
 
 from reset_flow import Keyring, Policy, ResetFlowError, ResetService, open_store, open_transport
 from reset_flow.testing import Witness
@@ -40,6 +45,9 @@ from tests.crash.late_provider import LateTransport  # noqa: E402 - a script is 
 
 AWAITED = ("load", "save", "challenge", "request", "exchange", "update", "log_in")
 
+
+PATIENCE = 5.0
+"""Seconds between two looks whether anybody is left to serve."""
 
 PASSED: list[str] = []
 COUNTS: Counter[str] = Counter()
@@ -141,13 +149,30 @@ def tell(news: dict[str, Any]) -> None:
     os.write(1, (json.dumps(news) + "\n").encode())
 
 
+def attend() -> None:
+    """Take the jobs of one test."""
+    with os.fdopen(0) as jobs:
+        for line in jobs:
+            if os.fork() == 0:
+                mind(json.loads(line))
+                os._exit(0)
+
+
 def main() -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those who mind are not waited for
+    parent = os.getppid()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those who attend and mind are not waited for
     Witness().tracer()  # its imports are saved to all of them, too
-    for line in sys.stdin:
-        if os.fork() == 0:
-            mind(json.loads(line))
-            os._exit(0)
+    listening = socket.socket(fileno=os.dup(0))
+    listening.settimeout(PATIENCE)
+    while os.getppid() == parent:
+        with suppress(TimeoutError), listening.accept()[0] as test:
+            if os.fork() == 0:
+                listening.close()
+                for mine in (0, 1):
+                    os.dup2(test.fileno(), mine)
+                test.close()
+                attend()
+                os._exit(0)
 
 
 if __name__ == "__main__":
