@@ -36,6 +36,11 @@ LONGEST_WORDS = 200
 
 EDGES = re.compile(r"^\W+|\W+$")
 EMAIL = re.compile(r"(?<![^\s<>(),;:\"])[^\s<>(),;:\"@]+@[^\s<>(),;:\"@]+\.[^\s<>(),;:\"@.?!]+")
+LOGIN = re.compile(r"(?!www\.)(?=.*[^\W\d_])(?=.*[\d._])\w[\w.+-]{2,}\w")
+"""What no ordinary word looks like: letters with a digit, dot or underscore."""
+
+NUMBER = re.compile(r"\d{4,}")
+
 QUESTION_MARKS = ("?", "\N{FULLWIDTH QUESTION MARK}", "\N{ARABIC QUESTION MARK}", "\N{GREEK QUESTION MARK}")
 DASHES = "\N{MINUS SIGN}"
 DIGIT_GROUPS = re.compile(r"(?<!\d[.,:/])(?<!\w)\d+(?:[ \-]\d+)*(?!\w|[.,:/]\d)")
@@ -72,6 +77,8 @@ class Reader:
         self._polite = set(map(_bare, _names(texts, "chat.words.polite")))
         kinds = {kind: _names(texts, f"chat.words.{kind}") for kind in ("login", "answer", "password")}
         self._labels = {kind: _label(names) for kind, names in kinds.items()}
+        names, it_is = map(_any_of, (kinds["login"], _names(texts, "chat.words.it_is")))
+        self._lead_in = re.compile(rf"(?:(?P<login>{names})|{it_is})\s+", re.IGNORECASE)
 
     def word(self, text: str) -> Word | None:
         """Return the word that steers, if the text is one and nothing else."""
@@ -91,8 +98,10 @@ class Reader:
         found = set(EMAIL.findall(text))
         if len(found) == 1:
             return str(found.pop())
-        is_login = text and len(text.split()) == 1 and not text.startswith("/")
-        return text.rstrip(".,;") if is_login and (labelled or not self._is_aside(text)) else None
+        if len(text.split()) > 1:
+            return self._introduced(text)
+        is_login = text and not text.startswith("/") and (labelled or not self._is_aside(text))
+        return text.rstrip(".,;") if is_login else None
 
     def typed(self, step: str, text: str) -> str | None:
         """
@@ -119,6 +128,20 @@ class Reader:
         """Return whether a text that looks like a question may be an answer or a password: one long word."""
         return asks(text) and len(text.split()) == 1 and len(text.strip()) >= SHORTEST_SECRET
 
+    def _introduced(self, text: str) -> str | None:
+        """Return what follows "my login is" and the like, if it is all, and no ordinary word looks like it."""
+        if len(text) > LONGEST_WORDS or asks(text):
+            return None
+        words = text.split()
+        for end in (0, -1):
+            while words and _bare(words[end]) in {*self._polite, ""}:
+                del words[end]
+        rest = " ".join(words)
+        found = self._lead_in.match(rest)
+        login = EDGES.sub("", rest[found.end() :] if found else rest)
+        is_number = found and found["login"] and NUMBER.fullmatch(login)
+        return login if is_number or LOGIN.fullmatch(login) else None
+
     def _is_aside(self, text: str) -> bool:
         bare = _bare(text) if len(text) <= LONGEST_WORDS else ""
         return asks(text) or (bool(bare) and not self._without_politeness(bare))
@@ -141,7 +164,12 @@ def _names(texts: Texts, id_: str) -> frozenset[str]:
 
 
 def _label(names: Iterable[str]) -> re.Pattern[str]:
-    return re.compile(rf"\s*(?:{'|'.join(map(re.escape, sorted(names)))})\s*[:=]\s*", re.IGNORECASE)
+    return re.compile(rf"\s*(?:{_any_of(names)})\s*[:=]\s*", re.IGNORECASE)
+
+
+def _any_of(names: Iterable[str]) -> str:
+    """Return a pattern that matches each of these, the longest one first."""
+    return "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
 
 
 def _bare(text: str) -> str:

@@ -279,6 +279,68 @@ def test_a_login_is_found(text: str, login: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "my login is robert.zak",
+        "My login is “robert.zak”.",
+        "Hi, my username is robert.zak, thank you!",
+        "login robert.zak",
+        "username robert.zak please",
+        "it's robert.zak",
+        "It’s robert.zak 🙂",
+        "yes, it is robert.zak",
+        "robert.zak, please",
+        "login: robert.zak, please",
+        "mein Login ist robert.zak",
+        "Hallo, mein Benutzername lautet robert.zak.",
+        "Benutzer robert.zak",
+        "er lautet robert.zak",
+        "mi usuario es robert.zak",
+        "¡Hola! Mi nombre de usuario es robert.zak, por favor",
+        "usuario robert.zak",
+        "es robert.zak",
+    ],
+)
+def test_a_login_is_found_after_words_that_say_that_it_is_one(text: str) -> None:
+    assert DIGITS.login(text) == "robert.zak"
+
+
+@pytest.mark.parametrize("login", ["zak1970", "r_zak", "jörg.müller", "robert.zak-2", "4711", "r.zak+test"])
+def test_after_such_words_a_login_is_what_no_ordinary_word_looks_like(login: str) -> None:
+    assert DIGITS.login(f"my login is {login}") == login
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "my login is broken",
+        "my login is robert",  # it may be, and so may "broken"
+        "login forgotten",
+        "login failed, robert.zak",
+        "my login is not robert.zak",
+        "my login is robert.zak?",
+        "is it robert.zak?",
+        "it's robert.zak and I forgot it",
+        "robert.zak or zak.robert",
+        "login 2fa",
+        "it's well-known",
+        "it is www.autoshares.com",
+        "login https://autoshares.com",
+        "it's 14:30",
+        "it's 2026",
+        "4711, please",
+        "user …",
+        "thank you, please",
+        "mein Login ist gesperrt",
+        "mi usuario es correcto",
+        f"my login is {200 * 'z'}.zak",
+    ],
+)
+def test_a_sentence_is_no_login(text: str) -> None:
+    assert DIGITS.login(text) is None
+
+
+@pytest.mark.parametrize(
     "text", ["", " ", "what?", "¿quién", "robert zak", "I forgot it", "/start", "login:", "a@b.example or c@d.example"]
 )
 def test_where_a_login_is_unsure_none_is_found(text: str) -> None:

@@ -97,7 +97,7 @@ def used() -> set[str]:
         told |= set(re.findall(r"""["'](page\.[a-z_.]+[a-z])["']""", path.read_text())) - {"page.css", "page.js"}
     for path in (PACKAGE / "chat").glob("*.py"):
         told |= set(re.findall(r"""["'](chat\.[a-z_.]+[a-z])["']""", path.read_text()))
-    told |= {f"chat.words.{name}" for name in (*Word, "login", "answer", "password")}
+    told |= {f"chat.words.{name}" for name in (*Word, "login", "it_is", "answer", "password")}
     told |= {f"{name}_pin" for name in PIN_TEXTS}
     return told | {"tries_left"}
 
