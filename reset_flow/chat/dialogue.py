@@ -189,7 +189,7 @@ class ResetDialogue:
             Act.REQUEST: partial(self._command, "answer"),
             Act.RESEND: partial(self._command, "resend"),
             Act.NEW_LINK: self._new_link,
-            Act.ASK_ONE: partial(self._say, "chat.several"),
+            Act.ASK_ONE: self._ask_one,
             Act.ASK_CODE: partial(self._say, "reason.malformed"),
             Act.LEAVE: self._leave,
             Act.RESTART: self._restart,
@@ -363,6 +363,8 @@ class ResetDialogue:
         entry: str | None = None
         if phase is Phase.LOGIN:
             entry = self._reader.login(text)
+            if entry is None and len(self._reader.addresses(text)) > 1:
+                return Kind.SEVERAL, nothing
         elif phase in (Phase.ANSWER, Phase.NEW, Phase.ELSEWHERE, Phase.ENDED):
             entry = self._reader.typed("password" if phase is Phase.NEW else "answer", text)
         elif phase in (Phase.CODE, Phase.ANOTHER):
@@ -423,6 +425,9 @@ class ResetDialogue:
 
     async def _say(self, id_: str, inbound: Inbound, talk: Talk, flow: Flow | None, __: Secret) -> _Done:
         return _Done(talk, flow, (self._sayings(inbound.locale)(id_),))
+
+    async def _ask_one(self, inbound: Inbound, talk: Talk, flow: Flow | None, nothing: Secret) -> _Done:
+        return await self._say("chat.several" if flow else "chat.login.several", inbound, talk, flow, nothing)
 
     async def _help(self, inbound: Inbound, talk: Talk, flow: Flow | None, __: Secret) -> _Done:
         waits = flow is not None and phase_of(flow) is Phase.CODE and flow.in_doubt is None

@@ -95,13 +95,17 @@ class Reader:
         """Return the login in a text; `None` if there is none, or several could be meant."""
         labelled, text = self._without_label("login", text)
         text = trimmed(text)
-        found = set(EMAIL.findall(text))
-        if len(found) == 1:
-            return str(found.pop())
+        if found := self.addresses(text):
+            is_short = len(text) <= LONGEST_WORDS and len(text.splitlines()) == 1
+            return found[0] if len(found) == 1 and is_short else None
         if len(text.split()) > 1:
             return self._introduced(text)
         is_login = text and not text.startswith("/") and (labelled or not self._is_aside(text))
         return text.rstrip(".,;") if is_login else None
+
+    def addresses(self, text: str) -> tuple[str, ...]:
+        """Return the e-mail addresses in a text."""
+        return _once(EMAIL.findall(text))
 
     def typed(self, step: str, text: str) -> str | None:
         """

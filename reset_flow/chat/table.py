@@ -73,7 +73,7 @@ TABLE: dict[Phase, dict[Kind, Act]] = {
         Kind.HELP: Act.ASK_LOGIN,
         Kind.RESTART: Act.ASK_LOGIN,
     },
-    Phase.LOGIN: {Kind.ENTRY: Act.START},
+    Phase.LOGIN: {Kind.ENTRY: Act.START, Kind.SEVERAL: Act.ASK_ONE},
     Phase.REQUEST: {Kind.RESEND: Act.REQUEST},
     Phase.ANSWER: {Kind.ENTRY: Act.SUBMIT},
     Phase.CODE: {

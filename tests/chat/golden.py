@@ -41,6 +41,16 @@ SAID = {
     "password": ("password", "Passwort", "contraseña"),
     "login": ("login", "Benutzername", "usuario"),
     "or": ("741175 or 741176?", "741175 oder 741176?", "¿741175 o 741176?"),
+    "two addresses": (
+        "anna@example.com or anna@example.org",
+        "anna@example.com oder anna@example.org",
+        "anna@example.com o anna@example.org",
+    ),
+    "introduced": (
+        f"Hi, my login is {UNASKED}.",
+        f"Hallo, mein Login ist {UNASKED}.",
+        f"Hola, mi usuario es {UNASKED}.",
+    ),
     "a mail": (
         "Your code is 741 175. It is valid until 12:10 on 2030-01-01. Questions? +49 30 123456",
         "Ihr Code lautet 741 175. Er gilt bis 12:10 Uhr am 01.01.2030. Fragen? +49 30 123456",
@@ -186,6 +196,11 @@ async def pin(stage: Stage) -> None:
 @scenario("no login")
 async def no_login(stage: Stage) -> None:
     await stage.says("hello", "balance", "sentence", "", f"{stage.word('login')}: {UNASKED}")
+
+
+@scenario("more than a login")
+async def more_than_a_login(stage: Stage) -> None:
+    await stage.says("hello", "two addresses", "introduced")
 
 
 @scenario("wrong answers until the limit")

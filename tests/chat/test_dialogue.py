@@ -96,6 +96,30 @@ async def test_both_deliveries_at_once_get_the_same_turn_and_one_call(desk: Desk
     assert desk.events == ["challenge", "delete", "request"]
 
 
+# --- what is never taken for the login
+
+
+MAIL = """From: Accounts <no-reply@example.com>
+Subject: Your code
+
+Do not share it."""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (MAIL, "chat.login.again"),
+        (f"To: zoe@example.org\n{MAIL}", "chat.login.several"),
+        ("zoe@example.org or zoe@example.com", "chat.login.several"),
+    ],
+)
+async def test_whose_address_is_meant_is_asked_before_the_broker_is(desk: Desk, text: str, said: str) -> None:
+    chat = Chat(desk)
+    assert ids(await chat.says("hello", text)) == [said, "chat.login"]
+    assert desk.events == []
+    assert ids(await chat.say("it is zoe@example.org")) == ["answer.wanted"]
+
+
 # --- order
 
 

@@ -341,8 +341,10 @@ def test_a_sentence_is_no_login(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "what?", "¿quién", "robert zak", "I forgot it", "/start", "login:", "a@b.example or c@d.example"]
-)
+    "text", ["", " ", "what?", "¿quién", "robert zak", "I forgot it", "/start", "login:", "a@b.example or c@d.example",
+     "login: a@b.example or c@d.example", "a@b.example\nhello", f"a@b.example {200 * 'z'}",
+     *(mail.format(code="741175") for mail in MAILS.values())],
+)  # fmt: skip
 def test_where_a_login_is_unsure_none_is_found(text: str) -> None:
     assert DIGITS.login(text) is None
 
