@@ -313,7 +313,9 @@ class ResetDialogue:
             read_as = Phase(before.phase) if again else phase
         kind, entry = self._read(inbound.text, read_as)
         may_be_secret = kind is Kind.OTHER and self._reader.may_be_secret(inbound.text)
-        is_secret = (kind in NEEDS_DELETION or may_be_secret) and read_as in SECRET_PHASES
+        is_no_login = read_as is Phase.LOGIN and kind in (Kind.OTHER, Kind.SEVERAL)
+        is_late = is_no_login and self._reader.looks_like_code(inbound.text)
+        is_secret = is_late or ((kind in NEEDS_DELETION or may_be_secret) and read_as in SECRET_PHASES)
         digest = self._digest(entry.reveal()) if kind is Kind.ENTRY and read_as is Phase.CODE else b""
         interrupted = before is not None and not again and before.phase != phase
         is_new = kind is Kind.ENTRY and read_as is Phase.NEW
@@ -324,7 +326,7 @@ class ResetDialogue:
         elif is_new and not self._in_chat:
             act, says = Act.STAND, ["chat.use_link"]
         elif read_as is Phase.LOGIN and act is Act.STAND:
-            says = ["chat.login.again"]
+            says = ["chat.login.code" if is_late else "chat.login.again"]
         elif kind is Kind.OTHER and (read_as is Phase.ANSWER or (read_as is Phase.NEW and self._in_chat)):
             says = ["chat.labelled" if read_as is Phase.ANSWER else "chat.labelled_new"]
         elif kind is Kind.OTHER and read_as in (Phase.CODE, Phase.ANOTHER, Phase.NEW):

@@ -100,8 +100,9 @@ class Reader:
             return found[0] if len(found) == 1 and is_short else None
         if len(text.split()) > 1:
             return self._introduced(text)
-        is_login = text and not text.startswith("/") and (labelled or not self._is_aside(text))
-        return text.rstrip(".,;") if is_login else None
+        if not text or text.startswith("/") or not (labelled or self._may_be_login(text)):
+            return None
+        return text.rstrip(".,;")
 
     def addresses(self, text: str) -> tuple[str, ...]:
         """Return the e-mail addresses in a text."""
@@ -123,6 +124,10 @@ class Reader:
         text = _plain(text)
         return _digits(text, length) if kind is CodeKind.DIGITS else _letters(text, length)
 
+    def looks_like_code(self, text: str) -> bool:
+        """Return whether there is a code in a text, of a kind that logins seldom are: digits of a fixed length."""
+        return self._code.kind is CodeKind.DIGITS and self._code.length > 0 and bool(self.codes(text))
+
     def attempts_code(self, text: str) -> bool:
         """Return whether a text without a code was meant as one: it is to be deleted, as it may nearly be right."""
         plain = _plain(text)
@@ -131,6 +136,10 @@ class Reader:
     def may_be_secret(self, text: str) -> bool:
         """Return whether a text that looks like a question may be an answer or a password: one long word."""
         return asks(text) and len(text.split()) == 1 and len(text.strip()) >= SHORTEST_SECRET
+
+    def _may_be_login(self, word: str) -> bool:
+        is_number = not any(map(str.isalpha, word))
+        return not self._is_aside(word) and not (is_number and self.looks_like_code(word))
 
     def _introduced(self, text: str) -> str | None:
         """Return what follows "my login is" and the like, if it is all, and no ordinary word looks like it."""

@@ -120,6 +120,22 @@ async def test_whose_address_is_meant_is_asked_before_the_broker_is(desk: Desk, 
     assert ids(await chat.say("it is zoe@example.org")) == ["answer.wanted"]
 
 
+@pytest.mark.parametrize("code", [CODE, "741 175", f"code: {CODE}", f"{MAIL}\nIt is {CODE}."])
+async def test_a_code_that_comes_once_another_worker_has_started_over_is_deleted_and_no_login(
+    make_desk: MakeDesk, code: str
+) -> None:
+    provider = Provider(question=False)
+    desk = make_desk(provider)
+    chat = Chat(desk)
+    await chat.says("hello", LOGIN, "start over")
+    desk.events.clear()
+    chat.bot = desk.bot()
+    assert ids(await chat.say(code)) == ["chat.login.code", "chat.login"]
+    assert desk.events == ["delete"]
+    assert ids(await chat.say(f"login: {CODE}")) == ["chat.code"]
+    assert [call.case.user for call in provider.calls_of("challenge")] == [LOGIN, CODE]
+
+
 # --- order
 
 
