@@ -327,6 +327,8 @@ class ResetDialogue:
             act, says = Act.STAND, ["chat.use_link"]
         elif read_as is Phase.LOGIN and act is Act.STAND:
             says = ["chat.login.code" if is_late else "chat.login.again"]
+        elif read_as is Phase.ANSWER and kind is Kind.HUMAN and self._reader.may_be_answer(inbound.text):
+            says = ["chat.labelled"]
         elif kind is Kind.OTHER and (read_as is Phase.ANSWER or (read_as is Phase.NEW and self._in_chat)):
             says = ["chat.labelled" if read_as is Phase.ANSWER else "chat.labelled_new"]
         elif kind is Kind.OTHER and read_as in (Phase.CODE, Phase.ANOTHER, Phase.NEW):

@@ -137,6 +137,10 @@ class Reader:
         """Return whether a text that looks like a question may be an answer or a password: one long word."""
         return asks(text) and len(text.split()) == 1 and len(text.strip()) >= SHORTEST_SECRET
 
+    def may_be_answer(self, text: str) -> bool:
+        """Return whether what steers may be an answer, such as "agent": one word, and no button."""
+        return len(text.split()) == 1 and not STEERING.fullmatch(text.strip())
+
     def _may_be_login(self, word: str) -> bool:
         is_number = not any(map(str.isalpha, word))
         return not self._is_aside(word) and not (is_number and self.looks_like_code(word))

@@ -136,6 +136,33 @@ async def test_a_code_that_comes_once_another_worker_has_started_over_is_deleted
     assert [call.case.user for call in provider.calls_of("challenge")] == [LOGIN, CODE]
 
 
+@pytest.mark.parametrize("word", ["agent", "Operator!", "human", "Mitarbeiter", "agente"])
+async def test_a_word_that_may_be_the_answer_calls_a_human_and_with_a_label_it_is_the_answer(
+    make_desk: MakeDesk, word: str
+) -> None:
+    provider = Provider()
+    provider.answer = word
+    desk = make_desk(provider)
+    chat = Chat(desk)
+    turn = await chat.says("hello", LOGIN, word)
+    assert ids(turn) == ["chat.labelled", "chat.human", "answer.wanted"]
+    assert turn.effects == (Escalate(Reason.ASKED),)
+    assert provider.calls_of("request") == []
+    assert ids(await chat.say(f"answer: {word}")) == ["chat.code"]
+    assert provider.given("request") == [word]
+
+
+@pytest.mark.parametrize("text", ["/human", "talk to a human", "agent, please"])
+async def test_what_is_surely_no_answer_calls_a_human_and_no_more(desk: Desk, text: str) -> None:
+    turn = await Chat(desk).says("hello", LOGIN, text)
+    assert (ids(turn), turn.effects) == (["chat.human", "answer.wanted"], (Escalate(Reason.ASKED),))
+
+
+async def test_a_word_that_cancels_does_so_where_an_answer_is_awaited(desk: Desk) -> None:
+    turn = await Chat(desk).says("hello", LOGIN, "stop")
+    assert (ids(turn), turn.done) == (["failed.cancelled"], True)
+
+
 # --- order
 
 
