@@ -17,11 +17,12 @@ from rich.box import ROUNDED
 from rich.panel import Panel
 from rich.text import Text
 
-from reset_flow.chat import Escalate, Inbound, News, OpenLink, Reason, ResetDialogue
+from reset_flow.chat import Escalate, Inbound, News, OpenLink, ResetDialogue
 from reset_flow.cli.prompts import NoSecret
 from reset_flow.cli.screen import at_terminal, clock_time, complain, console
 from reset_flow.config import from_env
 from reset_flow.domain.text import one_line
+from reset_flow.messages import Texts
 from reset_flow.web import Links
 
 if TYPE_CHECKING:
@@ -39,11 +40,6 @@ PROMPT = "> "
 PLAIN = frozenset({"chat.login", "chat.free"})
 """Texts after which nothing secret is typed."""
 
-WHY = {
-    Reason.ASKED: "the person asked for one",
-    Reason.FAILED: "the reset has failed",
-    Reason.TROUBLE: "something that the bot needs is out of order",
-}
 WIDTH = 72
 LONGEST = 64 * 1024
 """Bytes of a line."""
@@ -63,7 +59,8 @@ class _Chat:
     def __init__(self, name: str, language: str) -> None:
         self._name = name
         self._conversation = f"terminal:{name}"
-        self._language = language
+        self._texts = Texts()
+        self._language = self._texts.negotiate(language.replace("_", "-"), None)
         self._console = console()
         self._hides = False
         self._waits = False
@@ -78,10 +75,10 @@ class _Chat:
                     if self._waits:
                         self._console.print()
                     if await dialogue.active(self._conversation):
-                        self._aside(f"This reset stays open: `reset-flow chat --conversation {self._name}` goes on.")
+                        self._aside(self._said("chat.terminal.stays", name=self._name))
 
     async def _talk(self, dialogue: ResetDialogue) -> None:
-        self._aside("Ctrl-D leaves. What is open stays open.")
+        self._aside(self._said("chat.terminal.leave"))
         text: str | None = "/help"
         while text is not None:
             inbound = Inbound(
@@ -107,7 +104,7 @@ class _Chat:
                 text = line.decode().rstrip("\r\n")
             except UnicodeDecodeError:
                 text = ""
-                complain("that line is no UTF-8, and was not sent")
+                complain(self._said("chat.terminal.no_text"))
             if self._hides:
                 self._console.print(6 * "*" if text else "")
             elif not self._keyboard.at_terminal:
@@ -135,9 +132,9 @@ class _Chat:
             match effect:
                 case OpenLink():
                     self._console.print(Text.assemble((f"  {one_line(effect.text)}: ", "bold"), effect.url))
-                    self._aside(f"It opens once, until {clock_time(effect.expires_at)}.")
+                    self._aside(self._said("chat.terminal.link", time=clock_time(effect.expires_at)))
                 case Escalate():
-                    self._aside(f"A bot would call a colleague now: {WHY[effect.reason]}.")
+                    self._aside(self._said(f"chat.terminal.{effect.reason}"))
 
     def _bubble(self, messages: Sequence[Message]) -> None:
         buttons = Text("   ").join(
@@ -154,8 +151,12 @@ class _Chat:
 
     def _prompt(self) -> None:
         self._keyboard.echo(on=not self._hides)
-        hidden = (" (not shown)", "dim") if self._hides else ""
-        self._console.print(Text.assemble(("  you", "bold green"), hidden, f" {PROMPT}"), end="")
+        you = f"  {self._said('chat.terminal.you')}"
+        hidden = (f" {self._said('chat.terminal.hidden')}", "dim") if self._hides else ""
+        self._console.print(Text.assemble((you, "bold green"), hidden, f" {PROMPT}"), end="")
+
+    def _said(self, id_: str, **context: str) -> str:
+        return self._texts.say(id_, self._language, **context)
 
 
 async def _deleted(was_hidden: bool, _: DeleteMessage) -> bool:  # noqa: FBT001

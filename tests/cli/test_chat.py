@@ -88,7 +88,7 @@ def test_a_process_that_was_killed_is_continued_by_another_one(
 
 
 def test_news_come_while_a_line_is_awaited(terminal: OpensTerminal, user: str, run: Run) -> None:
-    with terminal("chat", "--lang", "de", "--public-url", "https://example.com/reset/") as seat:
+    with terminal("chat", "--lang", "en", "--public-url", "https://example.com/reset/") as seat:
         seat.wait_for(AWAITED)
         seat.type(f"{user}\n")
         seat.wait_for(HIDDEN)
@@ -97,7 +97,31 @@ def test_news_come_while_a_line_is_awaited(terminal: OpensTerminal, user: str, r
         flow_id = run("list", "--json").json["id"]
         run("cancel", flow_id)
         seat.wait_for(AWAITED)
-        assert "abgebrochen" in seat.seen
+        assert "cancelled" in seat.seen
+
+
+LANGUAGES = {
+    "de": ("Sie\x1b[0m > ", "(nicht zu sehen)\x1b[0m > ", "Strg-D", "jemanden aus dem Team rufen", "bleibt offen"),
+    "es": ("usted\x1b[0m > ", "(no se muestra)\x1b[0m > ", "para salir", "alguien del equipo", "sigue abierto"),
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_all_that_a_person_reads_at_a_terminal_is_in_their_language(
+    terminal: OpensTerminal, user: str, language: str
+) -> None:
+    awaited, hidden, *said = LANGUAGES[language]
+    with terminal("chat", "--lang", language, "--conversation", "mine") as seat:
+        seat.wait_for(awaited)
+        seat.type(f"{user}\n")
+        seat.wait_for(hidden)
+        seat.type("/human\n")
+        seat.wait_for(hidden)
+        seat.type("\x04")
+        assert seat.status() == 0
+    assert [words for words in said if words not in seat.seen] == []
+    assert "`reset-flow chat --conversation mine`" in seat.seen
+    assert not re.search("you|not shown|leaves|colleague|stays open", seat.seen)
 
 
 def test_with_a_page_the_password_is_chosen_at_a_link(terminal: OpensTerminal, sandbox: Sandbox, user: str) -> None:

@@ -12,6 +12,7 @@ from babel.messages.pofile import read_po
 
 import reset_flow
 from reset_flow import ConfigurationError, Credential, Failure, Reason, Step
+from reset_flow.chat import Reason as EscalationReason
 from reset_flow.chat.reading import Word
 from reset_flow.chat.sayings import PIN_TEXTS
 from reset_flow.domain import errors
@@ -95,9 +96,10 @@ def used() -> set[str]:
     told |= {reason.id for error in raised() for reason in reasons_of(error)}
     for path in [*(PACKAGE / "web").rglob("*.html"), *(PACKAGE / "web").glob("*.py")]:
         told |= set(re.findall(r"""["'](page\.[a-z_.]+[a-z])["']""", path.read_text())) - {"page.css", "page.js"}
-    for path in (PACKAGE / "chat").glob("*.py"):
+    for path in [*(PACKAGE / "chat").glob("*.py"), PACKAGE / "cli" / "chatting.py"]:
         told |= set(re.findall(r"""["'](chat\.[a-z_.]+[a-z])["']""", path.read_text()))
     told |= {f"chat.words.{name}" for name in (*Word, "login", "it_is", "answer", "password")}
+    told |= {f"chat.terminal.{reason}" for reason in EscalationReason}
     told |= {f"{name}_pin" for name in PIN_TEXTS}
     return told | {"tries_left"}
 
