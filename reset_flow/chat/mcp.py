@@ -21,7 +21,7 @@ from mcp.server.auth.provider import principal_components
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from reset_flow.chat import tools
-from reset_flow.domain.errors import FlowNotFound, ResetFlowError, StoreError
+from reset_flow.domain.errors import FlowNotFound, InvalidInput, ResetFlowError, StoreError
 from reset_flow.domain.flow import Step
 from reset_flow.domain.secret import Secret
 from reset_flow.messages import Texts
@@ -36,6 +36,9 @@ __all__ = ["create_server"]
 PATIENCE = timedelta(seconds=5)
 HANDLE = re.compile(r"[A-Za-z0-9_-]{43}")
 PAGE = "page"
+CHOSEN = "reset-flow/flow"
+"""In the `_meta` of a start: the handle that the client has chosen, so that the same call again is the same reset."""
+
 NO_TOKEN = "over HTTP, this server needs a token verifier"  # noqa: S105 - a message
 
 logger = logging.getLogger("reset_flow")
@@ -89,7 +92,7 @@ class _Tools:
             given = tools.checked(params.name, params.arguments or {})
             answers = params.input_responses or {}
             asked_at = params.request_state  # the same call again, once the person was asked
-            handle = given.get("flow") or secrets.token_urlsafe() if asked_at is None else asked_at
+            handle = given.get("flow") or _chosen(params) if asked_at is None else asked_at
             secret, origin = self._names(ctx, handle)
             flow = await self._run(params.name if asked_at is None else "reset_status", given, secret, origin)
             opened = None if asked_at is None else getattr(answers.get(PAGE), "action", None) == "accept"
@@ -116,7 +119,10 @@ class _Tools:
     async def _run(self, tool: str, given: dict[str, str], secret: str, origin: str) -> Flow:
         service, who = self._service, {"holder": Secret(f"mcp {secret}")}
         if tool == "start_reset":
-            return await service.start(given["user"], secret=secret, origin=origin, patience=PATIENCE)
+            flow = await service.start(given["user"], secret=secret, origin=origin, patience=PATIENCE)
+            if flow.expects in (Step.ANSWER, Step.CODE):
+                return flow
+            tool = "reset_status"  # it was started before, and may be held elsewhere by now
         flow_id = service.id_of(secret)
         if tool == "enter_code":
             code = given["code"]
@@ -151,6 +157,14 @@ class _Tools:
             return _reply(tools.result(flow, handle, self._texts, link=link))
         flow = await self._service.get(flow.id, holder=f"mcp {secret}")
         return _reply(tools.result(flow, handle, self._texts, opened=answer.action == "accept"))
+
+
+def _chosen(params: types.CallToolRequestParams) -> str:
+    """Return the handle that the client has chosen for a new flow, or another one that nobody can guess."""
+    handle: Any = (params.meta or {}).get(CHOSEN, secrets.token_urlsafe())
+    if not isinstance(handle, str) or not HANDLE.fullmatch(handle):
+        raise InvalidInput(f"{CHOSEN}: it must be 43 random characters, such as secrets.token_urlsafe() gives")
+    return handle
 
 
 def _reply(result: tools.Result) -> types.CallToolResult:

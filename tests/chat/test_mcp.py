@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 30
 MODERN, LEGACY = "2026-07-28", "legacy"
+CHOSEN = "reset-flow/flow"
 QUESTION = "What street did you live on in third grade?"
 
 
@@ -49,8 +50,8 @@ class Model:
     heard: list[str] = attrs.field(factory=list)
     error: bool = False
 
-    async def call(self, tool: str, **given: Any) -> Any:
-        result = await self.client.call_tool(tool, given)
+    async def call(self, tool: str, *, meta: Any = None, **given: Any) -> Any:
+        result = await self.client.call_tool(tool, given, meta=meta)
         self.heard.append(result.model_dump_json())
         self.error = bool(result.is_error)
         assert json.loads(result.content[0].text) == result.structured_content  # type: ignore[union-attr]
@@ -150,6 +151,57 @@ async def test_a_call_that_comes_again_without_the_answer_that_was_asked_for_sta
             told = (await one.client.session.call_tool("start_reset", given, **again)).structured_content
             assert told["error"]["code"] == "flow_not_found"
         assert len(house.sandbox.calls_of("challenge")) == 1
+
+
+@pytest.mark.parametrize("mode", [MODERN, LEGACY])
+@pytest.mark.parametrize("user", [ASKED, UNASKED])
+async def test_a_start_with_the_handle_that_the_client_chose_is_one_reset_however_often_it_is_called(
+    house: House, mode: str, user: str
+) -> None:
+    chosen = secrets.token_urlsafe()
+    async with assistant(house, mode=mode, asks=False) as one:
+        first, again = [await one.call("start_reset", user=user, meta={CHOSEN: chosen}) for _ in range(2)]
+        assert first["flow"] == again["flow"] == chosen
+        assert {**first, "link": None} == {**again, "link": None}
+        assert len(house.sandbox.calls_of("challenge")) == 1
+        other = await one.call("start_reset", user=NOBODY, meta={CHOSEN: chosen})
+        assert (one.error, other["error"]["code"], other["state"]) == (True, "key_reused", None)
+        await one.call("cancel_reset", flow=chosen)
+        ended = await one.call("start_reset", user=user, meta={CHOSEN: chosen})
+        assert (one.error, ended["failure"], len(house.sandbox.calls_of("challenge"))) == (False, "cancelled", 1)
+        assert (await one.call("start_reset", user=user))["flow"] != chosen
+        assert len(house.sandbox.calls_of("challenge")) == 2
+
+
+async def test_a_handle_that_one_client_chose_is_another_reset_for_any_other_client(house: House) -> None:
+    chosen = secrets.token_urlsafe()
+    async with assistant(house) as one, assistant(house) as other:
+        for client in (one, other):
+            assert (await client.call("start_reset", user=UNASKED, meta={CHOSEN: chosen}))["expects"] == "code"
+        assert len(house.sandbox.mails) == 2
+        await one.call("cancel_reset", flow=chosen)
+        assert (await other.call("reset_status", flow=chosen))["expects"] == "code"
+
+
+async def test_a_start_that_comes_again_when_the_reset_is_held_elsewhere_gives_no_other_one(house: House) -> None:
+    chosen = secrets.token_urlsafe()
+    async with assistant(house, asks=False) as one:
+        told = await one.call("start_reset", user=ASKED, meta={CHOSEN: chosen})
+        await one.follows(told["link"])
+        await one.browser.do("answer", answer=ANSWER)
+        await one.browser.do("code", code=house.sandbox.newest_code(ASKED))
+        told = await one.call("start_reset", user=ASKED, meta={CHOSEN: chosen})
+        assert (told["error"]["code"], told["state"], told["link"]) == ("held_elsewhere", None, None)
+        assert len(house.sandbox.calls_of("challenge")) == 1
+        assert (await one.browser.do("password", password=PASSWORD)).status == 200
+
+
+@pytest.mark.parametrize("handle", ["", "1", ASKED, 43 * "!", 44 * "x", 4711, ["x"]])
+async def test_a_handle_that_could_be_guessed_is_not_taken(house: House, handle: Any) -> None:
+    async with assistant(house) as one:
+        told = await one.call("start_reset", user=UNASKED, meta={CHOSEN: handle})
+        assert (one.error, told["error"]["code"]) == (True, "invalid_input")
+        assert house.sandbox.calls == []
 
 
 async def test_a_client_that_cannot_ask_after_all_gets_the_link(house: House) -> None:
