@@ -40,6 +40,7 @@ LOGIN = re.compile(r"(?!www\.)(?=.*[^\W\d_])(?=.*[\d._])\w[\w.+-]{2,}\w")
 """What no ordinary word looks like: letters with a digit, dot or underscore."""
 
 NUMBER = re.compile(r"\d{4,}")
+QUOTED = re.compile(r"[\"“„«]([^\"“”„«»]+)[\"“”»][.,!]?")
 
 QUESTION_MARKS = ("?", "\N{FULLWIDTH QUESTION MARK}", "\N{ARABIC QUESTION MARK}", "\N{GREEK QUESTION MARK}")
 DASHES = "\N{MINUS SIGN}"
@@ -95,11 +96,15 @@ class Reader:
         """Return the login in a text; `None` if there is none, or several could be meant."""
         labelled, text = self._without_label("login", text)
         text = trimmed(text)
+        quoted = QUOTED.fullmatch(text)
+        text = quoted[1] if quoted else text
         if found := self.addresses(text):
             is_short = len(text) <= LONGEST_WORDS and len(text.splitlines()) == 1
             return found[0] if len(found) == 1 and is_short else None
+        if quoted and labelled:
+            return text
         if len(text.split()) > 1:
-            return self._introduced(text)
+            return self._introduced(text, labelled=labelled)
         if not text or text.startswith("/") or not (labelled or self._may_be_login(text)):
             return None
         return text.rstrip(".,;")
@@ -145,7 +150,7 @@ class Reader:
         is_number = not any(map(str.isalpha, word))
         return not self._is_aside(word) and not (is_number and self.looks_like_code(word))
 
-    def _introduced(self, text: str) -> str | None:
+    def _introduced(self, text: str, *, labelled: bool) -> str | None:
         """Return what follows "my login is" and the like, if it is all, and no ordinary word looks like it."""
         if len(text) > LONGEST_WORDS or asks(text):
             return None
@@ -155,9 +160,12 @@ class Reader:
                 del words[end]
         rest = " ".join(words)
         found = self._lead_in.match(rest)
-        login = EDGES.sub("", rest[found.end() :] if found else rest)
-        is_number = found and found["login"] and NUMBER.fullmatch(login)
-        return login if is_number or LOGIN.fullmatch(login) else None
+        rest = rest[found.end() :] if found else rest
+        is_named = labelled or bool(found and found["login"])
+        if is_named and (quoted := QUOTED.fullmatch(rest)):
+            return quoted[1]
+        login = EDGES.sub("", rest)
+        return login if LOGIN.fullmatch(login) or (is_named and NUMBER.fullmatch(login)) else None
 
     def _is_aside(self, text: str) -> bool:
         bare = _bare(text) if len(text) <= LONGEST_WORDS else ""

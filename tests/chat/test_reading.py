@@ -267,6 +267,8 @@ def test_what_a_tenant_writes_on_a_button_counts_as_well() -> None:
         ("Benutzername: jörg.müller", "jörg.müller"),
         ("usuario = maria", "maria"),
         ("login: who?", "who?"),
+        ("“robert.zak”", "robert.zak"),
+        ('login: "robert.zak"', "robert.zak"),
         ("4711", "4711"),
         ("it is hello@autoshares.com, please", "hello@autoshares.com"),
         ("mail <hello@autoshares.com>.", "hello@autoshares.com"),
@@ -313,6 +315,21 @@ def test_after_such_words_a_login_is_what_no_ordinary_word_looks_like(login: str
 @pytest.mark.parametrize(
     "text",
     [
+        'login: "robert zak"',
+        "Login: “robert zak”, please",
+        "my login is “robert zak”.",
+        "Benutzername: „robert zak“",
+        "Mein Login lautet „robert zak“!",
+        "usuario: «robert zak»",
+    ],
+)
+def test_a_login_with_spaces_is_found_in_quotation_marks_after_such_words(text: str) -> None:
+    assert DIGITS.login(text) == "robert zak"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         "my login is broken",
         "my login is robert",  # it may be, and so may "broken"
         "login forgotten",
@@ -331,6 +348,9 @@ def test_after_such_words_a_login_is_what_no_ordinary_word_looks_like(login: str
         "4711, please",
         "user …",
         "thank you, please",
+        "login: robert zak",
+        "“I forgot it”",
+        "it's “not working”",
         "mein Login ist gesperrt",
         "mi usuario es correcto",
         f"my login is {200 * 'z'}.zak",
@@ -342,8 +362,8 @@ def test_a_sentence_is_no_login(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text", ["", " ", "what?", "¿quién", "robert zak", "I forgot it", "/start", "login:", "a@b.example or c@d.example",
-     "login: a@b.example or c@d.example", "a@b.example\nhello", f"a@b.example {200 * 'z'}",
-     "741175", "741-175", "#741175", "٧٤١١٧٥", "741 175", "it's 741175", "code: 741175",
+     "login: a@b.example or c@d.example", 'login: "a@b.example c@d.example"', "a@b.example\nhello",
+     f"a@b.example {200 * 'z'}", "741175", "741-175", "#741175", "٧٤١١٧٥", "741 175", "it's 741175", "code: 741175",
      *(mail.format(code="741175") for mail in MAILS.values())],
 )  # fmt: skip
 def test_where_a_login_is_unsure_none_is_found(text: str) -> None:
