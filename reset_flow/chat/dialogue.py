@@ -309,9 +309,9 @@ class ResetDialogue:
         before, read_as = talk.taken, phase
         again = before is not None and before.message == inbound.message
         if before and again:
-            again = self._read(inbound.text, Phase(before.phase))[0] == before.kind
+            again = self._read(inbound.text, Phase(before.phase), talk)[0] == before.kind
             read_as = Phase(before.phase) if again else phase
-        kind, entry = self._read(inbound.text, read_as)
+        kind, entry = self._read(inbound.text, read_as, talk)
         may_be_secret = kind is Kind.OTHER and self._reader.may_be_secret(inbound.text)
         is_no_login = read_as is Phase.LOGIN and kind in (Kind.OTHER, Kind.SEVERAL)
         is_late = is_no_login and self._reader.looks_like_code(inbound.text)
@@ -357,7 +357,7 @@ class ResetDialogue:
             return None, Phase.ELSEWHERE
         return flow, phase_of(flow)
 
-    def _read(self, text: str, phase: Phase) -> tuple[Kind, Secret]:
+    def _read(self, text: str, phase: Phase, talk: Talk) -> tuple[Kind, Secret]:
         """Return what kind of message this is there, and what of it goes to the broker."""
         nothing = Secret("")
         if len(text) > LONGEST_TEXT:
@@ -366,7 +366,7 @@ class ResetDialogue:
             return Kind(word.value), nothing
         entry: str | None = None
         if phase is Phase.LOGIN:
-            entry = self._reader.login(text)
+            entry = self._reader.login(text, may_be_code=talk.was_asked_for_code)
             if entry is None and len(self._reader.addresses(text)) > 1:
                 return Kind.SEVERAL, nothing
         elif phase in (Phase.ANSWER, Phase.NEW, Phase.ELSEWHERE, Phase.ENDED):

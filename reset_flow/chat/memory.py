@@ -82,6 +82,11 @@ class Talk(Struct, frozen=True, array_like=True):
         return next((turn for name, turn in self.recent if name == message), None)
 
     @property
+    def was_asked_for_code(self) -> bool:
+        """Whether one of the last turns asked for a code: it may come when another worker has started over."""
+        return any(said.id.startswith(("chat.code", "code.")) for _, turn in self.recent for said in turn.messages)
+
+    @property
     def waits(self) -> bool:
         """Whether the person was told last that a call is under way."""
         said = self.recent[-1][1].messages if self.recent else ()

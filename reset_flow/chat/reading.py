@@ -92,8 +92,13 @@ class Reader:
             bare = " ".join(self._without_politeness(bare))
         return self._words.get(bare)
 
-    def login(self, text: str) -> str | None:
-        """Return the login in a text; `None` if there is none, or several could be meant."""
+    def login(self, text: str, *, may_be_code: bool = False) -> str | None:
+        """
+        Return the login in a text; `None` if there is none, or several could be meant.
+
+        Args:
+            may_be_code: Whether a code may be on its way: then a number like one needs a label.
+        """
         labelled, text = self._without_label("login", text)
         text = trimmed(text)
         quoted = QUOTED.fullmatch(text)
@@ -105,7 +110,8 @@ class Reader:
             return text
         if len(text.split()) > 1:
             return self._introduced(text, labelled=labelled)
-        if not text or text.startswith("/") or not (labelled or self._may_be_login(text)):
+        is_code = may_be_code and not any(map(str.isalpha, text)) and self.looks_like_code(text)
+        if not text or text.startswith("/") or (not labelled and (is_code or self._is_aside(text))):
             return None
         return text.rstrip(".,;")
 
@@ -145,10 +151,6 @@ class Reader:
     def may_be_answer(self, text: str) -> bool:
         """Return whether what steers may be an answer, such as "agent": one word, and no button."""
         return len(text.split()) == 1 and not STEERING.fullmatch(text.strip())
-
-    def _may_be_login(self, word: str) -> bool:
-        is_number = not any(map(str.isalpha, word))
-        return not self._is_aside(word) and not (is_number and self.looks_like_code(word))
 
     def _introduced(self, text: str, *, labelled: bool) -> str | None:
         """Return what follows "my login is" and the like, if it is all, and no ordinary word looks like it."""

@@ -136,6 +136,14 @@ async def test_a_code_that_comes_once_another_worker_has_started_over_is_deleted
     assert [call.case.user for call in provider.calls_of("challenge")] == [LOGIN, CODE]
 
 
+async def test_a_number_as_long_as_a_code_is_a_login_where_no_code_was_asked_for(make_desk: MakeDesk) -> None:
+    provider = Provider(question=False)
+    chat = Chat(make_desk(provider))
+    await chat.says("hello")
+    assert ids(await chat.say(CODE)) == ["chat.code"]
+    assert [call.case.user for call in provider.calls_of("challenge")] == [CODE]
+
+
 @pytest.mark.parametrize("word", ["agent", "Operator!", "human", "Mitarbeiter", "agente"])
 async def test_a_word_that_may_be_the_answer_calls_a_human_and_with_a_label_it_is_the_answer(
     make_desk: MakeDesk, word: str

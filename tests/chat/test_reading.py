@@ -363,26 +363,32 @@ def test_a_sentence_is_no_login(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", " ", "what?", "¿quién", "robert zak", "I forgot it", "/start", "login:", "a@b.example or c@d.example",
      "login: a@b.example or c@d.example", 'login: "a@b.example c@d.example"', "a@b.example\nhello",
-     f"a@b.example {200 * 'z'}", "741175", "741-175", "#741175", "٧٤١١٧٥", "741 175", "it's 741175", "code: 741175",
+     f"a@b.example {200 * 'z'}", "741 175", "it's 741175", "code: 741175",
      *(mail.format(code="741175") for mail in MAILS.values())],
 )  # fmt: skip
 def test_where_a_login_is_unsure_none_is_found(text: str) -> None:
     assert DIGITS.login(text) is None
 
 
+@pytest.mark.parametrize("number", ["741175", "741-175", "#741175", "٧٤١١٧٥"])
+def test_a_number_as_long_as_a_code_is_a_login_unless_a_code_may_come(number: str) -> None:
+    assert DIGITS.login(number) == number
+    assert DIGITS.login(number, may_be_code=True) is None
+
+
 @pytest.mark.parametrize("text", ["login: 741175", "My login is 741175", "usuario = 741175"])
 def test_a_number_as_long_as_a_code_is_a_login_where_that_is_said(text: str) -> None:
-    assert DIGITS.login(text) == "741175"
+    assert DIGITS.login(text, may_be_code=True) == "741175"
 
 
 @pytest.mark.parametrize("login", ["741175z", "74117", "7411755", "r741175"])
 def test_what_is_not_as_long_as_a_code_or_has_letters_may_be_a_login(login: str) -> None:
-    assert DIGITS.login(login) == login
+    assert DIGITS.login(login, may_be_code=True) == login
     assert not DIGITS.looks_like_code(login)
 
 
 def test_where_codes_have_letters_a_number_may_be_a_login() -> None:
-    assert LETTERS.login("74117511") == "74117511"
+    assert LETTERS.login("74117511", may_be_code=True) == "74117511"
 
 
 @pytest.mark.parametrize(
