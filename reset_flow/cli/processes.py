@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import termios
 from typing import TYPE_CHECKING, Any, Self
@@ -37,6 +38,8 @@ ENGINE_WORKER = (sys.executable, "-m", "reset_flow.cli.engine_worker")
 CHAT = (sys.executable, "-m", "reset_flow.cli", "chat", "--conversation", "demo", "--lang", "en")
 SANDBOX = (sys.executable, "-m", "reset_flow.sandbox", "--port", "0", "--quiet")
 ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[a-zA-Z]")
+KILL_AT_END = 'trap "" HUP INT TERM; read -r line || kill -KILL "$1"'
+"""Kills a process once standard input ends, as it does with the demo in any case. A line ends the watch alone."""
 PATIENCE = 15.0
 """Seconds that a process of the demo may take for anything; on an idle machine it takes half a one."""
 
@@ -46,12 +49,17 @@ class DemoFailed(Exception):
 
 
 class Child:
-    """One process, in a session of its own: Ctrl-C at the terminal reaches the demo alone, which ends its children."""
+    """
+    One process, in a session of its own: Ctrl-C at the terminal reaches the demo alone, which ends its children. If the
+    demo is killed, they end as well.
+    """
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
         self.name = name
         self._process = process
         self._log = log
+        command = ["/bin/sh", "-c", KILL_AT_END, "watch", str(process.pid)]
+        self._watch = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603 - our own
 
     @classmethod
     async def spawn(cls, name: str, command: Sequence[str], log: Path, *, talks: bool = True) -> Self:
@@ -98,7 +106,10 @@ class Child:
         """Wait for its end. Return its return code, below zero for a signal; `None` if it does not end."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
-                return await self._process.wait()
+                code = await self._process.wait()
+                if self._watch.returncode is None:
+                    self._watch.communicate(b"\n")  # the id may soon be another process's
+                return code
         return None
 
     async def aclose(self) -> None:
@@ -109,7 +120,7 @@ class Child:
             if self._process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     self._process.send_signal(number)
-                await self.ended(2.0)
+            await self.ended(2.0)
 
 
 class Worker(Child):

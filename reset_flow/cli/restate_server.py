@@ -7,14 +7,11 @@ import contextlib
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 
 from reset_flow.cli.processes import PATIENCE, Child, DemoFailed
-
-if TYPE_CHECKING:
-    from asyncio.subprocess import Process
 
 __all__ = ["RestateServer", "find_restate", "write_settings"]
 
@@ -53,8 +50,6 @@ rocksdb-disable-l0-l1-compression = true
 """Keeps what is stored as it came: the demo searches it."""
 SECTIONS = ("worker.storage", "bifrost.local", "log-server", "metadata-server")
 
-KILL_AT_END = 'trap "" HUP INT TERM; cat >/dev/null; kill -KILL "$1"'
-"""Waits for the end of its parent, which closes its standard input in any case."""
 PAUSE = 0.05
 
 
@@ -86,24 +81,21 @@ def write_settings(folder: Path, *, ingress: int, admin: int, node: int) -> Path
 class RestateServer(Child):
     """One process of it."""
 
-    _watch: Process | None = None
     _ingress: aiohttp.ClientSession
     _admin: aiohttp.ClientSession
+    _sessions: tuple[aiohttp.ClientSession, ...] = ()
 
     async def listening(self, *, ingress: int, admin: int) -> None:
         """
-        Return once it takes calls. From now on it ends with this process, even if that is killed.
+        Return once it takes calls.
 
         Raises:
             DemoFailed: It takes none.
         """
-        command = ["/bin/sh", "-c", KILL_AT_END, "watch", str(self.pid)]
-        self._watch = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.PIPE, start_new_session=True
-        )
         timeout = aiohttp.ClientTimeout(total=PATIENCE)
         self._ingress = aiohttp.ClientSession(f"http://127.0.0.1:{ingress}", timeout=timeout)
         self._admin = aiohttp.ClientSession(f"http://127.0.0.1:{admin}", timeout=timeout)
+        self._sessions = (self._ingress, self._admin)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
                 while self._process.returncode is None:
@@ -139,9 +131,6 @@ class RestateServer(Child):
 
     async def aclose(self) -> None:
         """End it, one way or another."""
-        if self._watch is not None:
-            await self._ingress.close()
-            await self._admin.close()
-            self._watch.kill()
-            await self._watch.wait()
+        for session in self._sessions:
+            await session.close()
         await super().aclose()

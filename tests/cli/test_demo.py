@@ -20,24 +20,13 @@ import pytest
 from reset_flow.cli import demo, disk_inspection, exits, main
 from reset_flow.cli.demo import DemoFailed, Staging, play
 from reset_flow.cli.processes import SANDBOX, WORKER
+from tests.cli.killed_demo import gone, kill_demo, processes_of
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Run, Shell
 
 COMMAND = [sys.executable, "-W", "error", "-m", "reset_flow.cli", "demo"]
 STEPS = ["broker", "worker 1", "start", "answer", "code", "kill -9", "worker 2", "found", "password", "log in"]
-
-
-def processes_of(text: str) -> list[int]:
-    return [int(pid) for pid in re.findall(r"process (\d+)", text)]
-
-
-def gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
 
 
 def failing(**staging: Any) -> str:
@@ -123,6 +112,14 @@ def test_whoever_ends_it_early_finds_nothing_left(
     assert err.count(b"\n") == 1
     assert not list(temporary.iterdir())
     assert [gone(pid) for pid in processes_of(seen)] == [True, True]
+
+
+@pytest.mark.parametrize(("options", "at"), [([], "on disk"), (["--chat"], "What street")])
+def test_it_leaves_no_process_behind_if_it_is_killed(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], at: str
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    assert len(kill_demo(*options, at=at)) >= 2
 
 
 # --- and it can fail

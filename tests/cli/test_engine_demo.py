@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import pytest
 from reset_flow.cli import disk_inspection, engine_demo, restate_server
 from reset_flow.cli.demo import DemoFailed, Staging, play
 from reset_flow.cli.engine_demo import DBOSDemo
+from tests.cli.killed_demo import gone, kill_demo, processes_of
 from tests.conftest import without
 from tests.integrations.orchestrator import require_sqlite
 
@@ -32,18 +32,6 @@ def states(out: str) -> list[str]:
 
 def events(out: str) -> list[str]:
     return [event.strip() for event in re.findall(r"^ .  +[\d.]+ s  (.{10})", out, re.MULTILINE)]
-
-
-def processes_of(text: str) -> list[int]:
-    return [int(pid) for pid in re.findall(r"process (\d+)", text)]
-
-
-def gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
 
 
 @pytest.fixture(autouse=True)
@@ -169,23 +157,18 @@ def test_somebody_who_is_welcomed_twice_is_noticed(temporary: Path) -> None:
     assert failing(kill=kill) == "there are 1 resets and 2 welcomes, not 1 and 1"
 
 
+def test_with_dbos_it_leaves_no_process_behind_if_it_is_killed(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_sqlite()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    assert len(kill_demo("--engine", "dbos", at="page")) >= 3
+
+
 @pytest.mark.engine
 @pytest.mark.usefixtures("restate")
-def test_whoever_kills_it_leaves_no_engine_and_no_worker_behind(temporary: Path) -> None:
-    environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "reset_flow.cli", "demo", "--engine", "restate"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
-        assert process.stdout is not None
-        seen = ""
-        while "page" not in seen:
-            line = process.stdout.readline()
-            assert line, seen
-            seen += line
-        process.kill()
-    sandbox, *others = processes_of(seen)
-    os.kill(sandbox, signal.SIGTERM)  # which knows nothing of whoever started it
-    assert len(others) == 3
-    give_up_at = time.monotonic() + 30
-    while not all(map(gone, others)):
-        assert time.monotonic() < give_up_at
-        time.sleep(0.02)
+def test_with_restate_it_leaves_no_process_behind_if_it_is_killed(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    assert len(kill_demo("--engine", "restate", at="page")) >= 4
