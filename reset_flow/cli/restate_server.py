@@ -101,17 +101,28 @@ class RestateServer(Child):
                 while self._process.returncode is None:
                     with contextlib.suppress(aiohttp.ClientError):
                         async with self._ingress.get("/restate/health", raise_for_status=True):
-                            await self.query("SELECT count(*) FROM sys_invocation")  # once partitions have leaders
+                            await self.query("SELECT count(*) FROM sys_invocation")
                             return
                     await asyncio.sleep(PAUSE)
         raise DemoFailed(f"{self.name} did not start: {self._last_words() or 'it did not say why'}")
 
     async def query(self, sql: str) -> list[dict[str, Any]]:
-        """Return the rows of a query of its admin SQL."""
+        """
+        Return the rows of a query of its admin SQL, once it has a leader for its partition.
+
+        Raises:
+            DemoFailed: It answers none.
+        """
         headers = {"Accept": "application/json"}
-        async with self._admin.post("/query", json={"query": sql}, headers=headers, raise_for_status=True) as reply:
-            rows: list[dict[str, Any]] = (await reply.json())["rows"]
-            return rows
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    async with self._admin.post("/query", json={"query": sql}, headers=headers) as reply:
+                        if reply.ok:
+                            rows: list[dict[str, Any]] = (await reply.json())["rows"]
+                            return rows
+                    await asyncio.sleep(PAUSE)
+        raise DemoFailed(f"{self.name} answers no query")
 
     async def register(self, port: int) -> None:
         """Have it call the handlers that are served there."""

@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 
 from reset_flow.cli import disk_inspection, engine_demo, restate_server
 from reset_flow.cli.demo import DemoFailed, Staging, play
-from reset_flow.cli.engine_demo import DBOSDemo
+from reset_flow.cli.engine_demo import DBOSDemo, RestateDemo
 from tests.cli.killed_demo import gone, kill_demo, processes_of
 from tests.conftest import without
 from tests.integrations.orchestrator import require_sqlite
@@ -87,6 +88,23 @@ def test_with_restate_it_tells_the_whole_story_and_leaves_nothing_behind(shell: 
     ]  # fmt: skip
     out = tells_the_whole_story(shell, temporary, "restate", expected)
     assert out.count("onboarding-17 of employee-17 waits in Restate") == 2
+
+
+@pytest.mark.engine
+@pytest.mark.usefixtures("restate")
+def test_a_restate_that_answers_no_query_for_a_moment_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    post, asked = aiohttp.ClientSession.post, list[str]()
+
+    def falter(session: aiohttp.ClientSession, url: str, **options: Any) -> Any:
+        if url == "/query":
+            asked.append(options["json"]["query"])
+            if asked.count(asked[-1]) % 2:
+                options["json"] = {"query": "SELECT nothing"}
+        return post(session, url, **options)
+
+    monkeypatch.setattr(aiohttp.ClientSession, "post", falter)
+    play(show=RestateDemo)
+    assert len(set(asked)) == 3
 
 
 def test_it_is_refused_where_something_is_missing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
