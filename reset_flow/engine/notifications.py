@@ -47,6 +47,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 5.0
 LONGEST_RETRY = timedelta(hours=1)
 """How long an end that a listener missed waits at most before it is told again."""
 
+PUT_OFF_AT_MOST = 100_000
+"""Ends that this process alone puts off. Of more, the first are told again sooner."""
+
 
 class Notifications:
     """Tells the world about the flows of one service."""
@@ -66,6 +69,7 @@ class Notifications:
         self.listening = bool(self._listeners)
         self._telling: dict[str, asyncio.Task[None]] = {}  # by the flow, of those whose end is being told
         self._pauses: dict[str, _Pause] = {}
+        self._put_off: dict[str, float] = {}  # by the flow, of those whose end this process alone puts off
         self._deadlines = Deadlines()
         self._repository = repository
         self._tasks = tasks
@@ -95,7 +99,8 @@ class Notifications:
 
     def owes(self, flow: FlowData, paused_before: float = -math.inf) -> bool:
         """Return whether a listener is to be told the end now; pauses that began before that time do not count."""
-        if self._tasks.closed or not self._owed(flow, paused_before):
+        put_off = self._put_off.get(flow.id, -math.inf) > time.monotonic()
+        if self._tasks.closed or put_off or not self._owed(flow, paused_before):
             return False
         telling = self._telling.get(flow.id)
         return telling is None or telling.get_loop().is_closed()  # with its loop, a task may be left for good
@@ -160,15 +165,20 @@ class Notifications:
         Args:
             later: Whether it is put off for the others: no end that is refused again and again may keep those behind it
                 from being told. It waits for a part of the time that has passed since the end. If other processes have
-                some of the others, it is not put off.
+                some of the others, only this process puts it off.
         """
         if flow.ended_at is None or not (later or told & set(flow.undelivered)):
             return flow
         moment = self._moment()
         part = random.uniform(0.25, 0.5)  # noqa: S311 - jitter
-        again_at = moment.at + min((moment.at - flow.ended_at) * part, LONGEST_RETRY)
-        # By a clock that ran ahead, it would be purged before it is told.
+        wait = min((moment.at - flow.ended_at) * part, LONGEST_RETRY)
+        again_at = moment.at + wait
         is_ours = self._listeners.keys() >= set(flow.undelivered)
+        if later and not is_ours:
+            self._put_off[flow.id] = time.monotonic() + wait.total_seconds()
+            if len(self._put_off) > PUT_OFF_AT_MOST:
+                del self._put_off[next(iter(self._put_off))]
+        # By a clock that ran ahead, it would be purged before it is told.
         not_before = again_at if later and is_ours and again_at < flow.ended_at + self._retention else None
         if not_before is None and not told:
             return flow

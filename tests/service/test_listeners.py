@@ -414,6 +414,31 @@ async def test_what_one_listener_refuses_is_put_off_for_no_other_process(house: 
     assert crm.triggers == ["abandon"]
 
 
+@BOTH_STORES
+async def test_refused_ends_that_another_process_has_not_told_yet_are_told_once_and_keep_no_other_from_being_told(
+    house: House,
+) -> None:
+    told = set[str]()
+
+    async def refuses_those_of_before(event: Event) -> None:
+        if event.flow.created_at == began:
+            raise ValueError
+        told.add(event.flow.id)
+
+    listener, crm, began = Listener(), Listener(), house.clock()
+    await owed(house, 300, bad=listener, crm=None)
+    house.clock.advance(timedelta(hours=1))
+    await owed(house, 50, bad=listener, crm=None)
+    house.lease_runs_out()
+    listener.does = refuses_those_of_before
+    worker = house.worker(listeners={"bad": listener, "crm": None})
+    for _ in range(25):  # the first refusals of a sweep pause the listener for its rest
+        await worker.service.sweep()
+    assert len(told) == 50
+    assert len(listener.events) == 350
+    assert (await house.worker(listeners={"bad": None, "crm": crm}).service.sweep()).delivered == 350
+
+
 async def test_a_listener_that_hangs_is_asked_less_and_less(
     house: House, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
