@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from reset_flow.domain.errors import (
     ConfigurationError,
@@ -141,14 +141,18 @@ class Resets:
         # Others may wait for the same: it has no deadline of this workflow's, and goes on if it was cancelled with one.
         with SetWorkflowID(_workflow_id(self._name, ref)), SetWorkflowTimeout(None):
             starting = await DBOS.start_workflow_async(self._start, user_ref, ref)
+        begun: Any
         while True:
             try:
-                started_for, status = await starting.get_result()
+                started_for, begun = await starting.get_result()
                 break
             except errors.DBOSAwaitedWorkflowCancelledError:
                 await DBOS.resume_workflow_async(starting.workflow_id)
+        if "refused" in begun:
+            raise ResetRefused(begun["refused"])
         if started_for != user_ref:
             raise ResetRefused(KeyReused.code)
+        status: ResetStatus = begun
         return status
 
     async def reset_password(self, user_ref: str, ref: str) -> ResetStatus:
@@ -173,8 +177,12 @@ class Resets:
         """
         return (await _until_done(f"{self._name}.cancel", partial(self._cancel, ref)))["status"]
 
-    async def _begun(self, user_ref: str, ref: str) -> ResetStatus:
-        return (await _until_done(f"{self._name}.begin", partial(self._begin, user_ref, ref)))["status"]
+    async def _begun(self, user_ref: str, ref: str) -> Any:
+        """Return the reset as it stands, or why it is refused: of an error, DBOS would log the traceback."""
+        try:
+            return (await _until_done(f"{self._name}.begin", partial(self._begin, user_ref, ref)))["status"]
+        except ResetRefused as error:
+            return {"refused": error.code}
 
     async def _end(self, flow_id: str) -> ResetStatus | float:
         """Return how the reset ended, or for how many seconds to wait for that."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import sys
 from datetime import timedelta
@@ -176,6 +177,31 @@ async def test_a_person_who_is_unknown_is_refused_for_good_without_being_named(o
         assert (refusal.value.__cause__, refusal.value.__context__) == (None, None)
         office.close()
     await check_no_login(engine_url, "anna")
+
+
+async def test_a_refusal_is_logged_as_an_error_of_the_workflow_that_lets_it_through_and_of_no_other(
+    office: Office, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    resets = Resets(await office.service(), office.look_up)
+
+    @DBOS.workflow()
+    async def catches() -> str:
+        try:
+            await resets.start("anna", "ticket-1")
+        except ResetRefused as refusal:
+            return refusal.code
+        return "not refused"
+
+    onboarding = office.open(resets)
+    logger = logging.getLogger("dbos")
+    caplog.set_level(logging.ERROR, logger.name)
+    monkeypatch.setattr(logger, "propagate", False)
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    assert await soon((await DBOS.start_workflow_async(catches)).get_result()) == "unknown_user"
+    assert [record.levelname for record in caplog.records if record.name == "dbos"] == []
+    with pytest.raises(ResetRefused):
+        await soon((await onboarding.start("anna", "ticket-1")).get_result())
+    assert [record.levelname for record in caplog.records if record.name == "dbos"] == ["ERROR"]
 
 
 async def test_a_look_up_that_fails_or_hangs_is_tried_again_and_shows_nothing(
