@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from benchmarks.subjects import Subject
 
-__all__ = ["carry", "percentile"]
+__all__ = ["carry", "percentile", "percentiles"]
 
 Latencies: TypeAlias = dict[str, list[float]]
 
@@ -37,6 +37,11 @@ def percentile(values: list[float], share: float) -> float:
     """Return the value below which this share of the values lies."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    """Return the median and the 99th percentile, in milliseconds."""
+    return {"p50_ms": percentile(seconds, 0.5) * 1e3, "p99_ms": percentile(seconds, 0.99) * 1e3}
 
 
 async def carry(subject: Subject, user: str, latencies: Latencies | None = None) -> None:
@@ -138,8 +143,7 @@ async def measure(options: Options) -> dict[str, Any]:
         "flows_per_second": flows / took,
         "floor": floor,
         "ratio": flows / took / floor,
-        "p50_ms": percentile(every, 0.5) * 1e3,
-        "p99_ms": percentile(every, 0.99) * 1e3,
+        **percentiles(every),
         "command_p50_ms": {command: percentile(values, 0.5) * 1e3 for command, values in latencies.items()},
         "cpu_ms": used / flows * 1e3,
         "server_cpu_ms": served / flows * 1e3,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import os
 import subprocess
@@ -111,8 +113,17 @@ def family_cpu(pids: list[int]) -> float:
     return sum(used.get(pid, 0.0) for pid in seen)
 
 
-def resident() -> int:
-    """Return the resident memory of this process, in bytes."""
+def resident(*, trimmed: bool = False) -> int:
+    """
+    Return the resident memory of this process, in bytes.
+
+    Args:
+        trimmed: Whether what is free goes back to the system before, as far as glibc can.
+    """
+    if trimmed:
+        gc.collect()
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 

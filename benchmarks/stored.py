@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from benchmarks.driver import carry, percentile
+from benchmarks.driver import carry, percentile, percentiles
 from benchmarks.filling import REALM, Filler, identity, running_among, tag_of
 from benchmarks.processes import pin_driver
 from benchmarks.subjects import COMMANDS, Floor, Library, service
@@ -78,10 +78,7 @@ class Watch:
 
     def milliseconds(self) -> dict[str, dict[str, float]]:
         """Return the medians and the 99th percentiles."""
-        return {
-            name: {"p50_ms": percentile(values, 0.5) * 1e3, "p99_ms": percentile(values, 0.99) * 1e3}
-            for name, values in self.taken.items()
-        }
+        return {name: percentiles(values) for name, values in self.taken.items()}
 
 
 async def _commands(options: Options, opened: ResetService, watch: Watch) -> None:

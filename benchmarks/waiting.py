@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from benchmarks import broker, servers
+from benchmarks.driver import percentiles
 from benchmarks.facts import RESULTS, facts, keep, sentence
 from benchmarks.places import STORES, Places
 from benchmarks.processes import ALLOCATOR, ROOT, fresh
@@ -114,8 +114,7 @@ def times_of(store: str, places: Places, ends: int) -> dict[str, Any]:
             "kind": "", "root": own.root, "store": place.url, "ingress": server.url, "admin": server.admin_url,
             "ends": ends,
         }  # fmt: skip
-        took = sorted(fresh("waiting_worker", options)["took"])
-    return {"p50_ms": statistics.median(took) * 1e3, "p99_ms": took[min(len(took) - 1, len(took) * 99 // 100)] * 1e3}
+        return percentiles(fresh("waiting_worker", options)["took"])
 
 
 def main() -> None:

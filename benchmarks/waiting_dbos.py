@@ -10,24 +10,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ctypes
-import gc
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from dbos import DBOS, SetWorkflowID
 
-from benchmarks.driver import percentile
+from benchmarks.driver import percentiles
 from benchmarks.facts import RESULTS, facts, keep, sentence
 from benchmarks.places import Places
+from benchmarks.processes import resident
 from reset_flow import Accepted, Keyring, ResetService, Secret, open_store
 from reset_flow.integrations.dbos import DBOSListener, Resets
 from reset_flow.testing.transport import ScriptedTransport
@@ -113,11 +112,11 @@ class Worker:
         """Return the memory that parked workflows take, in MiB."""
         await self.park([f"warm-up {number}" for number in range(WARM_UP)])
         await self._parked(WARM_UP)
-        before = resident()
+        before = resident(trimmed=True)
         for first in range(0, count, AT_ONCE):
             await self.park([f"parked {number}" for number in range(first, min(count, first + AT_ONCE))])
             await self._parked(WARM_UP + min(count, first + AT_ONCE))
-        return {"mib": resident() - before}
+        return {"mib": (resident(trimmed=True) - before) / MIB}
 
     async def _parked(self, count: int) -> None:
         connection = await asyncpg.connect(self._job["engine"])
@@ -137,21 +136,13 @@ class Worker:
             self.ended[ref] = asyncio.get_running_loop().create_future()
             await self.service.cancel(flow.id)
             over = time.perf_counter()
-            took.append(max(0.0, await self.ended[ref] - over) * 1e3)
-        return {"p50_ms": percentile(took, 0.5), "p99_ms": percentile(took, 0.99)}
+            took.append(max(0.0, await self.ended[ref] - over))
+        return percentiles(took)
 
 
 async def login_of(user_ref: str) -> str:
     """Return the login."""
     return user_ref
-
-
-def resident() -> float:
-    """Return the memory of this process in MiB, without what is free."""
-    gc.collect()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB
 
 
 async def work(job: dict[str, Any]) -> None:

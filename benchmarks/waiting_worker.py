@@ -6,14 +6,12 @@ or measures the time from the end of a reset to the end of the wait, over one st
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 import json
 import logging
 import socket
 import sys
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -82,12 +80,7 @@ async def _hold(given: dict[str, Any]) -> None:
         async with _serving(resets, _parked(given["kind"], resets)) as url:
             print(url, flush=True)
             while await loop.run_in_executor(None, sys.stdin.readline):
-                gc.collect()
-                with suppress(
-                    OSError, AttributeError
-                ):  # what was freed goes back to the system; other C libraries can't
-                    ctypes.CDLL("libc.so.6").malloc_trim(0)
-                print(resident(), flush=True)
+                print(resident(trimmed=True), flush=True)
 
 
 async def _finish(resetting: ResetService, number: int) -> None:
