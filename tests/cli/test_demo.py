@@ -25,6 +25,8 @@ from tests.cli.killed_demo import gone, kill_demo, processes_of
 if TYPE_CHECKING:
     from tests.cli.conftest import Run, Shell
 
+pytestmark = pytest.mark.usefixtures("temporary")
+
 COMMAND = [sys.executable, "-W", "error", "-m", "reset_flow.cli", "demo"]
 STEPS = ["broker", "worker 1", "start", "answer", "code", "kill -9", "worker 2", "found", "password", "log in"]
 
@@ -35,17 +37,8 @@ def failing(**staging: Any) -> str:
     return str(failed.value)
 
 
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the demo's folders are made; none may be left."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(folder))
-    return folder
-
-
 def test_it_tells_the_whole_story_and_leaves_nothing_behind(shell: Shell, temporary: Path) -> None:
-    told = shell("demo", env={**os.environ, "TMPDIR": str(temporary)}, stdin=subprocess.DEVNULL)
+    told = shell("demo", stdin=subprocess.DEVNULL)
     assert (told.status, told.err) == (0, "")
     assert re.findall(r"^ .  +[\d.]+ s  (.{10})", told.out, re.MULTILINE) == [f"{step:<10}" for step in STEPS]
     assert "return code -9" in told.out
@@ -88,7 +81,7 @@ def as_at_a_terminal() -> None:
 def test_whoever_ends_it_early_finds_nothing_left(
     temporary: Path, number: signal.Signals, status: int, words: str
 ) -> None:
-    environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         COMMAND,
         stdout=subprocess.PIPE,
@@ -115,10 +108,7 @@ def test_whoever_ends_it_early_finds_nothing_left(
 
 
 @pytest.mark.parametrize(("options", "at"), [([], "on disk"), (["--chat"], "What street")])
-def test_it_leaves_no_process_behind_if_it_is_killed(
-    temporary: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], at: str
-) -> None:
-    monkeypatch.setenv("TMPDIR", str(temporary))
+def test_it_leaves_no_process_behind_if_it_is_killed(options: list[str], at: str) -> None:
     assert len(kill_demo(*options, at=at)) >= 2
 
 

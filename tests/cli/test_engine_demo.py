@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from reset_flow.cli.engine_demo import EngineDemo
     from tests.cli.conftest import Run, Shell
 
+pytestmark = pytest.mark.usefixtures("temporary")
+
 LEAKY = (sys.executable, str(Path(__file__).parent / "leaky_engine_worker.py"))
 
 
@@ -35,18 +37,9 @@ def events(out: str) -> list[str]:
     return [event.strip() for event in re.findall(r"^ .  +[\d.]+ s  (.{10})", out, re.MULTILINE)]
 
 
-@pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the demo's folders are made; none may be left."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(folder))
-    return folder
-
-
 def tells_the_whole_story(shell: Shell, temporary: Path, engine: str, expected: list[str]) -> str:
     """Play it, and return what it told."""
-    told = shell("demo", "--engine", engine, env={**os.environ, "TMPDIR": str(temporary)}, stdin=subprocess.DEVNULL)
+    told = shell("demo", "--engine", engine, stdin=subprocess.DEVNULL)
     assert (told.status, told.err) == (0, "")
     assert events(told.out) == expected
     assert states(told.out) == ["requested", "question_answered", "token_issued", "password_set"]
@@ -175,18 +168,12 @@ def test_somebody_who_is_welcomed_twice_is_noticed(temporary: Path) -> None:
     assert failing(kill=kill) == "there are 1 resets and 2 welcomes, not 1 and 1"
 
 
-def test_with_dbos_it_leaves_no_process_behind_if_it_is_killed(
-    temporary: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_dbos_it_leaves_no_process_behind_if_it_is_killed() -> None:
     require_sqlite()
-    monkeypatch.setenv("TMPDIR", str(temporary))
     assert len(kill_demo("--engine", "dbos", at="page")) >= 3
 
 
 @pytest.mark.engine
 @pytest.mark.usefixtures("restate")
-def test_with_restate_it_leaves_no_process_behind_if_it_is_killed(
-    temporary: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TMPDIR", str(temporary))
+def test_with_restate_it_leaves_no_process_behind_if_it_is_killed() -> None:
     assert len(kill_demo("--engine", "restate", at="page")) >= 4
