@@ -4,8 +4,8 @@ VENV := .venv
 RUN := $(VENV)/bin
 INSTALL = $(PYTHON) -m venv $(VENV) && $(RUN)/python -m pip install --disable-pip-version-check -c constraints.txt -e
 
-# Four at a time: half of them wait for processes that were killed.
-PYTEST := $(RUN)/python -m pytest -n 4 --dist worksteal
+# Five at a time: half of them wait for processes that were killed.
+PYTEST := $(RUN)/python -m pytest -n 5 --dist worksteal
 
 # The versions that pyproject.toml promises, and the one that runs here.
 VERSIONS := 3.11 3.12 3.13
