@@ -170,7 +170,7 @@ class Pages:
         self._languages = _languages(self._texts.locales)
         self._assets = assets_of(look)
         self.assets: Mapping[str, Asset] = {asset.name: asset for asset in self._assets.values()}
-        self._environment = _environment(look.templates) if look.templates else _own_environment()
+        self._environment = _environment(look.templates)
 
     def render(self, screen: Screen) -> str:
         """Return the page as HTML."""
@@ -205,16 +205,22 @@ class Pages:
         )
 
 
-@cache
-def _own_environment() -> Environment:
-    return _environment(None)
-
-
 def _environment(templates: Path | None) -> Environment:
     try:
-        import jinja2  # noqa: PLC0415 - an extra brings it
+        import jinja2  # noqa: F401, PLC0415 - an extra brings it
     except ModuleNotFoundError:
         raise ConfigurationError("the page needs Jinja2: pip install 'reset-flow[web]'") from None
+    return _compiled(templates) if templates else _own()
+
+
+@cache
+def _own() -> Environment:
+    return _compiled(None)
+
+
+def _compiled(templates: Path | None) -> Environment:
+    import jinja2  # noqa: PLC0415 - see above
+
     own = [jinja2.FileSystemLoader(templates)] if templates else []
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([*own, jinja2.PackageLoader("reset_flow.web")]),

@@ -18,8 +18,10 @@ from urllib.request import urlopen
 
 import pytest
 
-from reset_flow import from_env
+from reset_flow import Keyring, MemoryStore, ResetService, from_env
 from reset_flow.integrations.webhooks import verify
+from reset_flow.testing.transport import ScriptedTransport
+from reset_flow.web import create_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -197,6 +199,8 @@ def test_settings_of_store_and_broker_are_those_of_every_command(run: Run, monke
 
 @pytest.mark.parametrize("missing", ["jinja2", "babel"])
 def test_without_the_extra_it_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    service = ResetService(ScriptedTransport(), MemoryStore(), Keyring.generate())
+    create_app(service, public_url="http://127.0.0.1/")  # what was loaded once must not hide that it is missing
     monkeypatch.setitem(sys.modules, missing, None)
     run("serve", "--port", "0").refused(12, "pip install 'reset-flow[web]'")
 
