@@ -28,14 +28,11 @@ from reset_flow import (
     CodeRejected,
     EtnaTransport,
     Flow,
-    FlowBusy,
-    FlowEnded,
     Keyring,
     Policy,
+    ResetFlowError,
     ResetService,
-    StaleRecord,
     Step,
-    StoreUnavailable,
     open_store,
 )
 from reset_flow.integrations.restate import RestateListener, reset_object
@@ -125,7 +122,7 @@ class Crowd:
     async def attend(self, number: int) -> None:
         """Act for one of them until the reset has ended."""
         while True:
-            with suppress(FlowBusy, FlowEnded, StaleRecord, StoreUnavailable):
+            with suppress(ResetFlowError):  # a process died in the midst of it, or another one was quicker
                 for flow in await self._service.find(ref=str(number)) if number < self.may_act else ():
                     if flow.ended:
                         return

@@ -52,7 +52,9 @@ PLAIN = {
 @pytest.fixture
 def server() -> Iterator[RestateServer]:
     try:
-        server = servers.restate(PLAIN)
+        server = servers.restate(
+            PLAIN | {"worker.invoker.abort-timeout": "20s"}
+        )  # after which a lost call is made again
     except NoServerError as error:
         without(str(error))
     try:
@@ -132,6 +134,12 @@ class Town:
         with closing(sqlite3.connect(self.folder / "ledger", timeout=60)) as ledger:
             return ledger.execute("SELECT ref, outcome FROM ledger").fetchall()
 
+    def stands(self) -> str:
+        """Return what is known of where it stands."""
+        calls = "SELECT target, status, retry_count, last_failure FROM sys_invocation WHERE status <> 'completed'"
+        logs = [each.log.read_text()[-2000:] for each in (self.orchestrator, self.people)]
+        return "\n".join([f"{len(self.entered())} have ended", *map(str, self.server.query(calls)), *logs])
+
     async def kill_engine(self) -> None:
         await asyncio.to_thread(self.server.kill)
         await asyncio.to_thread(self.server.start)
@@ -192,7 +200,10 @@ async def test_every_process_ends_once_with_what_came_of_its_reset_and_nothing_l
         async def are() -> bool:
             return len(town.entered()) >= number
 
-        await until(are)
+        try:
+            await until(are)
+        except TimeoutError:
+            raise AssertionError(await asyncio.to_thread(town.stands)) from None
 
     async with aiohttp.ClientSession(skip_auto_headers=["Content-Type"]) as http:
         beginning = asyncio.gather(*(town.onboard(http, number) for number in range(PEOPLE)))
@@ -226,7 +237,7 @@ async def check_engine(town: Town) -> None:
     ended = f"SELECT completion_result AS result FROM sys_invocation WHERE target_service_name = '{ONBOARDING}'"  # noqa: S608
 
     async def all_have() -> bool:
-        return [row["result"] for row in await asyncio.to_thread(town.server.query, ended)] == ["success"] * PEOPLE
+        return [row.get("result") for row in await asyncio.to_thread(town.server.query, ended)] == ["success"] * PEOPLE
 
     await until(all_have)
 
