@@ -122,7 +122,8 @@ class Crowd:
     async def attend(self, number: int) -> None:
         """Act for one of them until the reset has ended."""
         while True:
-            with suppress(ResetFlowError):  # a process died in the midst of it, or another one was quicker
+            # A process died in the midst of it, another one was quicker, or the machine stalls: people try again.
+            with suppress(ResetFlowError, aiohttp.ClientError, TimeoutError):
                 for flow in await self._service.find(ref=str(number)) if number < self.may_act else ():
                     if flow.ended:
                         return
