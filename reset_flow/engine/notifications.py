@@ -172,14 +172,15 @@ class Notifications:
         moment = self._moment()
         part = random.uniform(0.25, 0.5)  # noqa: S311 - jitter
         wait = min((moment.at - flow.ended_at) * part, LONGEST_RETRY)
-        again_at = moment.at + wait
+        # By a clock that ran ahead, it would be purged before it is told.
+        later = later and moment.at + wait < flow.ended_at + self._retention
         is_ours = self._listeners.keys() >= set(flow.undelivered)
+        self._put_off.pop(flow.id, None)
         if later and not is_ours:
             self._put_off[flow.id] = time.monotonic() + wait.total_seconds()
             if len(self._put_off) > PUT_OFF_AT_MOST:
                 del self._put_off[next(iter(self._put_off))]
-        # By a clock that ran ahead, it would be purged before it is told.
-        not_before = again_at if later and is_ours and again_at < flow.ended_at + self._retention else None
+        not_before = moment.at + wait if later and is_ours else None
         if not_before is None and not told:
             return flow
         noted = decide(flow, Delivered(told), moment)

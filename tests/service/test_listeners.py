@@ -385,11 +385,12 @@ async def test_an_end_that_is_refused_is_told_again_later_and_later_and_not_give
 
 
 @BOTH_STORES
+@pytest.mark.parametrize("others", [{}, {"another process's": None}], ids=["alone", "with others"])
 async def test_a_clock_that_ran_ahead_for_a_while_puts_no_end_off_beyond_its_retention(
-    house: House, clock: FrozenClock
+    house: House, clock: FrozenClock, others: dict[str, None]
 ) -> None:
     listener = Listener(raises)
-    worker = house.worker(listeners={"crm": listener})
+    worker = house.worker(listeners={"crm": listener, **others})
     flow = await worker.service.start("robert.zak")
     await worker.service.cancel(flow.id)
     await worker.idle()
