@@ -243,6 +243,7 @@ def _all_is_logged() -> Any:
         logger.setLevel(level)
 
 
+@pytest.mark.timeout(CONVERSATIONS)  # a second for each
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_any_conversation_stays_alive_and_keeps_its_secrets(chunk: int) -> None:  # noqa: ARG001 - each draws its own
     @settings(
