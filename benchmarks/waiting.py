@@ -44,6 +44,8 @@ SETTINGS = {"worker.invoker.inactivity-timeout": "1s", "worker.invoker.concurren
 ENOUGH = 0.99
 """Of the waits that are parked at once: who waits for a reset asks by itself, every five minutes and for a second."""
 MIB = 2**20
+MOST = 20 * MIB
+"""What 10,000 waits for resets may take beside as many on a bare promise."""
 
 
 @contextmanager
@@ -141,6 +143,10 @@ def main() -> None:
             figures["times"][store] = each = times_of(store, places, options.ends)
             print(f"| {store} | {each['p50_ms']:.1f} | {each['p99_ms']:.1f} |", flush=True)
     print(f"\n{keep('-waiting', {'facts': known, 'parked': options.parked, 'figures': figures}, options.results)}")
+    if options.parked:
+        promise, reset = (figures["memory"][kind]["parked"] for kind in KINDS)
+        if reset - promise > MOST * max(1.0, options.parked / 10_000):
+            sys.exit(f"a wait takes too much memory: {(reset - promise) / MIB:.1f} MiB more than a bare promise")
 
 
 if __name__ == "__main__":
