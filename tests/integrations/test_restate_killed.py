@@ -41,20 +41,20 @@ PAUSE = 0.2
 WAITING = "SELECT service_key FROM state WHERE key = 'waiters'"
 SEARCHED = 20
 """Codes that are searched for; of more, one might be found by chance."""
-PLAIN = {
+SETTINGS = {
+    "worker.invoker.abort-timeout": "20s",  # after which a call that got lost is made again
+} | {
     f"{section}.rocksdb-disable-{what}-compression": True
     for section in ("worker.storage", "log-server", "bifrost.local", "metadata-server")
     for what in ("wal", "l0-l1")
 }
-"""Restate keeps what it stores as it came."""
+"""Restate keeps what it stores as it came, by all but the first."""
 
 
 @pytest.fixture
 def server() -> Iterator[RestateServer]:
     try:
-        server = servers.restate(
-            PLAIN | {"worker.invoker.abort-timeout": "20s"}
-        )  # after which a lost call is made again
+        server = servers.restate(SETTINGS)
     except NoServerError as error:
         without(str(error))
     try:
