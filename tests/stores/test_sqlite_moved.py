@@ -451,6 +451,51 @@ async def test_saves_go_on_while_others_write_the_log_back(store: SQLiteStore, p
     assert len(found_by_another_process(path)) == 62
 
 
+async def test_a_read_and_a_save_that_look_at_once_take_nothing_for_damage(
+    store: SQLiteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_file, "LOOK", 0)  # every read looks
+    record = make_record()
+    await store.save(record)
+    stalled, released = threading.Event(), threading.Event()
+    lstat = os.lstat
+
+    def stalling(target: Any) -> os.stat_result:
+        if threading.current_thread() is not threading.main_thread():
+            stalled.set()
+            assert released.wait(PATIENCE)
+        return lstat(target)
+
+    monkeypatch.setattr(os, "lstat", stalling)
+    saving = asyncio.create_task(store.save(make_record()))
+    assert await asyncio.to_thread(stalled.wait, PATIENCE)  # it has seen the file as it is before the checkpoint
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()[0][2]
+    threading.Timer(0.3, released.set).start()
+    assert await store.load(record.id) == record
+    await saving
+    await store.save(make_record())
+
+
+@pytest.mark.timeout(60)
+async def test_a_log_that_others_truncate_all_the_time_is_not_taken_for_one_that_was_cut_off(
+    store: SQLiteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the index of the log, and the look at its size."""
+    await store.save(make_record())
+    stat = os.stat
+
+    def truncating(target: Any, **named: Any) -> os.stat_result:
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return stat(target, **named)
+
+    monkeypatch.setattr(os, "stat", truncating)
+    for _ in range(3):
+        await store.save(make_record())
+    assert not files(path)[1].stat().st_size
+
+
 @pytest.mark.parametrize("linux", [True, False], ids=["as here", "as where nobody can look into a log that is in use"])
 async def test_a_store_goes_on_without_a_log_that_was_cut_off(
     path: Path, monkeypatch: pytest.MonkeyPatch, *, linux: bool

@@ -183,6 +183,7 @@ class OpenFile:
     lost_its_log: bool = False
     overwritten: bool = False
     _next_look: float = 0.0
+    _checking: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
 
     @classmethod
     def at(cls, path: str) -> OpenFile:
@@ -223,6 +224,12 @@ class OpenFile:
         Raises:
             StoreUnavailable: Nobody does: what was committed since the last check may be lost.
         """
+        # The event loop checks before reads, and the thread after writes. Each compares with what was seen last: what
+        # one of them saw a moment ago, the other would take for a file that was overwritten or cut off since.
+        with self._checking:
+            self._check()
+
+    def _check(self) -> None:
         index_before = LOCKS.index(self.index)
         try:
             # Not through a link that was put at the place of the file: SQLite goes by the name behind it.
@@ -271,7 +278,8 @@ class OpenFile:
         self._check_log(LOCKS.index(self.index), LOCKS.size(self.log))
 
     def _check_log(self, index: LogIndex | None, size: int | None) -> None:
-        if index is not None and size is not None and size < index.log_size:
+        """Take the index as of before the size: a log is written first, and truncated last."""
+        if index is not None and size is not None and size < index.log_size and index == LOCKS.index(self.index):
             raise StoreUnavailable(f"the log of {self.path} was cut off while the store had it open: {LEAVE}")
 
     def _is_overwritten(self, found: os.stat_result) -> bool:
