@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict, cast
 
 from reset_flow.domain.errors import (
     ConfigurationError,
@@ -141,19 +141,17 @@ class Resets:
         # Others may wait for the same: it has no deadline of this workflow's, and goes on if it was cancelled with one.
         with SetWorkflowID(_workflow_id(self._name, ref)), SetWorkflowTimeout(None):
             starting = await DBOS.start_workflow_async(self._start, user_ref, ref)
-        begun: Any
         while True:
             try:
                 started_for, begun = await starting.get_result()
                 break
             except errors.DBOSAwaitedWorkflowCancelledError:
                 await DBOS.resume_workflow_async(starting.workflow_id)
-        if "refused" in begun:
-            raise ResetRefused(begun["refused"])
+        if isinstance(code := begun.get("refused"), str):
+            raise ResetRefused(code)
         if started_for != user_ref:
             raise ResetRefused(KeyReused.code)
-        status: ResetStatus = begun
-        return status
+        return begun
 
     async def reset_password(self, user_ref: str, ref: str) -> ResetStatus:
         """In a workflow: start a reset as `start` does, if that was not done, wait for its end, and return that."""
@@ -177,12 +175,13 @@ class Resets:
         """
         return (await _until_done(f"{self._name}.cancel", partial(self._cancel, ref)))["status"]
 
-    async def _begun(self, user_ref: str, ref: str) -> Any:
+    async def _begun(self, user_ref: str, ref: str) -> ResetStatus:
         """Return the reset as it stands, or why it is refused: of an error, DBOS would log the traceback."""
         try:
             return (await _until_done(f"{self._name}.begin", partial(self._begin, user_ref, ref)))["status"]
         except ResetRefused as error:
-            return {"refused": error.code}
+            refused: _Outcome = {"refused": error.code}
+        return cast("ResetStatus", refused)  # as the text of the workflow has it, which is to stay
 
     async def _end(self, flow_id: str) -> ResetStatus | float:
         """Return how the reset ended, or for how many seconds to wait for that."""
