@@ -10,10 +10,12 @@ A parked workflow replays the steps of `reset_password` after an upgrade: their 
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, TypedDict, cast
 
+from reset_flow.domain import validation
 from reset_flow.domain.errors import (
     ConfigurationError,
     InvalidInput,
@@ -139,7 +141,7 @@ class Resets:
         if DBOS.workflow_id is None:
             raise InvalidInput("a reset is started in a workflow of DBOS")
         # Others may wait for the same: it has no deadline of this workflow's, and goes on if it was cancelled with one.
-        with SetWorkflowID(_workflow_id(self._name, ref)), SetWorkflowTimeout(None):
+        with SetWorkflowID(_workflow_id(self._name, _checked_ref(ref))), SetWorkflowTimeout(None):
             starting = await DBOS.start_workflow_async(self._start, user_ref, ref)
         while True:
             try:
@@ -231,6 +233,13 @@ async def _until_done(name: str, step: Callable[[], Coroutine[None, None, _Outco
             break
         await DBOS.sleep_async(max(outcome["later"], min(FIRST_PAUSE * 2.0 ** min(number, 10), LONGEST_PAUSE)))
     return outcome
+
+
+def _checked_ref(ref: str) -> str:
+    """Return the ref; raise ResetRefused if it can't be one: an error of DBOS's own would repeat it."""
+    with suppress(InvalidInput):
+        return validation.name(ref, "ref")
+    raise ResetRefused(InvalidInput.code)
 
 
 def _workflow_id(name: str, ref: str) -> str:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from dbos import DBOS, DBOSClient, SetWorkflowTimeout
+from dbos import DBOS, SetWorkflowTimeout
 
 from reset_flow import ConfigurationError, Failure, InvalidInput, Policy, State, StoreUnavailable
 from reset_flow.integrations import calls, dbos
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from benchmarks.servers import PostgresServer
     from reset_flow import Event
-    from reset_flow.integrations.status import ResetStatus
 
 SOON = 30.0
 
@@ -320,43 +319,6 @@ async def test_a_workflow_that_is_ended_while_it_starts_a_reset_leaves_the_ref_t
     assert office.mails("anna") == 1
 
 
-async def test_a_start_that_dbos_no_longer_recovers_goes_on_with_the_next_workflow_of_its_ref(
-    office: Office, engine_url: str
-) -> None:
-    office.add("anna")
-    service = await office.service(listener=office.listener())
-    asked = asyncio.Event()
-
-    async def hang(_: str) -> str:
-        asked.set()
-        await asyncio.Event().wait()
-        return ""
-
-    await office.open(Resets(service, hang)).start("anna", "ticket-1", "first")
-    await soon(asked.wait())
-    office.close()
-    dead_letter(engine_url, "PasswordReset:ticket-1")
-    onboarding = office.open(Resets(service, office.look_up, ask_every=FOR_EVER))
-    waiting = await onboarding.start("anna", "ticket-1", "second")
-    await soon(parked(waiting))
-    (flow,) = await service.find(ref="ticket-1")
-    await office.finish(service, "anna", flow)
-    assert (await soon(waiting.get_result()))["state"] == State.PASSWORD_SET
-    assert office.mails("anna") == 1
-
-
-def dead_letter(url: str, workflow: str) -> None:
-    """Give up a workflow as DBOS does after a hundred processes that died of it."""
-    client = DBOSClient(system_database_url=url)
-    try:
-        client._sys_db.dead_letter_workflows([workflow], min_recovery_attempts=0)
-        assert [each.status for each in client.list_workflows(workflow_ids=[workflow])] == [
-            "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
-        ]
-    finally:
-        client.destroy()
-
-
 @pytest.mark.parametrize("wrong", ["", "a\0b", "a\ud800", 321 * "a", 7, None])
 async def test_a_ref_that_can_not_be_one_is_refused_for_good(office: Office, wrong: Any) -> None:
     office.add("anna")
@@ -367,35 +329,6 @@ async def test_a_ref_that_can_not_be_one_is_refused_for_good(office: Office, wro
     with pytest.raises(ResetRefused, match="invalid_input"):
         await soon(resets.cancel(wrong))
     assert office.mails("anna") == 0
-
-
-@pytest.mark.parametrize("where", ["outside", "workflow", "step"])
-async def test_a_reset_is_cancelled_wherever_that_is_called_once_its_store_is_back(
-    office: Office, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
-) -> None:
-    monkeypatch.setattr(dbos, "FIRST_PAUSE", 0.01)
-    office.add("anna")
-    service = await office.service()
-    resets = Resets(service, office.look_up, ask_every=FOR_EVER)
-
-    @DBOS.step()
-    async def step() -> ResetStatus:
-        return await resets.cancel("ticket-1")
-
-    @DBOS.workflow()
-    async def workflow() -> ResetStatus:
-        return await (resets.cancel("ticket-1") if where == "workflow" else step())
-
-    office.open(resets)
-    await service.start(login_of("anna"), ref="ticket-1")
-    path = office.folder / "flows.db"
-    path.rename(path.with_suffix(".gone"))
-    cancelling = asyncio.create_task(resets.cancel("ticket-1") if where == "outside" else workflow())
-    async with asyncio.timeout(SOON):
-        while "tried again later" not in caplog.text:  # noqa: ASYNC110 - a log has no event
-            await asyncio.sleep(0.01)
-    path.with_suffix(".gone").rename(path)
-    assert (await soon(cancelling))["failure"] == Failure.CANCELLED
 
 
 async def test_outside_of_a_workflow_nothing_is_started(office: Office) -> None:
