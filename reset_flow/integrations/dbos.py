@@ -63,6 +63,9 @@ WAITS = "waits "
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds between two tries, doubled each time."""
 
+GIVEN_UP = (errors.DBOSAwaitedWorkflowCancelledError, errors.DBOSAwaitedWorkflowMaxRecoveryAttemptsExceeded)
+"""What a workflow raises that was awaited, and ended without a result."""
+
 
 class ResetRefused(ResetFlowError):
     """
@@ -140,14 +143,15 @@ class Resets:
         """
         if DBOS.workflow_id is None:
             raise InvalidInput("a reset is started in a workflow of DBOS")
-        # Others may wait for the same: it has no deadline of this workflow's, and goes on if it was cancelled with one.
+        # Others may wait for the same: it has no deadline of this workflow's, and goes on if it was cancelled with one,
+        # or if it was recovered more often than DBOS does by itself.
         with SetWorkflowID(_workflow_id(self._name, _checked_ref(ref))), SetWorkflowTimeout(None):
             starting = await DBOS.start_workflow_async(self._start, user_ref, ref)
         while True:
             try:
                 started_for, begun = await starting.get_result()
                 break
-            except errors.DBOSAwaitedWorkflowCancelledError:
+            except GIVEN_UP:
                 await DBOS.resume_workflow_async(starting.workflow_id)
         if isinstance(code := begun.get("refused"), str):
             raise ResetRefused(code)

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from dbos import DBOS, SetWorkflowTimeout
+from dbos import DBOS, DBOSClient, SetWorkflowTimeout
 
 from reset_flow import ConfigurationError, Failure, InvalidInput, Policy, State, StoreUnavailable
 from reset_flow.integrations import calls, dbos
@@ -317,6 +317,43 @@ async def test_a_workflow_that_is_ended_while_it_starts_a_reset_leaves_the_ref_t
     await office.finish(service, "anna", flow)
     assert (await soon(waiting.get_result()))["state"] == State.PASSWORD_SET
     assert office.mails("anna") == 1
+
+
+async def test_a_start_that_dbos_no_longer_recovers_goes_on_with_the_next_workflow_of_its_ref(
+    office: Office, engine_url: str
+) -> None:
+    office.add("anna")
+    service = await office.service(listener=office.listener())
+    asked = asyncio.Event()
+
+    async def hang(_: str) -> str:
+        asked.set()
+        await asyncio.Event().wait()
+        return ""
+
+    await office.open(Resets(service, hang)).start("anna", "ticket-1", "first")
+    await soon(asked.wait())
+    office.close()
+    dead_letter(engine_url, "PasswordReset:ticket-1")
+    onboarding = office.open(Resets(service, office.look_up, ask_every=FOR_EVER))
+    waiting = await onboarding.start("anna", "ticket-1", "second")
+    await soon(parked(waiting))
+    (flow,) = await service.find(ref="ticket-1")
+    await office.finish(service, "anna", flow)
+    assert (await soon(waiting.get_result()))["state"] == State.PASSWORD_SET
+    assert office.mails("anna") == 1
+
+
+def dead_letter(url: str, workflow: str) -> None:
+    """Give up a workflow as DBOS does after a hundred processes that died of it."""
+    client = DBOSClient(system_database_url=url)
+    try:
+        client._sys_db.dead_letter_workflows([workflow], min_recovery_attempts=0)
+        assert [each.status for each in client.list_workflows(workflow_ids=[workflow])] == [
+            "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
+        ]
+    finally:
+        client.destroy()
 
 
 @pytest.mark.parametrize("wrong", ["", "a\0b", "a\ud800", 321 * "a", 7, None])
