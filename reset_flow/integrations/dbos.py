@@ -9,6 +9,7 @@ A parked workflow replays the steps of `reset_password` after an upgrade: their 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import suppress
 from functools import partial
@@ -228,14 +229,16 @@ class Resets:
 
 
 async def _until_done(name: str, step: Callable[[], Coroutine[None, None, _Outcome]]) -> _Outcome:
-    """Run a step until it has a status; wait in between, durably."""
+    """Run a step until it has a status; wait in between, durably if this is in a workflow."""
+    durably = DBOS.workflow_id is not None and DBOS.step_id is None
     for number in count():
         outcome: _Outcome = await DBOS.run_step_async({"name": name}, step)
         if "refused" in outcome:
             raise ResetRefused(outcome["refused"])
         if "status" in outcome:
             break
-        await DBOS.sleep_async(max(outcome["later"], min(FIRST_PAUSE * 2.0 ** min(number, 10), LONGEST_PAUSE)))
+        later = max(outcome["later"], min(FIRST_PAUSE * 2.0 ** min(number, 10), LONGEST_PAUSE))
+        await (DBOS.sleep_async(later) if durably else asyncio.sleep(later))
     return outcome
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from benchmarks.servers import PostgresServer
     from reset_flow import Event
+    from reset_flow.integrations.status import ResetStatus
 
 SOON = 30.0
 
@@ -366,6 +367,35 @@ async def test_a_ref_that_can_not_be_one_is_refused_for_good(office: Office, wro
     with pytest.raises(ResetRefused, match="invalid_input"):
         await soon(resets.cancel(wrong))
     assert office.mails("anna") == 0
+
+
+@pytest.mark.parametrize("where", ["outside", "workflow", "step"])
+async def test_a_reset_is_cancelled_wherever_that_is_called_once_its_store_is_back(
+    office: Office, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    monkeypatch.setattr(dbos, "FIRST_PAUSE", 0.01)
+    office.add("anna")
+    service = await office.service()
+    resets = Resets(service, office.look_up, ask_every=FOR_EVER)
+
+    @DBOS.step()
+    async def step() -> ResetStatus:
+        return await resets.cancel("ticket-1")
+
+    @DBOS.workflow()
+    async def workflow() -> ResetStatus:
+        return await (resets.cancel("ticket-1") if where == "workflow" else step())
+
+    office.open(resets)
+    await service.start(login_of("anna"), ref="ticket-1")
+    path = office.folder / "flows.db"
+    path.rename(path.with_suffix(".gone"))
+    cancelling = asyncio.create_task(resets.cancel("ticket-1") if where == "outside" else workflow())
+    async with asyncio.timeout(SOON):
+        while "tried again later" not in caplog.text:  # noqa: ASYNC110 - a log has no event
+            await asyncio.sleep(0.01)
+    path.with_suffix(".gone").rename(path)
+    assert (await soon(cancelling))["failure"] == Failure.CANCELLED
 
 
 async def test_outside_of_a_workflow_nothing_is_started(office: Office) -> None:
