@@ -47,7 +47,7 @@ __all__ = [
     "restate",
 ]
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 PAUSE = 0.02
 
 # Waits for the end of its parent, which closes its standard input in any case, and then cleans up.

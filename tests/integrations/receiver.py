@@ -97,7 +97,7 @@ class Receiver:
 
     async def came(self, number: int) -> list[Delivery]:
         """Wait until so many have come."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while len(self.got) < number:
                 self._came.clear()
                 await self._came.wait()

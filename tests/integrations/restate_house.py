@@ -84,7 +84,7 @@ class House:
         return len(await found) == number
 
     async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while not await condition():  # noqa: ASYNC110 - another process changes
                 await asyncio.sleep(PAUSE)
 

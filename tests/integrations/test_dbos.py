@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from reset_flow import Event
     from reset_flow.integrations.status import ResetStatus
 
-SOON = 30.0
+SOON = 120.0
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

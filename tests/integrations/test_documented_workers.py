@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 BOTH = pytest.mark.parametrize("engine", ["restate", "dbos"])
 LOGIN, ANSWER, PASSWORD = "robert.zak", "Peterson", "violet tractor sings at 5 am"
 LINK = "https://example.com/reset/link/"
-PATIENCE = 60
+PATIENCE = 300
 
 PRINTED = '    print("To", user_ref, ":", text)\n'
 # The first mail is not sent, for a reason that repeats its text.
