@@ -8,6 +8,8 @@ import os
 import re
 import sys
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,8 @@ SEND = """\
     if os.path.getsize("mails") < 100:
         raise ValueError(text)
 """
+SOONER = {"restate": ("days=days", "seconds=days"), "dbos": ("days * 24 * 3600", "days")}
+PAUSE = timedelta(seconds=1)
 BRIEF = "policy=__import__('reset_flow').Policy(flow_lifetime=timedelta(seconds=3)), "
 
 
@@ -52,9 +56,9 @@ def snippet(engine: str) -> str:
 
 
 def program(engine: str, *changes: tuple[str, str]) -> str:
-    """Return the worker as a program that writes its mails to a file."""
+    """Return the worker as a program that writes its mails to a file, and pauses for seconds in place of days."""
     text = snippet(engine)
-    for old, new in ((PRINTED, SEND), *changes):
+    for old, new in ((PRINTED, SEND), SOONER[engine], *changes):
         assert text.count(old) == 1, old
         text = text.replace(old, new)
     return f"import asyncio, os\n{text}\nasyncio.run(main())\n"
@@ -102,6 +106,8 @@ async def set_none(service: ResetService) -> list[Flow]:
         flows.append(await offered(service, *flows))
         with suppress(FlowEnded):  # it was faster
             await service.cancel(flows[-1].id)
+    flows = [await service.get(flow.id) for flow in flows]
+    assert all(later.created_at - earlier.history[-1].at >= PAUSE for earlier, later in pairwise(flows))
     return flows
 
 
