@@ -69,8 +69,9 @@ def _webhook(settings: Settings) -> dict[str, WebhookListener]:
         return {}
     secrets = [Secret(each) for each in setting("WEBHOOK_SECRET").split()]
     networks = settings.get("WEBHOOK_ALLOW_PRIVATE", "").replace(",", " ").split()
+    proxy = Secret(settings.get("WEBHOOK_PROXY", ""))
     try:
-        return {"webhook": WebhookListener(url, secrets, allow_private=networks)}
+        return {"webhook": WebhookListener(url, secrets, allow_private=networks, proxy=proxy or None)}
     except ConfigurationError as error:
         reason = str(error)
     raise ConfigurationError(f"RESET_FLOW_WEBHOOK_…: {reason}")

@@ -30,7 +30,7 @@ from reset_flow.domain.times import NO_TIME
 from reset_flow.engine.context import in_utc, system_clock
 from reset_flow.engine.notifications import PATIENCE
 from reset_flow.integrations.networks import carried, is_public, networks
-from reset_flow.transports.http import Reply, Sender, endpoint
+from reset_flow.transports.http import Reply, Sender, endpoint, proxy_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -125,8 +125,8 @@ class WebhookListener:
     until its retention is over. A receiver that answers `Retry-After`, or 410, is sent nothing for that time, or for an
     hour.
 
-    It connects to public addresses alone, whatever the name of the host leads to, follows no redirect, uses no proxy,
-    keeps no cookie, and does not read the body of the reply.
+    It connects to public addresses alone, whatever the name of the host leads to, follows no redirect, keeps no cookie,
+    does not read the body of the reply, and uses no proxy but the one that it is given.
 
     Args:
         url: `https://…`, which may have a query; or `http://` to this machine, if `allow_private` has its address.
@@ -137,6 +137,9 @@ class WebhookListener:
         events: `ends`, which are told at least once; or `all` transitions, of which the others are told at most once.
 
         allow_private: Networks that are not public and may be connected to all the same, such as `10.20.0.0/16`.
+
+        proxy: `http://host:3128`, perhaps with a user and a password: the one way to the receiver, which must be https.
+            The proxy looks the host up. So it alone can keep a name from leading to an address that is not public.
 
         timeout: For one delivery; ten seconds at most, as a service waits no longer for a listener.
 
@@ -155,14 +158,18 @@ class WebhookListener:
         *,
         events: Literal["ends", "all"] = "ends",
         allow_private: Iterable[str] = (),
+        proxy: str | Secret | None = None,
         timeout: timedelta = PATIENCE,
         at_once: int = AT_ONCE,
         ssl: SSLContext | None = None,
         clock: Clock = system_clock,
     ) -> None:
         url, secret = validation.address(url, "url"), _hidden(secret)
+        proxy = None if proxy is None else proxy_address(proxy)
         self._allowed = networks(allow_private, "allow_private")
         self._url = self._endpoint(url)
+        if proxy and self._url.scheme == "http":
+            raise ConfigurationError("url must be https, as the proxy would read all else")
         self._keys = _keys(secret)
         _check(events=events, timeout=timeout, at_once=at_once)
         self._all = events == "all"
@@ -176,7 +183,8 @@ class WebhookListener:
             content_type="application/json",
             read_bodies=False,
             connections=at_once,
-            socket_factory=self._socket,
+            proxy=proxy,
+            socket_factory=None if proxy else self._socket,  # with one, it is asked for the proxy's address
         )
 
     async def __call__(self, event: Event) -> None:

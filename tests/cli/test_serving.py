@@ -123,6 +123,12 @@ def test_a_receiver_that_can_be_none_is_one_line(run: Run, monkeypatch: pytest.M
         refused.refused(12, "RESET_FLOW_WEBHOOK", "no credentials")
         assert SECRET not in refused.err
         monkeypatch.setenv("RESET_FLOW_WEBHOOK_SECRET", f"{WEBHOOK_SECRET} {WEBHOOK_SECRET}")
+    monkeypatch.setenv("RESET_FLOW_WEBHOOK_URL", "https://crm.example/")
+    monkeypatch.setenv("RESET_FLOW_WEBHOOK_PROXY", f"socks5://me:{SECRET}@proxy.example")
+    refused = run("serve")
+    refused.refused(12, "RESET_FLOW_WEBHOOK", "proxy must be like http://host:3128")
+    assert SECRET not in refused.err
+    monkeypatch.delenv("RESET_FLOW_WEBHOOK_PROXY")
     monkeypatch.setenv("RESET_FLOW_WEBHOOK_URL", "https://10.1.2.3/")
     run("serve").refused(12, "RESET_FLOW_WEBHOOK", "allow_private")
 

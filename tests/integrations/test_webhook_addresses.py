@@ -101,6 +101,88 @@ async def test_a_public_name_that_leads_inside_when_it_is_connected_to_leads_now
         assert len(knocks) == 1
 
 
+class Proxy:
+    """
+    A proxy on loopback, whatever name it is asked for: it connects to the receiver.
+
+    Attributes:
+        status: Of its answer.
+
+        asked: The heads of all requests.
+    """
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self.status = 200
+        self.asked: list[bytes] = []
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 %d Whatever\r\n\r\n" % self.status)
+        if self.status == 200:
+            there, back = await asyncio.open_connection("127.0.0.1", self._receiver.port)
+            await asyncio.gather(self._copy(reader, back), self._copy(there, writer), return_exceptions=True)
+        writer.close()
+
+    async def _copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while piece := await source.read(65536):
+            target.write(piece)
+        target.close()
+
+
+async def test_a_proxy_looks_the_name_up_and_can_not_read_what_it_carries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    certificate = certified(tmp_path, "hooks.example.com")
+    own, trusting = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context(cafile=certificate)
+    own.load_cert_chain(certificate)
+    async with Receiver(ssl=own) as receiver, Office(tmp_path) as office:
+        proxy = Proxy(receiver)
+        async with await asyncio.start_server(proxy.accept, "127.0.0.1", 0) as server:
+            address = f"http://us%20:hunter2@127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+            async def ended(name: str) -> None:
+                url = f"https://{name}.example.com/"
+                await office.ended(await office.hook(url, allow_private=(), proxy=address, ssl=trusting))
+
+            asked = named(monkeypatch, "10.1.2.3")
+            await ended("other")
+            assert receiver.got == []
+            proxy.status = 407
+            await ended("hooks")
+            assert receiver.got == []
+            assert "wants a log-in" in caplog.text
+            proxy.status = 200
+            await ended("hooks")
+            (got,) = receiver.got
+    assert asked == []
+    assert [each.split()[1] for each in proxy.asked] == [
+        b"other.example.com:443",
+        b"hooks.example.com:443",
+        b"hooks.example.com:443",
+    ]
+    assert all(b"authorization: basic" in each.lower() for each in proxy.asked)
+    assert "Proxy-Authorization" not in got.headers
+    assert "hunter2" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("url", "proxy", "what"),
+    [
+        ("http://127.0.0.1:8080/", "http://proxy.example:3128", "url must be https, as the proxy"),
+        ("https://10.1.2.3/", "http://proxy.example:3128", "url leads to no public address"),
+        ("https://crm.example/", "socks5://us:hunter2@proxy.example", "proxy must be like http://host:3128"),
+        ("https://crm.example/", "", "proxy must be like http://host:3128"),
+    ],
+)
+def test_a_proxy_that_can_not_be_used_is_refused_and_not_repeated(url: str, proxy: str, what: str) -> None:
+    with pytest.raises(ConfigurationError, match=what) as caught:
+        WebhookListener(url, SECRET, allow_private=LOOPBACK, proxy=proxy)
+    assert "hunter2" not in str(caught.value)
+    good = WebhookListener("https://crm.example/", SECRET, proxy="http://us:hunter2@proxy.example:3128")
+    assert "hunter2" not in repr(vars(good))
+
+
 def certified(folder: Path, name: str) -> Path:
     """Write a certificate for this name that signs itself, and its key."""
     key, subject = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
