@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from reset_flow.deadlines import Deadlines
@@ -58,13 +59,17 @@ async def find_login(login_of: LoginOf, user_ref: str) -> Secret:
 
     Raises:
         ResetFlowError: What `login_of` raised, if that is one.
+        ConfigurationError: It is no async function.
         LoginUnavailable: After any other error, without its text.
     """
     user_ref = validation.name(user_ref, "user_ref")
 
     async def look_up() -> Secret | ResetFlowError:
         try:
-            return Secret(await login_of(user_ref))
+            looking = login_of(user_ref)
+            if not isawaitable(looking):
+                return ConfigurationError("login_of must be an async function")
+            return Secret(await looking)
         except ResetFlowError as error:
             return error
 
@@ -90,6 +95,11 @@ async def give_up(service: ResetService, flow_id: str) -> Flow:
     with suppress(FlowEnded):
         return await service.cancel(flow_id, patience=PATIENCE)
     return await service.get(flow_id)
+
+
+def log_retry(error: ResetFlowError) -> None:
+    """Log that a call is made again: in words where somebody has to mend something, else by the error's code."""
+    logger.warning("a reset is tried again later: %s", error if isinstance(error, OPERATORS) else error.code)
 
 
 def is_final(error: ResetFlowError) -> bool:

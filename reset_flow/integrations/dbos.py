@@ -35,6 +35,7 @@ from reset_flow.integrations.calls import (
     find_reset,
     give_up,
     is_final,
+    log_retry,
     pause,
 )
 from reset_flow.integrations.status import ResetStatus, status_of
@@ -220,7 +221,7 @@ class Resets:
         except ResetFlowError as error:
             if is_final(error):
                 return {"refused": error.code}
-            logger.warning("a reset is tried again later: %s", error.code)
+            log_retry(error)
             return {"later": error.retry_after.total_seconds() if error.retry_after else 0.0}
         except Exception as error:  # noqa: BLE001 - of a store or transport of somebody else's
             logger.warning("a reset is tried again later: %s", type(error).__name__)

@@ -34,6 +34,7 @@ from reset_flow.integrations.calls import (
     find_reset,
     give_up,
     is_final,
+    log_retry,
     pause,
 )
 from reset_flow.integrations.status import ResetStatus, status_of
@@ -221,6 +222,7 @@ def _refusal(error: ResetFlowError) -> Exception:
     if is_final(error):
         status = STATUSES.get(error.code, 400)
         return restate.TerminalError(f"the reset is refused: {error.code}", status, metadata={"code": error.code})
+    log_retry(error)
     after = error.retry_after if error.retry_after and error.retry_after > ENOUGH else None
     return RetryableError(f"the reset is tried again later: {error.code}", 503, retry_after=after)
 

@@ -19,7 +19,7 @@ from reset_flow.testing import LeakScanner
 from tests.integrations.orchestrator import FOR_EVER, PASSWORD, Office, kept, login_of, parked, require_sqlite, steps
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from benchmarks.servers import PostgresServer
@@ -234,6 +234,23 @@ async def test_a_look_up_that_fails_or_hangs_is_tried_again_and_shows_nothing(
     assert "RuntimeError" in caplog.text
     assert LeakScanner({"login": login_of("anna")}).find(caplog.text) == []
     await check_no_login(engine_url, "anna")
+
+
+async def test_what_somebody_has_to_mend_is_logged_in_words(
+    office: Office, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dbos, "FIRST_PAUSE", 0.01)
+    office.add("anna")
+    not_async: Any = login_of
+    looks: list[Callable[[str], Awaitable[str]]] = [not_async, not_async, office.look_up]
+
+    def look_up(user_ref: str) -> Awaitable[str]:
+        return looks.pop(0)(user_ref)
+
+    onboarding = office.open(Resets(await office.service(), look_up))
+    await soon(parked(await onboarding.start("anna", "ticket-1")))
+    assert caplog.text.count("a reset is tried again later: login_of must be an async function") == 2
+    assert LeakScanner({"login": login_of("anna")}).find(caplog.text) == []
 
 
 async def check_no_login(engine_url: str, user_ref: str) -> None:

@@ -25,7 +25,7 @@ from reset_flow.testing import LeakScanner
 from tests.integrations.restate_house import LOGIN, PEOPLE, House, RefusedError, login_of, open_house
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from benchmarks.servers import RestateServer
@@ -262,6 +262,21 @@ async def test_a_login_that_can_not_be_looked_up_is_looked_up_again_and_shows_no
     assert "ValueError" in caplog.text
     assert "TimeoutError" in caplog.text
     assert LeakScanner({"login": LOGIN}).find(caplog.text, restate_server.log) == []
+
+
+async def test_what_somebody_has_to_mend_is_logged_in_words(
+    make_house: MakeHouse, caplog: pytest.LogCaptureFixture
+) -> None:
+    not_async: Any = PEOPLE.__getitem__
+    looks: list[Callable[[str], Awaitable[str]]] = [not_async, not_async, login_of]
+
+    def look_up(user_ref: str) -> Awaitable[str]:
+        return looks.pop(0)(user_ref)
+
+    async with make_house(login_of=look_up) as house:
+        assert (await house.call("start", "ticket 20", "user 1"))["state"] == "question_answered"
+    assert caplog.text.count("a reset is tried again later: login_of must be an async function") == 2
+    assert LeakScanner({"login": LOGIN}).find(caplog.text, house.server.log) == []
 
 
 @pytest.mark.parametrize(
