@@ -244,7 +244,8 @@ class RestateListener:
             self._url = URL(ingress_url)
         except (TypeError, ValueError):
             self._url = URL()
-        if self._url.scheme not in ("http", "https") or not self._url.host:
+        has_more = self._url.user or self._url.query_string or self._url.fragment
+        if self._url.scheme not in ("http", "https") or not self._url.host or has_more:
             raise ConfigurationError("ingress_url must be like http://127.0.0.1:8080")
         self._name = name
         self._token = None if token is None else Secret(token)

@@ -344,7 +344,7 @@ async def test_a_store_that_is_down_for_a_while_ends_no_wait(make_house: MakeHou
 
 
 def test_settings_that_can_not_be_are_refused() -> None:
-    for url in ("", "127.0.0.1:8080", "ftp://host", "http://", None):
+    for url in ("", "127.0.0.1:8080", "ftp://host", "http://", "http://host/?a=b", "http://me:violet@host", None):
         with pytest.raises(ConfigurationError, match="ingress_url must be like"):
             RestateListener(url)  # type: ignore[arg-type] # what somebody may give
     listener = RestateListener("https://restate.example", token="secret token")
