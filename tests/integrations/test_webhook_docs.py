@@ -11,9 +11,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import django.conf
+import fastapi
+import flask
 import pytest
 from aiohttp import ClientSession, web
+from django.test import RequestFactory
 
+from reset_flow.integrations.webhooks import verify
 from tests.integrations.receiver import OTHER_SECRET, SECRET, Delivery, Office, Receiver
 
 if TYPE_CHECKING:
@@ -95,6 +100,43 @@ async def test_the_receiver_takes_what_the_service_sends_and_acts_once(shop: Sho
         assert shop.ticket() == (1, "cancelled")
         office.later()
         assert await office.tells(hook) == 0
+
+
+def call(framework: str) -> str:
+    """Return how a handler of this framework calls `verify`."""
+    found = re.search(rf"^\| {framework}.*? \| `(.+?)`", PAGE, re.MULTILINE)
+    assert found, f"there is no {framework}"
+    return found[1]
+
+
+def called(framework: str) -> Any:
+    """Return a handler that does so, and returns the id of the event."""
+    names: dict[str, Any] = {"verify": verify, "SECRET": SECRET}
+    kind = "async def" if "await" in call(framework) else "def"
+    exec(f"{kind} handler(request):\n    return {call(framework)}.id", names)  # noqa: S102 - it is ours
+    return names["handler"]
+
+
+async def test_other_frameworks_give_what_verify_takes(tmp_path: Path) -> None:
+    delivery = await delivered(tmp_path)
+    headers = {name: value for name, value in delivery.headers.items() if name.lower().startswith("webhook-")}
+    path, body, kind = "/hooks/reset", delivery.body, "application/json"
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body}
+
+    scope = {"type": "http", "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()]}
+    assert await called("FastAPI")(fastapi.Request(scope, receive)) == delivery.id
+
+    if not django.conf.settings.configured:
+        django.conf.settings.configure()
+    extra: Any = {"headers": headers}
+    request = RequestFactory().post(path, body, content_type=kind, **extra)
+    assert called("Django")(request) == delivery.id
+
+    shop = flask.Flask("shop")
+    with shop.test_request_context(path, method="POST", data=body, headers=headers, content_type=kind):
+        assert called("Flask")(flask.request) == delivery.id
 
 
 async def test_repeats_are_acknowledged_and_acted_on_once(shop: Shop, tmp_path: Path) -> None:
