@@ -40,7 +40,7 @@ SANDBOX = (sys.executable, "-m", "reset_flow.sandbox", "--port", "0", "--quiet")
 ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[a-zA-Z]")
 KILL_AT_END = 'trap "" HUP INT TERM; read -r line || kill -KILL "$1"'
 """Kills a process once standard input ends, as it does with the demo in any case. A line ends the watch alone."""
-PATIENCE = 15.0
+PATIENCE = 60.0
 """Seconds that a process of the demo may take for anything; on an idle machine it takes half a one."""
 
 
