@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from itertools import count
@@ -64,6 +65,10 @@ WAITS = "waits "
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds between two tries, doubled each time."""
+
+THREADS = 4
+"""That tell DBOS of ends, at most. They may hang with its database, so they are none of the event loop's own, by which
+names are looked up."""
 
 GIVEN_UP = (errors.DBOSAwaitedWorkflowCancelledError, errors.DBOSAwaitedWorkflowMaxRecoveryAttemptsExceeded)
 """What a workflow raises that was awaited, and ended without a result."""
@@ -269,6 +274,7 @@ class DBOSListener:
 
     def __init__(self, system_database_url: str | Secret, *, name: str = NAME, schema: str = "dbos") -> None:
         self._name = name
+        self._threads = ThreadPoolExecutor(THREADS, "reset-flow-dbos")
         failed = False
         try:
             self._client = DBOSClient(
@@ -300,22 +306,24 @@ class DBOSListener:
         if not event.transition.target.ended or event.flow.ref is None:
             return
         failure = ""
+        told = partial(self._tell, _workflow_id(self._name, event.flow.ref), event.id)
         try:
-            await self._tell(_workflow_id(self._name, event.flow.ref), event.id)
+            await asyncio.get_running_loop().run_in_executor(self._threads, told)
         except Exception as error:  # noqa: BLE001 - of a driver: it may repeat the address
             failure = type(error).__name__
         if failure:
             raise StoreUnavailable(f"DBOS can't be told of an end: {failure}")
 
-    async def _tell(self, reset: str, event_id: str) -> None:
-        found = await self._client.list_workflows_async(workflow_ids=[reset], load_input=False, load_output=False)
+    def _tell(self, reset: str, event_id: str) -> None:
+        found = self._client.list_workflows(workflow_ids=[reset], load_input=False, load_output=False)
         marks = found[0].attributes if found else None
         for workflow in [each for key, each in (marks or {}).items() if key.startswith(WAITS)]:
             try:
-                await self._client.send_async(workflow, event_id, reset, idempotency_key=event_id, send_to_forks=True)
+                self._client.send(workflow, event_id, reset, idempotency_key=event_id, send_to_forks=True)
             except errors.DBOSNonExistentWorkflowError:
                 logger.debug("workflow %s no longer waits", workflow)
 
     def close(self) -> None:
         """Let go of the connections."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._client.destroy()

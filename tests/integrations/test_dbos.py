@@ -6,6 +6,7 @@ import asyncio
 import logging
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -452,6 +453,29 @@ async def test_an_end_while_dbos_is_down_is_told_once_it_is_up(
         pass
     assert (await soon(waiting.get_result()))["state"] == State.PASSWORD_SET
     assert postgres_server.password not in caplog.text
+
+
+async def test_a_database_of_dbos_that_does_not_answer_keeps_no_thread_of_the_event_loop(tmp_path: Path) -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    reached, silent = asyncio.Event(), asyncio.Event()
+
+    async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reached.set()
+        await silent.wait()
+        writer.close()
+
+    async with (
+        await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server,
+        Office(f"postgresql://user@127.0.0.1:{server.sockets[0].getsockname()[1]}/dbos", tmp_path) as office,
+    ):
+        office.add("anna")
+        service = await office.service(listener=office.listener())
+        flow = await service.start(login_of("anna"), ref="ticket-1")
+        await service.cancel(flow.id)
+        await soon(reached.wait())
+        async with asyncio.timeout(30):
+            assert await asyncio.to_thread(lambda: "done") == "done"
+        silent.set()
 
 
 def test_without_dbos_the_extra_is_named() -> None:
