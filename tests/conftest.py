@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from benchmarks import servers
 from benchmarks.binaries import NoServerError, find_program, provided
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
     from benchmarks.servers import PostgresServer, RedisServer, RestateServer
 
+
+# Neither says anything of the examples: on a machine that is busy with other things, both fail any test.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 SERVER_FIXTURES = {"postgres_server", "redis_server", "restate_server"}
 SERVER_PARAMETERS = {"postgres", "redis"}
