@@ -70,7 +70,7 @@ class TransportContract:
     good_password = 'Violet "tractor" sings at 5'  # noqa: S105 - nobody's
     answer: str | None = None
     deadline = timedelta(seconds=1)
-    tolerance = timedelta(seconds=10)
+    tolerance = timedelta(seconds=60)
 
     def make_transport(self, url: str, deadline: timedelta) -> Transport:
         """Return a transport to this address, which is that of the provider or of the fault proxy before it."""
@@ -253,6 +253,9 @@ class TransportContract:
                     reset.renew(deadline=self.deadline)
                 reset.proxy.fault(fault)
                 outcome = await reset.play(call, self.good_password)
+                if fault in HANGS and not reset.arrived:  # the machine was held up until the time was up
+                    reset.renew(deadline=20 * self.deadline)
+                    outcome = await reset.play(call, self.good_password)
                 said = f"{call} under {fault}: {outcome!r}"
                 assert reset.arrived == 1, f"{call} under {fault} is sent {reset.arrived} times"
                 if fault in THROTTLED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,15 @@ class Honest:
 
     async def aclose(self) -> None:
         await self.inner.aclose()
+
+
+class Stalls(Honest):
+    """Is on a machine that does nothing for longer than the deadline."""
+
+    async def update(self, case: Case, token: Secret, new: NewCredential) -> Outcome:
+        if self.deadline == TransportContract.deadline:
+            asyncio.get_running_loop().call_soon(time.sleep, 1.5 * self.deadline.total_seconds())
+        return await super().update(case, token, new)
 
 
 class Repeats(Honest):
@@ -254,3 +264,13 @@ async def test_a_broken_transport_is_found_out(
     await getattr(Contract(), sentence)(*arguments)
     with pytest.raises(AssertionError, match=words):
         await getattr(BrokenContract(), sentence)(*arguments)
+
+
+async def test_a_machine_that_stalls_is_no_fault_of_the_transport(provider: AccountsServer) -> None:
+    class Contract(TransportContract):
+        weak_password = "abc123"
+
+        def make_transport(self, url: str, deadline: timedelta) -> Transport:
+            return Stalls(accounts_transport(url, deadline))
+
+    await Contract().test_an_outcome_is_true_whatever_happens_on_the_way(provider, Fault.HANG_BEFORE)
