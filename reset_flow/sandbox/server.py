@@ -110,7 +110,7 @@ class Sandbox:
         """Stop listening and close every connection. Pending calls end without a reply. Idempotent."""
         runner, self._runner = self._runner, None
         if runner is not None:
-            self._wire.closing.set()
+            self._wire.close()
             await runner.cleanup()
 
     @property
@@ -158,6 +158,10 @@ class Sandbox:
         fault = Fault(route=route, name=name, **order)
         self._faults.add(fault)
         return fault
+
+    def release(self) -> None:
+        """End the latencies that are under way, as if their time were up."""
+        self._wire.release()
 
     def clear_faults(self) -> None:
         """Remove all queued faults."""

@@ -33,15 +33,26 @@ class Wire:
 
     def __init__(self) -> None:
         self.closing = asyncio.Event()
+        self._released = asyncio.Event()
 
     async def wait(self, seconds: float) -> None:
         """Wait so many seconds, even if the client disconnects."""
-        if seconds > 0:
+        if seconds > 0 and not self.closing.is_set():
             try:
                 async with asyncio.timeout(seconds):
-                    await self.closing.wait()
+                    await self._released.wait()
             except TimeoutError:
                 pass
+
+    def release(self) -> None:
+        """End the waits that are under way."""
+        self._released.set()
+        self._released = asyncio.Event()
+
+    def close(self) -> None:
+        """End all waits, those to come as well."""
+        self.closing.set()
+        self.release()
 
     async def spoil(self, request: web.Request, fault: Fault, status: int, reply: Any) -> web.StreamResponse:
         """Apply a fault to the reply. The broker has acted before, if the fault lets it."""

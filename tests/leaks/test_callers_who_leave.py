@@ -40,7 +40,7 @@ async def test_who_leaves_in_the_middle_of_a_call(
     route, state, command = COMMANDS[number]
     flow_id = "" if state is None else (await scene.at(state)).id
     calls = len(scene.sandbox.calls_of(route))
-    scene.sandbox.fault(route, "latency", seconds=1.5)
+    scene.sandbox.fault(route, "latency", seconds=3600)
     task = asyncio.ensure_future(command(scene, flow_id))
     await scene.sandbox.wait_for_calls(route, calls + 1)
     if impatient:
@@ -49,5 +49,6 @@ async def test_who_leaves_in_the_middle_of_a_call(
         task.cancel()
         error = await raised(task)
     assert isinstance(error, TimeoutError if impatient else asyncio.CancelledError)
+    scene.sandbox.release()
     assert "reset_flow/" in traceback_of(error, callers=[TESTS]), "no frame of the library was looked at"
     await scene.looked_at(error)

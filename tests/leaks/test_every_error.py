@@ -95,12 +95,13 @@ async def _(scene: Scene) -> None:
 @provokes(FlowBusy)
 async def _(scene: Scene) -> None:
     flow = await scene.at(State.TOKEN_ISSUED)
-    scene.sandbox.fault("update", "latency", seconds=1.5)
+    scene.sandbox.fault("update", "latency", seconds=3600)
     first = asyncio.create_task(scene.service.set_password(flow.id, scene.secret("password")))
     await scene.sandbox.wait_for_calls("update")
     try:
         await scene.service.set_password(flow.id, scene.secret("password"))
     finally:
+        scene.sandbox.release()
         await first
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 REQUEST = "/api/v1.0/users/password/reset"
 EXCHANGE = "/api/v1.0/users/password/reset/code"
+HOUR = 3600.0
 MARIA = {"User": "maria.noquestion"}
 ACCEPTED = (200, {"Errors": [], "IsSucceed": False})
 
@@ -73,11 +74,12 @@ async def test_a_hanging_call_ends_when_the_sandbox_closes(sandbox: Sandbox, ask
 
 
 async def test_latency_delays_the_deed_and_the_reply(sandbox: Sandbox, ask: Ask) -> None:
-    sandbox.fault("request", "latency", seconds=0.1)
+    sandbox.fault("request", "latency", seconds=HOUR)
     call = asyncio.create_task(ask("POST", REQUEST, MARIA))
     [logged] = await sandbox.wait_for_calls("request")
     assert (logged.fault, logged.acted, logged.status) == ("latency", False, None)
     assert sandbox.mails == []
+    sandbox.release()
     assert await call == ACCEPTED
     assert sandbox.calls[0].acted
 
@@ -85,25 +87,37 @@ async def test_latency_delays_the_deed_and_the_reply(sandbox: Sandbox, ask: Ask)
 async def test_a_delayed_deed_is_done_even_after_the_client_has_gone(
     sandbox: Sandbox, client: aiohttp.ClientSession
 ) -> None:
-    sandbox.fault("request", "latency", seconds=0.5)
+    sandbox.fault("request", "latency", seconds=HOUR)
     call = asyncio.create_task(client.post(REQUEST, json=MARIA))
     await sandbox.wait_for_calls("request")
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
+    await asyncio.sleep(0.05)  # the sandbox hears of it
     assert sandbox.mails == []
-    async with asyncio.timeout(30):
+    sandbox.release()
+    async with asyncio.timeout(60):
         await sandbox.wait_for_calls("request", acted=True)
     assert len(sandbox.mails) == 1
 
 
 async def test_latency_after_delays_the_reply_only(sandbox: Sandbox, ask: Ask) -> None:
-    sandbox.fault("request", "latency_after", seconds=0.1)
+    sandbox.fault("request", "latency_after", seconds=HOUR)
     call = asyncio.create_task(ask("POST", REQUEST, MARIA))
     await sandbox.wait_for_calls("request", acted=True)
     assert len(sandbox.mails) == 1
     assert not call.done()
+    sandbox.release()
     assert await call == ACCEPTED
+
+
+@pytest.mark.parametrize("name", ["latency", "latency_after"])
+async def test_latency_ends_when_its_time_is_up(name: str, sandbox: Sandbox, ask: Ask) -> None:
+    sandbox.fault("request", name, seconds=0.05)
+    assert await ask("POST", REQUEST, MARIA) == ACCEPTED
+    sandbox.fault("request", name, seconds=0.05)
+    sandbox.release()  # none is under way
+    assert await ask("POST", REQUEST, MARIA) == ACCEPTED
 
 
 @pytest.mark.parametrize("act", [False, True])

@@ -306,7 +306,7 @@ async def test_a_flow_that_stays_busy_is_a_conflict_that_says_until_when(
     monkeypatch.setattr(api, "PATIENCE", IMPATIENT)
     program = await house.program(await house.worker())
     await program.start()
-    house.sandbox.fault("exchange", "latency_after", seconds=5)
+    house.sandbox.fault("exchange", "latency_after", seconds=3600)
     code = asyncio.create_task(program.do("code", house.sandbox.newest_code(UNASKED)))
     await house.sandbox.wait_for_calls("exchange")
     assert (await program.get()).body["message"]["id"] == "busy"
@@ -314,6 +314,7 @@ async def test_a_flow_that_stays_busy_is_a_conflict_that_says_until_when(
     assert (busy.status, busy.body["code"], busy.body["message"]["id"]) == (409, "flow_busy", "busy")
     assert 0 < int(busy.headers["Retry-After"]) <= 30
     assert busy.body["flow"]["busy_until"]
+    house.sandbox.release()
     assert (await code).status == 200
 
 

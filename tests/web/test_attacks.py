@@ -85,13 +85,14 @@ async def test_who_starts_again_sees_nothing_of_what_the_victim_does_now(
     assert (await attacker.send(start)).has("code")
     victim = await opened_by_link(house, worker, (await attacker.flow()).id)
     await victim.do("code", code=house.sandbox.newest_code(UNASKED))
-    house.sandbox.fault("update", "latency_after", seconds=3)
+    house.sandbox.fault("update", "latency_after", seconds=3600)
     password = asyncio.create_task(victim.do("password", password=PASSWORD))
     await house.sandbox.wait_for_calls("update")
     attacker.cookie = cookie
     page = await attacker.send(start)
     assert (page.status, page.has("again")) == (403, True)
     assert "data-ends" not in page.text
+    house.sandbox.release()
     assert (await password).status == 200
     assert house.sandbox.password_of(UNASKED) == PASSWORD
 

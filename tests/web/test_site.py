@@ -155,11 +155,12 @@ async def test_start_over_works_where_the_reset_can_not_be_given_up(
     browser = await to_the_code(house, guards=(refuse,))
     assert (await browser.do("again")).has("start")
     await browser.do("start", user=UNASKED)
-    house.sandbox.fault("exchange", "latency_after", seconds=0.5)
+    house.sandbox.fault("exchange", "latency_after", seconds=3600)
     busy, again = browser.page.form("code"), browser.page.form("again")
     sending = asyncio.create_task(browser.send(busy, code=house.sandbox.newest_code(UNASKED)))
     await house.sandbox.wait_for_calls("exchange")
     assert (await browser.send(again)).has("start")
+    house.sandbox.release()
     await sending
 
 
