@@ -12,6 +12,7 @@ from reset_flow.domain.flow import NewCredential
 from reset_flow.domain.outcomes import Accepted, Cause, NotActed, Unknown
 from reset_flow.domain.secret import Secret
 from reset_flow.ports import Case
+from tests.patience import let_time_pass
 
 if TYPE_CHECKING:
     import asyncio
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tests.transports.conftest import MakeEtna, Script, Serve, Server
 
 CASE = Case(user="robert.zak")
+DEADLINE = timedelta(seconds=60)
 NEW = NewCredential(secret=Secret("p\u00e4ssw\u00f6rd \u4e2d\u6587 \U0001f600"))
 CALLS: dict[str, Callable[[EtnaTransport], Awaitable[Outcome]]] = {
     "challenge": lambda etna: etna.challenge(CASE),
@@ -147,12 +149,13 @@ async def test_a_step_that_nobody_answers_whole_is_unknown(serve: Serve, etna: M
     async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.request(reader)
         if how == "is silent":
+            let_time_pass(DEADLINE)
             await reader.read()
         if how == "breaks off":
             writer.write(server.reply(b'{"Errors": [], "IsSucceed": true, "State": "Succeeded"}', length=1000))
 
     server = await serve(script)
-    got = await CALLS[step](etna(server.url, deadline=timedelta(seconds=1)))
+    got = await CALLS[step](etna(server.url, deadline=DEADLINE))
     assert len(server.requests) == 1
     if step == "challenge":
         assert isinstance(got, NotActed)

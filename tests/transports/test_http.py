@@ -8,7 +8,6 @@ import gc
 import gzip
 import multiprocessing
 import threading
-import time
 import tracemalloc
 import zlib
 from datetime import UTC, datetime, timedelta
@@ -25,6 +24,7 @@ from reset_flow.domain.errors import ConfigurationError
 from reset_flow.domain.outcomes import Cause, NotActed, Unknown
 from reset_flow.transports import http
 from reset_flow.transports.http import BODY_LIMIT, Reply, Sender
+from tests.patience import let_time_pass
 from tests.transports.conftest import Server
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ T = TypeVar("T")
 SHORT = timedelta(seconds=1)
 LONG = timedelta(seconds=60)
 """No machine stalls for so long: what ended before it ended for another reason."""
+LONGER = timedelta(hours=1)
 HEADERS = {"Accept-Encoding": "identity"}
 JSON = "application/json"
 BODY = b'{"Code": "741175"}'
@@ -233,21 +234,26 @@ async def test_a_name_that_does_not_resolve_is_not_acted(sender: MakeSender, mon
     assert await posted(sender(), "https://broker.test/a") == NotActed(detail="ClientConnectorDNSError")
 
 
-@pytest.mark.parametrize("times", [{"connect_deadline": SHORT}, {"deadline": SHORT}], ids=str)
+TIMES: list[Times] = [
+    {"connect_deadline": LONG, "deadline": LONGER},
+    {"deadline": LONG, "connect_deadline": LONGER},
+]
+
+
+@pytest.mark.parametrize("times", TIMES, ids=str)
 async def test_a_handshake_that_takes_too_long_is_not_acted(serve: Serve, sender: MakeSender, times: Times) -> None:
     async def script(_: Server, reader: asyncio.StreamReader, __: asyncio.StreamWriter) -> None:
         await reader.read(1)
+        let_time_pass(LONG)
         await forever()
 
     server = await serve(script)
-    began = time.monotonic()
     got = await posted(sender(**times), server.url.replace("http", "https"))
     assert isinstance(got, NotActed)
     assert got.detail in ("ConnectionTimeoutError", "TimeoutError")
-    assert time.monotonic() - began < 30
 
 
-@pytest.mark.parametrize("times", [{"connect_deadline": SHORT}, {"deadline": SHORT}], ids=str)
+@pytest.mark.parametrize("times", TIMES, ids=str)
 async def test_no_free_connection_is_not_acted(serve: Serve, sender: MakeSender, times: Times) -> None:
     async def script(server: Server, reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await server.request(reader)
@@ -255,9 +261,13 @@ async def test_no_free_connection_is_not_acted(serve: Serve, sender: MakeSender,
 
     server = await serve(script)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
-        first = asyncio.create_task(posted(sender(session=session), server.url))
+        patient = sender(session=session, deadline=LONGER, connect_deadline=LONGER)
+        first = asyncio.create_task(posted(patient, server.url))
         await server.asked.wait()
-        assert isinstance(await posted(sender(session=session, **times), server.url), NotActed)
+        second = asyncio.create_task(posted(sender(session=session, **times), server.url))
+        await asyncio.sleep(0.01)  # it waits for a connection
+        let_time_pass(LONG)
+        assert isinstance(await second, NotActed)
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
@@ -272,13 +282,14 @@ async def test_a_deadline_counts_from_the_first_byte_that_may_be_sent(
     serve: Serve, sender: MakeSender, hook: str, outcome: type
 ) -> None:
     async def stuck(*_: object) -> None:
+        let_time_pass(LONG)
         await forever()
 
     server = await serve(answers)
     config = aiohttp.TraceConfig()
     getattr(config, hook).append(stuck)
     async with aiohttp.ClientSession(trace_configs=[config]) as session:
-        got = await posted(sender(session=session, deadline=SHORT), server.url)
+        got = await posted(sender(session=session), server.url)
     assert got == outcome(detail="TimeoutError")
     assert server.requests == []
 
@@ -326,12 +337,11 @@ async def test_tls_is_verified(serve: Serve, sender: MakeSender, certificate: Co
 async def test_no_reply_in_time_is_unknown(serve: Serve, sender: MakeSender, method: str) -> None:
     async def script(server: Server, reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await server.request(reader)
+        let_time_pass(LONG)
         await forever()
 
     server = await serve(script)
-    began = time.monotonic()
-    assert await posted(sender(deadline=SHORT), server.url, method) == Unknown(detail="TimeoutError")
-    assert time.monotonic() - began < 30
+    assert await posted(sender(), server.url, method) == Unknown(detail="TimeoutError")
     assert len(server.requests) == 1
 
 
@@ -399,11 +409,10 @@ async def test_one_byte_at_a_time_ends_at_the_deadline(serve: Serve, sender: Mak
             writer.write(b" ")
             await writer.drain()
             await asyncio.sleep(0.02)
+            let_time_pass(LONG / 10)
 
     server = await serve(script)
-    began = time.monotonic()
-    assert await posted(sender(deadline=SHORT), server.url) == Reply(status=200, flaw="TimeoutError")
-    assert time.monotonic() - began < 30
+    assert await posted(sender(), server.url) == Reply(status=200, flaw="TimeoutError")
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -589,6 +598,8 @@ async def test_a_connection_that_the_server_closed_meanwhile_is_not_used(serve: 
 
 
 async def test_what_a_server_says_unasked_is_no_reply_to_the_next_request(serve: Serve, sender: MakeSender) -> None:
+    said = asyncio.Event()
+
     async def script(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             await server.request(reader)
@@ -596,11 +607,14 @@ async def test_what_a_server_says_unasked_is_no_reply_to_the_next_request(serve:
             await writer.drain()
             await asyncio.sleep(0.02)
             writer.write(server.reply(b'{"unasked": 1}'))
+            said.set()
 
     server = await serve(script)
     client = sender()
     for _ in range(2):
+        said.clear()
         assert await posted(client, server.url) == Reply(status=200, body=b'{"mine": 1}')
+        await said.wait()
         await asyncio.sleep(0.05)
     assert server.connections == 2
 
@@ -633,7 +647,7 @@ async def test_our_own_session_is_closed_once_and_not_opened_again(serve: Serve,
     assert not gone.is_set()
     await client.aclose()
     await client.aclose()
-    await asyncio.wait_for(gone.wait(), 5)
+    await asyncio.wait_for(gone.wait(), 60)
     assert await posted(client, server.url) == NotActed(detail="the transport is closed")
     assert len(server.requests) == 1
 
@@ -933,11 +947,11 @@ async def test_retry_after_is_bounded_and_garbage_is_none(
 
 
 async def test_retry_after_may_be_a_date(serve: Serve, sender: MakeSender) -> None:
-    at = datetime.now(UTC) + timedelta(minutes=2)
+    at = datetime.now(UTC) + timedelta(minutes=50)
     got = await posted(sender(), (await serve(saying_wait(format_datetime(at, usegmt=True)))).url)
     assert isinstance(got, Reply)
     assert got.retry_after is not None
-    assert timedelta(seconds=110) < got.retry_after <= timedelta(seconds=120)
+    assert timedelta(minutes=45) < got.retry_after <= timedelta(minutes=50)
 
 
 @pytest.mark.parametrize("off", [timedelta(hours=2), -timedelta(hours=2)], ids=str)
