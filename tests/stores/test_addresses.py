@@ -21,6 +21,7 @@ from reset_flow.domain.errors import ConfigurationError, FlowNotFound, StoreUnav
 from reset_flow.stores.postgres import PostgresStore
 from reset_flow.stores.redis import RedisStore
 from reset_flow.testing import make_record, refused
+from tests.patience import PATIENCE
 from tests.switch import Switch
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ async def test_postgresql_honours_what_it_is_told(postgres_url: str, tmp_path: P
     service.chmod(0o600)
     name = f"resets of {parts.path[1:]}"
     query = f"application_name={quote(name)}&passfile={quote(str(service), safe='')}&host=127.0.0.1&port={parts.port}"
-    store = PostgresStore(f"postgresql://postgres@{parts.path}?{query}&connect_timeout=3")
+    store = PostgresStore(f"postgresql://postgres@{parts.path}?{query}&connect_timeout=300")
     await refused(store.load("any"), FlowNotFound)
     database = await asyncpg.connect(postgres_url)
     assert await database.fetchval("SELECT count(*) FROM pg_stat_activity WHERE application_name = $1", name) == 1
@@ -97,7 +98,7 @@ async def test_the_time_to_connect_of_an_address_goes_before_the_stores(postgres
     async with Switch(port).running() as switch:
         switch.is_silent = True
         store = PostgresStore(f"{switch.url(postgres_url)}?connect_timeout=1", connect_timeout=timedelta(hours=1))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await refused(store.load("any"), StoreUnavailable)
         await store.aclose()
 

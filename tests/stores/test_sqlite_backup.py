@@ -24,13 +24,13 @@ from reset_flow.domain.errors import ConfigurationError, LimitReached, ResetFlow
 from reset_flow.ports import Query, Use
 from reset_flow.stores.sqlite.store import SQLiteStore
 from reset_flow.testing import ScriptedTransport, make_record, next_version, refused
+from tests.patience import PATIENCE, takes_less_than
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
 EVERYTHING = Query(realm="default")
-PATIENCE = 30
 
 
 @pytest.fixture
@@ -293,8 +293,7 @@ async def test_a_restore_waits_no_longer_for_a_writer_than_told(store: SQLiteSto
     await backup(store, copy)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        async with asyncio.timeout(4):  # of the default, it would wait five
-            await refused(restore(store, copy), StoreUnavailable)
+        await takes_less_than(4, lambda: refused(restore(store, copy), StoreUnavailable))  # by default, it waits five
         other.execute("ROLLBACK")
     await restore(store, copy)
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,11 @@ from reset_flow.stores.sqlite import open_file
 from reset_flow.stores.sqlite.open_file import LOOK
 from reset_flow.stores.sqlite.store import SQLiteStore
 from reset_flow.testing import ScriptedTransport, make_record, next_version, refused
+from tests.patience import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
-PATIENCE = 30
 SUFFIXES = ("", "-wal", "-shm")
 
 
@@ -262,7 +263,8 @@ async def test_a_commit_costs_one_look_at_the_file_and_one_at_its_log(
     assert looks[str(files(path)[2])] <= thorough
 
 
-async def test_looking_at_the_file_lets_no_read_wait_for_a_writer(store: SQLiteStore, path: Path) -> None:
+async def test_looking_at_the_file_lets_no_read_wait_for_a_writer(path: Path) -> None:
+    store = SQLiteStore(path, busy_timeout=timedelta(minutes=5))
     record = make_record()
     await store.save(record)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -273,6 +275,7 @@ async def test_looking_at_the_file_lets_no_read_wait_for_a_writer(store: SQLiteS
         assert not saving.done()
         other.execute("ROLLBACK")
         await saving
+    await store.aclose()
 
 
 async def test_a_deleted_index_of_the_log_is_noticed_by_saves_within_seconds(store: SQLiteStore, path: Path) -> None:
@@ -477,7 +480,7 @@ async def test_a_read_and_a_save_that_look_at_once_take_nothing_for_damage(
     await store.save(make_record())
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 async def test_a_log_that_others_truncate_all_the_time_is_not_taken_for_one_that_was_cut_off(
     store: SQLiteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
