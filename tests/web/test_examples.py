@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import ClientSession, CookieJar, encode_basic_auth
 
+from benchmarks.servers import free_port
 from reset_flow.sandbox import Sandbox
 from tests.web.programs import PASSWORD, ROOT, Browser, running, settings_for
 
@@ -112,9 +112,7 @@ async def test_the_served_document_has_the_fields_of_a_flow(framework: str, clie
 async def test_a_help_desk_makes_a_link_and_the_page_beside_it_asks_for_no_password(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    settings = settings_for(sandbox, tmp_path) | {"DESK_PASSWORD": "secret", "PORT": str(port)}
+    settings = settings_for(sandbox, tmp_path) | {"DESK_PASSWORD": "secret", "PORT": str(free_port())}
     with running(["-m", "examples.aiohttp_app"], settings, r"Running on (http://\S+)") as program:
         base = program.url
         async with ClientSession(base) as stranger:

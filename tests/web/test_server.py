@@ -6,7 +6,6 @@ import asyncio
 import os
 import resource
 import signal
-import socket
 import sys
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -16,13 +15,14 @@ import aiohttp
 import attrs
 import pytest
 
+from benchmarks.servers import free_port
 from reset_flow.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-PATIENCE = 60
+PATIENCE = 120
 ANSWER, PASSWORD, SECRET = "Peterson", "violet tractor sings at 5 am", "hunter2-violet"
 
 SERVE = """
@@ -125,7 +125,7 @@ async def test_what_is_under_way_is_finished_and_the_next_process_goes_on(tmp_pa
     people = 20
     for number in range(people):
         sandbox.add_user(f"person{number}", question="Street?", answer=ANSWER)
-    sandbox.fault("challenge", "latency", times=people, seconds=1.0)
+    sandbox.fault("challenge", "latency", times=people, seconds=3600)
     async with aiohttp.ClientSession() as session:
         async with serving(tmp_path, sandbox) as server:
             starts = [
@@ -136,6 +136,8 @@ async def test_what_is_under_way_is_finished_and_the_next_process_goes_on(tmp_pa
             ]
             await sandbox.wait_for_calls("challenge", people)  # the broker has them, and has not replied
             server.is_to_end()
+            await refuses(server.port)  # it has seen the signal
+            sandbox.release()
             replies = await asyncio.gather(*starts)
         assert [status for status, _ in replies] == [201] * people
         async with serving(tmp_path, sandbox) as server:
@@ -184,7 +186,8 @@ async def test_slow_clients_stop_nobody_and_are_dropped(tmp_path: Path, sandbox:
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             writer.write(sends)
             slow.append((sends, reader, writer))
-        async with aiohttp.ClientSession() as session:
+        # Of its own, no connection is idle either.
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
             assert await reset(session, server.address, sandbox, "robert.zak") == "password_set"
         for sends, reader, writer in slow:
             reply = await asyncio.wait_for(reader.read(), PATIENCE)  # until the server closes it
@@ -232,8 +235,7 @@ async def test_a_request_that_can_not_be_read_is_not_logged(tmp_path: Path, sand
 async def test_what_never_gets_to_the_page_is_not_repeated_and_has_the_headers(
     tmp_path: Path, sandbox: Sandbox, status: int, head: str
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port = str(found.getsockname()[1])
+    port = str(free_port())
     address = f"http://127.0.0.1:{port}/reset/"
     async with serving(tmp_path, sandbox, "--port", port, "--public-url", address):
         reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
