@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 FOLDER = HERE.parents[1]
-PATIENCE = 30.0
+PATIENCE = 120.0
 expect.set_options(timeout=PATIENCE * 1000)
 
 FLAGS = [

@@ -80,7 +80,7 @@ async def test_the_password_is_set_at_the_link_and_the_chat_is_told(desk: Desk) 
     browser = await desk.at(link)
     assert browser.page.has("password")
     await browser.do("password", password=PASSWORD)
-    conversation, turn = await asyncio.wait_for(desk.told.get(), 10)
+    conversation, turn = await asyncio.wait_for(desk.told.get(), 60)
     assert (conversation, ids(turn), turn.done) == ("telegram:1", ["done"], True)
     assert desk.house.sandbox.password_of(UNASKED) == PASSWORD
     assert ids(await chat.say("thanks")) == ["chat.login"]

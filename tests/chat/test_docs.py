@@ -92,7 +92,7 @@ async def test_the_transcript_is_what_happens(house: House) -> None:
     await say(f"the code is {house.sandbox.newest_code(ASKED)}.")
     seen.lines += ["(in the browser, at the link: a new password)", ""]
     await open_link(house, worker, seen.links[-1])
-    await asyncio.wait_for(seen.told.wait(), 10)
+    await asyncio.wait_for(seen.told.wait(), 60)
     assert house.sandbox.password_of(ASKED) == PASSWORD
     assert between("transcript") == "```text\n" + "\n".join(seen.lines[:-1]) + "\n```\n"
     assert len(house.sandbox.calls_of("exchange")) == 1
@@ -175,5 +175,5 @@ async def test_the_adapter_of_one_s_own_carries_a_reset(house: House) -> None:
     assert not {ANSWER, code} & set(platform.kept.values())
     platform.news = asyncio.Queue()
     await open_link(house, worker, platform.links[-1])
-    assert (await asyncio.wait_for(platform.news.get(), 10)).startswith("Your new password is set")
+    assert (await asyncio.wait_for(platform.news.get(), 60)).startswith("Your new password is set")
     assert house.sandbox.password_of(ASKED) == PASSWORD

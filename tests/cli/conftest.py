@@ -33,7 +33,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # as at a terminal; who runs in th
 os.login_tty(0)
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 @attrs.frozen
@@ -104,12 +104,12 @@ class Terminal:
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(PATIENCE)
 
     def status(self) -> int:
         while piece := self._read():
             self.seen += piece
-        return self._process.wait(10)
+        return self._process.wait(PATIENCE)
 
     def _read(self) -> str:
         readable, _, _ = select.select([self._master], [], [], PATIENCE)
@@ -213,7 +213,7 @@ def shell(home: Path) -> Shell:
             stdout=stdout,
             stderr=subprocess.PIPE,
             preexec_fn=preexec_fn,
-            timeout=30,
+            timeout=120,
         )
         return Ran(done.returncode, (done.stdout or b"").decode(), done.stderr.decode())
 

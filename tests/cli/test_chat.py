@@ -146,7 +146,7 @@ def test_from_a_pipe_each_line_is_a_message_and_the_person_is_told_that_it_stays
 ) -> None:
     told = subprocess.run(
         [sys.executable, "-W", "error", "-m", "reset_flow.cli", "chat", "--lang", "en"],
-        input=f"{user}\n\n{ANSWER}\n".encode(), cwd=home, capture_output=True, timeout=30, check=False,
+        input=f"{user}\n\n{ANSWER}\n".encode(), cwd=home, capture_output=True, timeout=120, check=False,
     )  # fmt: skip
     shown = told.stdout.decode()
     assert (told.returncode, told.stderr) == (0, b"")
@@ -160,7 +160,7 @@ def test_from_a_pipe_each_line_is_a_message_and_the_person_is_told_that_it_stays
 def test_a_line_that_is_no_text_is_not_sent(home: Path, user: str) -> None:
     told = subprocess.run(
         [sys.executable, "-W", "error", "-m", "reset_flow.cli", "chat", "--lang", "en"],
-        input=f"{user}\n".encode() + b"K\xf6nigsallee\n", cwd=home, capture_output=True, timeout=30, check=False,
+        input=f"{user}\n".encode() + b"K\xf6nigsallee\n", cwd=home, capture_output=True, timeout=120, check=False,
     )  # fmt: skip
     assert told.returncode == 0
     assert told.stderr == b"reset-flow: that line is no UTF-8, and was not sent\n"
@@ -174,7 +174,7 @@ def test_settings_that_can_not_be_are_one_line(run: Run) -> None:
 
 def test_without_the_extra_it_says_what_to_install(home: Path) -> None:
     without = "import sys; sys.modules['babel'] = None; from reset_flow.cli import main; sys.exit(main(['chat']))"
-    told = subprocess.run([sys.executable, "-c", without], cwd=home, capture_output=True, timeout=30, check=False)
+    told = subprocess.run([sys.executable, "-c", without], cwd=home, capture_output=True, timeout=120, check=False)
     assert (told.returncode, told.stdout) == (12, b"")
     assert b"pip install 'reset-flow[web]', or 'reset-flow[chat]'" in told.stderr
 

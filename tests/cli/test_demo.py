@@ -97,7 +97,7 @@ def test_whoever_ends_it_early_finds_nothing_left(
                 assert line, seen
                 seen += line
             process.send_signal(number)
-            _, err = process.communicate(timeout=20)
+            _, err = process.communicate(timeout=120)
         finally:
             process.kill()
     assert process.returncode == status

@@ -113,7 +113,7 @@ def test_without_the_extra_it_says_what_to_install(home: Path) -> None:
         "from reset_flow.cli import main\n"
         "sys.exit(main(['demo', '--engine', 'dbos']))"
     )
-    told = subprocess.run([sys.executable, "-c", without], cwd=home, capture_output=True, timeout=30, check=False)
+    told = subprocess.run([sys.executable, "-c", without], cwd=home, capture_output=True, timeout=120, check=False)
     assert (told.returncode, told.stdout) == (12, b"")
     assert b"pip install 'reset-flow[dbos]'" in told.stderr
 

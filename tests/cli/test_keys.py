@@ -91,9 +91,10 @@ def test_everything_is_said_in_json_too(run: Run, user: str, home: Path) -> None
     assert (made["path"], made["id"], made["writes_from"]) == ("reset-flow.keys", old, None)
     run("start", user)
     run("start", user, "--realm", "other")
+    began = datetime.now(UTC)
     later = run("keys", "rotate", "reset-flow.keys", "--json").json
-    wait = datetime.fromisoformat(later["writes_from"]) - datetime.now(UTC)
-    assert timedelta(seconds=10) < wait <= timedelta(seconds=30)
+    writes_from = datetime.fromisoformat(later["writes_from"])
+    assert began + timedelta(seconds=10) < writes_from <= datetime.now(UTC) + timedelta(seconds=30)
     new = run("keys", "rotate", "reset-flow.keys", "--at-once", "--json").json
     assert new["writes_from"] is None
     shown = run("keys", "show", "reset-flow.keys", "--json").json

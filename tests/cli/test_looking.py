@@ -225,7 +225,7 @@ def test_sandbox_listens_until_it_is_stopped(home: Path) -> None:
             assert process.stdout is not None
             assert b"listening on http://127.0.0.1:" in process.stdout.readline()
             process.send_signal(signal.SIGINT)
-            assert process.communicate(timeout=10) == (b"", b"")
+            assert process.communicate(timeout=120) == (b"", b"")
         finally:
             process.kill()
     assert process.returncode == 0

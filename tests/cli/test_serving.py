@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SECRET = "hunter2-violet"
 WEBHOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="
-PATIENCE = 30
+PATIENCE = 120
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import secrets
 import socket
 import warnings
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
@@ -102,7 +103,7 @@ class House:
         self._public_url = public_url or self._public_url or url
         with warnings.catch_warnings(action="ignore"):
             service = ResetService(
-                EtnaTransport(self.sandbox.api_url, APP_KEY, name="broker"),
+                EtnaTransport(self.sandbox.api_url, APP_KEY, name="broker", deadline=timedelta(seconds=15)),
                 self.store(),
                 self._keyring,
                 policy=policy or Policy(),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from reset_flow.sandbox import Sandbox
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 30.0
+PATIENCE = 120.0
 PASSWORD = "violet tractor sings at 5 am"
 
 
