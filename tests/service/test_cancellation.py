@@ -17,6 +17,7 @@ from reset_flow.service import ResetService
 from reset_flow.stores.memory import MemoryStore
 from reset_flow.testing import refused
 from reset_flow.testing.transport import Held
+from tests.patience import let_time_pass
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -105,7 +106,8 @@ async def test_a_start_goes_on_from_its_first_save_on(house: House, question: st
 async def test_a_doubt_is_cleared_up_without_its_caller(
     house: House, etna: MakeEtna, sandbox: Sandbox, person: Person
 ) -> None:
-    worker = house.worker(etna(deadline=timedelta(seconds=3)))
+    deadline = timedelta(seconds=20)
+    worker = house.worker(etna(deadline=deadline))
     flow = await person.reaches(worker.service, State.TOKEN_ISSUED)
     sandbox.fault("update", "hang_after")
     task = asyncio.create_task(person.does(worker.service, flow, "set_password"))
@@ -113,6 +115,7 @@ async def test_a_doubt_is_cleared_up_without_its_caller(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    let_time_pass(deadline)
     await worker.idle()
     flow = await worker.service.get(flow.id)
     assert flow.state is State.PASSWORD_SET
