@@ -26,7 +26,7 @@ def measure(module: str, results: Path, *flags: str, **options: Any) -> tuple[st
     given = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     done = subprocess.run(
         [sys.executable, "-m", module, *flags, *given, "--results", str(results)],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (kept,) = results.iterdir()
@@ -158,7 +158,7 @@ def test_waits_in_restate_are_measured(tmp_path: Path) -> None:
 def test_a_store_that_does_not_exist_is_refused(module: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", module, "--stores", "paper", "--results", str(tmp_path)],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 2
     assert "paper" in done.stderr

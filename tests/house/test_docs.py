@@ -187,7 +187,7 @@ def test_a_snippet_runs(snippet: str, sandbox: str, tmp_path: Path) -> None:
     }
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PERSON + snippet + ROADS.get(road_of(snippet), "")],
-        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     if "print(flow.state)" in snippet:
@@ -196,7 +196,7 @@ def test_a_snippet_runs(snippet: str, sandbox: str, tmp_path: Path) -> None:
         (tmp_path / "test_snippet.py").write_text(snippet)
         tests = [sys.executable, "-m", "pytest", "-q", "-o", "asyncio_mode=auto", "test_snippet.py"]
         done = subprocess.run(
-            tests, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+            tests, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
         )
         assert done.returncode == 0, done.stdout
 

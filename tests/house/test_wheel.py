@@ -77,7 +77,7 @@ def test_the_example_of_a_contract_runs_from_the_wheel(
         env={**os.environ, "PYTHONPATH": str(wheel)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stdout
@@ -96,7 +96,7 @@ def test_our_transports_keep_the_contract_from_the_wheel(wheel: Path) -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(wheel), str(ROOT)])},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

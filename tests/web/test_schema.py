@@ -79,7 +79,7 @@ def served() -> Iterator[Served]:
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(60)
         yield found[0]
     finally:
         loops[0].call_soon_threadsafe(stop.set)
@@ -114,7 +114,7 @@ def test_schemathesis_finds_nothing_and_whole_resets_come_of_the_links(served: S
             sys.executable, "-m", "schemathesis.cli", "--config-file", str(HERE / "schemathesis.toml"),
             "run", "--no-color", f"{served.url}/api/openapi.json",
         ],
-        env=environment, capture_output=True, text=True, check=False, timeout=120,
+        env=environment, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"Stateful .*\n\n.*\n +API Links: +[1-9]", done.stdout), done.stdout
