@@ -138,7 +138,8 @@ async def attempt(call: Callable[[], Awaitable[T]], deadline: AbstractContextMan
         with deadline:
             return await settled  # not the task itself, which may go on after the deadline
     except TimeoutError:
-        return None, "TimeoutError"
+        # Where the process stalled until the time was up, the result has come all the same.
+        return (None, "TimeoutError") if settled.cancelled() else settled.result()
     finally:
         with suppress(RuntimeError):
             task.cancel()

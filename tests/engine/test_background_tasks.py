@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import time
 from datetime import timedelta
 
 import pytest
 
+from reset_flow.deadlines import Deadlines
 from reset_flow.domain.errors import OutcomeInDoubt, StaleRecord, StoreUnavailable
-from reset_flow.engine.background_tasks import BackgroundTasks
+from reset_flow.engine.background_tasks import BackgroundTasks, attempt
 from reset_flow.testing import refused
 
 AT_ONCE = timedelta(0)
@@ -121,3 +123,12 @@ async def test_whatever_is_raised_reaches_the_caller() -> None:
     with pytest.raises(_Odd):
         async with asyncio.timeout(30):
             await BackgroundTasks().run(work())
+
+
+async def test_a_result_that_came_while_the_process_stalled_is_taken() -> None:
+    async def quick() -> str:
+        return "done"
+
+    attempting = asyncio.create_task(attempt(quick, Deadlines().within(0.01)))
+    asyncio.get_running_loop().call_soon(time.sleep, 0.1)  # right after it began
+    assert await attempting == ("done", "")
