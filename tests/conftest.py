@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
@@ -23,6 +24,8 @@ from hypothesis import HealthCheck, settings
 
 from benchmarks import servers
 from benchmarks.binaries import NoServerError, find_program, provided
+from reset_flow import AllauthTransport, CognitoTransport, EtnaTransport, PostgresStore, RedisStore
+from tests.patience import PATIENCE, REDIS_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -34,6 +37,13 @@ if TYPE_CHECKING:
 # Neither says anything of the examples: on a machine that is busy with other things, both fail any test.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+TIME_OUTS: dict[type, tuple[str, ...]] = {
+    PostgresStore: ("connect_timeout", "statement_timeout"),
+    RedisStore: ("connect_timeout", "reply_timeout"),
+    **dict.fromkeys((EtnaTransport, AllauthTransport, CognitoTransport), ("connect_deadline",)),
+}
+"""By default they are 5 or 10 seconds: a test whose process stalls for longer would find its servers away."""
 
 SERVER_FIXTURES = {"postgres_server", "redis_server", "restate_server"}
 SERVER_PARAMETERS = {"postgres", "redis"}
@@ -49,6 +59,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.server)
             if not ENGINE_FIXTURES.isdisjoint(item.fixturenames):
                 item.add_marker(pytest.mark.engine)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _time_for_servers() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for kind, names in TIME_OUTS.items():
+            for name in names:
+                patch.setitem(vars(kind)["__init__"].__kwdefaults__, name, timedelta(seconds=PATIENCE))
+        yield
 
 
 def needs_server(test: pytest.Function) -> bool:
@@ -175,12 +194,12 @@ def redis_url(request: pytest.FixtureRequest, redis_server: RedisServer | OwnSer
     except ImportError:
         without("redis is not installed: pip install 'reset-flow[redis]'")
     redis_server.ensure()
-    with redis.Redis.from_url(redis_server.url) as client:
+    with redis.Redis.from_url(redis_server.url, **REDIS_OPTIONS) as client:
         if client.dbsize():
             pytest.fail("the Redis database is not empty: give the tests one that is", pytrace=False)
     yield redis_server.url
     redis_server.ensure()
-    with redis.Redis.from_url(redis_server.url) as client:
+    with redis.Redis.from_url(redis_server.url, **REDIS_OPTIONS) as client:
         client.flushdb()
         client.script_flush()
 

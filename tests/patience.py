@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from reset_flow import StoreUnavailable
 
@@ -15,6 +15,8 @@ Result = TypeVar("Result")
 
 PATIENCE = 60.0
 """Seconds after which something that must happen is taken for hung."""
+REDIS_OPTIONS: dict[str, Any] = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
+"""Of a test's own clients: redis-py's default is five seconds."""
 
 
 async def takes_less_than(seconds: float, attempt: Callable[[], Awaitable[object]]) -> None:

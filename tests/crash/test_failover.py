@@ -13,6 +13,7 @@ from benchmarks.binaries import NoServerError
 from benchmarks.servers import PostgresStandby, RedisServer
 from reset_flow import State, StoreUnavailable
 from tests.conftest import without
+from tests.patience import REDIS_OPTIONS
 from tests.switch import Switch
 
 if TYPE_CHECKING:
@@ -84,14 +85,15 @@ async def redis_failover() -> AsyncIterator[Failover]:
     try:
         for server in (first, second):
             await asyncio.to_thread(server.start)
-        with redis.Redis.from_url(second.url) as admin:
+        with redis.Redis.from_url(second.url, **REDIS_OPTIONS) as admin:
             admin.replicaof("127.0.0.1", first.port)
             while admin.info("replication")["master_link_status"] != "up":  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
         def fail_over() -> None:
             # The way that loses nothing: the old master waits for its replica, and then follows it.
-            with redis.Redis.from_url(first.url) as old, redis.Redis.from_url(second.url) as new:
+            old, new = (redis.Redis.from_url(server.url, **REDIS_OPTIONS) for server in (first, second))
+            with old, new:
                 old.execute_command("FAILOVER", "TO", "127.0.0.1", second.port)
                 while new.info("replication")["role"] != "master":
                     pass

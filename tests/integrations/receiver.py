@@ -18,6 +18,7 @@ from reset_flow import Keyring, Policy, ResetService, SQLiteStore
 from reset_flow.integrations.webhooks import WebhookListener
 from reset_flow.testing import FrozenClock
 from reset_flow.testing.transport import ScriptedTransport
+from tests.patience import let_time_pass
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from reset_flow import Flow, Listener
 
+LONG = timedelta(seconds=10)
+"""The longest time that a receiver may have."""
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="
 OTHER_SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oDC2FVsBQIhrs="
@@ -107,6 +110,10 @@ class Receiver:
         await asyncio.Event().wait()
         return 204
 
+    async def hang_for_long(self, delivery: Delivery) -> int:
+        let_time_pass(LONG)
+        return await self.hang(delivery)
+
     @property
     def port(self) -> int:
         port: int = self._runner.addresses[0][1]
@@ -139,6 +146,7 @@ class Office:
         patch = self._stack.enter_context(pytest.MonkeyPatch.context())
         # A sweep counts whom it told soon: on a busy machine, a reply on loopback may take over a second.
         patch.setattr("reset_flow.engine.notifications.SOON", timedelta(seconds=30))
+        patch.setattr("reset_flow.engine.notifications.PATIENCE", 2 * LONG)
         return self
 
     async def __aexit__(self, *_: object) -> None:

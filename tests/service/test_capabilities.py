@@ -381,9 +381,9 @@ async def test_a_transport_that_can_not_be_closed_keeps_nobody(
     async def hangs() -> None:
         await asyncio.Event().wait()
 
-    for aclose, told in ((fails, "Strange"), (hangs, "TimeoutError")):
+    for aclose, told, deadline in ((fails, "Strange", 20), (hangs, "TimeoutError", 0.02)):
         caplog.clear()
-        worker = house.worker(ScriptedTransport(deadline=timedelta(milliseconds=20)))
+        worker = house.worker(ScriptedTransport(deadline=timedelta(seconds=deadline)))
         monkeypatch.setattr(worker.transport, "aclose", aclose)
         await worker.service.aclose()
         assert caplog.messages == [f"the transport could not be closed: {told}"]

@@ -532,7 +532,7 @@ async def test_a_listener_hears_at_once_of_an_end_that_another_process_brought_a
         await until(lambda: len(crm.events) == 2)
         assert {event.flow.id for event in crm.events} == {flow.id for flow in ended}
         assert crm.triggers == ["password_accepted"] * 2
-        await worker.idle()
+        await asyncio.gather(worker.idle(), web.idle())
     assert len(mail.events) == 8
     assert (await house.worker(listeners={"crm": crm, "mail": mail}).service.sweep()).delivered == 0
     assert len(crm.events) == 2

@@ -21,7 +21,7 @@ from reset_flow.domain.errors import ConfigurationError, FlowNotFound, StoreUnav
 from reset_flow.stores.postgres import PostgresStore
 from reset_flow.stores.redis import RedisStore
 from reset_flow.testing import make_record, refused
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, REDIS_OPTIONS
 from tests.switch import Switch
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ async def test_redis_takes_the_options_of_hosted_servers(redis_store: RedisStore
     record = make_record()
     await redis_store.save(record)
     assert await redis_store.load(record.id) == record
-    with redis.Redis.from_url(f"{redis_url}?db=1") as admin:
+    with redis.Redis.from_url(f"{redis_url}?db=1", **REDIS_OPTIONS) as admin:
         try:
             assert admin.exists("{reset_flow}:schema")
             named: list[dict[str, Any]] = [each for each in admin.client_list() if each["name"] == "resets"]

@@ -28,7 +28,7 @@ from reset_flow.domain.errors import (
 from reset_flow.ports import Query, Use, UseName
 from reset_flow.stores.redis import Durability, RedisStore, session
 from reset_flow.testing import FrozenClock, StoreContract, make_record, next_version, refused
-from tests.patience import PATIENCE, takes_less_than, unhurried
+from tests.patience import PATIENCE, REDIS_OPTIONS, takes_less_than, unhurried
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -84,7 +84,7 @@ async def admin(redis_url: str) -> AsyncIterator[Redis]:
 async def client(url: str) -> AsyncIterator[Redis]:
     from redis.asyncio import Redis  # noqa: PLC0415 - not installed with every set of extras
 
-    async with Redis.from_url(url) as client:
+    async with Redis.from_url(url, **REDIS_OPTIONS) as client:
         yield client
 
 

@@ -17,7 +17,7 @@ from reset_flow.ports import Query, Use
 from reset_flow.stores.redis import Durability, RedisStore, session
 from reset_flow.testing import make_record, next_version, refused
 from tests.conftest import without
-from tests.patience import PATIENCE, takes_less_than, unhurried
+from tests.patience import PATIENCE, REDIS_OPTIONS, takes_less_than, unhurried
 from tests.switch import Switch
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ async def impatient(first: RedisServer, switch: Switch) -> AsyncIterator[RedisSt
 def client(url: str) -> Redis:
     from redis.asyncio import Redis  # noqa: PLC0415 - not installed with every set of extras
 
-    return Redis.from_url(url)
+    return Redis.from_url(url, **REDIS_OPTIONS)
 
 
 async def follow(server: RedisServer, master: RedisServer | None) -> None:
