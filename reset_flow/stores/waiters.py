@@ -86,9 +86,11 @@ class Listener(Waiters[Key]):
 
     async def close(self) -> None:
         """Stop listening."""
-        if self._task is not None:
+        while self._task is not None and not self._task.done():
+            # Until it is heard: `asyncio.wait_for` of Python 3.11, by which redis-py sends, loses a cancellation that
+            # comes just as it is done.
             self._task.cancel()
-            await asyncio.wait({self._task})
+            await asyncio.wait({self._task}, timeout=FIRST_PAUSE)
 
     async def receive(self) -> None:
         """Connect, call `connected`, and wake tasks until the connection is lost."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+import time
 import traceback
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -722,6 +723,25 @@ async def subscribed(admin: Redis, channel: bytes, number: int) -> None:
     async with asyncio.timeout(PATIENCE):
         while (await admin.pubsub_numsub(channel))[0][1] != number:  # noqa: ASYNC110 - what is asked is the server
             await asyncio.sleep(0.01)
+
+
+async def test_a_store_closes_just_as_the_connection_for_messages_is_checked(
+    redis_url: str, admin: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "PING_INTERVAL", 0.2)
+    record = make_record()
+    for turns in range(4):
+        store = RedisStore(redis_url)
+        await store.save(record)
+        waiting = asyncio.create_task(store.changed(record.id, record.version, HOUR))
+        await subscribed(admin, b"{reset_flow}:changed", 1)
+        time.sleep(0.3)  # noqa: ASYNC251 - the process stalls, and a check is due when it goes on
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(PATIENCE):
+            await store.aclose()
+        await refused(waiting, StoreUnavailable)
+        record = next_version(record)
 
 
 async def test_a_purged_flow_is_waited_for_no_longer(store: RedisStore) -> None:
