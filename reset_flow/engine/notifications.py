@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from reset_flow.deadlines import Deadlines
 from reset_flow.domain import rules
 from reset_flow.domain.decide import Delivered, decide
-from reset_flow.domain.errors import StaleRecord, StoreUnavailable
+from reset_flow.domain.errors import ResetFlowError, StaleRecord
 from reset_flow.domain.flow import Event
 from reset_flow.engine.background_tasks import attempt
 
@@ -186,8 +186,12 @@ class Notifications:
         noted = decide(flow, Delivered(told), moment)
         record = self._repository.record(noted.flow, noted.write_id, not_before=not_before)
         # An end that is not noted is told again, for which listeners are prepared.
-        with suppress(StaleRecord, StoreUnavailable):
-            await self._repository.save(record)
+        with suppress(ResetFlowError):
+            try:
+                await self._repository.save(record)
+            except StaleRecord:  # another process has noted whom it told
+                found = await self._repository.load(flow.id)
+                return await self._note(found.flow, told, later=later)
             return replace(noted.flow, version=record.version, write_id=record.write_id)
         return flow
 

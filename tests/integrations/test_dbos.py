@@ -321,7 +321,7 @@ async def test_a_workflow_that_is_ended_while_it_starts_a_reset_leaves_the_ref_t
         return login_of(user_ref)
 
     onboarding = office.open(Resets(service, look_up, ask_every=FOR_EVER))
-    with SetWorkflowTimeout(1 if ended_by == "timeout" else None):
+    with SetWorkflowTimeout(5 if ended_by == "timeout" else None):
         given_up = await onboarding.start("anna", "ticket-1", "first")
     await soon(asked.wait())
     if ended_by == "cancel":

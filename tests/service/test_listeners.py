@@ -538,6 +538,22 @@ async def test_a_listener_hears_at_once_of_an_end_that_another_process_brought_a
     assert len(crm.events) == 2
 
 
+@BOTH_STORES
+async def test_two_processes_that_note_at_once_whom_they_told_tell_nobody_again(house: House) -> None:
+    crm, mail, held = Listener(), Listener(), Held()
+    web, worker = house.worker(listeners={"crm": None, "mail": mail}), house.worker(listeners={"crm": crm})
+    flow = await web.service.start("robert.zak")
+    web.store.plan.extend(["ok", held])
+    await web.service.cancel(flow.id)
+    await held.arrived.wait()
+    assert (await worker.service.sweep()).delivered == 1
+    held.released.set()
+    await web.idle()
+    house.lease_runs_out()
+    assert (await house.worker(listeners={"crm": crm, "mail": mail}).service.sweep()).delivered == 0
+    assert (len(crm.events), len(mail.events)) == (1, 1)
+
+
 async def test_workers_that_come_upon_the_same_backlog_share_it(
     house: House, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
