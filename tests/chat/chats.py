@@ -24,6 +24,7 @@ from reset_flow.chat import DeleteMessage, Inbound, News, OpenLink, ResetDialogu
 from reset_flow.ports import Store
 from reset_flow.testing import FrozenClock, ScriptedTransport, Witness
 from reset_flow.web import Links
+from tests.patience import let_time_pass
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -38,6 +39,8 @@ CHAT = "telegram:4711"
 PUBLIC_URL = "https://example.com/reset/"
 PATIENCE = timedelta(seconds=10)
 LEASE = timedelta(seconds=30)
+HANGS = timedelta(minutes=1)
+"""How long a call of the platform hangs, at least."""
 POLICY = Policy(lease=LEASE)
 TURNS = 300
 """Of the event loop."""
@@ -272,6 +275,7 @@ class Desk:
         if self.tell_fails:
             self.tell_fails -= 1
             if self.tell_failure == "hangs":
+                let_time_pass(HANGS)
                 await asyncio.Event().wait()
             raise self.tell_failure
         self.events.append(f"tell {conversation}")

@@ -29,6 +29,7 @@ from tests.chat.chats import (
     ANSWER,
     CHAT,
     CODE,
+    HANGS,
     LOGIN,
     PASSWORD,
     PATIENCE,
@@ -603,7 +604,7 @@ async def test_a_service_that_is_closed_as_it_starts_a_reset_loses_nothing(make_
 async def test_whatever_happens_as_one_is_asked_again_the_others_are_and_later_this_one(
     make_desk: MakeDesk, monkeypatch: pytest.MonkeyPatch, failure: Any
 ) -> None:
-    monkeypatch.setattr(dialogue, "ASKING_DEADLINE", 0.1)
+    monkeypatch.setattr(dialogue, "ASKING_DEADLINE", HANGS.total_seconds())
     desk = make_desk()
     chats = [Chat(desk, name=f"{CHAT}{number}") for number in range(3)]
     for chat in chats:

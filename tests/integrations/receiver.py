@@ -153,7 +153,7 @@ class Office:
         await self._stack.aclose()
 
     async def hook(self, url: str, secret: str | list[str] = SECRET, **options: Any) -> WebhookListener:
-        settings: dict[str, Any] = {"allow_private": LOOPBACK, "clock": self.clock} | options
+        settings: dict[str, Any] = {"allow_private": LOOPBACK, "clock": self.clock, "timeout": LONG} | options
         return await self._stack.enter_async_context(WebhookListener(url, secret, **settings))
 
     async def service(self, **listeners: Listener | None) -> ResetService:
