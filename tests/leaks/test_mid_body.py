@@ -25,6 +25,7 @@ from reset_flow import (
     Unknown,
 )
 from reset_flow.testing import refused
+from tests.patience import let_time_pass
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 
+DEADLINE = timedelta(seconds=20)
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, for no time: close() sends RST
 LONG = "\N{CLOSED LOCK WITH KEY}" * 9_000
 """What a password is stretched with: far more than fits between the two sockets below."""
@@ -74,6 +76,9 @@ class Broken:
         self.reached.set()
         match self.how:
             case "silence":
+                let_time_pass(DEADLINE)
+                await asyncio.sleep(0.1)
+            case "patience":
                 await asyncio.sleep(2)
             case "refusal":
                 await loop.sock_sendall(connection, b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\n{}")
@@ -103,8 +108,7 @@ def with_little_room(address: aiohttp.AddrInfoType) -> socket.socket:
 async def transport(broken: Broken, scene: Scene) -> AsyncIterator[EtnaTransport]:
     """To the broken server, with little room on this side, too."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=with_little_room)) as session:
-        deadline = timedelta(seconds=1.5)
-        yield EtnaTransport(broken.url, scene.secret("app key"), deadline=deadline, session=session, name="the broker")
+        yield EtnaTransport(broken.url, scene.secret("app key"), deadline=DEADLINE, session=session, name="the broker")
 
 
 @pytest.fixture
@@ -133,7 +137,7 @@ async def test_a_caller_who_goes_away_while_a_password_is_half_sent(
     scene: Scene, broken: Broken, transport: EtnaTransport, policy: Policy, raised: Raised
 ) -> None:
     flow = await scene.at(State.TOKEN_ISSUED)
-    broken.how, broken.bytes = "silence", 5_000
+    broken.how, broken.bytes = "patience", 5_000
     async with scene.another(transport=transport, policy=policy) as service:
         task = asyncio.create_task(service.set_password(flow.id, scene.secret("password") + LONG))
         await broken.reached.wait()
@@ -147,7 +151,7 @@ async def test_a_service_that_is_closed_while_a_password_is_half_sent(
     scene: Scene, broken: Broken, transport: EtnaTransport, policy: Policy
 ) -> None:
     flow = await scene.at(State.TOKEN_ISSUED)
-    broken.how, broken.bytes = "silence", 5_000
+    broken.how, broken.bytes = "patience", 5_000
     async with scene.another(transport=transport, policy=policy) as service:
         task = asyncio.create_task(service.set_password(flow.id, scene.secret("password") + LONG))
         await broken.reached.wait()
