@@ -57,7 +57,7 @@ class Staging:
     engine_worker: Sequence[str] = ENGINE_WORKER
     kill: Callable[[int], None] = attrs.field(default=lambda pid: os.kill(pid, signal.SIGKILL))
     search_works: Callable[[Path, Path], bool] = disk_inspection.search_works
-    patience: float = 5.0
+    patience: float = 60.0
 
 
 def play(keep: Path | None = None, staging: Staging | None = None, show: type[Demo] | None = None) -> None:
