@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from reset_flow.chat.memory import Mark, Memory, Route, Taken, Talk
 from reset_flow.chat.reading import Reader
 from reset_flow.chat.sayings import Sayings
-from reset_flow.chat.table import ASKS_SERVICE, NEEDS_DELETION, SECRET_PHASES, Act, Kind, Phase, act_for, phase_of
+from reset_flow.chat.table import ASKS_SERVICE, ONLY_BY_LINK, SAYS, Act, Kind, Phase, act_for, is_secret, phase_of
 from reset_flow.chat.turns import DeleteMessage, Escalate, Inbound, OpenLink, Reason, Turn
 from reset_flow.deadlines import Deadlines
 from reset_flow.domain.errors import (
@@ -26,12 +26,14 @@ from reset_flow.domain.errors import (
     FlowEnded,
     FlowNotFound,
     HeldElsewhere,
+    InputRejected,
     InvalidInput,
     ResetFlowError,
     StoreError,
 )
 from reset_flow.domain.flow import Credential, Failure, State
 from reset_flow.domain.secret import Secret
+from reset_flow.domain.validation import trimmed
 from reset_flow.engine.background_tasks import attempt
 from reset_flow.engine.context import in_utc, system_clock
 from reset_flow.messages import Texts
@@ -99,11 +101,9 @@ class _Task:
 
         is_secret: Whether it is to be deleted.
 
-        digest: The hash of the code in it.
-
         interrupted: Whether a process died in the message before, after which nothing is as it was.
 
-        says: Texts that come with it.
+        says: The id of a text that comes with it.
     """
 
     phase: Phase
@@ -112,9 +112,8 @@ class _Task:
     entry: Secret
     again: bool
     is_secret: bool
-    digest: bytes
     interrupted: bool
-    says: tuple[str, ...]
+    says: str | None
 
 
 @attrs.frozen
@@ -272,16 +271,16 @@ class ResetDialogue:
     async def _take(self, inbound: Inbound, talk: Talk, mark: Mark, say: Sayings, delete: Delete | None) -> Turn | None:
         """Return the turn; `None` if another worker has changed the conversation since it was loaded."""
         flow, phase = await self._look(talk, inbound.conversation)
-        task = self._task(inbound, talk, phase)
+        task = self._task(inbound, talk, flow, phase)
         said: tuple[Message, ...] = (say("chat.interrupted"),) if task.interrupted else ()
         begun = replace(
             talk,
             locale=say.locale,
             taken=Taken(inbound.message, task.phase, task.kind, self._worker, mark.at),
-            last_code=task.digest or talk.last_code,
+            **self._to_remember(task),
         )
         if task.act is Act.START and not (task.again and talk.secret):
-            begun = replace(begun, secret=secrets.token_urlsafe(), asked=False)
+            begun = replace(begun, secret=secrets.token_urlsafe(), asked=False, last_refused=b"")
         if is_marked := task.is_secret or task.act in ASKS_SERVICE:
             await self._memory.mark(mark)
             if not await self._memory.swap(inbound.conversation, talk, begun):
@@ -289,13 +288,15 @@ class ResetDialogue:
             talk = begun
         if task.is_secret:
             said += () if await self._deleted(inbound.message, delete) else (say("chat.not_deleted"),)
-        said += tuple(map(say, task.says))
         try:
             done = await self._acts[task.act](inbound, talk, flow, task.entry)
         except ResetFlowError as error:
-            done = await self._refused(talk, inbound, error, say)
+            done = await self._refused(talk, inbound, task, error, say)
+        done = attrs.evolve(done, said=(*([say(task.says)] if task.says else []), *done.said))
         turn, kept = await self._turn(done, inbound.conversation, say, said)
         kept = replace(kept, taken=None, locale=say.locale)
+        if task.kind is Kind.REFUSED:  # who insists is heard: a broker may be in two minds
+            kept = replace(kept, last_refused=b"")
         if is_marked:
             await self._memory.finish(inbound.conversation, talk, kept, inbound.message, turn)
         elif not await self._memory.swap(inbound.conversation, talk, kept.with_turn(inbound.message, turn)):
@@ -304,36 +305,32 @@ class ResetDialogue:
             await self._memory.set_route(done.flow.id, Route(inbound.conversation, told=not done.elsewhere))
         return turn
 
-    def _task(self, inbound: Inbound, talk: Talk, phase: Phase) -> _Task:
+    def _task(self, inbound: Inbound, talk: Talk, flow: Flow | None, phase: Phase) -> _Task:
         """Decide what a message does."""
-        before, read_as = talk.taken, phase
+        before, text = talk.taken, inbound.text
         again = before is not None and before.message == inbound.message
         if before and again:
-            again = self._read(inbound.text, Phase(before.phase), talk)[0] == before.kind
-            read_as = Phase(before.phase) if again else phase
-        kind, entry = self._read(inbound.text, read_as, talk)
-        may_be_secret = kind is Kind.OTHER and self._reader.may_be_secret(inbound.text)
-        is_no_login = read_as is Phase.LOGIN and kind in (Kind.OTHER, Kind.SEVERAL)
-        is_late = is_no_login and self._reader.looks_like_code(inbound.text)
-        is_secret = is_late or ((kind in NEEDS_DELETION or may_be_secret) and read_as in SECRET_PHASES)
-        digest = self._digest(entry.reveal()) if kind is Kind.ENTRY and read_as is Phase.CODE else b""
+            again = self._read(text, Phase(before.phase), talk, flow)[0] == before.kind
+        read_as = Phase(before.phase) if before and again else phase
+        kind, entry = self._read(text, read_as, talk, flow)
+        act, says, secret = act_for(read_as, kind), self._says(text, read_as, kind, flow), is_secret(read_as, kind)
         interrupted = before is not None and not again and before.phase != phase
-        is_new = kind is Kind.ENTRY and read_as is Phase.NEW
-        repeated = is_new and talk.last_code in map(self._digest, self._reader.codes(inbound.text))
-        act, says = act_for(read_as, kind), []
-        if is_secret and (interrupted or repeated):
-            act = Act.STAND  # it answers a question that is over
-        elif is_new and not self._in_chat:
-            act, says = Act.STAND, ["chat.use_link"]
-        elif read_as is Phase.LOGIN and act is Act.STAND:
-            says = ["chat.login.code" if is_late else "chat.login.again"]
-        elif read_as is Phase.ANSWER and kind is Kind.HUMAN and self._reader.may_be_answer(inbound.text):
-            says = ["chat.labelled"]
-        elif kind is Kind.OTHER and (read_as is Phase.ANSWER or (read_as is Phase.NEW and self._in_chat)):
-            says = ["chat.labelled" if read_as is Phase.ANSWER else "chat.labelled_new"]
-        elif kind is Kind.OTHER and read_as in (Phase.CODE, Phase.ANOTHER, Phase.NEW):
-            says = ["chat.aside"]
-        return _Task(read_as, kind, act, entry, again, is_secret, digest, interrupted, tuple(says))
+        if secret and interrupted:
+            act, says = Act.STAND, None  # it answers a question that is over
+        return _Task(read_as, kind, act, entry, again, secret, interrupted, says)
+
+    def _says(self, text: str, phase: Phase, kind: Kind, flow: Flow | None) -> str | None:
+        """Return what is said before where we stand."""
+        if phase is Phase.ANSWER and kind is Kind.HUMAN and self._reader.may_be_answer(text):
+            return "chat.labelled"
+        if _waits(flow) and kind is Kind.OTHER and self._reader.names_code(text):
+            return "chat.mailbox"
+        return (ONLY_BY_LINK if phase is Phase.NEW and not self._in_chat else SAYS.get(phase, {})).get(kind)
+
+    def _to_remember(self, task: _Task) -> dict[str, bytes]:
+        """Return the hash of an answer or a code, by the name that it is remembered by."""
+        name = {Phase.ANSWER: "answer", Phase.CODE: "code"}.get(task.phase) if task.kind is Kind.ENTRY else None
+        return {f"last_{name}": self._digest(name, task.entry.reveal().casefold())} if name else {}
 
     async def _settled(self, inbound: Inbound) -> Talk:
         """Return the conversation, once no other worker is at a message of it any more, or has died in one."""
@@ -357,28 +354,50 @@ class ResetDialogue:
             return None, Phase.ELSEWHERE
         return flow, phase_of(flow)
 
-    def _read(self, text: str, phase: Phase, talk: Talk) -> tuple[Kind, Secret]:
+    def _read(self, text: str, phase: Phase, talk: Talk, flow: Flow | None) -> tuple[Kind, Secret]:
         """Return what kind of message this is there, and what of it goes to the broker."""
-        nothing = Secret("")
         if len(text) > LONGEST_TEXT:
-            return Kind.OTHER, nothing
+            return Kind.OTHER, Secret("")
         if word := self._reader.word(text):
-            return Kind(word.value), nothing
-        entry: str | None = None
-        if phase is Phase.LOGIN:
-            entry = self._reader.login(text, may_be_code=talk.was_asked_for_code)
-            if entry is None and len(self._reader.addresses(text)) > 1:
-                return Kind.SEVERAL, nothing
-        elif phase in (Phase.ANSWER, Phase.NEW, Phase.ELSEWHERE, Phase.ENDED):
-            entry = self._reader.typed("password" if phase is Phase.NEW else "answer", text)
-        elif phase in (Phase.CODE, Phase.ANOTHER):
-            found = self._reader.codes(text)
-            if not found:
-                return (Kind.NO_CODE if self._reader.attempts_code(text) else Kind.OTHER), nothing
-            if len(found) > 1:
-                return Kind.SEVERAL, nothing
-            entry = found[0]
-        return (Kind.OTHER, nothing) if entry is None else (Kind.ENTRY, Secret(entry))
+            return Kind(word.value), Secret("")
+        entry = self._entry(text, phase, talk)
+        kind = self._kind(text, entry, phase, talk, flow)
+        return kind, Secret(entry if entry and kind is Kind.ENTRY else "")
+
+    def _kind(self, text: str, entry: str | None, phase: Phase, talk: Talk, flow: Flow | None) -> Kind:
+        if self._is_repeated(text, phase, talk):
+            return Kind.REPEATED
+        if phase is Phase.ANSWER and flow and trimmed(text).casefold() == flow.user.casefold():
+            return Kind.OTHER  # the login was sent twice
+        if entry is None:
+            return _kind_without_entry(self._reader, text, phase)
+        if phase in (Phase.ANSWER, Phase.CODE) and self._digest(phase, entry) == talk.last_refused:
+            return Kind.REFUSED
+        return Kind.UNSURE if phase is Phase.NEW and not self._in_chat else Kind.ENTRY
+
+    def _entry(self, text: str, phase: Phase, talk: Talk) -> str | None:
+        """Return what is wanted, if it is in a text."""
+        match phase:
+            case Phase.FREE | Phase.REQUEST:
+                return None
+            case Phase.LOGIN:
+                return self._reader.login(text, may_be_code=talk.was_asked_for_code)
+            case Phase.CODE | Phase.ANOTHER:
+                found = self._reader.codes(text)
+                return found[0] if len(found) == 1 else None
+            case Phase.NEW:
+                return self._reader.password(text)
+        return self._reader.answer(text)
+
+    def _is_repeated(self, text: str, phase: Phase, talk: Talk) -> bool:
+        """Return whether a text is an answer or a code that was taken before."""
+        codes = self._reader.codes(text)
+        if phase not in (Phase.CODE, Phase.ANOTHER, Phase.NEW) or (codes and phase is not Phase.NEW):
+            return False
+        if talk.last_code in [self._digest("code", code.casefold()) for code in codes]:
+            return True
+        answer = self._reader.answer(text)
+        return answer is not None and self._digest("answer", answer.casefold()) == talk.last_answer
 
     async def _deleted(self, message: str, delete: Delete | None) -> bool:
         """Have a message deleted. Return whether it is gone."""
@@ -388,8 +407,8 @@ class ResetDialogue:
         gone, _ = await attempt(call, self._deadlines.within(DELETION_DEADLINE))
         return gone is True
 
-    def _digest(self, code: str) -> bytes:
-        return self._service.digest("chat code", ascii(code.casefold()))  # a code from a link may be anything
+    def _digest(self, name: str, typed: str) -> bytes:
+        return self._service.digest(f"chat {name}", ascii(typed))  # a code from a link may be anything
 
     # --- what is done
 
@@ -434,8 +453,7 @@ class ResetDialogue:
         return await self._say("chat.several" if flow else "chat.login.several", inbound, talk, flow, nothing)
 
     async def _help(self, inbound: Inbound, talk: Talk, flow: Flow | None, __: Secret) -> _Done:
-        waits = flow is not None and phase_of(flow) is Phase.CODE and flow.in_doubt is None
-        said = ("chat.help", "chat.mailbox") if waits else ("chat.help",)
+        said = ("chat.help", "chat.mailbox") if _waits(flow) else ("chat.help",)
         return _Done(talk, flow, tuple(map(self._sayings(inbound.locale), said)))
 
     async def _human(self, inbound: Inbound, talk: Talk, flow: Flow | None, __: Secret) -> _Done:
@@ -465,7 +483,7 @@ class ResetDialogue:
             await self._memory.set_route(left.flow.id, Route(inbound.conversation, told=True))
         return _Done(replace(left.talk, asked=True), None, left.said if left.elsewhere and left.flow else ())
 
-    async def _refused(self, talk: Talk, inbound: Inbound, error: ResetFlowError, say: Sayings) -> _Done:
+    async def _refused(self, talk: Talk, inbound: Inbound, task: _Task, error: ResetFlowError, say: Sayings) -> _Done:
         """Say what was wrong, and where we stand."""
         if isinstance(error, StoreError):
             raise error
@@ -473,6 +491,8 @@ class ResetDialogue:
         if flow is None:
             flow, _ = await self._look(talk, inbound.conversation)
         effects = (Escalate(Reason.TROUBLE),) if error.code in TROUBLE else ()
+        if isinstance(error, InputRejected) and error.sent and flow and flow.in_doubt is None:
+            talk = replace(talk, last_refused=self._digest(task.phase, task.entry.reveal()))
         is_said = isinstance(error, HeldElsewhere | FlowEnded)
         return _Done(talk, flow, () if is_said else say.error(error), effects)
 
@@ -591,6 +611,27 @@ class ResetDialogue:
             except Exception as error:  # noqa: BLE001 - it goes on
                 logger.warning("no conversation was asked again: %s", type(error).__name__)
             await asyncio.sleep(RECOVERY_PAUSE)
+
+
+def _waits(flow: Flow | None) -> bool:
+    """Return whether an e-mail with a code is surely on its way."""
+    return flow is not None and phase_of(flow) is Phase.CODE and flow.in_doubt is None
+
+
+def _kind_without_entry(reader: Reader, text: str, phase: Phase) -> Kind:
+    """Return what kind of message a text is in which nothing was found that is wanted."""
+    kind, wants_code = Kind.OTHER, phase in (Phase.CODE, Phase.ANOTHER)
+    if phase is Phase.LOGIN:
+        several = Kind.SEVERAL if len(reader.addresses(text)) > 1 else Kind.OTHER
+        kind = Kind.UNSURE if reader.names_password(text) else several
+        kind = Kind.NO_CODE if reader.looks_like_code(text) else kind
+    elif wants_code and reader.codes(text):
+        kind = Kind.SEVERAL
+    elif wants_code and reader.attempts_code(text):
+        kind = Kind.NO_CODE
+    elif phase not in (Phase.FREE, Phase.REQUEST) and reader.may_be_secret(text, awaited=not wants_code):
+        kind = Kind.UNSURE
+    return kind
 
 
 def _holder(conversation: str) -> Secret:

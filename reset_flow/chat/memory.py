@@ -64,9 +64,11 @@ class Talk(Struct, frozen=True, array_like=True):
 
         link: The last one, while it is good.
 
-        last_code: The hash of the code that was typed last: if it comes once more, it is no new password.
+        last_code, last_answer: The hashes of those that were typed last: if they come once more, they are nothing new.
 
         recent: The last messages and the turns that they got.
+
+        last_refused: The hash of the answer or code that the broker refused last: the same again would be refused, too.
     """
 
     locale: str = "en"
@@ -76,6 +78,8 @@ class Talk(Struct, frozen=True, array_like=True):
     link: OpenLink | None = None
     last_code: bytes = b""
     recent: tuple[tuple[str, Turn], ...] = ()
+    last_answer: bytes = b""
+    last_refused: bytes = b""
 
     def turn_of(self, message: str) -> Turn | None:
         """Return the turn that a message got."""

@@ -39,6 +39,7 @@ EMAIL = re.compile(r"(?<![^\s<>(),;:\"])[^\s<>(),;:\"@]+@[^\s<>(),;:\"@]+\.[^\s<
 LOGIN = re.compile(r"(?!www\.)(?=.*[^\W\d_])(?=.*[\d._])\w[\w.+-]{2,}\w")
 """What no ordinary word looks like: letters with a digit, dot or underscore."""
 
+APOSTROPHES = "'\N{RIGHT SINGLE QUOTATION MARK}\N{ACUTE ACCENT}`"
 NUMBER = re.compile(r"\d{4,}")
 QUOTED = re.compile(r"[\"“„«]([^\"“”„«»]+)[\"“”»][.,!]?")
 
@@ -48,6 +49,10 @@ DIGIT_GROUPS = re.compile(r"(?<!\d[.,:/])(?<!\w)\d+(?:[ \-]\d+)*(?!\w|[.,:/]\d)"
 NO_CODES = re.compile(r"(?<!\w)\w+://\S+|(?:\+|\(0\d{1,4}\)) ?\d[\d ()/\-]*")
 """Addresses and telephone numbers, which come with an e-mail that is pasted."""
 
+DIALLED = re.compile(r"(?<![\w\-])0\d{2,4}[ /\-]\d{6,}(?!\w)")
+LONGEST_BESIDE_DIALLED = 8
+"""Telephone numbers as they are dialled at home, which no code is as long as that has so many digits or fewer."""
+
 LETTER_GROUPS = re.compile(r"(?<![\w@.])[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*(?![\w@]|\.\w)")
 FEWEST_DIGITS = 4
 FEWEST_LETTERS = 6
@@ -55,7 +60,7 @@ FEWEST_OF_A_KEY = 16
 """Of codes whose length varies, where they stand among other words."""
 
 SHORTEST_SECRET = 8
-"""Of words that end with a question mark: shorter ones are questions, such as "Really?"."""
+"""Of words that end with a question mark, and of signs: shorter ones are no secrets, such as "Really?" and "!!!"."""
 
 MOST_GROUPS = 4
 """As a code is split by spaces, where nothing else stands beside it."""
@@ -78,6 +83,10 @@ class Reader:
         self._polite = set(map(_bare, _names(texts, "chat.words.polite")))
         kinds = {kind: _names(texts, f"chat.words.{kind}") for kind in ("login", "answer", "password")}
         self._labels = {kind: _label(names) for kind, names in kinds.items()}
+        self._asides = set(map(_bare, _names(texts, "chat.words.aside")))
+        self._code_names = set(map(_bare, _names(texts, "chat.words.code")))
+        self._answer_is = _label(kinds["answer"], r"\s")  # nobody's answer begins with "my answer is"
+        self._named_secret = re.compile(rf"(?<!\w)(?:{_any_of(kinds['password'])})\s*[:=]\s*\S", re.IGNORECASE)
         names, it_is = map(_any_of, (kinds["login"], _names(texts, "chat.words.it_is")))
         self._lead_in = re.compile(rf"(?:(?P<login>{names})|{it_is})\s+", re.IGNORECASE)
 
@@ -89,7 +98,7 @@ class Reader:
             return None
         bare = _bare(text)
         if bare not in self._words:
-            bare = " ".join(self._without_politeness(bare))
+            bare = " ".join(word for word in bare.split() if word not in self._polite)
         return self._words.get(bare)
 
     def login(self, text: str, *, may_be_code: bool = False) -> str | None:
@@ -111,21 +120,35 @@ class Reader:
         if len(text.split()) > 1:
             return self._introduced(text, labelled=labelled)
         is_code = may_be_code and not any(map(str.isalpha, text)) and self.looks_like_code(text)
-        if not text or text.startswith("/") or (not labelled and (is_code or self._is_aside(text))):
+        if not text or text.startswith("/") or (not labelled and (is_code or "://" in text or self.is_aside(text))):
             return None
-        return text.rstrip(".,;")
+        return text.rstrip(".,;!") or None
 
     def addresses(self, text: str) -> tuple[str, ...]:
         """Return the e-mail addresses in a text."""
         return _once(EMAIL.findall(text))
 
-    def typed(self, step: str, text: str) -> str | None:
+    def answer(self, text: str) -> str | None:
         """
-        Return an answer or a password exactly as typed, without a label that says what it is. `None` if it looks like a
-        question to the bot, or a greeting: with the label, it is taken all the same.
+        Return an answer exactly as typed, without what says that it is one. `None` if it looks like a question to the
+        bot, an aside or a command: with a label, it is taken all the same.
         """
-        labelled, rest = self._without_label("answer" if step == "answer" else "password", text)
-        return rest if rest.strip() and (labelled or not self._is_aside(text)) else None
+        labelled, rest = self._without_label("answer", text)
+        if not labelled and (self.is_aside(text) or text.lstrip().startswith("/")):
+            return None
+        found = None if labelled else self._answer_is.match(text)
+        rest = rest[found.end() :] if found else rest
+        return rest if rest.strip() else None
+
+    def password(self, text: str) -> str | None:
+        """
+        Return a password without a label that says what it is, and spaces around it, as keyboards add one and some
+        platforms take it away. `None` if it looks like a question to the bot, an aside or a sentence: with the label,
+        it is taken all the same. A sentence that became the password would lock out who was told that all is well.
+        """
+        labelled, rest = self._without_label("password", text)
+        is_taken = labelled or not (self.is_aside(text) or len(text.split()) > 1)
+        return (rest.strip() or None) if is_taken else None
 
     def codes(self, text: str) -> tuple[str, ...]:
         """Return what in a text can be the code: nothing, one, or several of which nobody knows the right one."""
@@ -144,9 +167,34 @@ class Reader:
         plain = _plain(text)
         return any(char.isdecimal() for char in plain) and len(plain.split()) <= MOST_GROUPS and not asks(text)
 
-    def may_be_secret(self, text: str) -> bool:
-        """Return whether a text that looks like a question may be an answer or a password: one long word."""
-        return asks(text) and len(text.split()) == 1 and len(text.strip()) >= SHORTEST_SECRET
+    def may_be_secret(self, text: str, *, awaited: bool) -> bool:
+        """
+        Return whether a text that is not taken may be an answer or a password all the same.
+
+        Args:
+            awaited: Whether one is: else one long word that looks like a question may be.
+        """
+        if asks(text) or not any(map(str.isalnum, text)):
+            return len(text.split()) == 1 and len(text.strip()) >= SHORTEST_SECRET
+        is_command = text.lstrip().startswith("/") and len(text.split()) == 1
+        return awaited and not is_command and not self.is_aside(text)
+
+    def names_password(self, text: str) -> bool:
+        """Return whether a password stands in a text with other things, behind a label."""
+        return bool(self._named_secret.search(text))
+
+    def names_code(self, text: str) -> bool:
+        """Return whether a text is about the code or its e-mail, such as "where is my code?"."""
+        return len(text) <= LONGEST_WORDS and not self._code_names.isdisjoint(_bare(text).split())
+
+    def is_aside(self, text: str) -> bool:
+        """Return whether a text is a question to the bot, or what people say while they think: "hm", "I don't know"."""
+        if len(text) > LONGEST_WORDS:
+            return asks(text)
+        bare = _bare(text)
+        words = [word for word in bare.split() if word not in self._polite]
+        rest = [word for word in words if word not in self._asides]
+        return asks(text) or not rest or not {bare, " ".join(words)}.isdisjoint(self._asides)
 
     def may_be_answer(self, text: str) -> bool:
         """Return whether what steers may be an answer, such as "agent": one word, and no button."""
@@ -169,13 +217,6 @@ class Reader:
         login = EDGES.sub("", rest)
         return login if LOGIN.fullmatch(login) or (is_named and NUMBER.fullmatch(login)) else None
 
-    def _is_aside(self, text: str) -> bool:
-        bare = _bare(text) if len(text) <= LONGEST_WORDS else ""
-        return asks(text) or (bool(bare) and not self._without_politeness(bare))
-
-    def _without_politeness(self, bare: str) -> list[str]:
-        return [word for word in bare.split() if word not in self._polite]
-
     def _without_label(self, kind: str, text: str) -> tuple[bool, str]:
         found = self._labels[kind].match(text)
         return bool(found), text[found.end() :] if found else text
@@ -190,8 +231,8 @@ def _names(texts: Texts, id_: str) -> frozenset[str]:
     return frozenset(name.strip() for locale in LOCALES for name in texts.pattern(id_, locale).split(","))
 
 
-def _label(names: Iterable[str]) -> re.Pattern[str]:
-    return re.compile(rf"\s*(?:{_any_of(names)})\s*[:=]\s*", re.IGNORECASE)
+def _label(names: Iterable[str], sign: str = "[:=]") -> re.Pattern[str]:
+    return re.compile(rf"\s*(?:{_any_of(names)})\s*{sign}\s*", re.IGNORECASE)
 
 
 def _any_of(names: Iterable[str]) -> str:
@@ -200,7 +241,8 @@ def _any_of(names: Iterable[str]) -> str:
 
 
 def _bare(text: str) -> str:
-    """Return a text without case, accents, signs around its words and spaces that do not matter."""
+    """Return a text without case, accents, apostrophes, signs around its words and spaces that do not matter."""
+    text = "".join(char for char in text if char not in APOSTROPHES)
     plain = "".join(char for char in unicodedata.normalize("NFKD", text) if unicodedata.category(char) != "Mn")
     words = plain.casefold().split()
     return " ".join(filter(None, [EDGES.sub("", word) for word in words]))
@@ -226,7 +268,10 @@ def _plain_character(char: str) -> str:
 
 def _digits(text: str, length: int) -> tuple[str, ...]:
     found = []
-    for groups in DIGIT_GROUPS.findall(NO_CODES.sub(".", text)):
+    text = NO_CODES.sub(".", text)
+    if 0 < length <= LONGEST_BESIDE_DIALLED:
+        text = DIALLED.sub(".", text)
+    for groups in DIGIT_GROUPS.findall(text):
         parts = re.split(r"[ \-]", groups)
         joined = "".join(parts)
         if _fits(joined, length, FEWEST_DIGITS):

@@ -25,7 +25,9 @@ BUTTONS = {
     "restart": "page.again",
     "help": "page.help",
 }
-PIN_TEXTS = frozenset({"chat.either", "chat.help", "chat.link", "chat.login", "chat.new", "chat.open"})
+PIN_TEXTS = frozenset(
+    {"chat.either", "chat.help", "chat.labelled_new", "chat.link", "chat.login", "chat.new", "chat.open"}
+)
 """Each has one of its own for a PIN: its id and `_pin`."""
 
 SENDS = {"request": "/resend", "link": "/resend"}

@@ -26,7 +26,13 @@ class Phase(StrEnum):
 
 
 class Kind(StrEnum):
-    """What a message is."""
+    """
+    What a message is.
+
+    The first five are words that steer. `ENTRY`: what is wanted. `NO_CODE`: was meant as a code, and none fits here.
+    `SEVERAL`: nobody knows which of them is meant. `UNSURE`: may hold a secret, but may be a sentence, too. `REPEATED`:
+    an answer or a code that was taken before. `REFUSED`: the same as was just refused. `OTHER`: all else.
+    """
 
     CANCEL = "cancel"
     RESEND = "resend"
@@ -36,6 +42,9 @@ class Kind(StrEnum):
     ENTRY = "entry"
     NO_CODE = "no_code"
     SEVERAL = "several"
+    UNSURE = "unsure"
+    REPEATED = "repeated"
+    REFUSED = "refused"
     OTHER = "other"
 
 
@@ -91,9 +100,24 @@ TABLE: dict[Phase, dict[Kind, Act]] = {
 ASKS_SERVICE = frozenset({Act.START, Act.SUBMIT, Act.REQUEST, Act.RESEND, Act.LEAVE, Act.RESTART})
 """What a process can die in, so that nobody knows what came of it."""
 
-NEEDS_DELETION = frozenset({Kind.ENTRY, Kind.NO_CODE, Kind.SEVERAL})
-"""Kinds of which a message may hold a secret, in the phases below."""
+SAYS: dict[Phase, dict[Kind, str]] = {
+    Phase.LOGIN: {
+        Kind.RESEND: "chat.login.again",
+        Kind.NO_CODE: "chat.login.code",
+        Kind.UNSURE: "chat.login.again",
+        Kind.OTHER: "chat.login.again",
+    },
+    Phase.ANSWER: {Kind.UNSURE: "chat.labelled", Kind.REFUSED: "answer.rejected", Kind.OTHER: "chat.labelled"},
+    Phase.CODE: {Kind.UNSURE: "chat.aside", Kind.REFUSED: "code.rejected", Kind.OTHER: "chat.aside"},
+    Phase.ANOTHER: {Kind.UNSURE: "chat.aside", Kind.OTHER: "chat.aside"},
+    Phase.NEW: {Kind.UNSURE: "chat.labelled_new", Kind.OTHER: "chat.labelled_new"},
+}
+"""What is said before where we stand, of a message that nothing is done with."""
 
+ONLY_BY_LINK = {Kind.UNSURE: "chat.use_link", Kind.OTHER: "chat.aside"}
+"""The same for `Phase.NEW`, where no password is typed in the chat."""
+
+SECRET_KINDS = frozenset({Kind.NO_CODE, Kind.UNSURE, Kind.REPEATED, Kind.REFUSED})
 SECRET_PHASES = frozenset(Phase) - {Phase.FREE, Phase.LOGIN, Phase.REQUEST}
 """Also where the reset is over or elsewhere by now: the person answers what they were asked before."""
 
@@ -101,6 +125,11 @@ SECRET_PHASES = frozenset(Phase) - {Phase.FREE, Phase.LOGIN, Phase.REQUEST}
 def act_for(phase: Phase, kind: Kind) -> Act:
     """Return what is done."""
     return TABLE[phase].get(kind) or ALWAYS.get(kind, Act.STAND)
+
+
+def is_secret(phase: Phase, kind: Kind) -> bool:
+    """Return whether there may be an answer, a code or a password in a message, so that it is to be deleted."""
+    return kind in SECRET_KINDS or (kind in (Kind.ENTRY, Kind.SEVERAL) and phase in SECRET_PHASES)
 
 
 def phase_of(flow: Flow) -> Phase:

@@ -52,7 +52,7 @@ class ChatDemo(Demo):
             line.gap("\n")
             await self._kill(chat)
             chat = await self._open_chat(sandbox, 2, "Choose a new password")
-            self._words["password"] = f"violet tractor {secrets.token_hex(4)}"
+            self._words["password"] = f"violet-tractor-{secrets.token_hex(4)}"
             await self._say(chat, self._words["password"], "is set", "a new password")
             chat.type(END_OF_INPUT)
             if (status := await chat.ended()) != 0:

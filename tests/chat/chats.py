@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from reset_flow.ports import Use, UseName
 
 LOGIN, QUESTION, ANSWER = "Zoë+Maßmann", "Wo wohnten Sie 1987?", 'Königsallee 7 "½"'
-CODE, PASSWORD, PIN, TOKEN = "741175", "violet träctor & 5", "90817263", "tok-ß-5c1f2b9d"
+CODE, PASSWORD, PIN, TOKEN = "741175", "violet-träctor&5", "90817263", "tok-ß-5c1f2b9d"
 SECRETS = {"login": LOGIN, "answer": ANSWER, "code": CODE, "password": PASSWORD, "pin": PIN, "token": TOKEN}
 CHAT = "telegram:4711"
 PUBLIC_URL = "https://example.com/reset/"

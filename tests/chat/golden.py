@@ -18,11 +18,12 @@ from reset_flow.sandbox import Sandbox
 from reset_flow.testing import FrozenClock
 from reset_flow.web import Links
 from tests.chat.chats import CHAT, PUBLIC_URL, Chat, Desk, link_of
-from tests.web.houses import ANSWER, APP_KEY, ASKED, NOBODY, PASSWORD, UNASKED
+from tests.web.houses import ANSWER, APP_KEY, ASKED, NOBODY, UNASKED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+PASSWORD = "violet-tractor-at-5"
 FOLDER = Path(__file__).with_name("transcripts")
 LANGUAGES = ("en", "de", "es")
 CODES = ("741175", "302944", "118273", "560012", "884120")

@@ -17,6 +17,8 @@ from reset_flow import (
     InvalidInput,
     Keyring,
     MemoryStore,
+    NotActed,
+    Rejected,
     ResetService,
     SQLiteStore,
     Unknown as Lost,
@@ -342,6 +344,177 @@ async def test_a_code_that_is_typed_again_is_never_the_new_password(
     new = PIN if credential is Credential.PIN else PASSWORD
     assert (await chat.say(new)).done
     assert provider.given("update") == [new]
+
+
+SENTENCES = (
+    "the link does not open", "it says the link was used", "I'd rather talk to my bank", "what are the rules",
+    "ich hab das Passwort gesetzt", "Das verstehe ich jetzt nicht ganz", "no puedo abrir la página",
+    "my new password is violet5tractor", "mein neues Passwort ist violet5tractor", "violet tractor 5",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", SENTENCES)
+@pytest.mark.parametrize("by_link", [True, False])
+async def test_no_sentence_becomes_the_password_unless_it_is_said_to_be_one(
+    make_desk: MakeDesk,
+    text: str,
+    by_link: bool,  # noqa: FBT001
+) -> None:
+    provider = Provider(question=False)
+    chat = Chat(make_desk(provider, in_chat=True, by_link=by_link))
+    wanted = ids(await chat.says("hello", LOGIN, CODE))
+    assert ids(await chat.say(text, "typed")) == ["chat.labelled_new", *wanted]
+    assert chat.deleted[-1] == "typed"
+    assert provider.calls_of("update") == []
+    assert ids(await chat.say(f"password: {text}")) == ["done"]
+    assert provider.given("update") == [text]
+
+
+@pytest.mark.parametrize("text", ["erledigt", "moment bitte", "un momento", "I did it", "no lo sé", "👍", "ya está"])
+async def test_what_people_say_while_they_think_is_no_password_and_not_deleted(make_desk: MakeDesk, text: str) -> None:
+    provider = Provider(question=False)
+    chat = Chat(make_desk(provider, in_chat=True))
+    await chat.says("hello", LOGIN, CODE)
+    deleted = list(chat.deleted)
+    assert ids(await chat.say(text)) == ["chat.labelled_new", "chat.either"]
+    assert provider.calls_of("update") == []
+    assert chat.deleted == deleted
+
+
+async def test_where_a_pin_is_chosen_its_label_is_named(make_desk: MakeDesk) -> None:
+    desk = make_desk(Provider(question=False), in_chat=True, by_link=False, credential=Credential.PIN)
+    turn = await Chat(desk).says("hello", LOGIN, CODE, "which one would you take")
+    assert ids(turn) == ["chat.labelled_new_pin", "chat.new_pin"]
+    assert "“PIN:”" in turn.messages[0].text
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "deleted"),
+    [
+        (PASSWORD, "chat.use_link", True),
+        ("the page shows an error", "chat.use_link", True),
+        ("/Xy77pass", "chat.use_link", True),
+        ("fertig", "chat.aside", False),
+        ("thanks!", "chat.aside", False),
+    ],
+)
+async def test_where_passwords_are_set_by_link_what_may_be_one_is_deleted(
+    desk: Desk,
+    text: str,
+    said: str,
+    deleted: bool,  # noqa: FBT001
+) -> None:
+    chat = Chat(desk)
+    await chat.says(*TO_PASSWORD)
+    assert ids(await chat.say(text, "typed")) == [said, "chat.open"]
+    assert ("typed" in chat.deleted) is deleted
+
+
+# --- what costs no try
+
+
+NO_ANSWERS = (
+    "I don't know", "idk", "no idea", "I forgot", "I already told you", "wait", "hm", "👍", "...", "!", "/menu",
+    "weiß nicht", "Keine Ahnung!!", "hab ich vergessen", "moment bitte", "Guten Tag", "hab ich doch schon gesagt",
+    "no sé", "no me acuerdo", "ya se lo he dicho", "un momento, por favor", "buenos días", "joder",
+    LOGIN, LOGIN.upper(),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NO_ANSWERS)
+async def test_what_is_no_answer_costs_no_try_and_with_a_label_it_is_the_answer(make_desk: MakeDesk, text: str) -> None:
+    provider = Provider()
+    provider.answer = text
+    chat = Chat(make_desk(provider))
+    assert ids(await chat.says("hello", LOGIN, text)) == ["chat.labelled", "answer.wanted"]
+    assert chat.deleted == []
+    assert provider.calls_of("request") == []
+    assert ids(await chat.say(f"answer: {text}")) == ["chat.code"]
+
+
+async def test_an_answer_that_comes_as_a_command_is_deleted_and_costs_no_try(make_desk: MakeDesk) -> None:
+    provider = Provider()
+    chat = Chat(make_desk(provider))
+    assert ids(await chat.says("hello", LOGIN, f"/answer {ANSWER}")) == ["chat.labelled", "answer.wanted"]
+    assert chat.deleted == ["3"]
+    assert provider.calls_of("request") == []
+
+
+async def test_the_same_wrong_answer_or_code_at_once_again_costs_one_try(make_desk: MakeDesk) -> None:
+    provider = Provider()
+    chat = Chat(make_desk(provider))
+    await chat.says("hello", LOGIN)
+    assert ids(await chat.say("wrong")) == ["answer.rejected", "tries_left", "answer.wanted"]
+    assert ids(await chat.say("wrong")) == ["answer.rejected", "answer.wanted"]
+    assert provider.given("request") == ["wrong"]
+    assert ids(await chat.say("Wrong")) == ["answer.rejected", "tries_left", "answer.wanted"]
+    await chat.say(ANSWER)
+    assert ids(await chat.say("123456")) == ["code.rejected", "tries_left", "chat.code.again"]
+    assert ids(await chat.say("123 456")) == ["code.rejected", "chat.code.again"]
+    assert provider.given("exchange") == ["123456"]
+    assert chat.deleted == ["3", "4", "5", "6", "7", "8"]
+    assert ids(await chat.say(CODE)) == ["chat.open"]
+
+
+async def test_who_insists_on_what_was_refused_is_heard(make_desk: MakeDesk) -> None:
+    provider = Provider(question=False)
+    provider.script(exchange=[Rejected(reasons=["no"])])
+    chat = Chat(make_desk(provider))
+    await chat.says("hello", LOGIN, CODE)
+    assert ids(await chat.say(CODE)) == ["code.rejected", "chat.code.again"]
+    assert ids(await chat.say(CODE)) == ["chat.open"]
+
+
+async def test_an_answer_that_looks_like_the_code_does_not_keep_the_code_away(make_desk: MakeDesk) -> None:
+    provider = Provider()
+    provider.answer = CODE
+    turn = await Chat(make_desk(provider)).says("hello", LOGIN, CODE, CODE)
+    assert ids(turn) == ["chat.open"]
+
+
+async def test_what_was_not_refused_may_come_again(make_desk: MakeDesk) -> None:
+    provider = Provider()
+    provider.script(request=[NotActed()], exchange=[NotActed()])
+    chat = Chat(make_desk(provider))
+    assert ids(await chat.says("hello", LOGIN, ANSWER)) == ["broker.unavailable", "answer.wanted"]
+    assert ids(await chat.say(ANSWER)) == ["chat.code"]
+    assert ids(await chat.say(CODE)) == ["broker.unavailable", "chat.code.again"]
+    assert ids(await chat.say(CODE)) == ["chat.open"]
+
+
+async def test_an_answer_that_was_refused_may_be_right_in_the_next_reset(make_desk: MakeDesk) -> None:
+    chat = Chat(make_desk(Provider()))
+    await chat.says("hello", "somebody.else", "wrong", "start over", LOGIN)
+    assert ids(await chat.say("wrong")) == ["answer.rejected", "tries_left", "answer.wanted"]
+
+
+@pytest.mark.parametrize("then", [(), (CODE,)])
+async def test_an_answer_that_comes_twice_is_deleted_twice_and_is_nothing_new(
+    make_desk: MakeDesk, then: tuple[str, ...]
+) -> None:
+    provider = Provider()
+    provider.answer = "Peterson"
+    chat = Chat(make_desk(provider, in_chat=True))
+    wanted = ids(await chat.says("hello", LOGIN, "Peterson", *then))
+    assert ids(await chat.say("peterson", "twice")) == wanted
+    assert chat.deleted[-1] == "twice"
+    assert provider.calls_of("update") == []
+
+
+@pytest.mark.parametrize(
+    "text", ["Where is my code?", "der Code funktioniert nicht", "¿Dónde está el correo?", "wrong email"]
+)
+async def test_who_asks_for_the_code_is_told_where_it_may_be(desk: Desk, text: str) -> None:
+    turn = await Chat(desk).says(*TO_CODE, text)
+    assert ids(turn) == ["chat.mailbox", "chat.code.again"]
+
+
+async def test_a_password_that_comes_with_the_login_is_deleted_and_asked_for_nowhere(desk: Desk) -> None:
+    chat = Chat(desk)
+    await chat.say("hello")
+    assert ids(await chat.say(f"login: {LOGIN}\npassword: {PASSWORD}", "both")) == ["chat.login.again", "chat.login"]
+    assert chat.deleted == ["both"]
+    assert desk.events == ["delete"]
 
 
 async def test_where_passwords_are_set_by_link_none_that_is_typed_is_sent(desk: Desk) -> None:
@@ -737,7 +910,7 @@ async def test_a_message_that_comes_again_with_another_text_after_a_crash_is_ano
     desk.later()
     chat.bot, chat.can_delete = desk.bot(), True
     turn = await chat.say(text, "4")
-    assert ids(turn)[-1] == ("chat.code" if text == "hello?" else "chat.code.again")
+    assert ids(turn)[-1] == "chat.code.again"
     assert turn.effects == ()
     assert ids(await chat.say(CODE)) == ["chat.open"]
 

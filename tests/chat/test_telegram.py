@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 APP_KEY = "an-app-key"
 ASKED, UNASKED = "robert.zak", "maria.noquestion"
-ANSWER, PASSWORD = "Peterson", "violet tractor sings at 5 am"
+ANSWER, PASSWORD = "Peterson", "violet-tractor-sings-at-5"
 CONVERSATION = f"telegram:{BOT_ID}:42"
 URL = "https://example.com/reset/link/s3cret-of-the-link"
 

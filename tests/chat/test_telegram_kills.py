@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.chat.bot_api import Update
 
-ANSWER, PASSWORD, QUESTION = "Königsallee 7", "violet tractor sings at 5 am", "Where did you live?"
+ANSWER, PASSWORD, QUESTION = "Königsallee 7", "violet-tractor-sings-at-5", "Where did you live?"
 STEPS = ("login", "answer", "code", "password")
 MOST_MESSAGES = 20
 END = "Your new password is set"

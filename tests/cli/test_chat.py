@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from reset_flow.sandbox import Sandbox
     from tests.cli.conftest import OpensTerminal, Run, Shell
 
-PASSWORD = "violet tractor 5"
+PASSWORD = "violet-tractor-5"
 AWAITED = "you\x1b[0m > "
 HIDDEN = "(not shown)\x1b[0m > "
 
