@@ -68,6 +68,19 @@ def public_base(public_url: Any) -> URL:
     return url if url.path.endswith("/") else url.with_path(url.path + "/")
 
 
+def _back(given: Any) -> str:
+    try:
+        url = URL(given) if given else None
+    except (TypeError, ValueError):
+        url = URL()
+    if url is None:
+        return ""
+    is_safe = url.scheme == "https" or (url.scheme == "http" and url.host in LOOPBACK)
+    if not url.host or not is_safe or url.user or not given.isprintable():
+        raise ConfigurationError("back_url must be like https://t.me/your_bot")
+    return str(url)
+
+
 def _lifetime(given: Any) -> timedelta:
     if not isinstance(given, timedelta) or given <= timedelta(0):
         raise InvalidInput("lifetime: it must be a timedelta longer than zero")
@@ -82,19 +95,30 @@ class _Link(msgspec.Struct, array_like=True, frozen=True):
         used_by: The hash of the browser's secret that it was exchanged for; empty while it is unused.
 
         holder: In whose place its browser may go on; empty for nobody's.
+
+        back_url: Where the person came from; empty where that is not known.
     """
 
     flow_id: str
     used_by: bytes = b""
     holder: str = ""
+    back_url: str = ""
 
 
 @attrs.frozen
 class Opened:
-    """A flow that a secret opens, and as whom its commands come: a browser's own first, then as who made its link."""
+    """
+    A flow that a secret opens.
+
+    Attributes:
+        holders: As whom its commands come: a browser's own first, then as who made its link.
+
+        back_url: Where its browser came from, by a link that says so.
+    """
 
     flow_id: str
     holders: tuple[Secret, ...]
+    back_url: str = ""
 
     async def run(self, command: Callable[..., Awaitable[Flow]], *arguments: Any, **options: Any) -> Flow:
         """
@@ -118,13 +142,17 @@ class Links:
     Args:
         public_url: Where the page is, such as `https://example.com/reset/`: that of `create_app`.
 
+        back_url: Where those come from who get the links, such as `https://t.me/your_bot`: at the end, the page leads
+            them back to that chat. It is kept with each link, and nothing that a browser sends changes it.
+
     Raises:
-        ConfigurationError: No page can be there.
+        ConfigurationError: No page can be there; or nobody can be led back there, as it is no https address.
     """
 
-    def __init__(self, service: ResetService, public_url: str) -> None:
+    def __init__(self, service: ResetService, public_url: str, *, back_url: str | None = None) -> None:
         self._service = service
         self._base = public_base(public_url)
+        self._back_url = _back(back_url)
         self._links = service.side("web link")
         self._browsers = service.side("web browser")
 
@@ -145,7 +173,8 @@ class Links:
         """
         lifetime, hidden = _lifetime(lifetime), validation.hidden(holder)
         flow = await self._service.get(flow_id)
-        link = _Link(flow.id, holder="" if hidden is None else validation.name(hidden, "holder"))
+        maker = "" if hidden is None else validation.name(hidden, "holder")
+        link = _Link(flow.id, holder=maker, back_url=self._back_url)
         token = new_secret()
         await self._links.save(token, msgspec.msgpack.encode(link), revision=b"", lifetime=lifetime)
         return str(self._base / (LINK_PATH + token))
@@ -154,6 +183,11 @@ class Links:
         """Return the flow that a link opens; `None` if it is none, or is used up or too old."""
         link = (await self._load(token))[0]
         return None if link is None or link.used_by else await self._flow(link.flow_id)
+
+    async def back_url(self, token: str) -> str:
+        """Return where the person came from who has this link, also if it is used up; empty where nobody knows."""
+        link = (await self._load(token))[0]
+        return link.back_url if link else ""
 
     async def exchange(self, token: str, once: str) -> str | None:
         """
@@ -173,7 +207,7 @@ class Links:
             lifetime = max(timedelta(minutes=1), flow.expires_at - flow.created_at)
             try:
                 await self._keep(secret, link, lifetime)
-                used = msgspec.msgpack.encode(_Link(link.flow_id, used_by))
+                used = msgspec.msgpack.encode(_Link(link.flow_id, used_by, back_url=link.back_url))
                 await self._links.save(token, used, revision=revision, lifetime=lifetime)
             except StaleRecord:
                 continue  # somebody else was faster, or the same form came twice
@@ -188,13 +222,15 @@ class Links:
         found = (await self._browsers.load(secret)).value
         if not found:
             return None
-        flow_id, _, maker = found.decode().partition(" ")
-        return Opened(flow_id, (own, Secret(maker)) if maker else (own,))
+        names, _, back_url = found.decode().partition("\n")
+        flow_id, _, maker = names.partition(" ")
+        return Opened(flow_id, (own, Secret(maker)) if maker else (own,), back_url)
 
     async def _keep(self, secret: str, link: _Link, lifetime: timedelta) -> None:
         found = await self._browsers.load(secret)
         if found.value is None:
             value = f"{link.flow_id} {link.holder}" if link.holder else link.flow_id
+            value += f"\n{link.back_url}" if link.back_url else ""
             await self._browsers.save(secret, value.encode(), revision=found.revision, lifetime=lifetime)
 
     async def _load(self, token: str) -> tuple[_Link | None, bytes]:

@@ -77,6 +77,8 @@ class Screen:
         login: Prefilled where the account is asked for.
 
         reveals_login: Whether this browser may be told the login of the flow, which its password manager wants to know.
+
+        back_url: The chat that the person came from, if the maker of their link has said which.
     """
 
     kind: Kind
@@ -90,6 +92,7 @@ class Screen:
     error: ResetFlowError | None = None
     login: str = attrs.field(default="", repr=False)
     reveals_login: bool = False
+    back_url: str = ""
 
 
 @attrs.frozen
@@ -286,6 +289,8 @@ def _told(screen: Screen) -> Message | None:
     if screen.kind in {Kind.LIMITED, Kind.UNAVAILABLE}:
         seconds = screen.error and seconds_to_wait(screen.error)
         return Message(NOTICES[screen.kind][1], {"retry_after": seconds or RETRY_AFTER})
+    if screen.kind is Kind.LINK_USED and screen.back_url:
+        return Message("page.link_used.by_chat")
     if screen.kind in NOTICES:
         return Message(NOTICES[screen.kind][1])
     if screen.kind is Kind.HELD:

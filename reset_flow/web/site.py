@@ -104,15 +104,19 @@ class Site:
         return web.Response(body=asset.body, content_type=asset.content_type, charset="utf-8", headers=FOR_EVER)
 
     async def _look(self, request: web.Request) -> web.Response:
-        flow = await self._flow_of(request)
-        return self._response(request, Kind.FLOW if flow else Kind.ACCOUNT, flow=flow)
+        flow, back_url = await self._flow_of(request)
+        return self._response(request, Kind.FLOW if flow else Kind.ACCOUNT, flow=flow, back_url=back_url)
 
     async def _look_at_link(self, request: web.Request) -> web.Response:
         token = request.match_info["token"]
         flow = await self._parts.links.look(token)
         if flow is None:
-            return self._response(request, Kind.LINK_USED, status=HTTPStatus.GONE)
+            return await self._link_is_used(request, token)
         return self._response(request, Kind.LINK, flow=flow, path=LINK_PATH + token)
+
+    async def _link_is_used(self, request: web.Request, token: str) -> web.Response:
+        back_url = await self._parts.links.back_url(token)
+        return self._response(request, Kind.LINK_USED, status=HTTPStatus.GONE, back_url=back_url)
 
     # --- forms
 
@@ -122,7 +126,7 @@ class Site:
         form = await self._form(request)
         secret = await self._parts.links.exchange(token, form["once"])
         if secret is None:
-            return self._response(request, Kind.LINK_USED, status=HTTPStatus.GONE)
+            return await self._link_is_used(request, token)
         return self._onward(cookie=secret)
 
     async def _start(self, request: web.Request) -> web.Response:
@@ -157,7 +161,7 @@ class Site:
         except ResetFlowError as error:
             if error.flow is None:
                 raise
-            return self._failed(request, error, Kind.FLOW, flow=error.flow)
+            return self._failed(request, error, Kind.FLOW, flow=error.flow, back_url=opened.back_url)
         return self._onward()
 
     async def _again(self, request: web.Request) -> web.Response:
@@ -211,15 +215,16 @@ class Site:
 
     # --- responses
 
-    async def _flow_of(self, request: web.Request) -> Flow | None:
-        """Return the flow of this browser, if it has one. Raises HeldElsewhere."""
+    async def _flow_of(self, request: web.Request) -> tuple[Flow | None, str]:
+        """Return the flow of this browser, if it has one, and where it came from. Raises HeldElsewhere."""
         cookie = self._parts.cookie_of(request)
         if cookie is None:
-            return None
+            return None, ""
         try:
-            return await self._parts.access.look(cookie)
+            opened = await self._parts.access.open(cookie)
+            return await opened.run(self._service.get), opened.back_url
         except FlowNotFound:
-            return None
+            return None, ""
 
     def _failed(self, request: web.Request, error: ResetFlowError, kind: Kind, **shown: Any) -> web.Response:
         """Return the form again, with what was wrong."""

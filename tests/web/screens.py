@@ -78,6 +78,7 @@ def on(expects: Step | None, error: Any = None, **changes: Any) -> Screen:
 
 ADOPTED = Transition(trigger="token_adopted", source=State.REQUESTED, target=State.TOKEN_ISSUED, at=NOW)
 DAY = timedelta(hours=20)
+BOT = "https://t.me/helpful_bot"
 
 SCREENS = {
     "account": screen(Kind.ACCOUNT),
@@ -123,6 +124,8 @@ SCREENS = {
     "pin": on(Step.PIN),
     "busy": on(Step.PASSWORD, busy_until=NOW + timedelta(seconds=20)),
     "done": screen(flow=ended(None)),
+    "done-by-chat": screen(flow=ended(None), back_url=BOT),
+    "failed-by-chat": screen(flow=ended(Failure.EXPIRED), back_url=BOT),
     "failed-expired": screen(flow=ended(Failure.EXPIRED)),
     "failed-cancelled": screen(flow=ended(Failure.CANCELLED)),
     "failed-attempts": screen(flow=ended(Failure.TOO_MANY_ATTEMPTS)),
@@ -130,6 +133,7 @@ SCREENS = {
     "failed-refused": screen(flow=ended(Failure.BROKER_REFUSED)),
     "link": screen(Kind.LINK, path="link/abc", flow=flow_at(Step.CODE)),
     "link-used": screen(Kind.LINK_USED, path="link/abc"),
+    "link-used-by-chat": screen(Kind.LINK_USED, path="link/abc", back_url=BOT),
     "forbidden": screen(Kind.FORBIDDEN),
     "rejected": screen(Kind.REJECTED),
     "held": screen(Kind.HELD),

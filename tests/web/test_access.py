@@ -11,7 +11,16 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from reset_flow import FlowNotFound, HeldElsewhere, InvalidInput, Keyring, MemoryStore, ResetService, State
+from reset_flow import (
+    ConfigurationError,
+    FlowNotFound,
+    HeldElsewhere,
+    InvalidInput,
+    Keyring,
+    MemoryStore,
+    ResetService,
+    State,
+)
 from reset_flow.testing import LeakScanner, ScriptedTransport, dump
 from reset_flow.web import Links
 from tests.web.houses import ANSWER, ASKED, COOKIE, PASSWORD, UNASKED, Form, random_key
@@ -586,6 +595,95 @@ async def test_a_browser_that_came_by_a_link_before_links_had_holders_still_gets
     await browser.do("code", code=house.sandbox.newest_code(UNASKED))
     await browser.do("password", password=PASSWORD)
     assert house.sandbox.password_of(UNASKED) == PASSWORD
+
+
+# --- back to the chat
+
+BOT = "https://t.me/helpful_bot"
+BACK = f'href="{BOT}">Back to the chat</a>'
+
+
+async def test_who_came_from_a_chat_is_led_back_to_it_at_the_end(house: House) -> None:
+    worker = await house.worker()
+    links = Links(worker.service, worker.url, back_url=BOT)
+    flow = await worker.service.start(UNASKED)
+    await worker.service.verify(flow.id, house.sandbox.newest_code(UNASKED), holder=CHAT)
+    browser, path = await house.browser(worker), path_of(await links.create(flow.id, holder=CHAT))
+    page = await browser.get(path)
+    assert BOT not in page.text
+    page = await browser.send(page.forms[-1])
+    assert BOT not in page.text
+    page = await browser.do("password", password=PASSWORD)
+    assert BACK in page.text
+    other = await house.browser(worker)
+    page = await other.get(path)
+    assert (page.status, BACK in page.text) == (410, True)
+    assert "ask for a new link in the chat" in page.text
+
+
+@pytest.mark.parametrize("by", ["the person", "somebody else", "wrong codes"])
+async def test_who_came_from_a_chat_is_led_back_to_it_when_it_comes_to_nothing(house: House, by: str) -> None:
+    worker = await house.worker()
+    flow = await worker.service.start(UNASKED)
+    browser = await house.browser(worker)
+    page = await browser.get(path_of(await Links(worker.service, worker.url, back_url=BOT).create(flow.id)))
+    page = await browser.send(page.forms[-1])
+    if by == "the person":
+        page = await browser.do("cancel")
+    elif by == "somebody else":
+        await worker.service.cancel(flow.id)
+        page = await browser.get()
+    else:
+        for code in range(5):
+            page = await browser.do("code", code=f"00000{code}")
+    assert BACK in page.text
+    assert not page.has("again")
+
+
+async def test_nobody_else_is_led_there_and_nothing_that_is_sent_changes_it(house: House) -> None:
+    worker = await house.worker()
+    flow = await worker.service.start(UNASKED)
+    with_back = path_of(await Links(worker.service, worker.url, back_url=BOT).create(flow.id))
+    without = path_of(await worker.links.create(flow.id))
+    evil = "https://elsewhere.example/"
+    for path, is_led in ((with_back, True), (without, False)):
+        browser = await house.browser(worker)
+        page = await browser.get(f"{path}?back_url={evil}")
+        page = await browser.send(page.forms[-1], back_url=evil)
+        await browser.get(f"?back_url={evil}")
+        if browser.page.has("cancel"):
+            page = await browser.send(browser.page.form("cancel"), back_url=evil)
+        else:
+            page = browser.page
+        assert (BACK in page.text) is is_led
+        assert "elsewhere.example" not in page.text
+
+
+async def test_where_people_come_from_is_sealed(tmp_path: Path, house: House) -> None:
+    worker = await house.worker()
+    flow, browser = await worker.service.start(UNASKED), await house.browser(worker)
+    page = await browser.get(path_of(await Links(worker.service, worker.url, back_url=BOT).create(flow.id)))
+    await browser.send(page.forms[-1])
+    if not (tmp_path / "flows.db").exists():
+        return  # in memory it is as it is here
+    assert LeakScanner({"back": BOT}).find(await dump(f"sqlite:///{tmp_path}/flows.db")) == []
+
+
+@pytest.mark.parametrize(
+    "back_url",
+    ["t.me/bot", "http://t.me/bot", "javascript:alert(1)", "//t.me/bot", "/chat", "https://", "https://a:b@t.me/",
+     "https://t.me/\nbot", 5, "data:text/html,x"],
+)  # fmt: skip
+async def test_people_are_led_back_to_https_addresses_alone(back_url: Any) -> None:
+    service = ResetService(ScriptedTransport(), MemoryStore(), Keyring.generate(), sweep=False)
+    with pytest.raises(ConfigurationError, match=r"back_url must be like https://t\.me/your_bot"):
+        Links(service, HTTPS, back_url=back_url)
+
+
+@pytest.mark.parametrize("back_url", [BOT, "https://wa.me/4915112345678?text=hi", "http://127.0.0.1:8000/chat", None])
+async def test_people_are_led_back_to_any_chat(back_url: str | None) -> None:
+    service = ResetService(ScriptedTransport(), MemoryStore(), Keyring.generate(), sweep=False)
+    Links(service, HTTPS, back_url=back_url)
 
 
 async def test_a_link_with_a_holder_that_can_be_none_is_not_made(house: House) -> None:
