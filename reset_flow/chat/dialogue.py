@@ -83,6 +83,9 @@ class News:
         """Pass an end on. Where that fails, the service tells it again."""
         if event.flow.ended:
             if self.take is None:
+                logger.error(
+                    "nobody is told of the end of a reset: ResetDialogue(…, news=news, tell=…) wants the News, too"
+                )
                 raise ConfigurationError("news: give it to a ResetDialogue, too")
             await self.take(event.flow)
 
@@ -165,6 +168,8 @@ class ResetDialogue:
     ) -> None:
         if links is None and not passwords_in_chat:
             raise ConfigurationError("a new password needs a road: give links=Links(…), or passwords_in_chat=True")
+        if links is not None and not callable(getattr(links, "create", None)):
+            raise ConfigurationError("links: give Links(service, public_url), which makes them")
         if (news is None) is not (tell is None):
             raise ConfigurationError("give news and tell together: one hears of an end, the other one shows it")
         self._service = service
@@ -320,7 +325,9 @@ class ResetDialogue:
         return _Task(read_as, kind, act, entry, again, secret, interrupted, says)
 
     def _says(self, text: str, phase: Phase, kind: Kind, flow: Flow | None) -> str | None:
-        """Return what is said before where we stand."""
+        """Return what is said before where we stand: nothing of a message without a text, such as a sticker."""
+        if not text.strip():
+            return None
         if phase is Phase.ANSWER and kind is Kind.HUMAN and self._reader.may_be_answer(text):
             return "chat.labelled"
         if _waits(flow) and kind is Kind.OTHER and self._reader.names_code(text):
@@ -404,7 +411,9 @@ class ResetDialogue:
         if delete is None:
             return False
         call = partial(delete, DeleteMessage(message))
-        gone, _ = await attempt(call, self._deadlines.within(DELETION_DEADLINE))
+        gone, failure = await attempt(call, self._deadlines.within(DELETION_DEADLINE))
+        if failure:
+            logger.warning("a message was not deleted: %s", failure)
         return gone is True
 
     def _digest(self, name: str, typed: str) -> bytes:

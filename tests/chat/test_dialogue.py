@@ -986,7 +986,9 @@ async def test_a_dialogue_needs_a_road_for_the_password_and_both_ends_of_the_new
         async def tell(_: str, __: Turn) -> None:
             """Show it to nobody."""
 
-        wrongs: tuple[dict[str, Any], ...] = ({}, {"links": links, "news": News()}, {"links": links, "tell": tell})
+        wrongs: tuple[dict[str, Any], ...] = (
+            {}, {"links": links, "news": News()}, {"links": links, "tell": tell}, {"links": PUBLIC_URL},
+        )  # fmt: skip
         for wrong in wrongs:
             with pytest.raises(ConfigurationError):
                 ResetDialogue(service, **wrong)
@@ -997,6 +999,35 @@ async def test_a_dialogue_needs_a_road_for_the_password_and_both_ends_of_the_new
         )
         for right in rights:
             assert isinstance(ResetDialogue(service, **right), ResetDialogue)
+
+
+async def test_news_that_were_given_to_no_dialogue_say_what_is_missing(caplog: pytest.LogCaptureFixture) -> None:
+    service = ResetService(
+        Provider(question=False), MemoryStore(), Keyring.generate(), sweep=False, listeners={"chat": News()}
+    )
+    async with service:
+        await service.cancel((await service.start(LOGIN)).id)
+    assert "ResetDialogue(…, news=news, tell=…)" in caplog.text
+
+
+async def test_a_deletion_that_breaks_is_logged_without_what_it_said(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    chat = Chat(desk)
+    chat.can_delete = KeyError(ANSWER)
+    assert ids(await chat.says("hello", LOGIN, ANSWER)) == ["chat.not_deleted", "chat.code"]
+    assert "a message was not deleted: KeyError" in caplog.text
+    assert ANSWER not in caplog.text
+
+
+@pytest.mark.parametrize("says", [(), (LOGIN,), (LOGIN, ANSWER), (LOGIN, ANSWER, CODE)])
+@pytest.mark.parametrize("text", ["", " \n"])
+async def test_a_message_without_a_text_says_where_we_stand_and_no_more(
+    make_desk: MakeDesk, says: tuple[str, ...], text: str
+) -> None:
+    chat = Chat(make_desk(in_chat=True))
+    wanted = ids(await chat.says("hello", *says))
+    assert ids(await chat.say(text)) == wanted
 
 
 # --- elsewhere
