@@ -14,6 +14,7 @@ from reset_flow import (
     CodeRejected,
     Keyring,
     MemoryStore,
+    PasswordRejected,
     Policy,
     Rejected,
     ResetService,
@@ -359,14 +360,18 @@ class Chat:
             if any(isinstance(effect, OpenLink) for effect in turn.effects):
                 try:
                     await self.sets_in_browser(turn, new)
-                except CodeRejected:  # the login is not known, and the code was never sent
+                except (
+                    CodeRejected,
+                    PasswordRejected,
+                ):  # the login is not known, and no code was sent; or is the password
                     turn = await self.say("start over")
                     continue
                 await self.desk.settle()
                 return self.desk.told[-1][1]
             if any(each.startswith(WAITS) for each in ids(turn)):
                 self.desk.clock.advance(timedelta(hours=25))
-            turn = await self.say(self.next(turn, code, new))
+            is_the_login = "reason.login" in ids(turn)  # they had sent the password where the login was asked for
+            turn = await self.say("start over" if is_the_login else self.next(turn, code, new))
         raise AssertionError(f"never done: {ids(turn)}")
 
     @staticmethod
