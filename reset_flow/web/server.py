@@ -127,6 +127,9 @@ async def serve(
                 told(str(base))
                 http.info("listening on %s:%d", named, sock.getsockname()[1])
                 await ended.wait()
+                loop.remove_reader(sock)
+                for _ in range(2):  # turns: who was accepted just now would be lost if the listener were closed
+                    await asyncio.sleep(0)
                 listener.close()
                 assert runner.server is not None
                 if runner.server.connections:

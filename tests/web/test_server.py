@@ -173,6 +173,40 @@ async def test_what_comes_over_an_open_connection_is_answered_and_the_connection
         writer.close()
 
 
+AT_THE_LAST_MOMENT = """
+import asyncio, os, signal, socket
+from urllib.parse import urlsplit
+from reset_flow import Keyring, MemoryStore, ResetService
+from reset_flow.testing import ScriptedTransport
+from reset_flow.web.server import serve
+async def ask(address):
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(0)  # the loop has the signal, and not yet what waits for it
+    sock = socket.create_connection((urlsplit(address).hostname, urlsplit(address).port))
+    sock.sendall(b"GET /healthz HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\n\\r\\n")
+    reader, writer = await asyncio.open_connection(sock=sock)
+    print((await reader.read()).decode())
+    writer.close()
+async def main():
+    service = ResetService(ScriptedTransport(), MemoryStore(), Keyring.generate())
+    asking = []
+    await serve(service, port=0, told=lambda address: asking.append(asyncio.create_task(ask(address))))
+    await asking[0]
+asyncio.run(main())
+"""
+
+
+async def test_who_connects_at_the_last_moment_is_answered() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "error", "-c", AT_THE_LAST_MOMENT,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, logged = await asyncio.wait_for(process.communicate(), PATIENCE)
+    assert logged == b""
+    assert out.startswith(b"HTTP/1.1 200 "), out
+    assert b"Connection: close" in out
+
+
 async def test_slow_clients_stop_nobody_and_are_dropped(tmp_path: Path, sandbox: Sandbox) -> None:
     sent = {
         "nothing": b"",
