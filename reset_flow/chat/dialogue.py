@@ -398,9 +398,11 @@ class ResetDialogue:
 
     def _is_repeated(self, text: str, phase: Phase, talk: Talk) -> bool:
         """Return whether a text is an answer or a code that was taken before."""
-        codes = self._reader.codes(text)
-        if phase not in (Phase.CODE, Phase.ANOTHER, Phase.NEW) or (codes and phase is not Phase.NEW):
+        if phase not in (Phase.CODE, Phase.ANOTHER, Phase.NEW):
             return False
+        codes = self._reader.codes(text)
+        if codes and phase is not Phase.NEW:
+            return False  # it is read as a code
         if talk.last_code in [self._digest("code", code.casefold()) for code in codes]:
             return True
         answer = self._reader.answer(text)
@@ -628,19 +630,24 @@ def _waits(flow: Flow | None) -> bool:
 
 
 def _kind_without_entry(reader: Reader, text: str, phase: Phase) -> Kind:
-    """Return what kind of message a text is in which nothing was found that is wanted."""
-    kind, wants_code = Kind.OTHER, phase in (Phase.CODE, Phase.ANOTHER)
+    """Return what kind of message a text is in which nothing was found that is wanted: the first that it may be."""
+    if phase in (Phase.FREE, Phase.REQUEST):
+        return Kind.OTHER
     if phase is Phase.LOGIN:
-        several = Kind.SEVERAL if len(reader.addresses(text)) > 1 else Kind.OTHER
-        kind = Kind.UNSURE if reader.names_password(text) else several
-        kind = Kind.NO_CODE if reader.looks_like_code(text) else kind
-    elif wants_code and reader.codes(text):
-        kind = Kind.SEVERAL
-    elif wants_code and reader.attempts_code(text):
-        kind = Kind.NO_CODE
-    elif phase not in (Phase.FREE, Phase.REQUEST) and reader.may_be_secret(text, awaited=not wants_code):
-        kind = Kind.UNSURE
-    return kind
+        kinds = {
+            Kind.NO_CODE: reader.looks_like_code(text),
+            Kind.UNSURE: reader.names_password(text),
+            Kind.SEVERAL: len(reader.addresses(text)) > 1,
+        }
+    elif phase in (Phase.CODE, Phase.ANOTHER):
+        kinds = {
+            Kind.SEVERAL: bool(reader.codes(text)),
+            Kind.NO_CODE: reader.attempts_code(text),
+            Kind.UNSURE: reader.may_be_secret(text, awaited=False),
+        }
+    else:
+        kinds = {Kind.UNSURE: reader.may_be_secret(text, awaited=True)}
+    return next((kind for kind, is_one in kinds.items() if is_one), Kind.OTHER)
 
 
 def _holder(conversation: str) -> Secret:

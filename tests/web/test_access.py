@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from datetime import timedelta
 from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,7 @@ async def test_a_secret_opens_no_other_flow(house: House) -> None:
     assert (await mine.cancel()).body["state"] == "failed"
 
 
+@pytest.mark.parametrize("house", ["sqlite"], indirect=True)
 async def test_the_store_has_the_hash_of_a_secret_and_of_a_link_alone(tmp_path: Path, house: House) -> None:
     worker = await house.worker()
     program, browser = await house.program(worker), await house.browser(worker)
@@ -97,8 +99,6 @@ async def test_the_store_has_the_hash_of_a_secret_and_of_a_link_alone(tmp_path: 
     await browser.start(ASKED)
     link = await worker.links.create(program.flow_id)
     other = await opened_by_link(house, worker, program.flow_id)
-    if not (tmp_path / "flows.db").exists():
-        return  # in memory it is as it is here
     scanner = LeakScanner({
         "secret": program.secret, "cookie": browser.cookie, "link": link.rpartition("/")[2], "of a link": other.cookie,
     })  # fmt: skip
@@ -659,14 +659,15 @@ async def test_nobody_else_is_led_there_and_nothing_that_is_sent_changes_it(hous
         assert "elsewhere.example" not in page.text
 
 
+@pytest.mark.parametrize("house", ["sqlite"], indirect=True)
 async def test_where_people_come_from_is_sealed(tmp_path: Path, house: House) -> None:
     worker = await house.worker()
     flow, browser = await worker.service.start(UNASKED), await house.browser(worker)
     page = await browser.get(path_of(await Links(worker.service, worker.url, back_url=BOT).create(flow.id)))
     await browser.send(page.forms[-1])
-    if not (tmp_path / "flows.db").exists():
-        return  # in memory it is as it is here
-    assert LeakScanner({"back": BOT}).find(await dump(f"sqlite:///{tmp_path}/flows.db")) == []
+    found = await dump(f"sqlite:///{tmp_path}/flows.db")
+    assert LeakScanner({"flow": flow.id}).find(found)
+    assert LeakScanner({"back": BOT}).find(found) == []
 
 
 @pytest.mark.parametrize(
@@ -680,10 +681,15 @@ async def test_people_are_led_back_to_https_addresses_alone(back_url: Any) -> No
         Links(service, HTTPS, back_url=back_url)
 
 
-@pytest.mark.parametrize("back_url", [BOT, "https://wa.me/4915112345678?text=hi", "http://127.0.0.1:8000/chat", None])
-async def test_people_are_led_back_to_any_chat(back_url: str | None) -> None:
-    service = ResetService(ScriptedTransport(), MemoryStore(), Keyring.generate(), sweep=False)
-    Links(service, HTTPS, back_url=back_url)
+@pytest.mark.parametrize("back_url", ["https://wa.me/4915112345678?text=hi", "http://127.0.0.1:8000/chat", None])
+async def test_people_are_led_back_to_any_chat(house: House, back_url: str | None) -> None:
+    worker = await house.worker()
+    links, flow = Links(worker.service, worker.url, back_url=back_url), await worker.service.start(UNASKED)
+    browser = await house.browser(worker)
+    page = await browser.get(path_of(await links.create(flow.id)))
+    await browser.send(page.forms[-1])
+    page = await browser.do("cancel")
+    assert re.findall('href="([^"]*)">Back to the chat</a>', page.text) == ([back_url] if back_url else [])
 
 
 async def test_a_link_with_a_holder_that_can_be_none_is_not_made(house: House) -> None:
